@@ -1,0 +1,72 @@
+"""x86 with AVX512-VNNI: ``vpdpbusd`` sums four u8 x s8 products into each of 16 int32 lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, const, splat
+from qcompile.kernels.isa import Isa
+from qcompile.kernels.micro import FmaMicroKernel, clamp
+
+_TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (7, 4))
+
+
+@dataclass(frozen=True)
+class _VnniMicroKernel:
+    """mr x nv accumulators; a broadcast of four activations against nv vectors of weights."""
+
+    a_dtype: str = "uint8"
+    b_dtype: str = "int8"
+    lanes: int = 16
+    group: int = 4
+    unroll: int = 1
+    tiles: Sequence[tuple[int, int]] = _TILES
+
+    def cycles(self, mr: int, nv: int) -> float:
+        return max(mr * nv, mr + nv, 10) / 2
+
+    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
+        return [[b.register("int32x16", bias[j]) for j in range(nv)] for _ in range(mr)]
+
+    def step(
+        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
+    ) -> None:
+        nv = len(state[0])
+        for g in range(groups):
+            weights = [b.let(w.load(at + (g * nv + j) * 64, 64)) for j in range(nv)]
+            for row, sums in zip(rows, state, strict=True):
+                codes = bitcast("uint8x64", splat(bitcast("int32", a.load(row + g * 4, 4)), 16))
+                codes = b.let(codes)
+                for total, weight in zip(sums, weights, strict=True):
+                    total.set(dot(total.get(), codes, weight))
+
+    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
+        return [b.let(total.get()) for total in state[row]]
+
+
+def dot(total: Expr, codes: Expr, weights: Expr) -> Expr:
+    """``total[i] + sum(codes[4i:4i+4] * weights[4i:4i+4])``, without saturation."""
+    return call_pure("int32x16", "llvm.x86.avx512.vpdpbusd.512", total, codes, weights)
+
+
+def _round_clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
+    return call_pure(
+        "int32x16",
+        "llvm.x86.avx512.mask.cvtps2dq.512",
+        clamp(value, lo, hi),
+        const(0, "int32x16"),
+        const(-1, "int16"),
+        const(4, "int32"),
+    )
+
+
+AVX512_VNNI = Isa(
+    name="avx512_vnni",
+    activation_dtype="uint8",
+    vector_bytes=64,
+    int8=_VnniMicroKernel(),
+    float32=FmaMicroKernel(lanes=16, tiles=_TILES, fused=True),
+    round_clamp=_round_clamp,
+)
