@@ -1,0 +1,193 @@
+"""Streaming statistics of one tensor in bounded memory.
+
+Calibration sees millions of values per sample and keeps none of them. Values are counted in cells that are
+uniform in the logarithm: a cell holds the float32 numbers that agree in sign, exponent and the first seven
+bits of the fraction. The cell of a value is then the upper half of its bits, which is the fastest binning
+there is, and the grid never has to grow, so that one pass is enough, the counts do not depend on the order
+of the samples, and one outlier (or a mask of -3e38) cannot blur the rest as it does with equal bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.calibrate.distribution import Distribution
+from qcompile.errors import CalibrationError, InternalError
+
+Array = npt.NDArray[Any]
+
+LIMIT = float(2**64)
+"""Magnitudes from here on are no measurements but markers (masks such as -3.4e38 or -inf)."""
+
+_FRACTION_BITS = 7
+_CELLS = 1 << _FRACTION_BITS  # per octave
+_ROWS = 1 << 9  # sign and exponent
+_SIGN = _ROWS // 2
+_CHUNK = 1 << 17  # elements; with their indices and counts they stay in the L2 cache
+
+
+class TensorStatistics:
+    """Minimum, maximum, moments and histogram of all values that one tensor takes.
+
+    Memory is bounded by 1 KiB per octave and sign in use: 391 KiB at the very most, about 40 KiB as a rule.
+
+    Args:
+        name: the tensor, for messages.
+        momentum: weight of the past in the moving averages of minimum and maximum, 0 to 1.
+        channel_axis: the axis for which minimum and maximum are also kept per index, or None.
+
+    Attributes:
+        samples: number of arrays seen.
+        count: number of values in the histogram.
+        markers: values left out because their magnitude is LIMIT or more, infinities included.
+        minimum: smallest value, real units, exact.
+        maximum: largest value, real units, exact.
+        moving_minimum: moving average of the minima in sample order, real units.
+        moving_maximum: moving average of the maxima in sample order, real units.
+        channel_minimum: smallest value per channel, float32, or None.
+        channel_maximum: largest value per channel, float32, or None.
+    """
+
+    def __init__(self, name: str, *, momentum: float = 0.9, channel_axis: int | None = None) -> None:
+        self.name = name
+        self.momentum = momentum
+        self.channel_axis = channel_axis
+        self.samples = 0
+        self.count = 0
+        self.markers = 0
+        self.minimum = math.inf
+        self.maximum = -math.inf
+        self.moving_minimum = math.nan
+        self.moving_maximum = math.nan
+        self.channel_minimum: Array | None = None
+        self.channel_maximum: Array | None = None
+        # Sums of float64 parts as exact fractions, so that they do not depend on the order of samples.
+        self._sum = Fraction(0)
+        self._square_sum = Fraction(0)
+        self._rows: dict[int, Array] = {}
+
+    def update(self, array: Array) -> None:
+        """Count the values of one sample.
+
+        Args:
+            array: floating-point values in real units, any shape.
+
+        Raises:
+            CalibrationError: the array holds NaN.
+        """
+        if array.dtype.kind != "f":
+            raise InternalError(f"statistics of '{self.name}' were given {array.dtype}, not real values")
+        values = np.ascontiguousarray(array, np.float32).reshape(-1)
+        self.samples += 1
+        low, high, total, squares = math.inf, -math.inf, 0.0, 0.0
+        for chunk in self._chunks(values):
+            low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
+            wide = chunk.astype(np.float64)
+            total += float(wide.sum())
+            squares += float(wide @ wide)
+            self._count(chunk)
+        if low > high:
+            return
+        self._sum += Fraction(total)
+        self._square_sum += Fraction(squares)
+        self._include(low, high)
+        if self.channel_axis is not None:
+            self._include_channels(array)
+
+    def _chunks(self, values: Array) -> Iterator[Array]:
+        for start in range(0, values.size, _CHUNK):
+            chunk = values[start : start + _CHUNK]
+            low, high = float(chunk.min()), float(chunk.max())
+            if math.isnan(low) or math.isnan(high):
+                raise CalibrationError(
+                    f"tensor '{self.name}' is NaN for calibration sample {self.samples}",
+                    hint="run the float model on this sample: it has no valid result for it",
+                )
+            if low <= -LIMIT or high >= LIMIT:
+                kept = chunk[np.abs(chunk) < LIMIT]
+                self.markers += chunk.size - kept.size
+                chunk = kept
+            if chunk.size:
+                yield chunk
+
+    def _count(self, chunk: Array) -> None:
+        cells = (chunk.view(np.uint32) >> (23 - _FRACTION_BITS)).astype(np.intp)
+        counts = np.bincount(cells, minlength=_ROWS * _CELLS).reshape(_ROWS, _CELLS)
+        for row in np.flatnonzero(counts.any(axis=1)).tolist():
+            if row in self._rows:
+                self._rows[row] += counts[row]
+            else:
+                self._rows[row] = counts[row].astype(np.int64)
+        self.count += chunk.size
+
+    def _include(self, low: float, high: float) -> None:
+        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        if math.isnan(self.moving_minimum):
+            self.moving_minimum, self.moving_maximum = low, high
+        else:
+            self.moving_minimum += (1 - self.momentum) * (low - self.moving_minimum)
+            self.moving_maximum += (1 - self.momentum) * (high - self.moving_maximum)
+
+    def _include_channels(self, array: Array) -> None:
+        axis = self.channel_axis or 0
+        others = tuple(a for a in range(array.ndim) if a != axis % array.ndim)
+        valid = np.abs(array) < LIMIT
+        low = np.min(array, axis=others, where=valid, initial=np.inf).astype(np.float32)
+        high = np.max(array, axis=others, where=valid, initial=-np.inf).astype(np.float32)
+        if self.channel_minimum is None or self.channel_maximum is None:
+            self.channel_minimum, self.channel_maximum = low, high
+        else:
+            self.channel_minimum = np.minimum(self.channel_minimum, low)
+            self.channel_maximum = np.maximum(self.channel_maximum, high)
+
+    @property
+    def mean(self) -> float:
+        """Mean of all values, real units."""
+        return float(self._sum / self.count) if self.count else 0.0
+
+    @property
+    def variance(self) -> float:
+        """Population variance of all values, squared real units."""
+        if not self.count:
+            return 0.0
+        return float(self._square_sum / self.count - (self._sum / self.count) ** 2)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the histogram takes."""
+        return sum(row.nbytes for row in self._rows.values())
+
+    def distribution(self) -> Distribution:
+        """Return the histogram as cells in ascending order of value."""
+        if not self.count:
+            empty = np.zeros(0)
+            return Distribution(empty, empty, empty.astype(np.int64), 0.0, 0.0, 0.0, 0.0)
+        lower, upper, counts = [], [], []
+        # Ascending value: negative rows from the largest exponent down, then positive rows upwards.
+        for row in sorted(self._rows, key=lambda r: r if r < _SIGN else _SIGN - 1 - r):
+            used = np.flatnonzero(self._rows[row])
+            small, large = _bounds(row % _SIGN, used)
+            amounts = self._rows[row][used]
+            if row < _SIGN:
+                lower.append(small), upper.append(large), counts.append(amounts)
+            else:
+                lower.append(-large[::-1]), upper.append(-small[::-1]), counts.append(amounts[::-1])
+        bounds = np.concatenate(lower) + 0.0, np.concatenate(upper) + 0.0
+        extremes = (self.minimum, self.maximum, self.moving_minimum, self.moving_maximum)
+        return Distribution(*bounds, np.concatenate(counts), *extremes)
+
+
+def _bounds(exponent: int, cells: Array) -> tuple[Array, Array]:
+    """Return the magnitudes between which the cells of an exponent lie; subnormals count as zero."""
+    if exponent == 0:
+        return np.zeros(cells.size), np.zeros(cells.size)
+    first = (exponent * _CELLS + cells).astype(np.uint32)
+    small = (first << (23 - _FRACTION_BITS)).view(np.float32).astype(np.float64)
+    large = ((first + 1) << (23 - _FRACTION_BITS)).view(np.float32).astype(np.float64)
+    return small, large

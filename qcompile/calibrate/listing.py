@@ -1,0 +1,38 @@
+"""Finds the definitions of this package by listing its files."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def definitions(base: type[T]) -> list[type[T]]:
+    """Return the subclasses of base that the files of `qcompile.calibrate` define, by file name.
+
+    Args:
+        base: an abstract class, itself not returned.
+
+    Raises:
+        ImportError: a file defines several, or one that is not named after the file.
+    """
+    import qcompile.calibrate as package
+
+    found: list[type[T]] = []
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        own = [
+            item
+            for item in vars(module).values()
+            if isinstance(item, type) and issubclass(item, base) and item is not base
+            if item.__module__ == module.__name__
+        ]
+        if not own:
+            continue
+        expected = info.name.replace("_", "")
+        if len(own) != 1 or own[0].__name__.lower() != expected:
+            raise ImportError(f"{module.__name__} must define one {base.__name__}, named after the file")
+        found.append(own[0])
+    return found

@@ -1,0 +1,121 @@
+"""Observers turn the statistics of a tensor into the range that its integers shall cover.
+
+Adding an observer is adding a file to this package: it holds one subclass of Observer, named after the file
+(`moving_average.py` holds MovingAverage, called `moving-average`), and is found by listing the package. An
+observer is a frozen dataclass; its fields are its options: `percentile{percentile=99.9}`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import ClassVar
+
+from qcompile.calibrate.distribution import Distribution
+from qcompile.calibrate.histogram import TensorStatistics
+from qcompile.errors import UsageError, did_you_mean
+
+_SMALLEST_WIDTH = 2.0**-100
+"""A range below this has a scale that is no normal float32: such a tensor counts as zero."""
+
+
+@dataclass(frozen=True)
+class Observer(ABC):
+    """Chooses the real range [lo, hi] that a quantized tensor covers, from its statistics."""
+
+    name: ClassVar[str]
+
+    def new_statistics(self, tensor: str, channel_axis: int | None = None) -> TensorStatistics:
+        """Return empty statistics that keep all that this observer needs.
+
+        Args:
+            tensor: name of the tensor.
+            channel_axis: the axis to keep minimum and maximum for, or None.
+        """
+        return TensorStatistics(tensor, channel_axis=channel_axis)
+
+    def range(
+        self, statistics: TensorStatistics, *, levels: int = 256, symmetric: bool = False
+    ) -> tuple[float, float]:
+        """Return the range to quantize to; it always includes 0.
+
+        A tensor without variation gets [0, c] or [c, 0]; one that is always zero (0, 1), since every scale
+        represents it exactly.
+
+        Args:
+            statistics: of the tensor.
+            levels: number of integers, 256 for 8 bits.
+            symmetric: whether lo = −hi is asked for (zero_point 0).
+
+        Returns:
+            lo ≤ 0 ≤ hi with lo < hi, real units.
+        """
+        distribution = statistics.distribution()
+        if max(abs(distribution.minimum), abs(distribution.maximum)) < _SMALLEST_WIDTH:
+            return (-1.0, 1.0) if symmetric else (0.0, 1.0)
+        if symmetric:
+            _, peak = self.choose(distribution.folded(), (levels + 1) // 2)
+            peak = peak if peak >= _SMALLEST_WIDTH else max(-distribution.minimum, distribution.maximum)
+            return -peak, peak
+        lo, hi = self.choose(distribution, levels)
+        lo, hi = min(lo, 0.0), max(hi, 0.0)
+        if hi - lo < _SMALLEST_WIDTH:
+            # An observer may cut so much that nothing is left, as a percentile does with a tensor that
+            # is nearly always zero. Then the few other values are all the information there is.
+            return min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
+        return lo, hi
+
+    @abstractmethod
+    def choose(self, distribution: Distribution, levels: int) -> tuple[float, float]:
+        """Return the range for a distribution that has values other than zero.
+
+        Args:
+            distribution: of the values, or of their magnitudes for a symmetric range.
+            levels: number of integers between lo and hi, both included.
+        """
+
+
+@cache
+def observers() -> dict[str, type[Observer]]:
+    """Return every observer by name."""
+    from qcompile.calibrate.listing import definitions
+
+    return {cls.name: cls for cls in definitions(Observer)}
+
+
+def make_observer(text: str) -> Observer:
+    """Build an observer from its text, `name` or `name{option=number,...}`.
+
+    Args:
+        text: such as `minmax` or `percentile{percentile=99.9}`; underscores pass for hyphens in the name.
+
+    Raises:
+        UsageError: the name, an option or a value is not valid.
+    """
+    match = re.fullmatch(r"\s*([\w-]+)\s*(?:\{([^{}]*)\})?\s*", text)
+    if match is None:
+        raise UsageError(f"observer '{text}' is not of the form name{{option=value,...}}")
+    name = match[1].replace("_", "-")
+    known = observers()
+    if name not in known:
+        raise UsageError(f"unknown observer '{match[1]}'", hint=did_you_mean(name, sorted(known)))
+    options: dict[str, float] = {}
+    names = [field.name for field in fields(known[name])]
+    for item in filter(None, (part.strip() for part in (match[2] or "").split(","))):
+        key, _, value = (part.strip() for part in item.partition("="))
+        if key not in names:
+            hint = did_you_mean(key, names) if names else "it has no options"
+            raise UsageError(f"observer '{name}' has no option '{key}'", hint=hint)
+        try:
+            options[key] = float(value)
+        except ValueError:
+            raise UsageError(f"observer option {key}={value!r} is not a number") from None
+    return known[name](**options)
+
+
+def observer_text(observer: Observer) -> str:
+    """Return the text from which `make_observer` builds the same observer."""
+    options = ",".join(f"{f.name}={getattr(observer, f.name):g}" for f in fields(observer))
+    return f"{observer.name}{{{options}}}" if options else observer.name

@@ -1,0 +1,208 @@
+"""Text to graph: the inverse of `qcompile.ir.printer`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from qcompile.errors import UsageError, did_you_mean
+from qcompile.ir.graph import Graph, Value
+from qcompile.ir.literal import Scanner, build
+from qcompile.ir.opdef import OpDef
+from qcompile.ir.types import LONG_DTYPE, TensorType
+from qcompile.quant.qparams import INT_RANGE, QParams, QSpec
+
+
+def parse_graph(
+    text: str,
+    ops: Mapping[str, OpDef],
+    constants: Mapping[str, Any] | None = None,
+    *,
+    source: str = "IR text",
+) -> Graph:
+    """Read a graph from its text.
+
+    Besides what the printer writes, a constant may be `normal(seed)` or `normal(seed, std)`: seeded noise, so that
+    texts written by hand can have weights.
+
+    Args:
+        text: as printed.
+        ops: known operations by name.
+        constants: arrays by digest (`printer.constant_pool`).
+        source: what to call the text in messages.
+
+    Raises:
+        UsageError: the text is not a graph; the message has the line.
+    """
+    return _GraphParser(Scanner(text, source), ops, constants or {}).graph()
+
+
+class _GraphParser:
+    def __init__(self, scanner: Scanner, ops: Mapping[str, OpDef], constants: Mapping[str, Any]) -> None:
+        self.scan = scanner
+        self.ops = ops
+        self.pool = constants
+        self.values: dict[str, Value] = {}
+        self.result = Graph()
+
+    def graph(self) -> Graph:
+        scan = self.scan
+        scan.expect("graph")
+        self.result = Graph(scan.string())
+        scan.expect("{")
+        outputs: list[tuple[str, Value]] = []
+        while not scan.accept("}"):
+            if scan.accept("input"):
+                self._input()
+            elif scan.accept("const"):
+                self._constant()
+            elif scan.accept("output"):
+                name = scan.string()
+                scan.expect("=")
+                outputs.append((name, self._use()))
+            else:
+                self._node()
+        self.result.set_outputs([v for _, v in outputs], [n for n, _ in outputs])
+        return self.result
+
+    def _name(self) -> str:
+        token = self.scan.take("value", "a value name")
+        name = token[1:]
+        return str(json.loads(name)) if name.startswith('"') else name
+
+    def _use(self) -> Value:
+        if self.scan.kind == "value":
+            name = self._name()
+            if name in self.values:
+                return self.values[name]
+            raise UsageError(f"value {name} is not defined before it is used", loc=self.scan.source)
+        raise self.scan.error("a value name")
+
+    def _type(self) -> TensorType:
+        self.scan.expect(":")
+        return self._bare_type()
+
+    def _bare_type(self) -> TensorType:
+        short = self.scan.take("word", "an element type")
+        if short not in LONG_DTYPE:
+            raise UsageError(f"unknown element type '{short}'", hint=did_you_mean(short, list(LONG_DTYPE)))
+        self.scan.expect("[")
+        shape = self.scan.sequence("]", lambda: int(self.scan.take("number", "an extent")))
+        return TensorType(LONG_DTYPE[short], tuple(shape))
+
+    def _define(self, value: Value, name: str) -> Value:
+        self.values[name] = value
+        return value
+
+    def _input(self) -> None:
+        name = self._name()
+        value = self._define(self.result.add_input(name, self._type()), name)
+        self._quantization(value)
+
+    def _constant(self) -> None:
+        name = self._name()
+        type = self._type()
+        self.scan.expect("=")
+        value = self._define(self.result.add_constant(name, self._contents(type)), name)
+        self._quantization(value)
+
+    def _contents(self, type: TensorType) -> Any:
+        scan = self.scan
+        if scan.kind == "digest":
+            key = scan.advance()[1:]
+            if key not in self.pool:
+                raise UsageError(f"the constant #{key} is not given", loc=scan.source, hint="pass it in `constants`")
+            return np.asarray(self.pool[key]).reshape(type.shape)
+        if scan.accept("["):
+            items = scan.sequence("]", scan.literal)
+            return np.asarray(items, type.dtype).reshape(type.shape)
+        if scan.accept("normal"):
+            scan.expect("(")
+            arguments = scan.sequence(")", scan.literal)
+            std = arguments[1] if len(arguments) > 1 else 1.0
+            noise = np.random.default_rng(int(arguments[0])).normal(0.0, float(std), type.shape)
+            return (np.rint(noise) if type.dtype.startswith(("int", "uint")) else noise).astype(type.dtype)
+        raise scan.error("a constant's contents")
+
+    def _quantization(self, value: Value) -> None:
+        scan = self.scan
+        if scan.accept("q"):
+            scan.expect("(")
+            value.qparams = self._qparams()
+        if scan.accept("spec"):
+            scan.expect("(")
+            value.qspec = build(QSpec, scan.assignments(")", lambda _: scan.literal()), "spec")
+
+    def _qparams(self) -> QParams:
+        scan = self.scan
+
+        def value(name: str) -> Any:
+            if name == "scale" and scan.kind == "digest":
+                key = scan.advance()[1:]
+                if key not in self.pool:
+                    raise UsageError(f"the scales #{key} are not given", loc=scan.source)
+                return tuple(float(v) for v in self.pool[key])
+            return scan.literal()
+
+        given = scan.assignments(")", value)
+        if "scale" not in given:
+            raise scan.error("'scale' within q(…)")
+        dtype = given.get("dtype", "int8")
+        qmin, qmax = given.get("range", INT_RANGE[dtype])
+        scales = given["scale"] if isinstance(given["scale"], tuple) else (float(given["scale"]),)
+        zp = given.get("zp", 0)
+        return QParams(scales, zp if isinstance(zp, tuple) else (zp,), dtype, qmin, qmax, given.get("axis"))
+
+    def _attribute(self, _: str) -> Any:
+        if self.scan.accept("q"):
+            self.scan.expect("(")
+            return self._qparams()
+        return self.scan.literal()
+
+    def _node(self) -> None:
+        scan = self.scan
+        names = [self._name()]
+        while scan.accept(","):
+            names.append(self._name())
+        scan.expect("=")
+        op_name = scan.take("word", "an operation")
+        if op_name not in self.ops:
+            raise UsageError(f"unknown operation '{op_name}'", loc=scan.source, hint=did_you_mean(op_name, list(self.ops)))
+        op = self.ops[op_name]
+        scan.expect("(")
+        operands = scan.sequence(")", self._use)
+        given = scan.assignments("}", self._attribute) if scan.accept("{") else {}
+        attrs = build(op.Attrs, given, f"op '{op_name}'")
+        scan.expect(":")
+        types, annotate = self._results(len(names))
+        loc = self._location()
+        node = self.result.add_node(op, operands, attrs, names=names, types=types, loc=loc)
+        for name, value, fill in zip(names, node.outputs, annotate, strict=True):
+            fill(self._define(value, name))
+
+    def _results(self, count: int) -> tuple[list[TensorType], list[Callable[[Value], None]]]:
+        types: list[TensorType] = []
+        fills: list[Callable[[Value], None]] = []
+        for index in range(count):
+            if index:
+                self.scan.expect(",")
+            types.append(self._bare_type())
+            holder = Value("", types[-1])
+            self._quantization(holder)
+
+            def fill(value: Value, holder: Value = holder) -> None:
+                value.qparams, value.qspec = holder.qparams, holder.qspec
+
+            fills.append(fill)
+        return types, fills
+
+    def _location(self) -> str:
+        if not self.scan.accept("loc"):
+            return ""
+        self.scan.expect("(")
+        text = self.scan.string()
+        self.scan.expect(")")
+        return text

@@ -1,0 +1,160 @@
+"""Graphs as text: deterministic, parseable, with large constants as digests.
+
+    graph "tiny" {
+      input %x : f32[1,8,8,3]
+      const @w : f32[8,3,3,3] = #5a1f0c9d2e7b4431
+      const @b : f32[2] = [0.5, -1.0]
+      %y = conv2d(%x, @w, @b) {strides=[2,2]} : f32[1,4,4,8] loc("Conv_0")
+      output "y" = %y
+    }
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.quant.qparams import INT_RANGE, QParams
+
+INLINE_LIMIT = 8
+"""Constants and scale lists of at most so many elements are written out."""
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:/\-]+")
+
+
+def digest(array: Any) -> str:
+    """Return 16 hexadecimal digits that identify an array's dtype, shape and contents."""
+    data = np.ascontiguousarray(array)
+    header = f"{data.dtype.name}{data.shape}".encode()
+    return hashlib.sha256(header + data.tobytes()).hexdigest()[:16]
+
+
+def print_graph(graph: Graph, *, elide: bool = False) -> str:
+    """Return the text of a graph.
+
+    Args:
+        graph: read only.
+        elide: write "#" in place of digests; for texts that must not depend on the contents.
+    """
+    lines = [f"graph {json.dumps(graph.name)} {{"]
+    lines += [f"  input {reference(v)} : {v.type}{_quantization(v, elide)}" for v in graph.inputs]
+    for value in graph.constants():
+        content = _contents(value, elide)
+        lines.append(f"  const {reference(value)} : {value.type} = {content}{_quantization(value, elide)}")
+    lines += [f"  {print_node(node, elide=elide)}" for node in graph.nodes]
+    for name, value in zip(graph.output_names, graph.outputs, strict=True):
+        lines.append(f"  output {json.dumps(name)} = {reference(value)}")
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def print_node(node: Node, *, elide: bool = False) -> str:
+    """Return the text of one node, as in a graph."""
+    results = ", ".join(reference(v) for v in node.outputs)
+    operands = ", ".join(reference(v) for v in node.inputs)
+    types = ", ".join(f"{v.type}{_quantization(v, elide)}" for v in node.outputs)
+    attrs = print_fields(node.attrs)
+    loc = f" loc({json.dumps(node.loc)})" if node.loc else ""
+    return f"{results} = {node.op.name}({operands}){' ' + attrs if attrs else ''} : {types}{loc}"
+
+
+def reference(value: Value) -> str:
+    """Return how a value is written: %name, or @name for a constant; odd names are quoted."""
+    sigil = "@" if value.is_constant else "%"
+    plain = _PLAIN_NAME.fullmatch(value.name)
+    return sigil + (value.name if plain else json.dumps(value.name))
+
+
+def print_fields(instance: Any) -> str:
+    """Return the fields of a frozen dataclass that differ from their defaults, as {name=value, …}."""
+    parts = []
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if default is MISSING or value != default or type(value) is not type(default):
+            parts.append(f"{field.name}={print_literal(value)}")
+    return "{" + ", ".join(parts) + "}" if parts else ""
+
+
+def print_literal(value: Any) -> str:
+    """Return the text of an attribute value."""
+    if value is None:
+        return "none"
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (int, np.integer)):
+        return str(int(value))
+    if isinstance(value, (float, np.floating)):
+        return _print_float(float(value))
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(print_literal(v) for v in value) + "]"
+    if isinstance(value, QParams):
+        return print_qparams(value)
+    if is_dataclass(value):
+        return f"{type(value).__name__}{print_fields(value) or '{}'}"
+    raise TypeError(f"an attribute cannot hold {type(value).__name__}")
+
+
+def _print_float(value: float) -> str:
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    # The shortest text that gives the same float32, or else the same float64.
+    single = np.float32(value)
+    return f"{single!s}" if float(single) == value and ("." in str(single) or "e" in str(single)) else repr(value)
+
+
+def print_qparams(qparams: QParams, *, elide: bool = False) -> str:
+    """Return the text of QParams: q(scale=…, zp=…, …), defaults left out."""
+    if len(qparams.scale) <= INLINE_LIMIT:
+        scale = ", ".join(_print_float(s) for s in qparams.scale)
+        scale = f"[{scale}]" if qparams.per_channel else scale
+    else:
+        scale = "#" if elide else "#" + digest(np.asarray(qparams.scale, np.float32))
+    parts = [f"scale={scale}"]
+    if any(qparams.zero_point):
+        same = len(set(qparams.zero_point)) == 1
+        parts.append(f"zp={qparams.zero_point[0] if same else print_literal(qparams.zero_point)}")
+    if qparams.axis is not None:
+        parts.append(f"axis={qparams.axis}")
+    if qparams.dtype != "int8":
+        parts.append(f"dtype={qparams.dtype}")
+    if (qparams.qmin, qparams.qmax) != INT_RANGE[qparams.dtype]:
+        parts.append(f"range=[{qparams.qmin}, {qparams.qmax}]")
+    return f"q({', '.join(parts)})"
+
+
+def _quantization(value: Value, elide: bool) -> str:
+    text = f" {print_qparams(value.qparams, elide=elide)}" if value.qparams is not None else ""
+    if value.qspec is not None:
+        text += f" spec({print_fields(value.qspec).strip('{}')})"
+    return text
+
+
+def _contents(value: Value, elide: bool) -> str:
+    data = value.constant()
+    if data.size <= INLINE_LIMIT:
+        return "[" + ", ".join(print_literal(v) for v in data.ravel().tolist()) + "]"
+    return "#" if elide else "#" + digest(data)
+
+
+def constant_pool(graph: Graph) -> dict[str, Any]:
+    """Return the arrays that the digests in a graph's text stand for, by digest."""
+    pool: dict[str, Any] = {digest(v.constant()): v.constant() for v in graph.constants()}
+    for value in graph.values():
+        if value.qparams is not None:
+            scale = np.asarray(value.qparams.scale, np.float32)
+            pool[digest(scale)] = scale
+    return pool
+
+
+__all__ = ["constant_pool", "digest", "print_fields", "print_graph", "print_literal", "print_node", "print_qparams", "reference"]

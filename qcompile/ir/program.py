@@ -1,0 +1,117 @@
+"""A lowered model: which compiled kernels run, in which order, on which bytes.
+
+`qcompile.lower` makes a Program, `qcompile.bundle` writes it out, the bundle's C runtime executes it. Every kernel
+is one C function of one type:
+
+    int32_t k(uint8_t *p0, ..., uint8_t *p7, uint8_t *scratch, int32_t begin, int32_t end)
+
+with eight pointers (NULL where a step has fewer), scratch memory of the calling thread, and a range of tiles of its
+outermost parallel loop. It allocates nothing, has no globals, returns 0, and its results do not depend on how
+[0, tiles) is cut into ranges. Every pointer it gets is 64-byte aligned; 64 bytes past the arena and past the weights
+can be read, none past inputs and outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qcompile.targets import Target
+
+Space = Literal["none", "input", "output", "arena", "weights"]
+
+MAX_ARGS = 8
+"""Pointers that a kernel takes."""
+
+ALIGNMENT = 64
+"""Alignment of every buffer, bytes."""
+
+
+@dataclass(frozen=True)
+class BufferRef:
+    """Where a kernel's pointer points to.
+
+    Args:
+        space: "none" for NULL; "input" or "output" for one of the caller's tensors; "arena" for the working memory;
+            "weights" for the constants.
+        offset: index of the tensor for "input" and "output", byte offset (a multiple of 64) for "arena" and
+            "weights", 0 for "none".
+    """
+
+    space: Space
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of one kernel.
+
+    Args:
+        kernel: symbol of the kernel in one of the objects.
+        args: where its pointers point to, at most 8.
+        tiles: trip count of the kernel's parallel loop.
+        grain: fewest tiles worth a thread of their own.
+        loc: name of the ONNX node it came from.
+        op: name of the IR operator.
+        precision: "int8", "float32", ...: what it computes in.
+        macs: multiply-accumulates, count.
+        bytes: memory it reads and writes, bytes.
+    """
+
+    kernel: str
+    args: tuple[BufferRef, ...]
+    tiles: int
+    grain: int
+    loc: str
+    op: str
+    precision: str
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One input or output of the model, as its user sees it.
+
+    Args:
+        name: the ONNX graph's name.
+        dtype: NumPy's name of the element type.
+        shape: extents, elements; all known.
+        scale: real = scale · (q − zero_point) for a quantized tensor, None for a real-valued one.
+        zero_point: see `scale`.
+        layout: what the axes mean where that is known ("NCHW"), else "" (always the ONNX model's own order).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: float | None = None
+    zero_point: int | None = None
+    layout: str = ""
+
+
+@dataclass(frozen=True)
+class Program:
+    """All that a bundle runs.
+
+    Args:
+        name: the model's name; exported C symbols start with it.
+        inputs: the caller's input tensors, in the ONNX model's order.
+        outputs: the caller's output tensors, in the ONNX model's order.
+        steps: kernel calls, in order; each sees the results of those before it.
+        arena_bytes: working memory shared by all steps, bytes.
+        scratch_bytes: largest scratch memory that one kernel asks for one thread, bytes.
+        weights: constants, each at a 64-byte aligned offset.
+        objects: relocatable ELF files (position independent) that define the kernels.
+        target: what the objects were compiled for.
+    """
+
+    name: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    steps: tuple[Step, ...]
+    arena_bytes: int
+    scratch_bytes: int
+    weights: bytes
+    objects: tuple[bytes, ...]
+    target: Target

@@ -1,0 +1,106 @@
+"""The only way to change a graph that exists: every edit keeps producers, uses and order right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace as replace_fields
+from typing import Any
+
+from qcompile.errors import InternalError
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import OpDef
+from qcompile.ir.types import TensorType
+
+
+class Rewriter:
+    """Edits one graph.
+
+    Args:
+        graph: changed in place.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def constant(self, name: str, data: Any) -> Value:
+        """Make a constant value."""
+        return self.graph.add_constant(name, data)
+
+    def insert(
+        self,
+        before: Node | None,
+        op: OpDef,
+        inputs: Sequence[Value],
+        attrs: Any = None,
+        *,
+        name: str | None = None,
+        types: Sequence[TensorType] | None = None,
+        loc: str = "",
+    ) -> Node:
+        """Insert a node before another (None: at the end) and return it."""
+        return self.graph.add_node(
+            op, inputs, attrs, names=None if name is None else [name], types=types, loc=loc, before=before
+        )
+
+    def replace_value(self, old: Value, new: Value, *, except_in: Node | None = None) -> None:
+        """Make every reader of `old`, and the graph outputs, read `new` instead.
+
+        Args:
+            old: loses its uses.
+            new: gains them.
+            except_in: a node that goes on reading `old` (the one that computes `new` from it).
+        """
+        for node, index in list(old.uses):
+            if node is not except_in:
+                self.set_operand(node, index, new)
+        self.graph.outputs = [new if v is old else v for v in self.graph.outputs]
+
+    def replace_node(self, node: Node, results: Sequence[Value]) -> None:
+        """Let `results` stand for the results of `node`, and erase it."""
+        if len(results) != len(node.outputs):
+            raise InternalError(f"{len(results)} replacements for the {len(node.outputs)} results of {node}")
+        for old, new in zip(node.outputs, results, strict=True):
+            self.replace_value(old, new)
+        self.erase(node)
+
+    def set_operand(self, node: Node, index: int, value: Value) -> None:
+        """Make operand `index` of `node` read `value`."""
+        node.inputs[index].uses.remove((node, index))
+        operands = list(node.inputs)
+        operands[index] = value
+        node.inputs = tuple(operands)
+        value.uses.append((node, index))
+
+    def set_attrs(self, node: Node, **fields: Any) -> None:
+        """Change some attributes of `node`."""
+        node.attrs = replace_fields(node.attrs, **fields)
+
+    def erase(self, node: Node) -> None:
+        """Remove a node whose results nobody reads."""
+        for output in node.outputs:
+            if output.uses or any(v is output for v in self.graph.outputs):
+                raise InternalError(f"cannot erase {node}: {output.name} is still read")
+        for index, value in enumerate(node.inputs):
+            value.uses.remove((node, index))
+        self.graph.nodes.remove(node)
+
+    def eliminate_dead(self) -> int:
+        """Erase every node that no output depends on; return how many there were."""
+        kept = set(self.graph.outputs)
+        erased = 0
+        for node in reversed(list(self.graph.nodes)):
+            if not any(o.uses or o in kept for o in node.outputs):
+                self.erase(node)
+                erased += 1
+        return erased
+
+    def sort(self) -> None:
+        """Bring the nodes into topological order; ties keep the order they had."""
+        import networkx as nx
+
+        position = {node: index for index, node in enumerate(self.graph.nodes)}
+        view = self.graph.to_networkx()
+        try:
+            self.graph.nodes = list(nx.lexicographical_topological_sort(view, key=position.__getitem__))
+        except nx.NetworkXUnfeasible as error:
+            raise InternalError(f"graph {self.graph.name} has a cycle") from error

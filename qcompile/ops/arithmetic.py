@@ -1,0 +1,151 @@
+"""Arithmetic that several operations share: exact integer products, fused activations, accumulator epilogues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.ir.graph import Node
+from qcompile.quant import requantize as rq
+from qcompile.quant.affine import dequantize
+from qcompile.quant.qparams import QParams
+
+Array = npt.NDArray[Any]
+
+ACTIVATIONS = ("none", "relu", "clip", "leaky_relu", "hard_swish", "hard_sigmoid", "sigmoid", "tanh", "silu", "gelu")
+"""Activations that conv2d, conv_transpose2d, dense and add can carry; `alpha` and `beta` are their parameters.
+
+clip: bounds alpha, beta. leaky_relu: slope alpha. hard_sigmoid: max(0, min(1, alpha·x + beta)). The others take none.
+"""
+
+CLAMPS = ("none", "relu", "clip")
+"""Activations that on quantized tensors are a clamp of q."""
+
+ACCUMULATOR_LIMIT = 2**31 - 1
+
+
+def activate(x: Array, activation: str, alpha: float, beta: float) -> Array:
+    """Apply a fused activation to real values, in the precision of x.
+
+    Args:
+        x: float32 or float64, any shape.
+        activation: one of ACTIVATIONS.
+        alpha: its first parameter.
+        beta: its second parameter.
+    """
+    if activation == "none":
+        return x
+    if activation == "relu":
+        return np.maximum(x, x.dtype.type(0))
+    if activation == "clip":
+        return np.minimum(np.maximum(x, x.dtype.type(alpha)), x.dtype.type(beta))
+    from qcompile import ops
+
+    op = ops.get(activation)
+    parameters = {"leaky_relu": {"alpha": alpha}, "hard_sigmoid": {"alpha": alpha, "beta": beta}}
+    return np.asarray(op.function(op.Attrs(**parameters.get(activation, {})), x), x.dtype)
+
+
+def clamp_bounds(activation: str, alpha: float, beta: float) -> tuple[float, float]:
+    """Return the real bounds of a clamping activation."""
+    return {"none": (-np.inf, np.inf), "relu": (0.0, np.inf), "clip": (alpha, beta)}[activation]
+
+
+def integer_matmul(a: Array, b: Array) -> Array:
+    """Multiply integer matrices exactly, through BLAS.
+
+    float32 products and sums of integers are exact below 2^24, float64 ones below 2^53; the smaller type that is
+    safe for the worst case is used.
+
+    Args:
+        a: integers [..., M, K]; |a| ≤ 255.
+        b: integers [..., K, N]; |b| ≤ 128.
+
+    Returns:
+        int32 [..., M, N].
+    """
+    exact_in_single = a.shape[-1] * 255 * 128 < 2**24
+    kind = np.float32 if exact_in_single else np.float64
+    return np.matmul(a.astype(kind), b.astype(kind)).astype(np.int32)
+
+
+def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:
+    """Turn accumulators into the node's result: raw, requantized, added to a residual, looked up, or real.
+
+    The result's form follows from the output's QParams: int32 with the accumulator's own scale (raw), none (real),
+    or int8; `attrs.pre_activation` holds the QParams before a table activation.
+
+    Args:
+        node: conv2d, conv_transpose2d or dense in integer form.
+        acc: int32, channels last.
+        residual: int8 operand of the fused add, or None.
+    """
+    x, w = node.inputs[0].qparams, node.inputs[1].qparams
+    assert x is not None and w is not None
+    scales = accumulator_scales(x, w)
+    result = node.output.qparams
+    if result is None:
+        return dequantize(acc, QParams(tuple(scales), (0,), "int32", *_INT32, axis=acc.ndim - 1))
+    if result.dtype == "int32" and result.per_channel:
+        return acc
+    attrs = node.attrs
+    before = attrs.pre_activation or result
+    if residual is None:
+        q = rq.requantize(acc, rq.multiplier(scales, before.scalar_scale), before)
+    else:
+        wide = rq.wide_qparams(before)
+        r = node.inputs[-1].qparams
+        assert r is not None
+        t = rq.requantize(acc, rq.multiplier(scales, wide.scalar_scale), wide)
+        q = rq.add(t, residual, wide, r, before)
+    if attrs.pre_activation is not None:
+        q = activation_table(attrs, before, result)[q.astype(np.int16) + 128]
+    return q
+
+
+_INT32 = (-(2**31), 2**31 - 1)
+
+
+def activation_table(attrs: Any, before: QParams, result: QParams) -> npt.NDArray[np.int8]:
+    """Return the 256-entry table of a fused activation.
+
+    Args:
+        attrs: has activation, alpha and beta.
+        before: QParams of the activation's input.
+        result: QParams of its output.
+    """
+    return rq.table(lambda x: activate(x, attrs.activation, attrs.alpha, attrs.beta), before, result)
+
+
+def accumulator_scales(x: QParams, w: QParams) -> npt.NDArray[np.float32]:
+    """Return the real value of one accumulator LSB per output channel.
+
+    Formula:
+        s_acc[c] = float32(s_x · s_w[c]), the product in float64
+
+    Args:
+        x: QParams of the activation, per tensor.
+        w: QParams of the weight, per tensor or per output channel.
+    """
+    return np.asarray(np.float64(x.scalar_scale) * np.asarray(w.scale, np.float64), np.float32)
+
+
+def check_accumulator(node: Node, terms: int) -> None:
+    """Refuse a product sum that could overflow int32.
+
+    Formula:
+        terms · 255 · 127 + |bias| ≤ 2^31 − 1
+
+    Args:
+        node: in integer form.
+        terms: products per accumulator.
+
+    Raises:
+        ValueError: it could overflow.
+    """
+    bias = node.inputs[2].data
+    worst = terms * 255 * 127 + (int(np.abs(bias.astype(np.int64)).max()) if bias is not None and bias.size else 0)
+    if worst > ACCUMULATOR_LIMIT:
+        raise ValueError(f"an accumulator of {terms} products and its bias could reach {worst}, beyond int32")

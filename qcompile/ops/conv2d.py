@@ -1,0 +1,190 @@
+"""2-D convolution: dense, grouped or depthwise, with a fused residual add and activation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompile.ir.graph import Node, Value
+from qcompile.ir.opdef import Array, OpDef, Quantization
+from qcompile.ir.types import TensorType
+from qcompile.ops.arithmetic import ACTIVATIONS, activate, check_accumulator, finish_accumulator, integer_matmul
+from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.spatial import (
+    Pads,
+    from_nhwc,
+    pad_nhwc,
+    spatial_axes,
+    to_nhwc,
+    window_extent,
+    window_pads,
+    window_slice,
+    with_spatial,
+)
+from qcompile.quant.qparams import QParams
+
+
+@dataclass(frozen=True)
+class Conv2dAttrs:
+    """Attributes of conv2d.
+
+    Args:
+        strides: vertical and horizontal step, elements.
+        pads: elements added at top, left, bottom, right.
+        dilations: distance of taps, elements.
+        groups: channel groups; C_in for a depthwise convolution.
+        layout: "NCHW" (weight OIHW) or "NHWC" (weight OHWI).
+        activation: applied last, one of ACTIVATIONS.
+        alpha: first parameter of the activation.
+        beta: second parameter of the activation.
+        residual: whether the last operand is added before the activation.
+        pre_activation: integer form: QParams before an activation that is a table.
+    """
+
+    strides: tuple[int, int] = (1, 1)
+    pads: Pads = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+    layout: str = "NCHW"
+    activation: str = "none"
+    alpha: float = 0.0
+    beta: float = 0.0
+    residual: bool = False
+    pre_activation: QParams | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("NCHW", "NHWC"):
+            raise ValueError(f"layout '{self.layout}' is neither NCHW nor NHWC")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}")
+        if min(*self.strides, *self.dilations, self.groups) < 1 or min(self.pads) < 0:
+            raise ValueError(f"strides {self.strides}, dilations {self.dilations}, groups {self.groups}, pads {self.pads}")
+
+
+def _from_onnx(node: OnnxNode) -> Value:
+    x, weight = node.value(0), node.value(1)
+    rank = len(x.shape)
+    if rank != 4 or len(weight.shape) != 4:
+        node.fail(f"{rank - 2}-D convolution of {x.type}; only 2-D convolutions are supported")
+    kernel = tuple(weight.shape[2:])
+    strides = tuple(node.attr("strides", [1, 1]))
+    dilations = tuple(node.attr("dilations", [1, 1]))
+    pads = window_pads(node, kernel, strides, dilations, x.shape[2:])
+    bias = node.value(2) if node.has(2) else node.constant("bias", np.zeros(weight.shape[0], x.dtype))
+    return node.add(
+        "conv2d", [x, weight, bias], strides=strides, pads=pads, dilations=dilations, groups=int(node.attr("group", 1))
+    )
+
+
+class Conv2d(OpDef):
+    """y[n,h,w,o] = act(Σ x[n, h·s+i·d−p, w·s+j·d−p, c] · weight[o,i,j,c] + bias[o] + residual[n,h,w,o]).
+
+    Operands: x, weight, bias [O], and with `residual` a tensor of the result's shape.
+
+    Source:
+        ONNX Conv; the integer form is QLinearConv with a float32 multiplier and a residual.
+    """
+
+    name = "conv2d"
+    Attrs = Conv2dAttrs
+    activations = (0,)
+    integer = Quantization.ACCUMULATE
+    onnx: ClassVar[dict[str, Any]] = {"Conv": _from_onnx}
+
+    def infer(self, attrs: Conv2dAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the type of the result."""
+        x, weight, bias = inputs[:3]
+        if x.rank != 4 or weight.rank != 4:
+            raise ValueError(f"conv2d needs 4-D operands, got {x} and {weight}")
+        channels = x.shape[1] if attrs.layout == "NCHW" else x.shape[3]
+        outputs, per_group, kernel = self._weight_extents(attrs, weight)
+        if per_group * attrs.groups != channels or outputs % attrs.groups:
+            raise ValueError(f"weight {weight} does not fit {channels} channels in {attrs.groups} groups")
+        if bias.shape != (outputs,):
+            raise ValueError(f"bias {bias} does not fit {outputs} output channels")
+        spatial = [x.shape[a] for a in spatial_axes(attrs.layout)]
+        pads = ((attrs.pads[0], attrs.pads[2]), (attrs.pads[1], attrs.pads[3]))
+        out = [window_extent(spatial[a], kernel[a], attrs.strides[a], attrs.dilations[a], pads[a]) for a in (0, 1)]
+        result = x.with_shape(with_spatial(x.shape, attrs.layout, (out[0], out[1]), outputs))
+        if len(inputs) != (4 if attrs.residual else 3):
+            raise ValueError(f"conv2d got {len(inputs)} operands")
+        if attrs.residual and inputs[3].shape != result.shape:
+            raise ValueError(f"residual {inputs[3]} does not fit the result {result}")
+        return (result,)
+
+    @staticmethod
+    def _weight_extents(attrs: Conv2dAttrs, weight: TensorType) -> tuple[int, int, tuple[int, int]]:
+        o, a, b, c = weight.shape
+        return (o, a, (b, c)) if attrs.layout == "NCHW" else (o, c, (a, b))
+
+    def evaluate(self, attrs: Conv2dAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Compute the convolution in the precision of the operands."""
+        x = to_nhwc(inputs[0], attrs.layout)
+        weight = to_nhwc(inputs[1], attrs.layout)
+        y = _convolve(pad_nhwc(x, attrs.pads, 0), weight, attrs) + inputs[2]
+        if attrs.residual:
+            y = y + to_nhwc(inputs[3], attrs.layout)
+        return (from_nhwc(activate(y, attrs.activation, attrs.alpha, attrs.beta), attrs.layout),)
+
+    def evaluate_integer(self, node: Node, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Compute the convolution on int8 operands; see `qcompile.ops.arithmetic.finish_accumulator`."""
+        attrs = node.attrs
+        x_params = node.inputs[0].qparams
+        if x_params is None:
+            raise ValueError(f"{node}: operand 0 is not quantized")
+        centred = to_nhwc(inputs[0], attrs.layout).astype(np.int16) - np.int16(x_params.scalar_zero_point)
+        weight = to_nhwc(inputs[1], attrs.layout)
+        acc = _convolve(pad_nhwc(centred, attrs.pads, 0), weight, attrs) + inputs[2]
+        residual = to_nhwc(inputs[3], attrs.layout) if attrs.residual else None
+        return (from_nhwc(finish_accumulator(node, acc.astype(np.int32), residual), attrs.layout),)
+
+    def check(self, node: Node) -> None:
+        """Check that the accumulator cannot overflow."""
+        if node.is_integer:
+            weight = node.inputs[1].shape
+            check_accumulator(node, int(np.prod(weight[1:])))
+
+    def macs(self, node: Node) -> int:
+        """Return output elements times taps times channels per group."""
+        return node.outputs[0].type.size * int(np.prod(node.inputs[1].shape[1:]))
+
+    def lower(self, node: Node, context: Any) -> None:
+        """Emit a convolution or depthwise kernel."""
+        context.conv2d(node)
+
+
+def _convolve(padded: Array, weight: Array, attrs: Conv2dAttrs) -> Array:
+    """Sum tap by tap over a padded NHWC array; integers give exact int32 sums."""
+    _, kh, kw, per_group = weight.shape
+    out = tuple(
+        (padded.shape[1 + a] - attrs.dilations[a] * ((kh, kw)[a] - 1) - 1) // attrs.strides[a] + 1 for a in (0, 1)
+    )
+    depthwise = per_group == 1 and weight.shape[0] == attrs.groups
+    integer = padded.dtype.kind == "i"
+    total: Array | None = None
+    for i in range(kh):
+        for j in range(kw):
+            seen = window_slice(padded, (i, j), attrs.strides, attrs.dilations, (out[0], out[1]))
+            tap = weight[:, i, j, :]
+            if depthwise:
+                part = seen.astype(np.int32) * tap[:, 0].astype(np.int32) if integer else seen * tap[:, 0]
+            else:
+                part = _grouped_product(seen, tap, attrs.groups, integer)
+            total = part if total is None else np.add(total, part, out=total)
+    assert total is not None
+    return total
+
+
+def _grouped_product(seen: Array, tap: Array, groups: int, integer: bool) -> Array:
+    """Return seen[..., C] · tap[O, C/groups]ᵀ within each group."""
+    multiply = integer_matmul if integer else np.matmul
+    if groups == 1:
+        flat = seen.reshape(-1, seen.shape[-1])
+        return multiply(flat, tap.T).reshape(*seen.shape[:-1], tap.shape[0])
+    n, h, w, channels = seen.shape
+    by_group = seen.reshape(n * h * w, groups, channels // groups).transpose(1, 0, 2)
+    weights = tap.reshape(groups, tap.shape[0] // groups, -1).transpose(0, 2, 1)
+    return multiply(by_group, weights).transpose(1, 0, 2).reshape(n, h, w, tap.shape[0])

@@ -1,0 +1,97 @@
+"""Runs a graph in NumPy: the reference that every kernel must match bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.errors import InternalError, UsageError
+from qcompile.ir.graph import Graph, Node, Value
+
+Array = npt.NDArray[Any]
+
+
+class Interpreter:
+    """Evaluates a graph node by node and frees each tensor after its last reader.
+
+    Args:
+        graph: float or integer form, or a mixture.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._last_reader = {value: node for node in graph.nodes for value in node.inputs}
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        on_value: Callable[[Value, Array], None] | None = None,
+    ) -> dict[str, Array]:
+        """Evaluate the graph once.
+
+        Args:
+            inputs: one array per graph input, by name, of its exact shape and dtype.
+            on_value: called with every input and every result as soon as it is known.
+
+        Returns:
+            One array per graph output, by output name; quantized outputs as integers in LSB.
+
+        Raises:
+            UsageError: an input is missing or unknown, or has another shape or dtype.
+        """
+        environment: dict[Value, Array] = {}
+        for value in self.graph.inputs:
+            environment[value] = self._bind(value, inputs)
+            if on_value is not None:
+                on_value(value, environment[value])
+        unknown = set(inputs) - {v.name for v in self.graph.inputs}
+        if unknown:
+            raise UsageError(f"model {self.graph.name} has no input named {sorted(unknown)}")
+        kept = set(self.graph.outputs)
+        for node in self.graph.nodes:
+            results = evaluate_node(node, [self._read(v, environment) for v in node.inputs])
+            for value, result in zip(node.outputs, results, strict=True):
+                environment[value] = result
+                if on_value is not None:
+                    on_value(value, result)
+            for value in node.inputs:
+                if self._last_reader[value] is node and value not in kept:
+                    environment.pop(value, None)
+        named = zip(self.graph.output_names, self.graph.outputs, strict=True)
+        return {name: self._read(value, environment) for name, value in named}
+
+    @staticmethod
+    def _read(value: Value, environment: Mapping[Value, Array]) -> Array:
+        return value.data if value.data is not None else environment[value]
+
+    def _bind(self, value: Value, inputs: Mapping[str, Array]) -> Array:
+        if value.name not in inputs:
+            names = ", ".join(v.name for v in self.graph.inputs)
+            raise UsageError(f"input '{value.name}' is missing", hint=f"give all of: {names}")
+        array = np.asarray(inputs[value.name])
+        if array.shape != value.shape or array.dtype.name != value.dtype:
+            raise UsageError(f"input '{value.name}' must be {value.type}, got {array.dtype.name}{list(array.shape)}")
+        return array
+
+
+def evaluate_node(node: Node, inputs: list[Array]) -> tuple[Array, ...]:
+    """Evaluate one node on given operands, in its float or integer form.
+
+    Args:
+        node: decides the form: integer where an activation carries QParams.
+        inputs: one array per operand.
+
+    Raises:
+        InternalError: the results do not have the types the graph says.
+    """
+    results = node.op.evaluate_integer(node, inputs) if node.is_integer else node.op.evaluate(node.attrs, inputs)
+    checked = []
+    for value, result in zip(node.outputs, results, strict=True):
+        array = np.asarray(result)
+        if array.shape != value.shape or array.dtype.name != value.dtype:
+            raise InternalError(f"{node}: evaluation gave {array.dtype}{array.shape} for {value}")
+        checked.append(array)
+    return tuple(checked)

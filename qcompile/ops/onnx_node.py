@@ -1,0 +1,122 @@
+"""What a converter in an op file sees of an ONNX node; knows nothing of protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.errors import UnsupportedOpError
+from qcompile.ir.graph import Graph, Value
+from qcompile.ir.types import TensorType
+
+
+@dataclass
+class OnnxNode:
+    """One ONNX node during import, and the means to build IR for it.
+
+    Args:
+        graph: the IR graph under construction.
+        op_type: ONNX operator type.
+        name: ONNX node name (made up from the type and position where the model gives none).
+        inputs: IR values; None for an optional input left out.
+        attributes: by name, as Python ints, floats, strings, lists or NumPy arrays.
+        outputs: ONNX names of the results ("" for one left out).
+        opset: version of the operator set in force.
+        source: model file, for messages.
+    """
+
+    graph: Graph
+    op_type: str
+    name: str
+    inputs: Sequence[Value | None]
+    attributes: dict[str, Any]
+    outputs: Sequence[str]
+    opset: int
+    source: str = ""
+    _added: int = field(default=0, repr=False)
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, or the default where the model leaves it out."""
+        return self.attributes.get(name, default)
+
+    def has(self, index: int) -> bool:
+        """Return whether input `index` is given."""
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def value(self, index: int) -> Value:
+        """Return input `index`.
+
+        Raises:
+            UnsupportedOpError: the model leaves it out.
+        """
+        value = self.inputs[index] if index < len(self.inputs) else None
+        if value is None:
+            self.fail(f"input {index} is missing")
+        return value
+
+    def array(self, index: int, what: str) -> npt.NDArray[Any]:
+        """Return the contents of input `index`, which must be known at compile time.
+
+        Args:
+            index: which input.
+            what: its name in messages, e.g. "pads".
+
+        Raises:
+            UnsupportedOpError: it is computed at run time.
+        """
+        value = self.value(index)
+        if value.data is None:
+            self.fail(f"{what} is computed at run time", hint="give fixed input shapes with --input-shape")
+        return value.data
+
+    def array_or_none(self, index: int, what: str) -> npt.NDArray[Any] | None:
+        """Return the contents of an optional constant input, None where it is left out (or empty)."""
+        if not self.has(index):
+            return None
+        data = self.array(index, what)
+        return data if data.size else None
+
+    def add(self, op: str, inputs: Sequence[Value], name: str | None = None, **attrs: Any) -> Value:
+        """Append an IR node with one result and return the result.
+
+        Args:
+            op: name of the operation in `qcompile.ops`.
+            inputs: operands.
+            name: wanted name of the result; the ONNX output's name by default.
+            attrs: fields of the operation's Attrs.
+
+        Raises:
+            UnsupportedOpError: the operation refuses these operands.
+        """
+        return self.add_many(op, inputs, [name or self.outputs[0]], **attrs)[0]
+
+    def add_many(self, op: str, inputs: Sequence[Value], names: Sequence[str], **attrs: Any) -> tuple[Value, ...]:
+        """Append an IR node with several results and return them; see `add`."""
+        from qcompile import ops
+
+        definition = ops.get(op)
+        try:
+            node = self.graph.add_node(definition, inputs, definition.Attrs(**attrs), names=names, loc=self.name)
+        except ValueError as error:
+            self.fail(str(error))
+        return node.outputs
+
+    def constant(self, suffix: str, data: npt.ArrayLike, dtype: str | None = None) -> Value:
+        """Make a constant whose name derives from this node."""
+        return self.graph.add_constant(f"{self.outputs[0]}.{suffix}", np.asarray(data, dtype))
+
+    def type(self, index: int) -> TensorType:
+        """Return the type of input `index`."""
+        return self.value(index).type
+
+    def fail(self, problem: str, *, hint: str | None = None) -> NoReturn:
+        """Refuse this node.
+
+        Raises:
+            UnsupportedOpError: always.
+        """
+        raise UnsupportedOpError(f"node {self.name} ({self.op_type}): {problem}", loc=self.source or None, hint=hint)

@@ -1,0 +1,114 @@
+"""Windows over two spatial axes: shapes, padding and ONNX's ways to say them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.ops.onnx_node import OnnxNode
+
+Array = npt.NDArray[Any]
+Pads = tuple[int, int, int, int]
+
+
+def window_extent(size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int], *, ceil: bool = False) -> int:
+    """Return how many windows fit along one axis.
+
+    Formula:
+        floor((size + pad_begin + pad_end − dilation·(kernel − 1) − 1) / stride) + 1; with ceil, the last window
+        must start inside the input or its leading padding
+
+    Args:
+        size: input extent, elements.
+        kernel: window extent, taps.
+        stride: step, elements.
+        dilation: distance of taps, elements.
+        pads: elements added before and after.
+        ceil: round up.
+
+    Raises:
+        ValueError: the window is larger than the padded input.
+
+    Source:
+        ONNX Conv, MaxPool, AveragePool.
+    """
+    span = size + sum(pads) - dilation * (kernel - 1) - 1
+    if span < 0:
+        raise ValueError(f"a window of {dilation * (kernel - 1) + 1} does not fit an input of {size} padded by {pads}")
+    count = (-(-span // stride) if ceil else span // stride) + 1
+    if ceil and (count - 1) * stride >= size + pads[0]:
+        count -= 1
+    return count
+
+
+def window_pads(node: OnnxNode, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], spatial: Sequence[int]) -> Pads:
+    """Return (top, left, bottom, right) padding from ONNX `pads` or `auto_pad`.
+
+    Args:
+        node: carries the attributes.
+        kernel: window extents, taps.
+        strides: steps, elements.
+        dilations: tap distances, elements.
+        spatial: input extents, elements.
+    """
+    mode = node.attr("auto_pad", "NOTSET")
+    if mode in ("NOTSET", ""):
+        begin_end = list(node.attr("pads", [0] * (2 * len(kernel))))
+        if any(p < 0 for p in begin_end):
+            node.fail(f"negative pads {begin_end}")
+        return (begin_end[0], begin_end[1], begin_end[2], begin_end[3])
+    if mode == "VALID":
+        return (0, 0, 0, 0)
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        node.fail(f"unknown auto_pad '{mode}'")
+    begins, ends = [], []
+    for size, taps, stride, dilation in zip(spatial, kernel, strides, dilations, strict=True):
+        total = max(0, (-(-size // stride) - 1) * stride + dilation * (taps - 1) + 1 - size)
+        small, large = total // 2, total - total // 2
+        begins.append(small if mode == "SAME_UPPER" else large)
+        ends.append(large if mode == "SAME_UPPER" else small)
+    return (begins[0], begins[1], ends[0], ends[1])
+
+
+def pad_nhwc(x: Array, pads: Pads, fill: float) -> Array:
+    """Pad the two middle axes of an NHWC array with a constant."""
+    if not any(pads):
+        return x
+    top, left, bottom, right = pads
+    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=x.dtype.type(fill))
+
+
+def window_slice(x: Array, tap: tuple[int, int], strides: Sequence[int], dilations: Sequence[int], out: tuple[int, int]) -> Array:
+    """Return the elements that one tap of the window sees, over all output positions of a padded NHWC array."""
+    top, left = tap[0] * dilations[0], tap[1] * dilations[1]
+    return x[
+        :,
+        top : top + (out[0] - 1) * strides[0] + 1 : strides[0],
+        left : left + (out[1] - 1) * strides[1] + 1 : strides[1],
+        :,
+    ]
+
+
+def to_nhwc(x: Array, layout: str) -> Array:
+    """Return a 4-D array with channels last."""
+    return x.transpose(0, 2, 3, 1) if layout == "NCHW" else x
+
+
+def from_nhwc(x: Array, layout: str) -> Array:
+    """Return a channels-last array in the given layout."""
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if layout == "NCHW" else x
+
+
+def spatial_axes(layout: str) -> tuple[int, int]:
+    """Return the positions of height and width."""
+    return (2, 3) if layout == "NCHW" else (1, 2)
+
+
+def with_spatial(shape: Sequence[int], layout: str, extents: tuple[int, int], channels: int) -> tuple[int, ...]:
+    """Return a 4-D shape with other spatial extents and channels."""
+    if layout == "NCHW":
+        return (shape[0], channels, *extents)
+    return (shape[0], *extents, channels)

@@ -1,0 +1,164 @@
+"""The exact integer rules: accumulators and other integers to a new scale.
+
+These functions are the definition; the kernels repeat them bit for bit. Multiplications by a scale are one
+float32 multiply followed by a clamp, a round-half-to-even and an integer add, because a float add could be
+contracted into a fused multiply-add on one instruction set and not on another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.quant.qparams import QParams
+
+Int32Array = npt.NDArray[np.int32]
+IntArray = npt.NDArray[np.signedinteger[Any]]
+
+WIDE_SHIFT = 14
+"""Fraction bits of the int32 tensor that carries an accumulator into a residual add."""
+
+WIDE_LIMIT = 2**24
+"""Clamp of such a tensor, in LSB: ±1024 steps of the sum, and still exact in float32."""
+
+RESIZE_BITS = 11
+"""Fraction bits of an interpolation coefficient along one axis."""
+
+
+def multiplier(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Return the float32 factor that takes integers of one scale to another.
+
+    Formula:
+        m = float32(numerator / denominator), the quotient in float64
+
+    Args:
+        numerator: scale of the accumulator, real units per LSB.
+        denominator: scale of the result, real units per LSB.
+    """
+    return np.asarray(np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64), np.float32)
+
+
+def requantize(acc: Int32Array, m: npt.NDArray[np.float32], qparams: QParams) -> IntArray:
+    """Bring accumulators to the scale of a result.
+
+    Formula:
+        q = int(rne(min(max(float32(acc) · m, qmin − zp), qmax − zp))) + zp
+
+    Args:
+        acc: int32 accumulators, LSB of the product of scales; the channel is the last axis.
+        m: float32 factor, scalar or one per channel (broadcast over the last axis).
+        qparams: of the result, per tensor.
+    """
+    zp = qparams.scalar_zero_point
+    scaled = acc.astype(np.float32) * np.asarray(m, np.float32)
+    clamped = np.minimum(np.maximum(scaled, np.float32(qparams.qmin - zp)), np.float32(qparams.qmax - zp))
+    return np.asarray(np.rint(clamped).astype(np.int32) + zp).astype(qparams.dtype)
+
+
+def wide_qparams(result: QParams) -> QParams:
+    """Return the parameters of the int32 tensor between a convolution and its residual add.
+
+    Formula:
+        scale = scale_y / 2^14, zero_point = 0, |q| ≤ 2^24
+
+    Args:
+        result: parameters of the sum, per tensor.
+    """
+    scale = float(np.float32(np.ldexp(result.scalar_scale, -WIDE_SHIFT)))
+    return QParams((scale,), (0,), "int32", -WIDE_LIMIT, WIDE_LIMIT)
+
+
+@dataclass(frozen=True)
+class AddConstants:
+    """Fixed-point constants of an integer addition.
+
+    Args:
+        multipliers: integer factor of each operand, in 2^−shift.
+        shift: fraction bits.
+    """
+
+    multipliers: tuple[int, int]
+    shift: int
+
+
+def add_constants(a: QParams, b: QParams, result: QParams, signs: tuple[int, int] = (1, 1)) -> AddConstants:
+    """Choose the fixed-point constants of y = a + b (or a − b, with signs (1, −1)).
+
+    Formula:
+        M = rne(s / s_y · 2^k); k is the largest (≤ 20) that keeps 256·(|M_a| + |M_b|) below 2^30, and is 14
+        where an operand is wide, whose own factor is then exactly 1
+
+    Args:
+        a: parameters of the first operand, per tensor.
+        b: parameters of the second operand, per tensor.
+        result: parameters of the sum, per tensor.
+        signs: +1 or −1 for each operand.
+
+    Raises:
+        ValueError: a scale ratio is so large that int32 would overflow.
+    """
+    ratios = [q.scalar_scale / result.scalar_scale for q in (a, b)]
+    if a.dtype == "int32" or b.dtype == "int32":
+        shift = WIDE_SHIFT
+    else:
+        shift = int(min(20, np.floor(22 - np.log2(sum(ratios)))))
+    factors = [int(np.rint(np.ldexp(r, shift))) for r in ratios]
+    reach = sum((2 * WIDE_LIMIT if q.dtype == "int32" else 256) * f for q, f in zip((a, b), factors, strict=True))
+    if shift < 1 or reach >= 2**30 + 2 * WIDE_LIMIT:
+        raise ValueError(f"operand scales {a.scalar_scale:g} and {b.scalar_scale:g} are too large for the result's {result.scalar_scale:g}")
+    return AddConstants((signs[0] * factors[0], signs[1] * factors[1]), shift)
+
+
+def add(
+    qa: IntArray,
+    qb: IntArray,
+    a: QParams,
+    b: QParams,
+    result: QParams,
+    signs: tuple[int, int] = (1, 1),
+) -> IntArray:
+    """Add two quantized tensors in integers.
+
+    Formula:
+        q = clamp(((q_a − z_a)·M_a + (q_b − z_b)·M_b + 2^(k−1)) >> k, qmin − zp, qmax − zp) + zp
+
+    Args:
+        qa: first operand, LSB; shapes broadcast.
+        qb: second operand, LSB.
+        a: parameters of qa, per tensor.
+        b: parameters of qb, per tensor.
+        result: parameters of the sum, per tensor.
+        signs: (1, −1) subtracts.
+    """
+    constants = add_constants(a, b, result, signs)
+    total = (qa.astype(np.int32) - np.int32(a.scalar_zero_point)) * np.int32(constants.multipliers[0])
+    total = total + (qb.astype(np.int32) - np.int32(b.scalar_zero_point)) * np.int32(constants.multipliers[1])
+    shifted = (total + np.int32(1 << (constants.shift - 1))) >> np.int32(constants.shift)
+    zp = result.scalar_zero_point
+    return np.asarray(np.clip(shifted, result.qmin - zp, result.qmax - zp) + zp).astype(result.dtype)
+
+
+def table(function: object, qx: QParams, qy: QParams) -> npt.NDArray[np.int8]:
+    """Tabulate a unary real function over all int8 inputs.
+
+    Formula:
+        T[q + 128] = clamp(rne(f(scale_x · (q − zp_x)) / scale_y) + zp_y, qmin, qmax), in float64
+
+    Args:
+        function: f, applied to a float64 array of 256 real values.
+        qx: parameters of the input, per tensor.
+        qy: parameters of the output, per tensor.
+
+    Returns:
+        256 int8 values, for q = −128 … 127.
+    """
+    if not callable(function):
+        raise TypeError("table needs a function of one array")
+    real = (np.arange(-128, 128, dtype=np.float64) - qx.scalar_zero_point) * qx.scalar_scale
+    scaled = np.rint(np.asarray(function(real), np.float64) / qy.scalar_scale)
+    # Clamped before the zero point is added, so that an overflow to infinity ends at the right bound.
+    low, high = qy.qmin - qy.scalar_zero_point, qy.qmax - qy.scalar_zero_point
+    return np.asarray(np.clip(scaled, low, high) + qy.scalar_zero_point).astype(np.int8)

@@ -1,0 +1,12 @@
+"""The machines that qcompile compiles for: one YAML file each, or a file of the user's own.
+
+To add one, write `targets/<name>.yaml` with the keys of `Target` (see `rpi4.yaml`); `schema.json` checks it,
+and nothing else has to be told.
+"""
+
+from __future__ import annotations
+
+from qcompile.targets.loader import host, load, names
+from qcompile.targets.target import Target
+
+__all__ = ["Target", "host", "load", "names"]
