@@ -97,7 +97,8 @@ def _schema_error(error: Any, content: Any, origin: str) -> TargetError:
         return TargetError(f"{origin}: key '{missing}' is missing", hint=f"a target has: {', '.join(known)}")
     key = ".".join(str(part) for part in error.path)
     expected = {"type": f"a value of type {error.validator_value}", "enum": f"one of {error.validator_value}",
-                "pattern": f"text like {error.validator_value}"}.get(error.validator, error.message)
+                "pattern": f"text like {error.validator_value}",
+                "minimum": f"at least {error.validator_value}"}.get(error.validator, error.message)
     hint = "write the version in quotes, YAML takes it for a number" if key == "glibc" else None
     return TargetError(f"{origin}: key '{key}' is {error.instance!r}, expected {expected}", hint=hint)
 
@@ -138,7 +139,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.YAMLError(f"key '{key.value}' is given twice (line {key.start_mark.line + 1})")
-            seen.add(str(key.value))
+            word = str(key.value)
+            if word in seen:
+                raise yaml.YAMLError(f"key '{word}' is given twice (line {key.start_mark.line + 1})")
+            seen.add(word)
         return super().construct_mapping(node, deep)

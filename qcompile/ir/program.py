@@ -1,14 +1,14 @@
 """A lowered model: which compiled kernels run, in which order, on which bytes.
 
-`qcompile.lower` makes a Program, `qcompile.bundle` writes it out, the bundle's C runtime executes it. Every kernel
-is one C function of one type:
+`qcompile.lower` makes a Program, `qcompile.bundle` writes it out, the bundle's C runtime executes it. Every
+kernel is one C function of one type:
 
     int32_t k(uint8_t *p0, ..., uint8_t *p7, uint8_t *scratch, int32_t begin, int32_t end)
 
-with eight pointers (NULL where a step has fewer), scratch memory of the calling thread, and a range of tiles of its
-outermost parallel loop. It allocates nothing, has no globals, returns 0, and its results do not depend on how
-[0, tiles) is cut into ranges. Every pointer it gets is 64-byte aligned; 64 bytes past the arena and past the weights
-can be read, none past inputs and outputs.
+with eight pointers (NULL where a step has fewer), scratch memory of the calling thread, and a range of tiles
+of its outermost parallel loop. It allocates nothing, has no globals, returns 0, and its results do not depend
+on how [0, tiles) is cut into ranges. Every pointer it gets is 64-byte aligned; 64 bytes past the arena and past
+the weights can be read, none past inputs and outputs.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class BufferRef:
     """Where a kernel's pointer points to.
 
     Args:
-        space: "none" for NULL; "input" or "output" for one of the caller's tensors; "arena" for the working memory;
-            "weights" for the constants.
+        space: "none" for NULL; "input" or "output" for one of the caller's tensors; "arena" for the working
+            memory; "weights" for the constants.
         offset: index of the tensor for "input" and "output", byte offset (a multiple of 64) for "arena" and
             "weights", 0 for "none".
     """
