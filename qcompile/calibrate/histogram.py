@@ -174,10 +174,11 @@ class TensorStatistics:
             used = np.flatnonzero(self._rows[row])
             small, large = _bounds(row % _SIGN, used)
             amounts = self._rows[row][used]
-            if row < _SIGN:
-                lower.append(small), upper.append(large), counts.append(amounts)
-            else:
-                lower.append(-large[::-1]), upper.append(-small[::-1]), counts.append(amounts[::-1])
+            if row >= _SIGN:
+                small, large, amounts = -large[::-1], -small[::-1], amounts[::-1]
+            lower.append(small)
+            upper.append(large)
+            counts.append(amounts)
         bounds = np.concatenate(lower) + 0.0, np.concatenate(upper) + 0.0
         extremes = (self.minimum, self.maximum, self.moving_minimum, self.moving_maximum)
         return Distribution(*bounds, np.concatenate(counts), *extremes)

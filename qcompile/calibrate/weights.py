@@ -1,0 +1,92 @@
+"""Scales of constant weights: symmetric, with zero_point 0."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+_FACTORS = np.concatenate([[1.0], np.linspace(0.98, 0.3, 35)])
+_SMALLEST_PEAK = 2.0**-100
+
+
+def weight_scales(
+    weight: Array, axis: int | None = 0, *, method: Literal["max", "mse"] = "max", qmax: int = 127
+) -> Array:
+    """Choose the scale of a weight tensor, or one per index of an axis.
+
+    Formula:
+        max: scale = max|w| / qmax
+        mse: scale = argmin over s = f · max|w| / qmax, 0.3 ≤ f ≤ 1, of Σ (w − s · clip(rne(w / s), ±qmax))²
+
+    A channel of nothing but zeros has no scale of its own and takes the largest one of the others (1.0
+    where all are zero).
+
+    Args:
+        weight: real values, any shape.
+        axis: the axis with one scale per index, or None for one scale for all.
+        method: "max" never clips; "mse" clips where that lowers the squared error.
+        qmax: largest integer in use, LSB; the smallest is −qmax.
+
+    Returns:
+        float32 [channels], or [1] where axis is None; real units per LSB, positive.
+
+    Raises:
+        ValueError: the weights are not finite.
+
+    Source:
+        Krishnamoorthi, 2018, §3.1 (per channel, symmetric); Nagel et al., "A white paper on neural network
+        quantization", 2021, §3.1 (MSE).
+    """
+    if not np.isfinite(weight).all():
+        raise ValueError("weights are not finite")
+    channels = weight[None] if axis is None else np.moveaxis(weight, axis, 0)
+    rows = channels.reshape(channels.shape[0], -1).astype(np.float64)
+    peaks = np.abs(rows).max(axis=1, initial=0.0)
+    dead = peaks < _SMALLEST_PEAK
+    scales = np.where(dead, 1.0, peaks / qmax)
+    if method == "mse":
+        scales = _least_error(rows, scales, qmax)
+    scales[dead] = scales[~dead].max() if not dead.all() else 1.0
+    return np.asarray(scales, np.float32)
+
+
+def _least_error(rows: Array, scales: Array, qmax: int) -> Array:
+    best = scales.copy()
+    least = np.full(len(scales), np.inf)
+    for factor in _FACTORS:
+        trial = (scales * factor)[:, None]
+        error = ((rows - trial * np.clip(np.rint(rows / trial), -qmax, qmax)) ** 2).sum(axis=1)
+        better = error < least
+        best[better], least[better] = trial[better, 0], error[better]
+    return best
+
+
+def raise_for_bias(scales: Array, bias: Array, input_scale: float, *, limit: int = 2**30) -> Array:
+    """Enlarge the scales of channels whose bias would not fit its integer.
+
+    A bias is stored as int32 at scale input_scale · scale. A nearly dead channel (weights of 1e-20, as
+    folding a BatchNorm leaves behind) has so small a scale that its bias overflows; its weights can do with
+    a larger one.
+
+    Formula:
+        scale' = max(scale, |bias| / (input_scale · limit))
+
+    Args:
+        scales: one per channel or a single one, real units per LSB.
+        bias: float [channels], real units.
+        input_scale: scale of the activations that the weights multiply, real units per LSB.
+        limit: largest magnitude of the integer bias, LSB; the rest of int32 is left to the accumulator.
+
+    Returns:
+        float32, the shape of `scales`.
+    """
+    needed = np.abs(np.asarray(bias, np.float64)) / (float(input_scale) * limit)
+    if scales.size == 1:
+        needed = np.atleast_1d(needed.max(initial=0.0))
+    raised = np.maximum(np.asarray(scales, np.float64), needed)
+    # Rounding to float32 may go down; the integer then exceeds the limit by less than one part in 2^23.
+    return np.asarray(raised, np.float32)
