@@ -98,9 +98,12 @@ class Node:
         outputs: results; this node becomes their producer.
         attrs: an instance of `op.Attrs`.
         loc: name of the ONNX node it comes from, "" where there is none.
+
+    Attributes:
+        precision: arithmetic decided for it, "int8" or "float32"; "" while undecided.
     """
 
-    __slots__ = ("attrs", "inputs", "loc", "op", "outputs")
+    __slots__ = ("attrs", "inputs", "loc", "op", "outputs", "precision")
 
     def __init__(self, op: OpDef, inputs: Sequence[Value], outputs: Sequence[Value], attrs: Any, loc: str = "") -> None:
         self.op = op
@@ -108,6 +111,7 @@ class Node:
         self.outputs = tuple(outputs)
         self.attrs = attrs
         self.loc = loc
+        self.precision = ""
 
     @property
     def output(self) -> Value:
@@ -252,7 +256,7 @@ class Graph:
         for node in self.nodes:
             operands = [describe(v) for v in node.inputs]
             results = [describe(v) for v in node.outputs]
-            digest.update(f"{node.op.name}{node.attrs!r}{operands}->{results};".encode())
+            digest.update(f"{node.op.name}{node.attrs!r}{node.precision}{operands}->{results};".encode())
         digest.update(repr([(n, describe(v)) for n, v in zip(self.output_names, self.outputs, strict=True)]).encode())
         return digest.hexdigest()
 
@@ -272,6 +276,7 @@ class Graph:
         copy.inputs = [twin(v) for v in self.inputs]
         for node in self.nodes:
             new = Node(node.op, [twin(v) for v in node.inputs], [twin(v) for v in node.outputs], node.attrs, node.loc)
+            new.precision = node.precision
             for output in new.outputs:
                 output.producer = new
             for index, value in enumerate(new.inputs):

@@ -178,8 +178,10 @@ class _GraphParser:
         attrs = build(op.Attrs, given, f"op '{op_name}'")
         scan.expect(":")
         types, annotate = self._results(len(names))
+        precision = self._precision()
         loc = self._location()
         node = self.result.add_node(op, operands, attrs, names=names, types=types, loc=loc)
+        node.precision = precision
         for name, value, fill in zip(names, node.outputs, annotate, strict=True):
             fill(self._define(value, name))
 
@@ -198,6 +200,14 @@ class _GraphParser:
 
             fills.append(fill)
         return types, fills
+
+    def _precision(self) -> str:
+        if not self.scan.accept("precision"):
+            return ""
+        self.scan.expect("(")
+        name = self.scan.take("word", "a precision")
+        self.scan.expect(")")
+        return name
 
     def _location(self) -> str:
         if not self.scan.accept("loc"):

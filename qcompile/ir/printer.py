@@ -60,7 +60,8 @@ def print_node(node: Node, *, elide: bool = False) -> str:
     operands = ", ".join(reference(v) for v in node.inputs)
     types = ", ".join(f"{v.type}{_quantization(v, elide)}" for v in node.outputs)
     attrs = print_fields(node.attrs)
-    loc = f" loc({json.dumps(node.loc)})" if node.loc else ""
+    loc = f" precision({node.precision})" if node.precision else ""
+    loc += f" loc({json.dumps(node.loc)})" if node.loc else ""
     return f"{results} = {node.op.name}({operands}){' ' + attrs if attrs else ''} : {types}{loc}"
 
 
