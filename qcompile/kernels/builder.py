@@ -70,6 +70,31 @@ def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:
     return tirx.Shuffle(list(vectors), [tirx.IntImm("int32", i) for i in indices])
 
 
+def index(value: Index) -> Expr:
+    """An index as an expression; indices are int64, so that LLVM folds constants into addresses."""
+    return tirx.IntImm("int64", value) if isinstance(value, int) else value
+
+
+def quotient(value: Index, by: int) -> Expr:
+    """``value / by`` of a non-negative index."""
+    return tirx.truncdiv(index(value), index(by))
+
+
+def remainder(value: Index, by: int) -> Expr:
+    """``value % by`` of a non-negative index."""
+    return tirx.truncmod(index(value), index(by))
+
+
+def equal(x: Index, y: Index) -> Expr:
+    """Compare indices."""
+    return tirx.EQ(index(x), index(y))
+
+
+def less(x: Index, y: Index) -> Expr:
+    """Compare indices."""
+    return tirx.LT(index(x), index(y))
+
+
 class Memory:
     """A typed view of memory, indexed by element."""
 
@@ -78,15 +103,15 @@ class Memory:
         self._buffer = buffer
         self.dtype = dtype
 
-    def load(self, index: Index, lanes: int = 1) -> Expr:
+    def load(self, at: Index, lanes: int = 1) -> Expr:
         """Read ``lanes`` consecutive elements; only that many are touched."""
-        at = tirx.Ramp(_expr(index), tirx.IntImm("int64", 1), lanes) if lanes > 1 else _expr(index)
-        return tirx.BufferLoad(self._buffer, [at])
+        where = tirx.Ramp(index(at), index(1), lanes) if lanes > 1 else index(at)
+        return tirx.BufferLoad(self._buffer, [where])
 
-    def store(self, index: Index, value: Expr, lanes: int = 1) -> None:
+    def store(self, at: Index, value: Expr, lanes: int = 1) -> None:
         """Write ``lanes`` consecutive elements."""
-        at = tirx.Ramp(_expr(index), tirx.IntImm("int64", 1), lanes) if lanes > 1 else _expr(index)
-        self._builder.emit(tirx.BufferStore(self._buffer, value, [at]))
+        where = tirx.Ramp(index(at), index(1), lanes) if lanes > 1 else index(at)
+        self._builder.emit(tirx.BufferStore(self._buffer, value, [where]))
 
 
 class Register:
@@ -97,7 +122,7 @@ class Register:
         self._buffer = buffer
         self.dtype = dtype
         lanes = dtype.partition("x")[2]
-        self._at = tirx.Ramp(_expr(0), _expr(1), int(lanes)) if lanes else _expr(0)
+        self._at = tirx.Ramp(index(0), index(1), int(lanes)) if lanes else index(0)
 
     def get(self) -> Expr:
         """Current value."""
@@ -106,10 +131,6 @@ class Register:
     def set(self, value: Expr) -> None:
         """Assign."""
         self._builder.emit(tirx.BufferStore(self._buffer, value, [self._at]))
-
-
-def _expr(index: Index) -> Expr:
-    return tirx.IntImm("int64", index) if isinstance(index, int) else index
 
 
 class Builder:
@@ -180,7 +201,7 @@ class Builder:
         self._blocks.append([])
         yield var
         body = self._close()
-        self.emit(tirx.For(var, _expr(begin), _expr(extent), tirx.ForKind.SERIAL, body))
+        self.emit(tirx.For(var, index(begin), index(extent), tirx.ForKind.SERIAL, body))
 
     @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:

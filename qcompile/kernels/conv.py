@@ -1,0 +1,266 @@
+"""Convolution and matrix product: register tiles over NHWC rows, no im2col.
+
+Kernel arguments (unused ones may be NULL):
+
+    p0 input (int8 as the ISA stores it, or float32)   p4 residual, like the output
+    p1 packed weights                                  p5 table, 256 stored codes by stored code
+    p2 bias per padded channel, int32 or float32       p6 output
+    p3 multipliers per padded channel, float32         p7 parameter block (``parameters``)
+
+``conv_packing.pack_conv`` makes p1, p2, p3 and p7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tvm import tirx
+
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, equal, index, less, quotient, remainder
+from qcompile.kernels.conv_plan import (
+    Blocking,
+    Tiling,
+    Walk,
+    channel_blocks,
+    choose_blocking,
+    choose_tiling,
+    micro_kernel,
+    walk,
+)
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.epilogue import Epilogue, storage_dtype
+from qcompile.kernels.isa import Isa
+from qcompile.kernels.kernel import Kernel, symbol
+from qcompile.kernels.staging import Stage
+
+
+class Caches(Protocol):
+    """What planning needs to know of a target."""
+
+    @property
+    def l2_bytes(self) -> int:
+        """Second-level cache of one core."""
+
+
+def plan_conv(workload: ConvWorkload, isa: Isa, target: Caches) -> Kernel:
+    """Generate the kernel of a convolution.
+
+    Args:
+        workload: its shape and epilogue.
+        isa: instruction set.
+        target: cache sizes.
+    """
+    work = workload.canonical()
+    tiling = choose_tiling(work, isa)
+    blocking = choose_blocking(work, isa, tiling, target.l2_bytes)
+    return _Generator(work, isa, tiling, blocking).kernel()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a tile reads its pixels: a view, the element of the block's first pixel, strides."""
+
+    memory: Memory
+    base: Index
+    row_stride: int
+
+
+class _Generator:
+    """Emits one convolution."""
+
+    def __init__(self, work: ConvWorkload, isa: Isa, tiling: Tiling, blocking: Blocking) -> None:
+        self.work, self.isa, self.tiling, self.blocking = work, isa, tiling, blocking
+        self.micro = micro_kernel(work, isa)
+        self.walk: Walk = walk(work, self.micro.group)
+        self.per_group = channel_blocks(work, isa, tiling)
+        self.blocks = self.per_group * work.groups
+        self.block_channels = tiling.nv * self.micro.lanes
+        self.stored = storage_dtype(isa, work.precision)
+        self.stage: Stage | None = None
+        if any(work.pads) or self.micro.a_dtype != self.stored:
+            self.stage = Stage(work, blocking, self.micro.a_dtype, isa.vector_bytes)
+        self.b = Builder()
+        self.input = self.b.argument(0, self.stored)
+        self.weights = self.b.argument(1, self.micro.b_dtype)
+        self.epilogue = Epilogue(self.b, work, isa, self.micro.lanes)
+
+    def kernel(self) -> Kernel:
+        """Emit everything."""
+        row_blocks = -(-self.work.out_height // self.blocking.rows)
+        column_blocks = -(-self.work.out_width // self.blocking.columns)
+        parts = -(-self.blocks // self.blocking.blocks)
+        b = self.b
+        with b.loop(b.end - b.begin, b.begin, "item") as item:
+            part = b.let(remainder(item, parts)) if parts > 1 else 0
+            pixel_block = b.let(quotient(item, parts)) if parts > 1 else item
+            column = b.let(remainder(pixel_block, column_blocks) * self.blocking.columns) if column_blocks > 1 else 0
+            row_block = b.let(quotient(pixel_block, column_blocks)) if column_blocks > 1 else pixel_block
+            row = b.let(remainder(row_block, row_blocks) * self.blocking.rows) if row_blocks > 1 else 0
+            image = b.let(quotient(row_block, row_blocks)) if self.work.batch > 1 else 0
+            self._item(item, part, image, row, column)
+        name = symbol("conv", self.work, self.isa.name, self.tiling, self.blocking)
+        items = self.work.batch * row_blocks * column_blocks * parts
+        return Kernel(name, b.function(name), items, self.stage.scratch_bytes if self.stage else 0)
+
+    def _item(self, item: Expr, part: Index, image: Index, row: Index, column: Index) -> None:
+        b, work = self.b, self.work
+        rows = _remaining(b, row, self.blocking.rows, work.out_height)
+        columns = _remaining(b, column, self.blocking.columns, work.out_width)
+        source = self._source(item, part, image, row, column, rows)
+        first = part * self.blocking.blocks if isinstance(part, int) else b.let(part * self.blocking.blocks)
+        blocks = _remaining(b, first, self.blocking.blocks, self.blocks)
+        pixel = b.let((image * work.out_height + row) * work.out_width + column)
+
+        def tile_row(r: Index, height: int) -> None:
+            def tile(c: Index, width: int) -> None:
+                at = pixel + r * work.out_width + c
+                corner = source.base + r * work.strides[0] * source.row_stride
+                corner = b.let(corner + c * work.strides[1] * work.channels)
+                self._blocks(replace(source, base=corner), b.let(at), height, width, first, blocks)
+
+            _over(b, columns, self.tiling.columns, work.out_width, tile)
+
+        _over(b, rows, self.tiling.rows, work.out_height, tile_row)
+
+    def _source(
+        self, item: Expr, part: Index, image: Index, row: Index, column: Index, rows: Index
+    ) -> _Source:
+        work = self.work
+        if self.stage is None:
+            start = (image * work.height + row * work.strides[0]) * work.width + column * work.strides[1]
+            return _Source(self.input, self.b.let(start * work.channels), work.width * work.channels)
+        if isinstance(part, int):
+            staged = self.stage.emit(self.b, self.input, image, row, column, rows)
+        else:  # the parts of one block of pixels follow one another and share its copy
+            with self.b.when(tirx.Or(equal(item, self.b.begin), equal(part, 0))):
+                self.stage.emit(self.b, self.input, image, row, column, rows)
+            staged = self.b.scratch(self.micro.a_dtype)
+        return _Source(staged, 0, self.stage.row_stride)
+    def _blocks(self, source: _Source, pixel: Expr, height: int, width: int, first: Index, blocks: Index) -> None:
+        """Emit the channel blocks of one rectangle of pixels."""
+        b, micro = self.b, self.micro
+        filters = self.work.filters // self.work.groups
+        ragged = filters % self.block_channels
+        last = ragged or self.block_channels
+        last_nv = -(-last // micro.lanes)
+
+        def block(group: Index, number: Index, nv: int, valid: int) -> None:
+            weights = group * self.group_weights + number * self.block_weights
+            padded = group * self.group_channels + number * self.block_channels
+            channel = group * filters + number * self.block_channels
+            entry = source.base + group * (self.work.channels // self.work.groups)
+            places = _Places(b.let(entry), b.let(weights), b.let(padded), b.let(pixel * self.work.filters + channel))
+            self._tile(source, places, height, width, nv, valid)
+
+        if self.per_group == 1:
+            with b.loop(blocks, first, "g") as group:
+                block(group, 0, last_nv, last)
+        elif self.work.groups == 1:
+            whole = blocks
+            if ragged:
+                whole = _minimum(b, first + blocks, self.blocks - 1) - first
+            with b.loop(whole, first, "n") as number:
+                block(0, number, self.tiling.nv, self.block_channels)
+            if ragged:
+                with b.when(equal(first + blocks, self.blocks)):
+                    block(0, self.blocks - 1, last_nv, last)
+        else:
+            with b.loop(blocks, first, "n") as at:
+                group = b.let(quotient(at, self.per_group))
+                number = b.let(remainder(at, self.per_group))
+                with b.when(less(number, self.per_group - 1)):
+                    block(group, number, self.tiling.nv, self.block_channels)
+                with b.when(equal(number, self.per_group - 1)):
+                    block(group, number, last_nv, last)
+
+    @property
+    def block_weights(self) -> int:
+        """Packed elements of a whole channel block."""
+        return self.walk.length * self.block_channels
+
+    @property
+    def group_channels(self) -> int:
+        """Padded channels of a group."""
+        lanes = self.micro.lanes
+        return -(-(self.work.filters // self.work.groups) // lanes) * lanes
+
+    @property
+    def group_weights(self) -> int:
+        """Packed elements of a group."""
+        return self.walk.length * self.group_channels
+
+    def _tile(self, source: _Source, places: _Places, height: int, width: int, nv: int, valid: int) -> None:
+        """Emit one register tile: sums over the whole filter, then the epilogue."""
+        b, work, micro = self.b, self.work, self.micro
+        pixels = [(i, j) for i in range(height) for j in range(width)]
+        step_row, step_column = work.strides[0] * source.row_stride, work.strides[1] * work.channels
+        corners = [i * step_row + j * step_column for i, j in pixels]
+        state = micro.start(b, len(pixels), nv, self.epilogue.bias(places.channel, nv))
+        lanes, size = nv * micro.lanes, micro.group * micro.unroll
+        with b.loop(self.walk.rows, stem="kh") as kh, b.loop(self.walk.taps, stem="kw") as kw:
+            tap = kh * (work.dilations[0] * source.row_stride) + kw * (work.dilations[1] * work.channels)
+            entry = b.let(places.input + tap)
+            weights = b.let(places.weights + (kh * self.walk.taps + kw) * (self.walk.padded * lanes))
+
+            def step(k: Index, groups: int) -> None:
+                rows = [entry + k + corner for corner in corners]
+                micro.step(b, state, source.memory, rows, self.weights, weights + k * lanes, groups)
+
+            steps, rest = divmod(self.walk.padded, size)
+            if steps:
+                with b.loop(steps, stem="k") as k:
+                    step(k * size, micro.unroll)
+            if rest:
+                step(steps * size, rest // micro.group)
+        scale = self.epilogue.scale(places.channel, nv)
+        for number, (i, j) in enumerate(pixels):
+            to = places.output + (i * work.out_width + j) * work.filters
+            self.epilogue.store(micro.result(b, state, number), scale, to, valid)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Element indices where a tile starts: input, packed weights, padded channel, output."""
+
+    input: Index
+    weights: Index
+    channel: Index
+    output: Index
+
+
+def _remaining(b: Builder, at: Index, block: int, total: int) -> Index:
+    """Size of the block that starts at ``at``: a number, unless the last one is shorter."""
+    if total % block == 0 or isinstance(at, int):
+        return min(block, total)
+    return _minimum(b, block, total - at)
+
+
+def _minimum(b: Builder, x: Index, y: Index) -> Index:
+    if isinstance(x, int) and isinstance(y, int):
+        return min(x, y)
+    return b.let(tirx.Min(index(x), index(y)))
+
+
+def _over(b: Builder, count: Index, tile: int, total: int, body: Callable[[Index, int], None]) -> None:
+    """Call ``body(start, size)`` for the tiles of a block of ``count`` out of ``total``.
+
+    Blocks start at multiples of the tile, so the only shorter tile is the last one of all.
+    """
+    tail = total % tile
+    if isinstance(count, int):
+        whole = count // tile
+        tail = count % tile
+    else:
+        whole = b.let(quotient(count, tile))
+    if not isinstance(whole, int) or whole:
+        with b.loop(whole, stem="t") as t:
+            body(t * tile, tile)
+    if not tail:
+        return
+    if isinstance(count, int):
+        body(whole * tile, tail)
+    else:
+        with b.when(equal(remainder(count, tile), tail)):
+            body(whole * tile, tail)

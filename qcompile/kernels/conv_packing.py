@@ -1,0 +1,126 @@
+"""Puts a convolution's constants into the order and the arithmetic its kernel wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.errors import LoweringError
+from qcompile.kernels.conv_plan import choose_tiling, micro_kernel, walk
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.isa import Isa
+from qcompile.kernels.parameters import LayerScalars, parameter_block
+
+Array = npt.NDArray[np.generic]
+ACCUMULATOR_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class PackedConv:
+    """Constant operands, in the order of the kernel's arguments p1, p2, p3, p7.
+
+    Args:
+        weights: int8 or float32, flat, in micro-kernel order.
+        bias: int32 or float32, one per padded channel, zero-point correction included.
+        multipliers: float32, one per padded channel; empty where nothing is scaled.
+        parameters: 16 words, see ``parameters``.
+    """
+
+    weights: Array
+    bias: Array
+    multipliers: npt.NDArray[np.float32]
+    parameters: npt.NDArray[np.int32]
+
+
+def pack_conv(
+    workload: ConvWorkload,
+    isa: Isa,
+    weights: Array,
+    bias: Array | None,
+    multipliers: npt.ArrayLike = 0.0,
+    scalars: LayerScalars | None = None,
+) -> PackedConv:
+    """Pack the constants of a convolution.
+
+    Formula:
+        bias'[o] = bias[o] - z * sum(w[o]),  z = the input's zero point as stored
+
+    Args:
+        workload: as given to ``plan_conv``.
+        isa: as given to ``plan_conv``.
+        weights: int8 or float32 [filters, rows, columns, channels / groups] (or [filters, K]).
+        bias: int32 (LSB s_x * s_w) or float32 [filters]; None for zeros.
+        multipliers: float32 [filters] or scalar, m = s_x * s_w / s_y; s_x * s_w for a float32 output.
+        scalars: zero points, clamps, residual and activation parameters.
+
+    Raises:
+        LoweringError: a weight or bias could overflow the accumulator.
+    """
+    work, micro = workload.canonical(), micro_kernel(workload, isa)
+    scalars = scalars or LayerScalars()
+    filters, groups = work.filters, work.groups
+    dtype = np.dtype(micro.b_dtype)
+    kernel = np.asarray(weights).reshape(filters, *work.kernel, work.channels // groups)
+    total = np.int32 if work.precision == "int8" else np.float32
+    offsets = np.zeros(filters, total) if bias is None else np.asarray(bias).astype(total)
+    if work.precision == "int8":
+        offsets = _folded_bias(kernel, offsets, scalars.x_zero_point, isa)
+    nv, lanes = choose_tiling(work, isa).nv, micro.lanes
+    parts = np.split(kernel, groups)
+    flat = [_pack_group(work, part, nv, lanes, micro.group) for part in parts]
+    scaled = work.precision == "int8" and work.output != "int32"
+    factors = np.broadcast_to(np.asarray(multipliers, np.float32), (filters,)) if scaled else np.zeros(0, np.float32)
+    return PackedConv(
+        np.concatenate(flat).astype(dtype),
+        _padded(offsets, groups, lanes),
+        _padded(factors, groups, lanes) if scaled else np.zeros(0, np.float32),
+        parameter_block(scalars, isa.activation_dtype, work.residual),
+    )
+
+
+def pack_table(table: npt.NDArray[np.int8], isa: Isa) -> npt.NDArray[np.uint8]:
+    """Reorder a table so that stored codes index it and come out of it.
+
+    Args:
+        table: int8 [256], entry q + 128 is the result of q.
+        isa: decides how codes are stored.
+    """
+    if isa.activation_dtype == "uint8":
+        return (table.astype(np.int16) + 128).astype(np.uint8)
+    return np.roll(table, 128).view(np.uint8).copy()
+
+
+def _folded_bias(kernel: Array, bias: Array, zero_point: int, isa: Isa) -> npt.NDArray[np.int32]:
+    stored = zero_point + (128 if isa.activation_dtype == "uint8" else 0)
+    rows = kernel.reshape(len(kernel), -1).astype(np.int64)
+    folded = bias.astype(np.int64) - stored * rows.sum(axis=1)
+    reach = np.abs(folded) + np.abs(rows).sum(axis=1) * (255 if stored != zero_point else 128)
+    if reach.max(initial=0) > ACCUMULATOR_LIMIT:
+        worst = int(reach.argmax())
+        raise LoweringError(
+            f"output channel {worst} can reach {int(reach[worst])}, past the int32 accumulator",
+            hint="keep this layer in float, or calibrate its input with a larger scale",
+        )
+    return folded.astype(np.int32)
+
+
+def _padded(values: Array, groups: int, lanes: int) -> Array:
+    per_group = values.reshape(groups, -1)
+    missing = -per_group.shape[1] % lanes
+    return np.pad(per_group, ((0, 0), (0, missing))).reshape(-1).copy()
+
+
+def _pack_group(work: ConvWorkload, kernel: Array, nv: int, lanes: int, group: int) -> Array:
+    """One group's weights: [block][filter row][tap][K / group][channel of the block][group]."""
+    order = walk(work, group)
+    runs = kernel.reshape(len(kernel), order.rows * order.taps, order.run)
+    missing = -len(runs) % lanes
+    runs = np.pad(runs, ((0, missing), (0, 0), (0, order.padded - order.run)))
+    blocks = []
+    for first in range(0, len(runs), nv * lanes):
+        block = runs[first : first + nv * lanes]
+        steps = block.reshape(len(block), -1, group)
+        blocks.append(steps.transpose(1, 0, 2).reshape(-1))
+    return np.concatenate(blocks)

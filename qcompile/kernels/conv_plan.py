@@ -1,0 +1,152 @@
+"""How a convolution is cut: register tile, blocks of parallel work, walk over K."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.isa import Isa, MicroKernel
+
+_EPILOGUE_CYCLES = 4.0
+_TILE_CYCLES = 12.0
+_WANTED_ITEMS = 16
+_ITEM_MACS = 200_000
+
+
+def micro_kernel(workload: ConvWorkload, isa: Isa) -> MicroKernel:
+    """The inner kernel for the workload's precision."""
+    return isa.int8 if workload.precision == "int8" else isa.float32
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The order in which a filter's weights are consumed.
+
+    A run is a stretch of K which is contiguous in a row of pixels: all columns of a filter row
+    (C times kernel columns) where they are neighbours, else the channels of one tap.
+
+    Args:
+        rows: filter rows.
+        taps: runs in one filter row (1, or the kernel's columns).
+        run: K values of a run.
+        padded: the run rounded up to the dot group.
+    """
+
+    rows: int
+    taps: int
+    run: int
+    padded: int
+
+    @property
+    def length(self) -> int:
+        """Padded K of the whole filter."""
+        return self.rows * self.taps * self.padded
+
+
+def walk(workload: ConvWorkload, group: int) -> Walk:
+    """Choose the runs of a workload for a dot group."""
+    kernel_rows, kernel_columns = workload.kernel
+    per_group = workload.channels // workload.groups
+    joined = workload.groups == 1 and (workload.dilations[1] == 1 or kernel_columns == 1)
+    taps = 1 if joined else kernel_columns
+    run = per_group * kernel_columns if joined else per_group
+    return Walk(kernel_rows, taps, run, -(-run // group) * group)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Register tile: ``rows`` x ``columns`` output pixels by ``nv`` vectors of channels."""
+
+    rows: int
+    columns: int
+    nv: int
+
+
+def _pieces(total: int, size: int) -> list[tuple[int, int]]:
+    """(count, size) of whole pieces and of the remainder."""
+    return [(count, part) for count, part in ((total // size, size), (1, total % size)) if count and part]
+
+
+def choose_tiling(workload: ConvWorkload, isa: Isa) -> Tiling:
+    """Pick the register tile of the least estimated cycles; depends on shape and ISA alone."""
+    work, micro = workload.canonical(), micro_kernel(workload, isa)
+    best = min(_candidates(work, micro), key=lambda tiling: (_cycles(work, micro, tiling), -tiling.nv))
+    return best
+
+
+def _candidates(work: ConvWorkload, micro: MicroKernel) -> Iterator[Tiling]:
+    vectors = -(-(work.filters // work.groups) // micro.lanes)
+    for mr, nv in micro.tiles:
+        if nv > vectors and nv > min(tile[1] for tile in micro.tiles):
+            continue
+        columns = -(-work.out_width // -(-work.out_width // mr))
+        rows = min(max(mr // columns, 1), work.out_height)
+        yield Tiling(-(-work.out_height // -(-work.out_height // rows)), columns, nv)
+
+
+def _cycles(work: ConvWorkload, micro: MicroKernel, tiling: Tiling) -> float:
+    vectors = -(-(work.filters // work.groups) // micro.lanes)
+    groups = walk(work, micro.group).length / micro.group
+    total = 0.0
+    for row_count, rows in _pieces(work.out_height, tiling.rows):
+        for column_count, columns in _pieces(work.out_width, tiling.columns):
+            for block_count, nv in _pieces(vectors, tiling.nv):
+                mr = rows * columns
+                tile = groups * micro.cycles(mr, nv) + _EPILOGUE_CYCLES * mr * nv + _TILE_CYCLES
+                total += row_count * column_count * block_count * tile
+    return total
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """Parallel work: an item is a block of output pixels by a group of channel blocks.
+
+    Args:
+        rows: output rows of an item.
+        columns: output columns of an item.
+        blocks: channel blocks of an item, each ``nv * lanes`` channels.
+    """
+
+    rows: int
+    columns: int
+    blocks: int
+
+
+def channel_blocks(workload: ConvWorkload, isa: Isa, tiling: Tiling) -> int:
+    """Channel blocks of one group of the convolution."""
+    lanes = micro_kernel(workload, isa).lanes
+    return -(-(workload.filters // workload.groups) // (tiling.nv * lanes))
+
+
+def choose_blocking(workload: ConvWorkload, isa: Isa, tiling: Tiling, l2_bytes: int) -> Blocking:
+    """Cut the output so that what an item reads again stays in cache, in at least some 16 items."""
+    work, micro = workload.canonical(), micro_kernel(workload, isa)
+    per_group = channel_blocks(work, isa, tiling)
+    blocks = per_group * work.groups
+    size = 4 if work.precision == "float32" else 1
+    weights = blocks * walk(work, micro.group).length * tiling.nv * micro.lanes * size
+    pixels = work.batch * work.out_height * work.out_width
+    wanted = max(1, min(_WANTED_ITEMS, work.macs // _ITEM_MACS))
+    if weights > l2_bytes // 2:  # weights are streamed: as many pixels as fit share one reading
+        wanted = max(1, pixels * work.strides[0] * work.strides[1] * work.channels * size // (l2_bytes // 4))
+    rows, columns = _block_of_pixels(work, tiling, max(1, pixels // wanted))
+    items = work.batch * -(-work.out_height // rows) * -(-work.out_width // columns)
+    parts = 1
+    if weights > l2_bytes // 2:
+        parts = -(-weights // (l2_bytes // 4))
+    if items < _WANTED_ITEMS:
+        parts = max(parts, -(-min(_WANTED_ITEMS, max(1, work.macs // _ITEM_MACS)) // items))
+    return Blocking(rows, columns, max(1, blocks // min(parts, blocks)))
+
+
+def _block_of_pixels(work: ConvWorkload, tiling: Tiling, pixels: int) -> tuple[int, int]:
+    """Rows and columns of a block of about ``pixels`` outputs, multiples of the tile."""
+    if work.out_width > pixels and not any(work.pads) and work.kernel[0] == 1:
+        return tiling.rows, _multiple(pixels, tiling.columns, work.out_width)
+    return _multiple(pixels // work.out_width, tiling.rows, work.out_height), work.out_width
+
+
+def _multiple(wanted: int, unit: int, limit: int) -> int:
+    """Round up to a multiple of unit, at most limit (the whole extent)."""
+    return min(limit, max(unit, -(-wanted // unit) * unit))

@@ -1,0 +1,121 @@
+"""The shape of a convolution or matrix product: everything its code depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from qcompile.errors import LoweringError
+
+Quad = tuple[int, int, int, int]
+Pair = tuple[int, int]
+
+MAX_K = (2**31 - 2**26) // (255 * 127)
+"""Most products one int32 accumulator may sum, with room left for the bias."""
+
+
+@dataclass(frozen=True)
+class ConvWorkload:
+    """An NHWC convolution with its fused epilogue.
+
+    Formula:
+        acc[n,y,x,o] = bias[o] + sum over (i,j,c) of (x[n, y*sh+i*dh-top, x*sw+j*dw-left, c] - zp) * w[o,i,j,c]
+
+    Args:
+        batch: images.
+        height: input rows.
+        width: input columns.
+        channels: input channels, all groups together.
+        filters: output channels, all groups together.
+        kernel: (rows, columns) of the filter.
+        strides: (rows, columns).
+        dilations: (rows, columns).
+        pads: (top, left, bottom, right), pixels; filled with the zero point.
+        groups: channel groups; filter o sees channels of group o // (filters / groups).
+        precision: "int8" or "float32".
+        output: "int8" (requantized), "int32" (raw sums, int8 only) or "float32".
+        residual: a tensor of the output's shape is added; "int8" and float32 precision only.
+        table: a 256-entry table is applied after requantizing, "int8" output only.
+        activation: name in ``activation.ACTIVATIONS``, "float32" output only; "none" otherwise.
+    """
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    filters: int
+    kernel: Pair = (1, 1)
+    strides: Pair = (1, 1)
+    dilations: Pair = (1, 1)
+    pads: Quad = (0, 0, 0, 0)
+    groups: int = 1
+    precision: str = "int8"
+    output: str = "int8"
+    residual: bool = False
+    table: bool = False
+    activation: str = "none"
+
+    def __post_init__(self) -> None:
+        for problem in self._problems():
+            raise LoweringError(f"convolution {self}: {problem}")
+
+    def _problems(self) -> list[str]:
+        found = []
+        sizes = (self.batch, self.height, self.width, self.channels, self.filters, self.groups)
+        if min(*sizes, *self.kernel, *self.strides, *self.dilations) < 1 or min(self.pads) < 0:
+            found.append("sizes must be positive and pads not negative")
+        elif self.channels % self.groups or self.filters % self.groups:
+            found.append("channels and filters must be multiples of groups")
+        elif self.out_height < 1 or self.out_width < 1:
+            found.append("the kernel is larger than the padded input")
+        elif self.precision == "int8" and self.reduction > MAX_K:
+            found.append(f"{self.reduction} products overflow an int32 accumulator (at most {MAX_K})")
+        if (self.precision, self.output) not in _OUTPUTS:
+            found.append(f"no {self.output} output from {self.precision}")
+        if self.residual and (self.precision, self.output) not in _RESIDUAL:
+            found.append("a residual needs an output of its own precision")
+        if self.table and self.output != "int8":
+            found.append("a table needs an int8 output")
+        if self.activation != "none" and self.output != "float32":
+            found.append("an activation needs a float32 output")
+        return found
+
+    @property
+    def out_height(self) -> int:
+        """Output rows."""
+        return _extent(self.height, self.pads[0] + self.pads[2], self.kernel[0], self.strides[0], self.dilations[0])
+
+    @property
+    def out_width(self) -> int:
+        """Output columns."""
+        return _extent(self.width, self.pads[1] + self.pads[3], self.kernel[1], self.strides[1], self.dilations[1])
+
+    @property
+    def reduction(self) -> int:
+        """Products summed into one output."""
+        return self.kernel[0] * self.kernel[1] * self.channels // self.groups
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the layer."""
+        return self.batch * self.out_height * self.out_width * self.filters * self.reduction
+
+    def canonical(self) -> ConvWorkload:
+        """The same computation with an unpadded, unstrided 1x1 convolution as one long row of pixels."""
+        if self.kernel != (1, 1) or self.strides != (1, 1) or any(self.pads):
+            return self
+        pixels = self.batch * self.height * self.width
+        return replace(self, batch=1, height=1, width=pixels, dilations=(1, 1))
+
+
+_OUTPUTS = {("int8", "int8"), ("int8", "int32"), ("int8", "float32"), ("float32", "float32")}
+_RESIDUAL = {("int8", "int8"), ("float32", "float32")}
+
+
+def _extent(size: int, pads: int, kernel: int, stride: int, dilation: int) -> int:
+    return (size + pads - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def dense(rows: int, inputs: int, outputs: int, **epilogue: object) -> ConvWorkload:
+    """A matrix product x[rows, inputs] * w[outputs, inputs]^T as a 1x1 convolution."""
+    workload = ConvWorkload(1, 1, rows, inputs, outputs)
+    return replace(workload, **epilogue)  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+"""Copies the input pixels of a block into scratch, with their padding, widened where the kernel wants it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+
+from qcompile.kernels import parameters as at
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, cast, less, splat
+from qcompile.kernels.conv_plan import Blocking
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.epilogue import copy_elements
+
+SLACK_BYTES = 128
+"""Room past the staged block for reads and writes in whole vectors."""
+
+_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Geometry of a staged block.
+
+    Args:
+        work: canonical workload.
+        blocking: output rows and columns of a block.
+        dtype: element type in scratch.
+        vector_bytes: natural vector width.
+    """
+
+    work: ConvWorkload
+    blocking: Blocking
+    dtype: str
+    vector_bytes: int
+
+    @property
+    def columns(self) -> int:
+        """Input columns under a block's outputs."""
+        return _reach(self.blocking.columns, self.work, 1)
+
+    @property
+    def rows(self) -> int:
+        """Input rows under a block's outputs."""
+        return _reach(self.blocking.rows, self.work, 0)
+
+    @property
+    def row_stride(self) -> int:
+        """Elements from a staged row to the next."""
+        return self.columns * self.work.channels
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of scratch, a multiple of 64."""
+        used = self.rows * self.row_stride * _BYTES[self.dtype] + SLACK_BYTES
+        return -(-used // 64) * 64
+
+    def emit(self, b: Builder, source: Memory, image: Index, row: Index, column: Index, rows: Index) -> Memory:
+        """Emit the copy of a block.
+
+        Args:
+            b: builder.
+            source: the input tensor.
+            image: number in the batch.
+            row: first output row of the block.
+            column: first output column of the block.
+            rows: output rows that exist in the block.
+
+        Returns:
+            The scratch view; element 0 is the pixel under the block's first output and first tap.
+        """
+        work, staged = self.work, b.scratch(self.dtype)
+        pad = b.argument(7, "float32" if self.dtype == "float32" else "int32")
+        wide = self.vector_bytes // _BYTES[self.dtype]
+        zero = const_zero() if self.dtype == "float32" else pad.load(at.IN_ZERO)
+        fill = b.let(splat(cast(self.dtype, zero), wide))
+        height = (rows - 1) * work.strides[0] + (work.kernel[0] - 1) * work.dilations[0] + 1
+        with b.loop(height, stem="r") as r:
+            input_row = b.let(row * work.strides[0] + r - work.pads[0])
+            to = b.let(r * self.row_stride)
+            inside = tirx.And(tirx.Not(less(input_row, 0)), less(input_row, work.height))
+            start = ((image * work.height + input_row) * work.width + column * work.strides[1]) * work.channels
+            if work.pads[0] == 0 and work.pads[2] == 0:
+                self._copy_row(b, source, b.let(start), staged, to, fill, wide, column)
+            else:
+                with b.when(inside):
+                    self._copy_row(b, source, b.let(start), staged, to, fill, wide, column)
+                with b.when(tirx.Not(inside)):
+                    _fill(b, staged, to, self.row_stride, fill, wide)
+        return staged
+
+    def _copy_row(
+        self,
+        b: Builder,
+        source: Memory,
+        start: Expr,
+        staged: Memory,
+        to: Expr,
+        fill: Expr,
+        wide: int,
+        column: Index,
+    ) -> None:
+        channels, whole = self.work.channels, self.columns
+        left = min(self.work.pads[1], whole)
+        middle = max(0, min(self.work.width, whole - left))
+        if self.blocking.columns < self.work.out_width:  # the last block of columns may be short
+            self._copy_part(b, source, start, staged, to, wide, column)
+            return
+        _fill(b, staged, to, left * channels, fill, wide)
+        copy_elements(b, source, start, staged, to + left * channels, middle * channels, wide)
+        right = whole - left - middle
+        _fill(b, staged, to + (left + middle) * channels, right * channels, fill, wide)
+
+    def _copy_part(
+        self, b: Builder, source: Memory, start: Expr, staged: Memory, to: Expr, wide: int, column: Index
+    ) -> None:
+        work, size = self.work, self.blocking.columns
+        remainder = work.out_width % size
+        full = tirx.Not(less(work.out_width, column + size))
+        if remainder == 0:
+            copy_elements(b, source, start, staged, to, self.row_stride, wide)
+            return
+        with b.when(full):
+            copy_elements(b, source, start, staged, to, self.row_stride, wide)
+        with b.when(tirx.Not(full)):
+            copy_elements(b, source, start, staged, to, _reach(remainder, work, 1) * work.channels, wide)
+
+
+def const_zero() -> Expr:
+    """A float zero."""
+    return tirx.FloatImm("float32", 0.0)
+
+
+def _reach(outputs: int, work: ConvWorkload, axis: int) -> int:
+    return (outputs - 1) * work.strides[axis] + (work.kernel[axis] - 1) * work.dilations[axis] + 1
+
+
+def _fill(b: Builder, staged: Memory, to: Index, count: int, value: Expr, wide: int) -> None:
+    """Store at least ``count`` copies of the pad value; may run over by less than a vector."""
+    if count:
+        with b.loop(-(-count // wide), stem="f") as f:
+            staged.store(to + f * wide, value, wide)
