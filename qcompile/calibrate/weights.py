@@ -55,7 +55,7 @@ def weight_scales(
 
 
 def _least_error(rows: Array, scales: Array, qmax: int) -> Array:
-    best = scales.copy()
+    best: Array = scales.copy()
     least = np.full(len(scales), np.inf)
     for factor in _FACTORS:
         trial = (scales * factor)[:, None]

@@ -1,0 +1,125 @@
+"""The calibration set as the rest of the compiler sees it: checked samples, a digest, notes for the user."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+from qcompile.calibrate.in_memory import InMemory
+from qcompile.calibrate.preprocess import Preprocess
+from qcompile.calibrate.reader import Reader, Request
+from qcompile.calibrate.sample import InputSpec, Sample, check_sample
+from qcompile.errors import CalibrationError
+
+
+class CalibrationSet:
+    """Yields the samples of a reader, each checked against the model's inputs.
+
+    It can be iterated several times, with the same result.
+
+    Args:
+        reader: where the samples come from.
+
+    Attributes:
+        source: what the user gave.
+        notes: what was chosen for the user, one sentence each.
+        preprocess: the resolved image steps, or None where the samples are no images.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.source = reader.source
+        self.notes = tuple(reader.notes)
+        self.preprocess: Preprocess | None = reader.preprocess
+        self._digest: str | None = None
+
+    @property
+    def size(self) -> int | None:
+        """Number of samples, or None where it is not known before the end."""
+        return len(self._reader) if len(self._reader) >= 0 else None
+
+    def __iter__(self) -> Iterator[Sample]:
+        digest = hashlib.sha256()
+        inputs = self._reader.request.inputs
+        empty = True
+        for where, given in self._reader:
+            sample = check_sample(given, inputs, where)
+            for spec in inputs:
+                digest.update(f"{spec};".encode())
+                digest.update(sample[spec.name].data)
+            empty = False
+            yield sample
+        if empty:
+            raise CalibrationError(f"'{self.source}' gives no calibration sample")
+        self._digest = digest.hexdigest()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all samples as the model gets them: names, types, shapes and bytes in order.
+
+        Known after a complete pass; else one is made.
+        """
+        if self._digest is None:
+            for _ in self:
+                continue
+        if self._digest is None:
+            raise CalibrationError(f"'{self.source}' was not read to its end")
+        return self._digest
+
+
+@cache
+def readers() -> dict[str, type[Reader]]:
+    """Return every reader by name."""
+    from qcompile.calibrate.listing import definitions
+
+    return {cls.name: cls for cls in definitions(Reader)}  # type: ignore[type-abstract]
+
+
+def open_calibration(
+    source: str | Path | Iterable[object],
+    inputs: Iterable[InputSpec],
+    preprocess: Preprocess | None = None,
+    *,
+    limit: int | None = None,
+    crops_per_image: int | None = None,
+) -> CalibrationSet:
+    """Open the user's calibration samples.
+
+    Args:
+        source: a folder of images, a .npy or .npz file or a folder of these, `module:function`, or an
+            iterable of {input name: array}.
+        inputs: what the model takes, as `graph_inputs` says.
+        preprocess: how photographs become tensors; what it leaves open is chosen and noted.
+        limit: largest number of samples.
+        crops_per_image: samples to cut from each photograph.
+
+    Raises:
+        CalibrationError: the source is missing, empty, ambiguous, or does not fit the model.
+    """
+    request = Request(tuple(inputs), preprocess or Preprocess(), limit, crops_per_image)
+    if not isinstance(source, (str, Path)):
+        return CalibrationSet(InMemory(source, request))
+    text = str(source)
+    claiming = [cls for cls in readers().values() if cls.claims(text)]
+    if len(claiming) == 1:
+        return CalibrationSet(claiming[0](text, request))
+    if claiming:
+        names = " and ".join(cls.name for cls in claiming)
+        hint = "put each kind of files in a folder of its own"
+        raise CalibrationError(f"'{text}' fits several readers: {names}", hint=hint)
+    raise _nothing_there(Path(source))
+
+
+def _nothing_there(path: Path) -> CalibrationError:
+    kinds = "give a folder of images, .npy or .npz files, or module:function"
+    if not path.exists():
+        return CalibrationError(f"calibration set '{path}' does not exist", hint=kinds)
+    if path.is_file():
+        return CalibrationError(f"calibration file '{path}' is neither an image nor an array", hint=kinds)
+    found = sorted({p.suffix or "files without suffix" for p in path.iterdir() if p.is_file()})
+    if not found:
+        return CalibrationError(f"calibration folder '{path}' is empty", hint=kinds)
+    return CalibrationError(
+        f"calibration folder '{path}' holds no image or array, only {', '.join(found)}", hint=kinds
+    )

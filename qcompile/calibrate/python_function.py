@@ -1,0 +1,122 @@
+"""Samples from a Python function of the user's."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+from qcompile.calibrate.reader import Reader, Request
+from qcompile.errors import CalibrationError, QCompileError, did_you_mean
+
+_FORM = re.compile(r"(?P<module>[^:]+):(?P<function>[A-Za-z_]\w*)")
+
+
+class PythonFunction(Reader):
+    """The samples that a function without arguments returns or yields, each {input name: array} or an array.
+
+    The function is given as `package.module:function` or `file.py:function`; modules are looked for in the
+    working directory first. It runs once in each pass and must give the same samples every time.
+    """
+
+    name: ClassVar[str] = "python-function"
+
+    def __init__(self, source: str, request: Request) -> None:
+        super().__init__(source, request)
+        self._function = _resolve(source)
+
+    @classmethod
+    def claims(cls, source: str) -> bool:
+        """Return whether the source has the form module:function."""
+        return _FORM.fullmatch(source) is not None and not Path(source).exists()
+
+    def __len__(self) -> int:
+        return -1
+
+    def __iter__(self) -> Iterator[tuple[str, object]]:
+        samples = iter(self._called())
+        if self.request.limit is not None:
+            samples = islice(samples, self.request.limit)
+        index = 0
+        while True:
+            try:
+                sample = next(samples)
+            except StopIteration:
+                return
+            except QCompileError:
+                raise
+            except Exception as error:
+                raise self._failed(error) from error
+            yield f"{self.source}, sample {index}", sample
+            index += 1
+
+    def _called(self) -> Iterable[object]:
+        try:
+            result = self._function()
+        except Exception as error:
+            raise self._failed(error) from error
+        if not isinstance(result, Iterable) or isinstance(result, (str, bytes, dict)):
+            raise CalibrationError(
+                f"'{self.source}' returned {type(result).__name__}, not an iterable of samples",
+                hint="yield {input name: array} for each sample",
+            )
+        return result
+
+    def _failed(self, error: Exception) -> CalibrationError:
+        return CalibrationError(f"'{self.source}' raised {type(error).__name__}: {error}")
+
+
+def _resolve(source: str) -> Callable[[], object]:
+    match = _FORM.fullmatch(source)
+    if match is None:
+        raise CalibrationError(f"'{source}' is not of the form module:function")
+    module = _imported(match["module"], source)
+    function = getattr(module, match["function"], None)
+    if not callable(function):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        hint = did_you_mean(match["function"], names) if names else None
+        raise CalibrationError(f"'{match['module']}' has no function '{match['function']}'", hint=hint)
+    return function  # type: ignore[no-any-return]
+
+
+def _imported(module: str, source: str) -> ModuleType:
+    try:
+        if not module.endswith(".py"):
+            with _searching(Path.cwd()):
+                return importlib.import_module(module)
+        path = Path(module).resolve()
+        if not path.is_file():
+            raise CalibrationError(f"there is no file '{module}' for '{source}'")
+        spec = importlib.util.spec_from_file_location(f"qcompile_calibration_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise CalibrationError(f"'{module}' is not a Python file")
+        loaded = importlib.util.module_from_spec(spec)
+        sys.modules[loaded.__name__] = loaded
+        with _searching(path.parent):
+            spec.loader.exec_module(loaded)
+        return loaded
+    except QCompileError:
+        raise
+    except Exception as error:
+        raise CalibrationError(
+            f"'{module}' cannot be imported: {type(error).__name__}: {error}",
+            hint="give package.module:function or file.py:function",
+        ) from error
+
+
+@contextmanager
+def _searching(folder: Path) -> Iterator[None]:
+    """Look for modules in a folder first."""
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before

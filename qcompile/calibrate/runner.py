@@ -1,0 +1,90 @@
+"""Runs the float model on the samples and gathers the statistics of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.calibrate.histogram import TensorStatistics
+from qcompile.calibrate.observer import Observer
+from qcompile.errors import CalibrationError, InternalError
+from qcompile.ir.graph import Value
+
+Array = npt.NDArray[Any]
+
+Progress = Callable[[int, "int | None"], None]
+"""Called with the samples done and their number, None where it is not known; first with 0 done."""
+
+
+class Executor(Protocol):
+    """Whatever runs a graph and shows every tensor, such as `qcompile.ops.interpreter.Interpreter`."""
+
+    def run(
+        self, inputs: Mapping[str, Array], on_value: Callable[[Value, Array], None] | None = None
+    ) -> Mapping[str, Array]:
+        """Evaluate the graph once and call on_value with every input and result."""
+
+
+def calibrate(
+    executor: Executor,
+    samples: Iterable[Mapping[str, Array]],
+    observers: Mapping[str, Observer],
+    *,
+    progress: Progress | None = None,
+    channel_axes: Mapping[str, int] | None = None,
+) -> dict[str, TensorStatistics]:
+    """Run all samples through the model and return the statistics of the observed tensors.
+
+    Only the statistics are kept, never the activations; nothing is written, so that an interruption leaves
+    no trace.
+
+    Args:
+        executor: runs the float graph.
+        samples: {input name: array}, such as a CalibrationSet.
+        observers: value name to the observer that will choose its range.
+        progress: told after each sample.
+        channel_axes: value name to the axis for which minimum and maximum are also kept per channel.
+
+    Returns:
+        Value name to statistics, in the order of `observers`.
+
+    Raises:
+        CalibrationError: there is no sample, or a tensor became NaN.
+    """
+    axes = channel_axes or {}
+    statistics = {name: observer.new_statistics(name, axes.get(name)) for name, observer in observers.items()}
+
+    def on_value(value: Value, array: Array) -> None:
+        entry = statistics.get(value.name)
+        if entry is not None:
+            entry.update(array)
+
+    total = _length(samples)
+    if progress is not None:
+        progress(0, total)
+    done = 0
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for sample in samples:
+            executor.run(sample, on_value=on_value)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    if done == 0:
+        raise CalibrationError("there is no calibration sample")
+    unseen = [name for name, entry in statistics.items() if entry.samples != done]
+    if unseen:
+        raise InternalError(f"calibration saw no value for {', '.join(unseen)}")
+    return statistics
+
+
+def _length(samples: Iterable[Mapping[str, Array]]) -> int | None:
+    size = getattr(samples, "size", None)
+    if isinstance(size, int):
+        return size
+    try:
+        return len(samples)  # type: ignore[arg-type]
+    except TypeError:
+        return None

@@ -1,0 +1,159 @@
+"""A calibration sample: one array per model input, checked against what the model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.errors import CalibrationError, did_you_mean
+from qcompile.ir.graph import Graph
+
+Array = npt.NDArray[Any]
+Sample = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model takes at one of its inputs.
+
+    Args:
+        name: of the input.
+        dtype: NumPy's name of the element type.
+        shape: extent of each axis, elements.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"'{self.name}' ({self.dtype}{list(self.shape)})"
+
+
+def graph_inputs(graph: Graph) -> tuple[InputSpec, ...]:
+    """Return what each input of a graph takes."""
+    return tuple(InputSpec(v.name, v.dtype, v.shape) for v in graph.inputs)
+
+
+def check_sample(given: object, inputs: Sequence[InputSpec], where: str) -> Sample:
+    """Return a sample as the model takes it, or say what is wrong with it.
+
+    Args:
+        given: {input name: array}, or the array itself where the model has one input. Real numbers of
+            another precision, integers of another size and a missing batch axis of 1 are put right.
+        inputs: what the model takes.
+        where: file or other source of the sample, for messages.
+
+    Raises:
+        CalibrationError: an input is missing or unknown; an array has another kind of elements, another
+            shape, NaN or infinities.
+    """
+    if not isinstance(given, Mapping):
+        if len(inputs) != 1:
+            raise CalibrationError(
+                f"{where}: one {type(given).__name__} for a model with {len(inputs)} inputs",
+                hint=f"give a mapping with the keys {_names(inputs)}",
+            )
+        given = {inputs[0].name: given}
+    check_names([str(key) for key in given], inputs, where)
+    return {spec.name: fit_array(_as_array(given[spec.name], spec, where), spec, where) for spec in inputs}
+
+
+def check_names(names: Sequence[str], inputs: Sequence[InputSpec], where: str) -> None:
+    """Raise CalibrationError unless the names are exactly those of the inputs."""
+    known = [spec.name for spec in inputs]
+    for name in names:
+        if name not in known:
+            raise CalibrationError(
+                f"{where}: the model has no input named '{name}'", hint=did_you_mean(name, known)
+            )
+    for name in known:
+        if name not in names:
+            raise CalibrationError(
+                f"{where}: input '{name}' is missing", hint=f"give all of: {_names(inputs)}"
+            )
+
+
+def fit_array(array: Array, spec: InputSpec, where: str) -> Array:
+    """Return an array as an input takes it, contiguous.
+
+    Args:
+        array: what was given.
+        spec: what the input takes.
+        where: for messages.
+
+    Raises:
+        CalibrationError: the kind of elements, the shape or a value does not fit.
+    """
+    array = _with_dtype(array, spec, where)
+    if array.shape != spec.shape and spec.shape[:1] == (1,) and array.shape == spec.shape[1:]:
+        array = array[None]
+    if array.shape != spec.shape:
+        raise CalibrationError(
+            f"{where}: shape {list(array.shape)} does not fit input {spec}",
+            hint=_shape_hint(array.shape, spec),
+        )
+    if array.dtype.kind == "f":
+        bad = ~np.isfinite(array)
+        if bad.any():
+            place = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise CalibrationError(
+                f"{where}: input {spec} has {int(bad.sum())} value(s) that are no finite numbers,"
+                f" the first is {array[place]} at {list(place)}",
+                hint="remove the sample, or clean it before calibration",
+            )
+    return np.asarray(array, order="C")
+
+
+def check_dtype(dtype: np.dtype[Any], spec: InputSpec, where: str) -> None:
+    """Raise CalibrationError unless an array of this element type can stand for the input."""
+    wanted = np.dtype(spec.dtype)
+    same_kind = dtype.kind == wanted.kind or (dtype.kind in "iu" and wanted.kind in "iu")
+    if not same_kind:
+        hint = f"convert it with .astype('{spec.dtype}')"
+        if dtype == np.uint8 and wanted.kind == "f":
+            hint = "these look like raw pixels: subtract the mean, divide by the deviation, save as float32"
+        raise CalibrationError(f"{where}: elements are {dtype}, input {spec} takes {spec.dtype}", hint=hint)
+
+
+def _with_dtype(array: Array, spec: InputSpec, where: str) -> Array:
+    check_dtype(array.dtype, spec, where)
+    if array.dtype.name == spec.dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = array.astype(spec.dtype)
+    if array.dtype.kind in "iu" and not np.array_equal(converted, array):
+        raise CalibrationError(f"{where}: input {spec} cannot hold the values {array.min()} to {array.max()}")
+    return converted
+
+
+def _as_array(value: object, spec: InputSpec, where: str) -> Array:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise CalibrationError(f"{where}: the value for input {spec} is no array: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise CalibrationError(
+            f"{where}: the value for input {spec} is {type(value).__name__}, not an array of numbers",
+            hint="give a numpy.ndarray",
+        )
+    return array
+
+
+def _shape_hint(shape: tuple[int, ...], spec: InputSpec) -> str:
+    wanted = spec.shape
+    if len(shape) == len(wanted) and shape[1:] == wanted[1:]:
+        return f"give samples of batch {wanted[0]}, one at a time"
+    if len(shape) == len(wanted) == 4 and (shape[0], shape[3], shape[1], shape[2]) == wanted:
+        return "the channels come last here but first in the model: transpose to NCHW"
+    if len(shape) == len(wanted) == 4 and (shape[0], shape[2], shape[3], shape[1]) == wanted:
+        return "the channels come first here but last in the model: transpose to NHWC"
+    return "if the model's shape is open, set it with --input-shape"
+
+
+def _names(inputs: Sequence[InputSpec]) -> str:
+    return ", ".join(f"'{spec.name}'" for spec in inputs)
