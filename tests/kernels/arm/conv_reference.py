@@ -1,0 +1,167 @@
+"""NumPy reference of a convolution layer, written from the definition, and random layers to try it on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.parameters import WIDE_LIMIT, WIDE_SHIFT, LayerScalars
+
+
+@dataclass
+class Layer:
+    """A workload with operands.
+
+    Attributes:
+        work: the shape.
+        x: input [batch, height, width, channels].
+        weights: [filters, rows, columns, channels / groups].
+        bias: [filters].
+        multipliers: float32 [filters].
+        scalars: zero points and clamps.
+        residual: like the output, or None.
+        table: int8 [256], or None.
+    """
+
+    work: ConvWorkload
+    x: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    multipliers: np.ndarray
+    scalars: LayerScalars
+    residual: np.ndarray | None = None
+    table: np.ndarray | None = None
+
+
+def make_layer(work: ConvWorkload, rng: np.random.Generator) -> Layer:
+    """Random operands with extreme codes among them; multipliers spread the sums over the output's range."""
+    per_group = work.channels // work.groups
+    shape, kernel = (
+        (work.batch, work.height, work.width, work.channels),
+        (work.filters, *work.kernel, per_group),
+    )
+    out = (work.batch, work.out_height, work.out_width, work.filters)
+    if work.precision == "float32":
+        x, weights, bias, residual = (
+            rng.standard_normal(s, np.float32) for s in (shape, kernel, (work.filters,), out)
+        )
+        scalars = LayerScalars(alpha=-0.5, beta=0.75)
+        return Layer(work, x, weights, bias, np.ones(work.filters, np.float32), scalars, residual)
+    x = rng.integers(-128, 128, shape).astype(np.int8)
+    weights = rng.integers(-127, 128, kernel).astype(np.int8)
+    x[rng.random(shape) < 0.2] = -128
+    weights[0], weights[-1] = -127, 127
+    spread = 75 * 75 * np.sqrt(work.reduction)
+    multipliers = (rng.uniform(0.2, 1.0, work.filters) * 127 / spread).astype(np.float32)
+    low, high = sorted(int(code) for code in rng.integers(-128, 128, 2))
+    scalars = LayerScalars(
+        x_zero_point=int(rng.integers(-128, 128)),
+        y_zero_point=int(rng.integers(-128, 128)),
+        qmin=-128 if rng.random() < 0.5 else low,
+        qmax=127 if rng.random() < 0.5 else high,
+        residual_zero_point=int(rng.integers(-128, 128)),
+        residual_factor=int(rng.integers(1 << 12, 1 << 15)),
+    )
+    if work.residual:
+        multipliers *= np.float32(1 << WIDE_SHIFT)
+    bias = rng.integers(-(1 << 14), 1 << 14, work.filters).astype(np.int32)
+    residual = rng.integers(-128, 128, out).astype(np.int8)
+    table = rng.integers(-128, 128, 256).astype(np.int8)
+    return Layer(work, x, weights, bias, multipliers, scalars, residual, table)
+
+
+def sums(layer: Layer) -> np.ndarray:
+    """Accumulators: int32 exactly, or float64 for a float32 layer."""
+    work, (top, left, bottom, right) = layer.work, layer.work.pads
+    wide = np.int64 if work.precision == "int8" else np.float64
+    x = layer.x.astype(wide) - (layer.scalars.x_zero_point if work.precision == "int8" else 0)
+    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    acc = np.zeros((work.batch, work.out_height, work.out_width, work.filters), wide) + layer.bias
+    per_in, per_out = work.channels // work.groups, work.filters // work.groups
+    for i in range(work.kernel[0]):
+        for j in range(work.kernel[1]):
+            rows = slice(i * work.dilations[0], None, work.strides[0])
+            columns = slice(j * work.dilations[1], None, work.strides[1])
+            seen = x[:, rows, columns][:, : work.out_height, : work.out_width]
+            for g in range(work.groups):
+                part = layer.weights[g * per_out : (g + 1) * per_out, i, j].astype(wide)
+                acc[..., g * per_out : (g + 1) * per_out] += seen[..., g * per_in : (g + 1) * per_in] @ part.T
+    return acc.astype(np.int32) if work.precision == "int8" else acc
+
+
+def expected(layer: Layer) -> np.ndarray:
+    """The layer's output: exact for integers, float64 for a float32 output."""
+    work, scalars, acc = layer.work, layer.scalars, sums(layer)
+    if work.precision == "float32":
+        value = acc + layer.residual if work.residual else acc
+        return np.clip(value, scalars.alpha, scalars.beta) if work.activation == "clip" else value
+    if work.output == "int32":
+        return acc
+    scaled = acc.astype(np.float32) * layer.multipliers
+    if work.output == "float32":
+        return scaled
+    low, high = scalars.qmin - scalars.y_zero_point, scalars.qmax - scalars.y_zero_point
+    if work.residual:
+        wide = np.rint(np.clip(scaled, -WIDE_LIMIT, WIDE_LIMIT)).astype(np.int64)
+        other = layer.residual.astype(np.int64) - scalars.residual_zero_point
+        q = (wide + other * scalars.residual_factor + (1 << WIDE_SHIFT - 1)) >> WIDE_SHIFT
+        q = np.clip(q, low, high)
+    else:
+        q = np.rint(np.clip(scaled, np.float32(low), np.float32(high))).astype(np.int64)
+    q = (q + scalars.y_zero_point).astype(np.int8)
+    return layer.table[q.astype(np.int64) + 128] if work.table else q
+
+
+SHAPES = [
+    ConvWorkload(1, 7, 7, 24, 40),
+    ConvWorkload(2, 5, 9, 3, 17),
+    ConvWorkload(1, 1, 5, 96, 10),
+    ConvWorkload(1, 1, 1, 130, 33),
+    ConvWorkload(1, 14, 14, 16, 96),
+    ConvWorkload(1, 8, 8, 40, 16, strides=(2, 2)),
+    ConvWorkload(1, 15, 13, 3, 16, (3, 3), (2, 2), pads=(1, 1, 1, 1)),
+    ConvWorkload(1, 16, 16, 3, 32, (3, 3), (2, 2), pads=(0, 0, 1, 1)),
+    ConvWorkload(1, 9, 11, 20, 12, (3, 3), pads=(1, 1, 1, 1)),
+    ConvWorkload(1, 9, 9, 8, 24, (3, 3)),
+    ConvWorkload(1, 10, 12, 16, 8, (5, 5), (2, 1), pads=(2, 2, 2, 2)),
+    ConvWorkload(1, 12, 12, 6, 9, (3, 3), dilations=(2, 3), pads=(2, 3, 2, 3)),
+    ConvWorkload(1, 6, 7, 24, 32, (3, 3), pads=(1, 1, 1, 1), groups=4),
+    ConvWorkload(2, 6, 6, 12, 6, (1, 1), groups=2),
+    ConvWorkload(1, 20, 30, 4, 6, (1, 7), pads=(0, 3, 0, 3)),
+]
+
+
+def random_workload(rng: np.random.Generator) -> ConvWorkload:
+    """A small convolution of any geometry."""
+    groups = int(rng.choice([1, 1, 1, 2, 3]))
+    rows, columns = (int(k) for k in rng.choice([1, 1, 2, 3, 5], 2))
+    down, right = (int(d) for d in rng.choice([1, 1, 2], 2))
+    return ConvWorkload(
+        batch=int(rng.integers(1, 3)),
+        height=int(rng.integers(down * (rows - 1) + 1, 14)),
+        width=int(rng.integers(right * (columns - 1) + 1, 14)),
+        channels=groups * int(rng.integers(1, 40)),
+        filters=groups * int(rng.integers(1, 40)),
+        kernel=(rows, columns),
+        strides=(int(rng.integers(1, 3)), int(rng.integers(1, 3))),
+        dilations=(down, right),
+        pads=tuple(int(p) for p in rng.integers(0, 3, 4)),
+        groups=groups,
+    )
+
+
+def epilogues(work: ConvWorkload, rng: np.random.Generator) -> ConvWorkload:
+    """The same geometry with a random end."""
+    ends = [
+        {},
+        {"residual": True},
+        {"table": True},
+        {"residual": True, "table": True},
+        {"output": "int32"},
+        {"output": "float32"},
+        {"precision": "float32", "output": "float32"},
+        {"precision": "float32", "output": "float32", "residual": True, "activation": "clip"},
+    ]
+    return replace(work, **ends[int(rng.integers(len(ends)))])
