@@ -8,13 +8,25 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.ir.graph import Node
+from qcompile.ir.opdef import OpDef
 from qcompile.quant import requantize as rq
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
 
 Array = npt.NDArray[Any]
 
-ACTIVATIONS = ("none", "relu", "clip", "leaky_relu", "hard_swish", "hard_sigmoid", "sigmoid", "tanh", "silu", "gelu")
+ACTIVATIONS = (
+    "none",
+    "relu",
+    "clip",
+    "leaky_relu",
+    "hard_swish",
+    "hard_sigmoid",
+    "sigmoid",
+    "tanh",
+    "silu",
+    "gelu",
+)
 """Activations that conv2d, conv_transpose2d, dense and add can carry; `alpha` and `beta` are their parameters.
 
 clip: bounds alpha, beta. leaky_relu: slope alpha. hard_sigmoid: max(0, min(1, alpha·x + beta)). The others take none.
@@ -38,14 +50,31 @@ def activate(x: Array, activation: str, alpha: float, beta: float) -> Array:
     if activation == "none":
         return x
     if activation == "relu":
-        return np.maximum(x, x.dtype.type(0))
+        return np.asarray(np.maximum(x, x.dtype.type(0)))
     if activation == "clip":
-        return np.minimum(np.maximum(x, x.dtype.type(alpha)), x.dtype.type(beta))
+        return np.asarray(np.minimum(np.maximum(x, x.dtype.type(alpha)), x.dtype.type(beta)))
+    op, attrs = activation_op(activation, alpha, beta)
+    with np.errstate(all="ignore"):
+        return np.asarray(op.function(attrs, x), x.dtype)
+
+
+def activation_op(activation: str, alpha: float, beta: float) -> tuple[OpDef, Any]:
+    """Return the operation that a fused activation stands for, and its attributes.
+
+    Args:
+        activation: one of ACTIVATIONS, not "none".
+        alpha: its first parameter.
+        beta: its second parameter.
+    """
     from qcompile import ops
 
+    parameters = {
+        "clip": {"min": alpha, "max": beta},
+        "leaky_relu": {"alpha": alpha},
+        "hard_sigmoid": {"alpha": alpha, "beta": beta},
+    }
     op = ops.get(activation)
-    parameters = {"leaky_relu": {"alpha": alpha}, "hard_sigmoid": {"alpha": alpha, "beta": beta}}
-    return np.asarray(op.function(op.Attrs(**parameters.get(activation, {})), x), x.dtype)
+    return op, op.Attrs(**parameters.get(activation, {}))
 
 
 def clamp_bounds(activation: str, alpha: float, beta: float) -> tuple[float, float]:
@@ -53,22 +82,23 @@ def clamp_bounds(activation: str, alpha: float, beta: float) -> tuple[float, flo
     return {"none": (-np.inf, np.inf), "relu": (0.0, np.inf), "clip": (alpha, beta)}[activation]
 
 
-def integer_matmul(a: Array, b: Array) -> Array:
+def integer_matmul(a: Array, b: Array, reach: int = 255 * 128) -> Array:
     """Multiply integer matrices exactly, through BLAS.
 
     float32 products and sums of integers are exact below 2^24, float64 ones below 2^53; the smaller type that is
     safe for the worst case is used.
 
     Args:
-        a: integers [..., M, K]; |a| ≤ 255.
-        b: integers [..., K, N]; |b| ≤ 128.
+        a: integers [..., M, K].
+        b: integers [..., K, N].
+        reach: bound of |a·b| for one product.
 
     Returns:
         int32 [..., M, N].
     """
-    exact_in_single = a.shape[-1] * 255 * 128 < 2**24
+    exact_in_single = a.shape[-1] * reach < 2**24
     kind = np.float32 if exact_in_single else np.float64
-    return np.matmul(a.astype(kind), b.astype(kind)).astype(np.int32)
+    return np.asarray(np.matmul(a.astype(kind), b.astype(kind)).astype(np.int32))
 
 
 def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:
@@ -146,6 +176,8 @@ def check_accumulator(node: Node, terms: int) -> None:
         ValueError: it could overflow.
     """
     bias = node.inputs[2].data
-    worst = terms * 255 * 127 + (int(np.abs(bias.astype(np.int64)).max()) if bias is not None and bias.size else 0)
+    worst = terms * 255 * 127 + (
+        int(np.abs(bias.astype(np.int64)).max()) if bias is not None and bias.size else 0
+    )
     if worst > ACCUMULATOR_LIMIT:
         raise ValueError(f"an accumulator of {terms} products and its bias could reach {worst}, beyond int32")

@@ -11,7 +11,13 @@ import numpy as np
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
-from qcompile.ops.arithmetic import ACTIVATIONS, activate, check_accumulator, finish_accumulator, integer_matmul
+from qcompile.ops.arithmetic import (
+    ACTIVATIONS,
+    activate,
+    check_accumulator,
+    finish_accumulator,
+    integer_matmul,
+)
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.spatial import (
     Pads,
@@ -61,7 +67,9 @@ class Conv2dAttrs:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}")
         if min(*self.strides, *self.dilations, self.groups) < 1 or min(self.pads) < 0:
-            raise ValueError(f"strides {self.strides}, dilations {self.dilations}, groups {self.groups}, pads {self.pads}")
+            raise ValueError(
+                f"strides {self.strides}, dilations {self.dilations}, groups {self.groups}, pads {self.pads}"
+            )
 
 
 def _from_onnx(node: OnnxNode) -> Value:
@@ -75,7 +83,12 @@ def _from_onnx(node: OnnxNode) -> Value:
     pads = window_pads(node, kernel, strides, dilations, x.shape[2:])
     bias = node.value(2) if node.has(2) else node.constant("bias", np.zeros(weight.shape[0], x.dtype))
     return node.add(
-        "conv2d", [x, weight, bias], strides=strides, pads=pads, dilations=dilations, groups=int(node.attr("group", 1))
+        "conv2d",
+        [x, weight, bias],
+        strides=strides,
+        pads=pads,
+        dilations=dilations,
+        groups=int(node.attr("group", 1)),
     )
 
 
@@ -107,7 +120,10 @@ class Conv2d(OpDef):
             raise ValueError(f"bias {bias} does not fit {outputs} output channels")
         spatial = [x.shape[a] for a in spatial_axes(attrs.layout)]
         pads = ((attrs.pads[0], attrs.pads[2]), (attrs.pads[1], attrs.pads[3]))
-        out = [window_extent(spatial[a], kernel[a], attrs.strides[a], attrs.dilations[a], pads[a]) for a in (0, 1)]
+        out = [
+            window_extent(spatial[a], kernel[a], attrs.strides[a], attrs.dilations[a], pads[a])
+            for a in (0, 1)
+        ]
         result = x.with_shape(with_spatial(x.shape, attrs.layout, (out[0], out[1]), outputs))
         if len(inputs) != (4 if attrs.residual else 3):
             raise ValueError(f"conv2d got {len(inputs)} operands")
@@ -160,7 +176,8 @@ def _convolve(padded: Array, weight: Array, attrs: Conv2dAttrs) -> Array:
     """Sum tap by tap over a padded NHWC array; integers give exact int32 sums."""
     _, kh, kw, per_group = weight.shape
     out = tuple(
-        (padded.shape[1 + a] - attrs.dilations[a] * ((kh, kw)[a] - 1) - 1) // attrs.strides[a] + 1 for a in (0, 1)
+        (padded.shape[1 + a] - attrs.dilations[a] * ((kh, kw)[a] - 1) - 1) // attrs.strides[a] + 1
+        for a in (0, 1)
     )
     depthwise = per_group == 1 and weight.shape[0] == attrs.groups
     integer = padded.dtype.kind == "i"
@@ -187,4 +204,4 @@ def _grouped_product(seen: Array, tap: Array, groups: int, integer: bool) -> Arr
     n, h, w, channels = seen.shape
     by_group = seen.reshape(n * h * w, groups, channels // groups).transpose(1, 0, 2)
     weights = tap.reshape(groups, tap.shape[0] // groups, -1).transpose(0, 2, 1)
-    return multiply(by_group, weights).transpose(1, 0, 2).reshape(n, h, w, tap.shape[0])
+    return np.asarray(multiply(by_group, weights)).transpose(1, 0, 2).reshape(n, h, w, tap.shape[0])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompile.ir.graph import Node
-from qcompile.ir.opdef import Array, NoAttrs, OpDef, Quantization
-from qcompile.ir.types import TensorType
-from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ir.opdef import Array, NoAttrs
+from qcompile.ops.elementwise import Unary, unary_converter
 
 
-class Relu(OpDef):
+class Relu(Unary):
     """y = max(x, 0).
 
     Source:
@@ -21,28 +18,12 @@ class Relu(OpDef):
     """
 
     name = "relu"
-    integer = Quantization.TABLE
-    onnx: ClassVar[dict[str, Any]] = {"Relu": lambda node: _from_onnx(node)}
-
-    def infer(self, attrs: NoAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the operand's type."""
-        return (inputs[0],)
+    onnx: ClassVar[dict[str, Any]] = {"Relu": unary_converter("relu")}
 
     def function(self, attrs: NoAttrs, x: Array) -> Array:
         """Return max(x, 0)."""
-        return np.maximum(x, x.dtype.type(0))
+        return np.asarray(np.maximum(x, x.dtype.type(0)))
 
-    def evaluate(self, attrs: NoAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        """Compute max(x, 0)."""
-        return (self.function(attrs, inputs[0]),)
-
-    def lower(self, node: Node, context: Any) -> None:
-        """Emit a table look-up in integer form, else an elementwise maximum."""
-        if node.is_integer:
-            context.table(node)
-        else:
-            context.map(node, lambda e, i: e.max(e.load(0, *i), e.f32(0.0)))
-
-
-def _from_onnx(node: OnnxNode) -> Any:
-    return node.add("relu", [node.value(0)])
+    def expression(self, e: Any, attrs: NoAttrs, x: Any) -> Any:
+        """Return max(x, 0)."""
+        return e.max(x, e.f32(0.0))

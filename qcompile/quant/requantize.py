@@ -158,7 +158,9 @@ def table(function: object, qx: QParams, qy: QParams) -> npt.NDArray[np.int8]:
     if not callable(function):
         raise TypeError("table needs a function of one array")
     real = (np.arange(-128, 128, dtype=np.float64) - qx.scalar_zero_point) * qx.scalar_scale
-    scaled = np.rint(np.asarray(function(real), np.float64) / qy.scalar_scale)
-    # Clamped before the zero point is added, so that an overflow to infinity ends at the right bound.
+    with np.errstate(all="ignore"):
+        scaled = np.rint(np.asarray(function(real), np.float64) / qy.scalar_scale)
+    # Clamped before the zero point is added, so that an overflow to infinity ends at the right bound;
+    # fmax sends NaN (the square root of a negative number) to the lower one, as quantize does.
     low, high = qy.qmin - qy.scalar_zero_point, qy.qmax - qy.scalar_zero_point
-    return np.asarray(np.clip(scaled, low, high) + qy.scalar_zero_point).astype(np.int8)
+    return np.asarray(np.fmin(np.fmax(scaled, low), high) + qy.scalar_zero_point).astype(np.int8)
