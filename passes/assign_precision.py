@@ -1,0 +1,148 @@
+"""Decide, node by node, between integers and floating point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, ClassVar
+
+from qcompile.errors import PassError
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import Quantization
+from qcompile.ops.arithmetic import CLAMPS
+from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
+from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+INT8, FLOAT = "int8", "float32"
+
+# Cost model, in nanoseconds of one core: only ratios matter, and they hold within a factor of two from a
+# Cortex-A72 to a server core. Moving a byte through the cache costs as much as some eight int8 MACs.
+_MAC = {INT8: 0.004, FLOAT: 0.016}
+_BYTE = 0.03
+
+
+@dataclass(frozen=True)
+class AssignPrecision(Pass):
+    """Choose int8 or float32 for each node so that the modelled time, conversions included, is least.
+
+    Every node is on one of two sides. A node costs its MACs and bytes in the precision of its side; a tensor that
+    crosses costs one conversion, however many readers it has on the other side. The cheapest assignment is a
+    minimum cut (Picard and Queyranne, 1982), so no conversion is paid twice.
+
+    Before:
+        %y = conv2d(%x, @w, @b) : f32[1,4,4,8] spec(range=[0.0, 6.0])
+    After:
+        %y = conv2d(%x, @w, @b) : f32[1,4,4,8] spec(range=[0.0, 6.0]) precision(int8)
+
+    Options:
+        keep_float: node names or glob patterns that stay in float32.
+
+    Refusals: a node stays in float32, with the reason, where its operation has no integer form, a tensor has no
+    range, or a weight is not constant.
+    """
+
+    name: ClassVar[str] = "assign-precision"
+    requires: ClassVar[tuple[Fact, ...]] = (CALIBRATED,)
+    establishes: ClassVar[tuple[Fact, ...]] = (PRECISION,)
+    tolerance: ClassVar[Tolerance] = Exact()
+
+    keep_float: tuple[str, ...] = ()
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Set `precision` on every node."""
+        self._check_patterns(graph)
+        obstacles = {node: self._obstacle(node) for node in graph.nodes}
+        for node, reason in obstacles.items():
+            if reason is not None:
+                context.skip(node, reason)
+        integer_side = _minimum_cut(graph, {n for n, reason in obstacles.items() if reason is not None})
+        for node in graph.nodes:
+            node.precision = INT8 if node in integer_side else FLOAT
+            if node.precision == FLOAT and obstacles[node] is None:
+                context.skip(node, "its conversions would cost more than integers save")
+
+    def _check_patterns(self, graph: Graph) -> None:
+        for pattern in self.keep_float:
+            if not any(_matches(node, pattern) for node in graph.nodes):
+                raise PassError(
+                    f"keep_float pattern '{pattern}' matches no node",
+                    hint="`qcompile inspect MODEL` lists the node names",
+                )
+
+    def _obstacle(self, node: Node) -> str | None:
+        if any(_matches(node, pattern) for pattern in self.keep_float):
+            return "kept in float by request"
+        if node.op.integer is Quantization.FLOAT_ONLY:
+            return f"{node.op.name} has no integer form"
+        if any(v.dtype != "float32" for v in node.outputs):
+            return f"it computes {node.outputs[0].dtype}"
+        if node.op.integer is Quantization.ACCUMULATE and not all(v.is_constant for v in node.inputs[1:3]):
+            return "its weight or bias is computed at run time"
+        if getattr(node.attrs, "activation", "none") not in CLAMPS:
+            return f"its fused {node.attrs.activation} hides the tensor before it; fuse it after quantization"
+        tensors = [node.inputs[i] for i in node.op.operand_activations(node)] + list(node.outputs)
+        unknown = [v for v in tensors if v.qspec is None or (v.qspec.kind != "shared" and v.qspec.range is None)]
+        if unknown:
+            return f"the range of {unknown[0].name} is not known"
+        return node.op.integer_obstacle(node)
+
+
+def _matches(node: Node, pattern: str) -> bool:
+    return fnmatchcase(node.loc, pattern) or fnmatchcase(node.outputs[0].name, pattern)
+
+
+def _node_cost(node: Node, precision: str) -> float:
+    size = 1 if precision == INT8 else 4
+    elements = sum(v.type.size for v in (*node.inputs, *node.outputs))
+    return _MAC[precision] * node.op.macs(node) + _BYTE * size * elements
+
+
+def _conversion_cost(value: Value) -> float:
+    return _BYTE * 5 * value.type.size
+
+
+def _minimum_cut(graph: Graph, float_only: set[Node]) -> set[Node]:
+    """Return the nodes on the integer (source) side of the cheapest cut."""
+    import networkx as nx
+
+    flow: nx.DiGraph = nx.DiGraph()
+    flow.add_nodes_from(["int8", "float32"])
+    for node in graph.nodes:
+        # Cutting int8→node means the node runs in float, and node→float32 that it runs in integers.
+        flow.add_edge("int8", node, capacity=_node_cost(node, FLOAT))
+        if node in float_only:
+            flow.add_edge(node, "float32")
+        else:
+            flow.add_edge(node, "float32", capacity=_node_cost(node, INT8))
+    for value in graph.values():
+        if not value.is_constant and value.dtype == "float32":
+            _add_conversions(flow, value, value in graph.outputs)
+    _, (integer, _) = nx.minimum_cut(flow, "int8", "float32")
+    return {node for node in graph.nodes if node in integer}
+
+
+def _add_conversions(flow: nx.DiGraph, value: Value, is_output: bool) -> None:
+    """Charge one conversion per direction if a value has readers on the other side of its producer."""
+    # A graph input is produced, and a graph output read, on the float side.
+    producer = value.producer if value.producer is not None else "float32"
+    readers: list[object] = [n for n in value.users() if _reads_as_activation(n, value)]
+    if is_output:
+        readers.append("float32")
+    if not readers:
+        return
+    cost = _conversion_cost(value)
+    if producer != "float32":
+        down = ("dequantize", value)
+        flow.add_edge(producer, down, capacity=cost)
+        flow.add_edges_from((down, reader) for reader in readers)
+    up = ("quantize", value)
+    flow.add_edge(up, producer, capacity=cost)
+    flow.add_edges_from((reader, up) for reader in readers if reader != "float32")
+
+
+def _reads_as_activation(node: Node, value: Value) -> bool:
+    indices = node.op.operand_activations(node)
+    return any(node.inputs[i] is value for i in indices) or node.op.integer is Quantization.FLOAT_ONLY

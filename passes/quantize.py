@@ -1,0 +1,221 @@
+"""Turn the nodes chosen for int8 into integer operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompile import ops
+from qcompile.calibrate.weights import raise_for_bias, weight_scales
+from qcompile.errors import InternalError
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import Quantization
+from qcompile.ir.rewrite import Rewriter
+from qcompile.ir.types import TensorType
+from qcompile.ops.arithmetic import clamp_bounds
+from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
+from qcompile.quant.affine import quantize
+from qcompile.quant.qparams import INT_RANGE, QParams
+from qcompile.quant.requantize import wide_qparams
+
+INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Rewrite int8 nodes to integer arithmetic, with conversions only where precision changes.
+
+    Before:
+        %y = conv2d(%x, @w, @b) : f32[1,4,4,8] spec(range=[0.0, 6.0]) precision(int8)
+    After:
+        %xq = quantize(%x) : i8[1,8,8,3] q(scale=…, zp=…)
+        %acc = conv2d(%xq, @wq, @bq) : i32[1,4,4,8] q(scale=[…], axis=3, dtype=int32)
+        %yq = requantize(%acc) : i8[1,4,4,8] q(scale=…, zp=…)
+        %y = dequantize(%yq) : f32[1,4,4,8]
+
+    An accumulator whose only reader is an addition goes there as int32 in steps of scale/2^14 rather than as
+    int8, so the addition rounds once. One read only in float is dequantized directly.
+
+    Preconditions: every int8 node's tensors have ranges (calibrate) and its weights are constant.
+    """
+
+    name: ClassVar[str] = "quantize"
+    requires: ClassVar[tuple[Fact, ...]] = (CALIBRATED, PRECISION)
+    tolerance: ClassVar[Tolerance] = MinSqnrDb(10.0)
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Rewrite the graph."""
+        builder = _IntegerBuilder(context.rewriter(graph))
+        for node in list(graph.nodes):
+            if node.precision == INT8:
+                builder.rewrite(node)
+            else:
+                builder.feed_float(node)
+        graph.outputs = [builder.real(v, None) for v in graph.outputs]
+        builder.rewriter.eliminate_dead()
+        for value in graph.values():
+            value.qspec = None
+
+
+class _IntegerBuilder:
+    """Builds the integer twin of each int8 node and the conversions between the two worlds, each once."""
+
+    def __init__(self, rewriter: Rewriter) -> None:
+        self.rewriter = rewriter
+        self.integers: dict[Value, Value] = {}
+        self.accumulators: dict[Value, Value] = {}
+        self.reals: dict[Value, Value] = {}
+
+    # -- conversions --------------------------------------------------------------------------------------
+
+    def integer(self, value: Value, before: Node) -> Value:
+        """Return the int8 form of a float tensor, made right before its first reader."""
+        if value not in self.integers:
+            qparams = self.result_params(value)
+            if value in self.accumulators:
+                self.integers[value] = self._convert("requantize", self.accumulators[value], value, before, qparams)
+            elif value.is_constant:
+                data = quantize(value.constant(), qparams)
+                self.integers[value] = self._constant(f"{value.name}.q", data, qparams)
+            else:
+                self.integers[value] = self._convert("quantize", value, value, before, qparams)
+        return self.integers[value]
+
+    def real(self, value: Value, before: Node | None) -> Value:
+        """Return the float form of a tensor that is computed in integers; other tensors as they are."""
+        if value not in self.integers and value not in self.accumulators:
+            return value
+        if value.producer is None or value.producer.precision != INT8:
+            return value
+        if value not in self.reals:
+            only_float = all(reader.precision != INT8 for reader in value.users())
+            if value in self.accumulators and value not in self.integers and only_float and not _clamped(value):
+                source = self.accumulators[value]
+            else:
+                source = self.integer(value, before or value.producer)
+            node = self.rewriter.insert(
+                before,
+                ops.get("dequantize"),
+                [source],
+                name=f"{value.name}.real",
+                types=[value.type],
+                loc=value.producer.loc,
+            )
+            self.reals[value] = node.output
+        return self.reals[value]
+
+    def _convert(self, op: str, source: Value, value: Value, before: Node, qparams: QParams) -> Value:
+        """Insert a quantize or requantize and return its result."""
+        loc = value.producer.loc if value.producer is not None else ""
+        types = [TensorType(qparams.dtype, value.shape)]
+        node = self.rewriter.insert(before, ops.get(op), [source], name=f"{value.name}.q", types=types, loc=loc)
+        node.output.qparams = qparams
+        return node.output
+
+    def _constant(self, name: str, data: Any, qparams: QParams) -> Value:
+        constant = self.rewriter.constant(name, data)
+        constant.qparams = qparams
+        return constant
+
+    def result_params(self, value: Value) -> QParams:
+        """Return the QParams that a tensor's calibrated range and its producer's clamp ask for."""
+        spec = value.qspec
+        if spec is None or spec.range is None:
+            raise InternalError(f"{value.name} has no calibrated range")
+        qparams = QParams.from_range(*spec.range)
+        attrs = value.producer.attrs if value.producer is not None else None
+        if attrs is not None and hasattr(attrs, "activation"):
+            qparams = qparams.clamped(*clamp_bounds(attrs.activation, attrs.alpha, attrs.beta))
+        return qparams
+
+    # -- nodes --------------------------------------------------------------------------------------------
+
+    def feed_float(self, node: Node) -> None:
+        """Give a float node the float forms of its operands."""
+        for index, value in enumerate(node.inputs):
+            if value.producer is not None and value.producer.precision == INT8:
+                self.rewriter.set_operand(node, index, self.real(value, node))
+
+    def rewrite(self, node: Node) -> None:
+        """Build the integer form of one node."""
+        kind = node.op.integer
+        if kind is Quantization.ACCUMULATE:
+            self._accumulate(node)
+            return
+        wide = self._wide_operand(node) if node.op.name == "add" else None
+        operands = list(node.inputs)
+        for index in node.op.operand_activations(node):
+            if index != wide:
+                operands[index] = self.integer(node.inputs[index], node)
+        if wide is not None:
+            qparams = wide_qparams(self.result_params(node.output))
+            value = node.inputs[wide]
+            operands[wide] = self._convert("requantize", self.accumulators[value], value, node, qparams)
+        shared = operands[0].qparams if kind is Quantization.SHARED else None
+        results = [shared or self.result_params(v) for v in node.outputs]
+        self._emit(node, operands, results)
+
+    def _emit(self, node: Node, operands: list[Value], qparams: list[QParams]) -> None:
+        attrs = node.attrs
+        if hasattr(attrs, "activation"):
+            # The clamp now is the result's [qmin, qmax].
+            attrs = replace(attrs, activation="none", alpha=0.0, beta=0.0)
+        twin = self.rewriter.graph.add_node(
+            node.op,
+            operands,
+            attrs,
+            names=[f"{v.name}.q" for v in node.outputs],
+            types=[TensorType(q.dtype, v.shape) for v, q in zip(node.outputs, qparams, strict=True)],
+            loc=node.loc,
+            before=node,
+        )
+        twin.precision = INT8
+        for old, new, q in zip(node.outputs, twin.outputs, qparams, strict=True):
+            new.qparams = q
+            (self.accumulators if q.dtype == "int32" else self.integers)[old] = new
+
+    def _accumulate(self, node: Node) -> None:
+        """Build conv2d, conv_transpose2d or dense on int8, with a raw int32 accumulator as its result."""
+        x = self.integer(node.inputs[0], node)
+        assert x.qparams is not None
+        weight, bias, spec = node.inputs[1], node.inputs[2].constant(), node.inputs[1].qspec
+        if spec is None:
+            raise InternalError(f"{node}: the weight has no QSpec")
+        method: Any = spec.observer
+        chosen = weight_scales(weight.constant(), spec.axis, method=method)
+        scales = np.broadcast_to(chosen, bias.shape)
+        scales = raise_for_bias(scales, bias, x.qparams.scalar_scale)
+        w_params = QParams(tuple(scales.tolist()), (0,), "int8", -127, 127, axis=0)
+        acc_scales = np.float64(x.qparams.scalar_scale) * np.asarray(w_params.scale, np.float64)
+        b_params = QParams(tuple(acc_scales.tolist()), (0,), "int32", *INT_RANGE["int32"], axis=0)
+        operands = [
+            x,
+            self._constant(f"{weight.name}.q", quantize(weight.constant(), w_params), w_params),
+            self._constant(f"{node.inputs[2].name}.q", np.rint(bias / acc_scales).astype(np.int32), b_params),
+        ]
+        channel_axis = 1 if getattr(node.attrs, "layout", "NHWC") == "NCHW" else len(node.output.shape) - 1
+        self._emit(node, operands, [replace(b_params, axis=channel_axis)])
+
+    def _wide_operand(self, node: Node) -> int | None:
+        """Return which operand of an addition may come as a wide accumulator, None if neither may."""
+        if node.inputs[0] is node.inputs[1] or node.inputs[0].shape != node.inputs[1].shape:
+            return None
+        order = {n: i for i, n in enumerate(self.rewriter.graph.nodes)}
+        candidates = [
+            index
+            for index, value in enumerate(node.inputs)
+            if value in self.accumulators and value not in self.integers and _feeds_only(value, node, self.rewriter)
+        ]
+        # The later one: its convolution then finds the other operand ready and can take the addition in.
+        return max(candidates, key=lambda i: order[self.accumulators[node.inputs[i]].producer], default=None)  # type: ignore[index]
+
+
+def _feeds_only(value: Value, node: Node, rewriter: Rewriter) -> bool:
+    return value.users() == [node] and value not in rewriter.graph.outputs and not _clamped(value)
+
+
+def _clamped(value: Value) -> bool:
+    return value.producer is not None and value.producer.attrs.activation != "none"
