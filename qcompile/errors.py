@@ -59,7 +59,13 @@ class CalibrationError(QCompileError):
 
 
 class PassError(QCompileError):
-    """A pass is unknown, was given wrong options, or its preconditions do not hold."""
+    """A pass is unknown, was given wrong options, its preconditions do not hold, or a user's own pass fails.
+
+    Attributes:
+        reproducer: text (pipeline, IR) that shows the fault of a user's pass again, None for other errors.
+    """
+
+    reproducer: str | None = None
 
 
 class LoweringError(QCompileError):

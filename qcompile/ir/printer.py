@@ -15,8 +15,9 @@ import hashlib
 import json
 import math
 import re
+import zlib
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from qcompile.quant.qparams import INT_RANGE, QParams
 
 INLINE_LIMIT = 8
 """Constants and scale lists of at most so many elements are written out."""
+
+Large = Literal["digest", "elide", "noise"]
+"""How constants that are not written out appear: by their digest, as "#", or as seeded noise of the same spread."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:/\-]+")
 
@@ -36,29 +40,37 @@ def digest(array: Any) -> str:
     return hashlib.sha256(header + data.tobytes()).hexdigest()[:16]
 
 
-def print_graph(graph: Graph, *, elide: bool = False) -> str:
+def print_graph(graph: Graph, *, elide: bool = False, noise: bool = False) -> str:
     """Return the text of a graph.
 
     Args:
         graph: read only.
         elide: write "#" in place of digests; for texts that must not depend on the contents.
+        noise: write large constants and lists of scales in a form that parses without their contents, as seeded
+            noise of the same spread and in full; for texts that must stand alone.
     """
+    large: Large = "noise" if noise else "elide" if elide else "digest"
     lines = [f"graph {json.dumps(graph.name)} {{"]
-    lines += [f"  input {reference(v)} : {v.type}{_quantization(v, elide)}" for v in graph.inputs]
+    lines += [f"  input {reference(v)} : {v.type}{_quantization(v, large)}" for v in graph.inputs]
     for value in graph.constants():
-        content = _contents(value, elide)
-        lines.append(f"  const {reference(value)} : {value.type} = {content}{_quantization(value, elide)}")
-    lines += [f"  {print_node(node, elide=elide)}" for node in graph.nodes]
+        content = _contents(value, large)
+        lines.append(f"  const {reference(value)} : {value.type} = {content}{_quantization(value, large)}")
+    lines += [f"  {print_node(node, large=large)}" for node in graph.nodes]
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         lines.append(f"  output {json.dumps(name)} = {reference(value)}")
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def print_node(node: Node, *, elide: bool = False) -> str:
-    """Return the text of one node, as in a graph."""
+def print_node(node: Node, *, large: Large = "digest") -> str:
+    """Return the text of one node, as in a graph.
+
+    Args:
+        node: read only.
+        large: how lists of more than INLINE_LIMIT scales are written.
+    """
     results = ", ".join(reference(v) for v in node.outputs)
     operands = ", ".join(reference(v) for v in node.inputs)
-    types = ", ".join(f"{v.type}{_quantization(v, elide)}" for v in node.outputs)
+    types = ", ".join(f"{v.type}{_quantization(v, large)}" for v in node.outputs)
     attrs = print_fields(node.attrs)
     loc = f" precision({node.precision})" if node.precision else ""
     loc += f" loc({json.dumps(node.loc)})" if node.loc else ""
@@ -114,13 +126,18 @@ def _print_float(value: float) -> str:
     return f"{single!s}" if float(single) == value and ("." in str(single) or "e" in str(single)) else repr(value)
 
 
-def print_qparams(qparams: QParams, *, elide: bool = False) -> str:
-    """Return the text of QParams: q(scale=…, zp=…, …), defaults left out."""
-    if len(qparams.scale) <= INLINE_LIMIT:
+def print_qparams(qparams: QParams, *, large: Large = "digest") -> str:
+    """Return the text of QParams: q(scale=…, zp=…, …), defaults left out.
+
+    Args:
+        qparams: read only.
+        large: how more than INLINE_LIMIT scales are written; in full for "noise".
+    """
+    if len(qparams.scale) <= INLINE_LIMIT or large == "noise":
         scale = ", ".join(_print_float(s) for s in qparams.scale)
         scale = f"[{scale}]" if qparams.per_channel else scale
     else:
-        scale = "#" if elide else "#" + digest(np.asarray(qparams.scale, np.float32))
+        scale = "#" if large == "elide" else "#" + digest(np.asarray(qparams.scale, np.float32))
     parts = [f"scale={scale}"]
     if any(qparams.zero_point):
         same = len(set(qparams.zero_point)) == 1
@@ -134,18 +151,22 @@ def print_qparams(qparams: QParams, *, elide: bool = False) -> str:
     return f"q({', '.join(parts)})"
 
 
-def _quantization(value: Value, elide: bool) -> str:
-    text = f" {print_qparams(value.qparams, elide=elide)}" if value.qparams is not None else ""
+def _quantization(value: Value, large: Large) -> str:
+    text = f" {print_qparams(value.qparams, large=large)}" if value.qparams is not None else ""
     if value.qspec is not None:
         text += f" spec({print_fields(value.qspec).strip('{}')})"
     return text
 
 
-def _contents(value: Value, elide: bool) -> str:
+def _contents(value: Value, large: Large) -> str:
     data = value.constant()
     if data.size <= INLINE_LIMIT:
         return "[" + ", ".join(print_literal(v) for v in data.ravel().tolist()) + "]"
-    return "#" if elide else "#" + digest(data)
+    if large == "noise" and data.dtype.kind in "iuf":
+        with np.errstate(all="ignore"):
+            spread = float(np.float32(np.std(data.astype(np.float64))))
+        return f"normal({zlib.crc32(value.name.encode())}, {_print_float(spread if math.isfinite(spread) else 1.0)})"
+    return "#" if large == "elide" else "#" + digest(data)
 
 
 def constant_pool(graph: Graph) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""What a pass sees of the compilation around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from qcompile.ir.graph import Graph, Node
+from qcompile.ir.rewrite import Rewriter
+
+if TYPE_CHECKING:
+    from qcompile.calibrate.histogram import TensorStatistics
+    from qcompile.targets import Target
+
+Sample = dict[str, npt.NDArray[Any]]
+"""One array per graph input, by name."""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A place that a pass left alone, and why.
+
+    Args:
+        node: the node, as "op location"; "" for the graph as a whole.
+        reason: what stood in the way.
+    """
+
+    node: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.reason}" if self.node else self.reason
+
+
+@dataclass
+class PassContext:
+    """Services that passes use; one context lives through all passes of a compilation.
+
+    Args:
+        target: the machine compiled for; None where no target is chosen yet.
+        samples: returns a fresh iterator of calibration samples each time it is called; None without
+            calibration data.
+        statistics: what calibration saw, by value name; `calibrate` fills it.
+        on_progress: called with (done, total, what) by `progress`; total is 0 where it is not known.
+        seed: of every pseudo-random choice.
+
+    Attributes:
+        notes: what passes want the user to know, in order, without repetition.
+        skips: what the running pass left alone; the pass manager moves them into its records.
+    """
+
+    target: Target | None = None
+    samples: Callable[[], Iterator[Sample]] | None = None
+    statistics: dict[str, TensorStatistics] = field(default_factory=dict)
+    on_progress: Callable[[int, int, str], None] | None = None
+    seed: int = 0
+    notes: list[str] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+
+    def skip(self, node: Node | None, reason: str) -> None:
+        """Say why a node is left alone.
+
+        Args:
+            node: None for the graph as a whole.
+            reason: what stands in the way, naming the value.
+        """
+        entry = Skip("" if node is None else str(node), reason)
+        if entry not in self.skips:
+            self.skips.append(entry)
+
+    def note(self, text: str) -> None:
+        """Tell the user something that matters for the result, on screen and in the manifest."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Report how far a long pass has come.
+
+        Args:
+            done: units finished.
+            total: units in all; 0 where unknown.
+            what: the work, e.g. "calibrating".
+        """
+        if self.on_progress is not None:
+            self.on_progress(done, total, what)
+
+    def rewriter(self, graph: Graph) -> Rewriter:
+        """Return the means to edit the graph."""
+        return Rewriter(graph)
