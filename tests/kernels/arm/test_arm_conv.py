@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import aarch64_runner
 import conv_reference
+import layers as arm_layers
 import numpy as np
 import pytest
 
-from qcompile.kernels import isa as instruction_sets
-from qcompile.kernels.conv import plan_conv
-from qcompile.kernels.conv_packing import pack_conv, pack_table
 from qcompile.targets import Target
 
 pytestmark = pytest.mark.arm
 
 
-def case(layer: conv_reference.Layer, target: Target, rng: np.random.Generator) -> aarch64_runner.Case:
-    """The kernel of a layer with its packed operands, its tiles split at random."""
-    work, isa = layer.work, instruction_sets.load(target.isa)
-    kernel = plan_conv(work, isa, target)
-    packed = pack_conv(work, isa, layer.weights, layer.bias, layer.multipliers, layer.scalars)
-    output = np.zeros((work.batch, work.out_height, work.out_width, work.filters), work.output)
-    arguments = [
-        layer.x,
-        packed.weights,
-        packed.bias,
-        packed.multipliers,
-        None,
-        None,
-        output,
-        packed.parameters,
-    ]
-    arguments[4] = layer.residual if work.residual else None
-    arguments[5] = pack_table(layer.table, isa) if work.table else None
-    cut = int(rng.integers(0, kernel.tiles + 1))
-    return aarch64_runner.Case(kernel, arguments, [6], [(cut, kernel.tiles), (0, cut)])
-
-
 def check(layers: list[conv_reference.Layer], target: Target, rng: np.random.Generator) -> None:
     """Run all layers in one process and compare."""
-    results = aarch64_runner.run(target, [case(layer, target, rng) for layer in layers])
+    results = aarch64_runner.run(target, [arm_layers.split_at_random(rng, layer, target) for layer in layers])
     for layer, (result,) in zip(layers, results, strict=True):
         wanted = conv_reference.expected(layer)
         if layer.work.precision == "float32":

@@ -1,0 +1,41 @@
+"""Turns a layer with its operands into a call of its kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import aarch64_runner
+import conv_reference
+import numpy as np
+
+from qcompile.kernels import isa as instruction_sets
+from qcompile.kernels.conv import plan_conv
+from qcompile.kernels.conv_packing import pack_conv, pack_table
+from qcompile.targets import Target
+
+
+def case(
+    layer: conv_reference.Layer, target: Target, ranges: Sequence[tuple[int, int | None]]
+) -> aarch64_runner.Case:
+    """The kernel of a layer with its packed operands; an end of None is the last tile."""
+    work, isa = layer.work, instruction_sets.load(target.isa)
+    kernel = plan_conv(work, isa, target)
+    packed = pack_conv(work, isa, layer.weights, layer.bias, layer.multipliers, layer.scalars)
+    output = np.zeros((work.batch, work.out_height, work.out_width, work.filters), work.output)
+    residual = layer.residual if work.residual else None
+    table = pack_table(layer.table, isa) if work.table else None
+    constants = [packed.weights, packed.bias, packed.multipliers]
+    arguments = [layer.x, *constants, residual, table, output, packed.parameters]
+    whole = [(begin, kernel.tiles if end is None else end) for begin, end in ranges]
+    return aarch64_runner.Case(kernel, arguments, [6], whole)
+
+
+def split_at_random(
+    rng: np.random.Generator, layer: conv_reference.Layer, target: Target
+) -> aarch64_runner.Case:
+    """The same in two calls, the later tiles first."""
+    whole = case(layer, target, [(0, None)])
+    tiles = whole.kernel.tiles
+    cut = int(rng.integers(0, tiles + 1))
+    whole.ranges = [(cut, tiles), (0, cut)]
+    return whole
