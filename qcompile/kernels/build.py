@@ -22,13 +22,16 @@ class Machine(Protocol):
     """What the code generator needs to know of a target (``qcompile.targets.Target`` fits)."""
 
     @property
-    def triple(self) -> str: ...
+    def triple(self) -> str:
+        """LLVM's target triple."""
 
     @property
-    def cpu(self) -> str: ...
+    def cpu(self) -> str:
+        """LLVM's processor name."""
 
     @property
-    def features(self) -> tuple[str, ...]: ...
+    def features(self) -> tuple[str, ...]:
+        """LLVM's feature names, each with its sign."""
 
 
 def _llvm_module(kernels: Iterable[Kernel], target: Machine) -> Any:

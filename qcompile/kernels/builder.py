@@ -55,6 +55,11 @@ def call_pure(dtype: str, intrinsic: str, *args: Expr) -> Expr:
     return tirx.call_intrin(dtype, "tirx.call_llvm_pure_intrin", _intrinsic_id(intrinsic), *args)
 
 
+def lanes_of(value: Expr) -> int:
+    """Number of lanes of a value (1 for a scalar)."""
+    return int(str(value.ty).partition("x")[2] or 1)
+
+
 def bitcast(dtype: str, value: Expr) -> Expr:
     """Reinterpret the bits of ``value`` as ``dtype``."""
     return tirx.reinterpret(dtype, value)
@@ -192,11 +197,17 @@ class Builder:
         return block[0] if len(block) == 1 else tirx.SeqStmt(block)
 
     @contextmanager
-    def loop(self, extent: Index, begin: Index = 0, stem: str = "i") -> Iterator[Expr]:
-        """Run the body for ``begin <= i < begin + extent``; an extent of one emits no loop."""
+    def loop(self, extent: Index, begin: Index = 0, stem: str = "i", rolled: bool = False) -> Iterator[Expr]:
+        """Run the body for ``begin <= i < begin + extent``; an extent of one emits no loop.
+
+        With ``rolled`` the trip count is hidden from LLVM, which else unrolls short loops, hoists
+        their loads out of the outer loops and runs out of registers.
+        """
         if isinstance(extent, int) and extent == 1:
             yield begin
             return
+        if rolled:
+            extent = index(extent) + (self.begin & index(1 << 40))  # a bit that begin never has
         var = tirx.Var(self._name(stem), "int64")
         self._blocks.append([])
         yield var

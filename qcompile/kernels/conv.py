@@ -93,13 +93,11 @@ class _Generator:
         parts = -(-self.blocks // self.blocking.blocks)
         b = self.b
         with b.loop(b.end - b.begin, b.begin, "item") as item:
-            part = b.let(remainder(item, parts)) if parts > 1 else 0
-            pixel_block = b.let(quotient(item, parts)) if parts > 1 else item
-            column = b.let(remainder(pixel_block, column_blocks) * self.blocking.columns) if column_blocks > 1 else 0
-            row_block = b.let(quotient(pixel_block, column_blocks)) if column_blocks > 1 else pixel_block
-            row = b.let(remainder(row_block, row_blocks) * self.blocking.rows) if row_blocks > 1 else 0
-            image = b.let(quotient(row_block, row_blocks)) if self.work.batch > 1 else 0
-            self._item(item, part, image, row, column)
+            pixel_block, part = _split(b, item, parts)
+            row_block, column_block = _split(b, pixel_block, column_blocks)
+            image, row = _split(b, row_block, row_blocks)
+            row, column = row * self.blocking.rows, column_block * self.blocking.columns
+            self._item(item, part, image if self.work.batch > 1 else 0, row, column)
         name = symbol("conv", self.work, self.isa.name, self.tiling, self.blocking)
         items = self.work.batch * row_blocks * column_blocks * parts
         return Kernel(name, b.function(name), items, self.stage.scratch_bytes if self.stage else 0)
@@ -138,7 +136,10 @@ class _Generator:
                 self.stage.emit(self.b, self.input, image, row, column, rows)
             staged = self.b.scratch(self.micro.a_dtype)
         return _Source(staged, 0, self.stage.row_stride)
-    def _blocks(self, source: _Source, pixel: Expr, height: int, width: int, first: Index, blocks: Index) -> None:
+
+    def _blocks(
+        self, source: _Source, pixel: Expr, height: int, width: int, first: Index, blocks: Index
+    ) -> None:
         """Emit the channel blocks of one rectangle of pixels."""
         b, micro = self.b, self.micro
         filters = self.work.filters // self.work.groups
@@ -151,7 +152,8 @@ class _Generator:
             padded = group * self.group_channels + number * self.block_channels
             channel = group * filters + number * self.block_channels
             entry = source.base + group * (self.work.channels // self.work.groups)
-            places = _Places(b.let(entry), b.let(weights), b.let(padded), b.let(pixel * self.work.filters + channel))
+            output = b.let(pixel * self.work.filters + channel)
+            places = _Places(b.let(entry), b.let(weights), b.let(padded), output)
             self._tile(source, places, height, width, nv, valid)
 
         if self.per_group == 1:
@@ -210,7 +212,7 @@ class _Generator:
 
             steps, rest = divmod(self.walk.padded, size)
             if steps:
-                with b.loop(steps, stem="k") as k:
+                with b.loop(steps, stem="k", rolled=True) as k:
                     step(k * size, micro.unroll)
             if rest:
                 step(steps * size, rest // micro.group)
@@ -228,6 +230,13 @@ class _Places:
     weights: Index
     channel: Index
     output: Index
+
+
+def _split(b: Builder, number: Index, parts: int) -> tuple[Index, Index]:
+    """Quotient and remainder of an item number."""
+    if parts == 1:
+        return number, 0
+    return b.let(quotient(number, parts)), b.let(remainder(number, parts))
 
 
 def _remaining(b: Builder, at: Index, block: int, total: int) -> Index:

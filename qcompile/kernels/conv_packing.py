@@ -71,7 +71,7 @@ def pack_conv(
     parts = np.split(kernel, groups)
     flat = [_pack_group(work, part, nv, lanes, micro.group) for part in parts]
     scaled = work.precision == "int8" and work.output != "int32"
-    factors = np.broadcast_to(np.asarray(multipliers, np.float32), (filters,)) if scaled else np.zeros(0, np.float32)
+    factors = np.broadcast_to(np.asarray(multipliers, np.float32), (filters,))
     return PackedConv(
         np.concatenate(flat).astype(dtype),
         _padded(offsets, groups, lanes),

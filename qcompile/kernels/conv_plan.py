@@ -71,8 +71,7 @@ def _pieces(total: int, size: int) -> list[tuple[int, int]]:
 def choose_tiling(workload: ConvWorkload, isa: Isa) -> Tiling:
     """Pick the register tile of the least estimated cycles; depends on shape and ISA alone."""
     work, micro = workload.canonical(), micro_kernel(workload, isa)
-    best = min(_candidates(work, micro), key=lambda tiling: (_cycles(work, micro, tiling), -tiling.nv))
-    return best
+    return min(_candidates(work, micro), key=lambda tiling: (_cycles(work, micro, tiling), -tiling.nv))
 
 
 def _candidates(work: ConvWorkload, micro: MicroKernel) -> Iterator[Tiling]:

@@ -18,7 +18,8 @@ class ConvWorkload:
     """An NHWC convolution with its fused epilogue.
 
     Formula:
-        acc[n,y,x,o] = bias[o] + sum over (i,j,c) of (x[n, y*sh+i*dh-top, x*sw+j*dw-left, c] - zp) * w[o,i,j,c]
+        acc[n,y,x,o] = bias[o] + sum over (i,j,c) of
+                       (x[n, y*sh + i*dh - top, x*sw + j*dw - left, c] - zp) * w[o,i,j,c]
 
     Args:
         batch: images.
@@ -82,12 +83,16 @@ class ConvWorkload:
     @property
     def out_height(self) -> int:
         """Output rows."""
-        return _extent(self.height, self.pads[0] + self.pads[2], self.kernel[0], self.strides[0], self.dilations[0])
+        return self._extent(0, self.height)
 
     @property
     def out_width(self) -> int:
         """Output columns."""
-        return _extent(self.width, self.pads[1] + self.pads[3], self.kernel[1], self.strides[1], self.dilations[1])
+        return self._extent(1, self.width)
+
+    def _extent(self, axis: int, size: int) -> int:
+        padded = size + self.pads[axis] + self.pads[axis + 2]
+        return (padded - self.dilations[axis] * (self.kernel[axis] - 1) - 1) // self.strides[axis] + 1
 
     @property
     def reduction(self) -> int:
@@ -109,10 +114,6 @@ class ConvWorkload:
 
 _OUTPUTS = {("int8", "int8"), ("int8", "int32"), ("int8", "float32"), ("float32", "float32")}
 _RESIDUAL = {("int8", "int8"), ("float32", "float32")}
-
-
-def _extent(size: int, pads: int, kernel: int, stride: int, dilation: int) -> int:
-    return (size + pads - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def dense(rows: int, inputs: int, outputs: int, **epilogue: object) -> ConvWorkload:

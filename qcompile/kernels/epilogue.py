@@ -117,7 +117,9 @@ class Epilogue:
                 piece //= 2
 
 
-def copy_elements(b: Builder, source: Memory, start: Index, to: Memory, first: Index, count: int, wide: int) -> None:
+def copy_elements(
+    b: Builder, source: Memory, start: Index, to: Memory, first: Index, count: int, wide: int
+) -> None:
     """Copy (and convert) ``count`` elements, ``wide`` at a time, touching nothing else."""
     whole = count // wide
     if whole:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
 
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, call_pure, splat
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, cast, splat
 
 
 def clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
@@ -35,14 +35,17 @@ class FmaMicroKernel:
     unroll: int = 1
 
     def cycles(self, mr: int, nv: int) -> float:
+        """Estimated cycles of one K: two FMA and two load ports, four cycles of latency."""
         return max(mr * nv, mr + nv, 8) / 2
 
     def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
+        """Declare accumulators."""
         return [[b.register(f"float32x{self.lanes}", bias[j]) for j in range(nv)] for _ in range(mr)]
 
     def step(
         self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
     ) -> None:
+        """Emit ``groups`` values of K."""
         lanes, nv = self.lanes, len(state[0])
         for g in range(groups):
             weights = [b.let(w.load(at + (g * nv + j) * lanes, lanes)) for j in range(nv)]
@@ -57,4 +60,59 @@ class FmaMicroKernel:
         return call_pure(f"float32x{self.lanes}", "llvm.fma", x, y, z)
 
     def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
+        """Sums of one row."""
+        return [b.let(total.get()) for total in state[row]]
+
+
+MultiplyPairs = Callable[[Expr, Expr], Expr]
+
+
+@dataclass(frozen=True)
+class PairMicroKernel:
+    """8-bit products by 16-bit arithmetic that cannot saturate: two products summed into each int32 lane.
+
+    Rows are widened to int16 once, in scratch; a broadcast pair meets nv vectors of weight pairs.
+
+    Attributes:
+        lanes: int32 lanes in a vector.
+        tiles: register tiles (mr, nv).
+        b_dtype: "int8" (widened on loading) or "int16" packed weights.
+        multiply: ``f(x, y)``: int32 lanes ``x[2i] * y[2i] + x[2i+1] * y[2i+1]`` of int16 vectors.
+    """
+
+    lanes: int
+    tiles: Sequence[tuple[int, int]]
+    b_dtype: str
+    multiply: MultiplyPairs
+    a_dtype: str = "int16"
+    group: int = 2
+    unroll: int = 1
+
+    def cycles(self, mr: int, nv: int) -> float:
+        """Estimated cycles of one pair of K: a multiply and an add per accumulator on three ports."""
+        return max((2 * mr * nv + nv) / 3, 3.0)
+
+    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
+        """Declare accumulators."""
+        return [[b.register(f"int32x{self.lanes}", bias[j]) for j in range(nv)] for _ in range(mr)]
+
+    def step(
+        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
+    ) -> None:
+        """Emit ``groups`` pairs of K."""
+        nv, pairs = len(state[0]), 2 * self.lanes
+        for g in range(groups):
+            weights = [self._weights(b, w, at + (g * nv + j) * pairs) for j in range(nv)]
+            for row, sums in zip(rows, state, strict=True):
+                pair = bitcast("int32", a.load(row + g * 2, 2))
+                values = b.let(bitcast(f"int16x{pairs}", splat(pair, self.lanes)))
+                for total, weight in zip(sums, weights, strict=True):
+                    total.set(total.get() + self.multiply(values, weight))
+
+    def _weights(self, b: Builder, w: Memory, at: Index) -> Expr:
+        loaded = w.load(at, 2 * self.lanes)
+        return b.let(loaded if self.b_dtype == "int16" else cast(f"int16x{2 * self.lanes}", loaded))
+
+    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
+        """Sums of one row."""
         return [b.let(total.get()) for total in state[row]]

@@ -55,7 +55,9 @@ class Stage:
         used = self.rows * self.row_stride * _BYTES[self.dtype] + SLACK_BYTES
         return -(-used // 64) * 64
 
-    def emit(self, b: Builder, source: Memory, image: Index, row: Index, column: Index, rows: Index) -> Memory:
+    def emit(
+        self, b: Builder, source: Memory, image: Index, row: Index, column: Index, rows: Index
+    ) -> Memory:
         """Emit the copy of a block.
 
         Args:
@@ -79,7 +81,8 @@ class Stage:
             input_row = b.let(row * work.strides[0] + r - work.pads[0])
             to = b.let(r * self.row_stride)
             inside = tirx.And(tirx.Not(less(input_row, 0)), less(input_row, work.height))
-            start = ((image * work.height + input_row) * work.width + column * work.strides[1]) * work.channels
+            pixel = (image * work.height + input_row) * work.width + column * work.strides[1]
+            start = pixel * work.channels
             if work.pads[0] == 0 and work.pads[2] == 0:
                 self._copy_row(b, source, b.let(start), staged, to, fill, wide, column)
             else:

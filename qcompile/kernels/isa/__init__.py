@@ -36,22 +36,28 @@ class MicroKernel(Protocol):
     """
 
     @property
-    def a_dtype(self) -> str: ...
+    def a_dtype(self) -> str:
+        """Element type of the rows, as read."""
 
     @property
-    def b_dtype(self) -> str: ...
+    def b_dtype(self) -> str:
+        """Element type of the packed weights."""
 
     @property
-    def lanes(self) -> int: ...
+    def lanes(self) -> int:
+        """Output channels in a result vector."""
 
     @property
-    def group(self) -> int: ...
+    def group(self) -> int:
+        """K values of one dot."""
 
     @property
-    def unroll(self) -> int: ...
+    def unroll(self) -> int:
+        """Groups of a full step."""
 
     @property
-    def tiles(self) -> Sequence[tuple[int, int]]: ...
+    def tiles(self) -> Sequence[tuple[int, int]]:
+        """Register tiles."""
 
     def cycles(self, mr: int, nv: int) -> float:
         """Estimated cycles of one group (``mr * nv * lanes * group`` products)."""

@@ -25,14 +25,17 @@ class _VnniMicroKernel:
     tiles: Sequence[tuple[int, int]] = _TILES
 
     def cycles(self, mr: int, nv: int) -> float:
+        """Estimated cycles of one dot: two dot and two load ports, five cycles of latency."""
         return max(mr * nv, mr + nv, 10) / 2
 
     def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
+        """Declare accumulators."""
         return [[b.register("int32x16", bias[j]) for j in range(nv)] for _ in range(mr)]
 
     def step(
         self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
     ) -> None:
+        """Emit ``groups`` dots of four."""
         nv = len(state[0])
         for g in range(groups):
             weights = [b.let(w.load(at + (g * nv + j) * 64, 64)) for j in range(nv)]
@@ -43,6 +46,7 @@ class _VnniMicroKernel:
                     total.set(dot(total.get(), codes, weight))
 
     def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
+        """Sums of one row."""
         return [b.let(total.get()) for total in state[row]]
 
 

@@ -1,0 +1,30 @@
+"""x86 with AVX2 and FMA: 8-bit values widen to 16, ``vpmaddwd`` sums two products into each int32 lane.
+
+``vpmaddubsw`` would take twice as many products, but saturates its 16-bit sums.
+"""
+
+from __future__ import annotations
+
+from qcompile.kernels.builder import Expr, call_pure
+from qcompile.kernels.isa import Isa
+from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
+
+_TILES = ((6, 2), (12, 1), (4, 3), (3, 4), (2, 4), (4, 2), (3, 2))
+
+
+def _multiply_pairs(x: Expr, y: Expr) -> Expr:
+    return call_pure("int32x8", "llvm.x86.avx2.pmadd.wd", x, y)
+
+
+def _round_clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
+    return call_pure("int32x8", "llvm.x86.avx.cvt.ps2dq.256", clamp(value, lo, hi))
+
+
+AVX2 = Isa(
+    name="avx2",
+    activation_dtype="int8",
+    vector_bytes=32,
+    int8=PairMicroKernel(lanes=8, tiles=_TILES, b_dtype="int8", multiply=_multiply_pairs),
+    float32=FmaMicroKernel(lanes=8, tiles=_TILES, fused=True),
+    round_clamp=_round_clamp,
+)

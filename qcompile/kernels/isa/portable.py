@@ -1,0 +1,77 @@
+"""Any machine: four-lane vectors of plain arithmetic, which LLVM lowers to what it finds.
+
+A product of two 16-bit numbers in a 32-bit lane becomes ``pmaddwd`` on x86 and ``smlal`` on ARM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, cast, const, splat
+from qcompile.kernels.isa import Isa
+from qcompile.kernels.micro import FmaMicroKernel, clamp
+
+_TILES = ((6, 2), (4, 2), (12, 1), (3, 2), (2, 4))
+_MAGIC = 12582912.0  # 1.5 * 2^23: a float sum with it has its unit in the last place
+_MAGIC_BITS = 0x4B400000
+
+
+@dataclass(frozen=True)
+class _WideningMicroKernel:
+    """One K at a time: a broadcast int16 against nv vectors of four int16 weights."""
+
+    a_dtype: str = "int16"
+    b_dtype: str = "int16"
+    lanes: int = 4
+    group: int = 1
+    unroll: int = 1
+    tiles: Sequence[tuple[int, int]] = _TILES
+
+    def cycles(self, mr: int, nv: int) -> float:
+        """Estimated cycles of one K: a multiply and an add per accumulator on two ports."""
+        return max(mr * nv + nv / 2, 4.0)
+
+    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
+        """Declare accumulators."""
+        return [[b.register("int32x4", bias[j]) for j in range(nv)] for _ in range(mr)]
+
+    def step(
+        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
+    ) -> None:
+        """Emit ``groups`` values of K."""
+        nv = len(state[0])
+        for g in range(groups):
+            weights = [b.let(cast("int32x4", w.load(at + (g * nv + j) * 4, 4))) for j in range(nv)]
+            for row, sums in zip(rows, state, strict=True):
+                value = b.let(splat(cast("int32", a.load(row + g)), 4))
+                for total, weight in zip(sums, weights, strict=True):
+                    total.set(total.get() + value * weight)
+
+    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
+        """Sums of one row."""
+        return [b.let(total.get()) for total in state[row]]
+
+
+def _round_clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
+    """Round by adding 1.5 * 2^23, exact for |x| <= 2^22.
+
+    The clamp stands between the caller's multiplication and this addition, so they cannot become one
+    fused operation with a different rounding.
+    """
+    shifted = clamp(value, lo, hi) + const(_MAGIC, str(value.ty))
+    integers = str(value.ty).replace("float32", "int32")
+    return tirx.Sub(bitcast(integers, shifted), const(_MAGIC_BITS, integers))
+
+
+PORTABLE = Isa(
+    name="portable",
+    activation_dtype="int8",
+    vector_bytes=16,
+    int8=_WideningMicroKernel(),
+    float32=FmaMicroKernel(lanes=4, tiles=_TILES, fused=False),
+    round_clamp=_round_clamp,
+)
