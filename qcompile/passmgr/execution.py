@@ -37,6 +37,10 @@ class PassRecord:
     nodes: int
 
 
+class Rejection(Exception):
+    """Raised by an instrument that refuses what a pass made; the message says why."""
+
+
 class Instrument:
     """Watches a pipeline; subclasses override what they need. See `qcompile.passmgr.instruments`."""
 
@@ -109,8 +113,11 @@ class PassManager:
             changed = after_digest != digest
             record = PassRecord(index, print_pass(item), seconds, changed, skips, len(after.nodes))
             self.records.append(record)
-            for instrument in self.instruments:
-                instrument.after_pass(item, current, after, record, context)
+            try:
+                for instrument in self.instruments:
+                    instrument.after_pass(item, current, after, record, context)
+            except Rejection as rejection:
+                raise self._failure(index, current, str(rejection)) from rejection
             current, digest = after, after_digest
         for instrument in self.instruments:
             instrument.finish(self.records)

@@ -1,0 +1,106 @@
+"""Checks after every pass that the graph still computes what it did, within the pass's tolerance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.ir.graph import Graph, Value
+from qcompile.passmgr.context import PassContext
+from qcompile.passmgr.execution import Instrument, PassRecord, Rejection
+from qcompile.passmgr.passbase import Pass
+from qcompile.passmgr.stimuli import stimuli
+from qcompile.passmgr.tolerance import MinSqnrDb
+from qcompile.quant.affine import dequantize
+
+Array = npt.NDArray[Any]
+Outputs = dict[str, Array]
+
+
+class VerifyNumerics(Instrument):
+    """Runs the interpreter before and after each pass, and compares.
+
+    Exact passes and passes within an absolute bound see normal, zero, saturating and tie inputs. A pass that
+    promises an SQNR does so for inputs of the kind it was calibrated on: it sees the first calibration
+    sample, or normal noise where there is none.
+
+    Args:
+        seed: of the inputs.
+
+    Raises:
+        Rejection: an output moved further than the pass declares; the pass manager turns it into an error
+            that names the pass.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self._latest: tuple[Graph, dict[str, Outputs]] | None = None
+
+    def after_pass(
+        self, item: Pass, before: Graph, after: Graph, record: PassRecord, context: PassContext
+    ) -> None:
+        """Compare the graphs."""
+        if not record.changed:
+            return
+        known = self._latest[1] if self._latest is not None and self._latest[0] is before else {}
+        results: dict[str, Outputs] = {}
+        for kind, inputs in self._inputs(item, before, context):
+            expected = known[kind] if kind in known else evaluate(before, inputs)
+            results[kind] = evaluate(after, inputs)
+            problem = compare(item, after, expected, results[kind])
+            if problem is not None:
+                raise Rejection(f"on {kind} input, {problem}")
+        self._latest = after, results
+
+    def _inputs(self, item: Pass, graph: Graph, context: PassContext) -> list[tuple[str, dict[str, Array]]]:
+        kinds = list(stimuli(graph, self.seed))
+        if not isinstance(item.tolerance, MinSqnrDb):
+            return kinds
+        sample = next(context.samples(), None) if context.samples is not None else None
+        return [("calibration", sample)] if sample is not None else kinds[:1]
+
+
+def evaluate(graph: Graph, inputs: dict[str, Array]) -> Outputs:
+    """Return what a graph computes, quantized outputs as real values.
+
+    Args:
+        graph: float or integer form.
+        inputs: one array per graph input.
+    """
+    from qcompile.ops.interpreter import Interpreter
+
+    with np.errstate(all="ignore"):
+        outputs = Interpreter(graph).run(inputs)
+    return {name: _real(value, outputs[name]) for name, value in _named_outputs(graph).items()}
+
+
+def compare(item: Pass, after: Graph, expected: Outputs, actual: Outputs) -> str | None:
+    """Return what breaks the tolerance of a pass, naming output and worst element, or None.
+
+    Args:
+        item: declares the tolerance.
+        after: the graph that computed `actual`.
+        expected: real outputs before the pass.
+        actual: real outputs after the pass.
+    """
+    if list(expected) != list(actual):
+        return f"the outputs {list(expected)} became {list(actual)}"
+    for name, value in _named_outputs(after).items():
+        if expected[name].shape != actual[name].shape:
+            return f"output '{name}' of shape {expected[name].shape} became {actual[name].shape}"
+        qparams = value.qparams
+        lsb = max(qparams.scale) if qparams is not None else None
+        problem = item.tolerance.violation(expected[name], actual[name], lsb)
+        if problem is not None:
+            return f"output '{name}': {problem}"
+    return None
+
+
+def _named_outputs(graph: Graph) -> dict[str, Value]:
+    return dict(zip(graph.output_names, graph.outputs, strict=True))
+
+
+def _real(value: Value, array: Array) -> Array:
+    return dequantize(array, value.qparams) if value.qparams is not None else array
