@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from qcompile.calibrate.histogram import TensorStatistics
 from qcompile.calibrate.observer import make_observer
-from qcompile.errors import CalibrationError
+from qcompile.calibrate.runner import calibrate as measure
+from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.synthetic import synthetic_samples
+from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Value
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, Fact
+from qcompile.ops.interpreter import Interpreter
 
 
 @dataclass(frozen=True)
@@ -52,30 +58,25 @@ class Calibrate(Pass):
         statistics = self._statistics(graph, run_time, context)
         context.statistics.update(statistics)
         for value in run_time:
-            observer = make_observer(value.qspec.observer) if value.qspec is not None else None
-            assert observer is not None
-            lo, hi = observer.range(statistics[value.name])
+            if value.qspec is None:
+                raise InternalError(f"{value.name} lost its QSpec")
+            lo, hi = make_observer(value.qspec.observer).range(statistics[value.name])
             _set_range(value, *self._with_batch_norm(value, lo, hi, data_free=context.samples is None))
 
-    def _statistics(self, graph: Graph, observed: list[Value], context: PassContext) -> dict[str, Any]:
-        from qcompile.calibrate.runner import calibrate
-        from qcompile.calibrate.synthetic import synthetic_samples
-        from qcompile.ops.interpreter import Interpreter
-
+    def _statistics(self, graph: Graph, observed: list[Value], context: PassContext) -> dict[str, TensorStatistics]:
+        samples: Iterable[Mapping[str, Any]]
         if context.samples is not None:
             samples = context.samples()
         else:
             context.note("no calibration data: ranges come from synthetic inputs, accuracy is unverified")
-            samples = synthetic_samples(graph, count=self.samples, seed=self.seed)
-        specs = {v.name: make_observer(v.qspec.observer) for v in observed if v.qspec is not None}
-        names = [v.name for v in observed]
-        result: dict[str, Any] = calibrate(Interpreter(graph), samples, names, specs, context.progress)
-        missing = [n for n in names if n not in result or result[n].samples == 0]
-        if missing:
-            raise CalibrationError(
-                f"no calibration sample reached tensor '{missing[0]}'", hint="give at least one sample with --calib"
-            )
-        return result
+            samples = synthetic_samples(graph_inputs(graph), count=self.samples, seed=self.seed)
+        observers = {v.name: make_observer(v.qspec.observer) for v in observed if v.qspec is not None}
+        return measure(
+            Interpreter(graph),
+            samples,
+            observers,
+            progress=lambda done, total: context.progress(done, total or 0, "calibrating"),
+        )
 
     @staticmethod
     def _with_batch_norm(value: Value, lo: float, hi: float, *, data_free: bool) -> tuple[float, float]:

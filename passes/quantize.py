@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -39,12 +39,18 @@ class Quantize(Pass):
     An accumulator whose only reader is an addition goes there as int32 in steps of scale/2^14 rather than as
     int8, so the addition rounds once. One read only in float is dequantized directly.
 
+    Options:
+        io: "float" converts at the graph's inputs and outputs; "int8" leaves those quantized that integer
+            nodes read or make.
+
     Preconditions: every int8 node's tensors have ranges (calibrate) and its weights are constant.
     """
 
     name: ClassVar[str] = "quantize"
     requires: ClassVar[tuple[Fact, ...]] = (CALIBRATED, PRECISION)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(10.0)
+
+    io: Literal["float", "int8"] = "float"
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Rewrite the graph."""
@@ -54,8 +60,13 @@ class Quantize(Pass):
                 builder.rewrite(node)
             else:
                 builder.feed_float(node)
-        graph.outputs = [builder.real(v, None) for v in graph.outputs]
+        if self.io == "int8":
+            graph.outputs = [builder.integer(v, None) if builder.is_integer(v) else v for v in graph.outputs]
+        else:
+            graph.outputs = [builder.real(v, None) for v in graph.outputs]
         builder.rewriter.eliminate_dead()
+        if self.io == "int8":
+            _quantize_inputs(builder.rewriter, context)
         for value in graph.values():
             value.qspec = None
 
@@ -71,7 +82,11 @@ class _IntegerBuilder:
 
     # -- conversions --------------------------------------------------------------------------------------
 
-    def integer(self, value: Value, before: Node) -> Value:
+    def is_integer(self, value: Value) -> bool:
+        """Return whether a tensor is computed in integers."""
+        return value.producer is not None and value.producer.precision == INT8
+
+    def integer(self, value: Value, before: Node | None) -> Value:
         """Return the int8 form of a float tensor, made right before its first reader."""
         if value not in self.integers:
             qparams = self.result_params(value)
@@ -86,28 +101,26 @@ class _IntegerBuilder:
 
     def real(self, value: Value, before: Node | None) -> Value:
         """Return the float form of a tensor that is computed in integers; other tensors as they are."""
-        if value not in self.integers and value not in self.accumulators:
-            return value
-        if value.producer is None or value.producer.precision != INT8:
+        if not self.is_integer(value):
             return value
         if value not in self.reals:
             only_float = all(reader.precision != INT8 for reader in value.users())
             if value in self.accumulators and value not in self.integers and only_float and not _clamped(value):
                 source = self.accumulators[value]
             else:
-                source = self.integer(value, before or value.producer)
+                source = self.integer(value, before)
             node = self.rewriter.insert(
                 before,
                 ops.get("dequantize"),
                 [source],
                 name=f"{value.name}.real",
                 types=[value.type],
-                loc=value.producer.loc,
+                loc=value.producer.loc if value.producer is not None else "",
             )
             self.reals[value] = node.output
         return self.reals[value]
 
-    def _convert(self, op: str, source: Value, value: Value, before: Node, qparams: QParams) -> Value:
+    def _convert(self, op: str, source: Value, value: Value, before: Node | None, qparams: QParams) -> Value:
         """Insert a quantize or requantize and return its result."""
         loc = value.producer.loc if value.producer is not None else ""
         types = [TensorType(qparams.dtype, value.shape)]
@@ -136,7 +149,7 @@ class _IntegerBuilder:
     def feed_float(self, node: Node) -> None:
         """Give a float node the float forms of its operands."""
         for index, value in enumerate(node.inputs):
-            if value.producer is not None and value.producer.precision == INT8:
+            if self.is_integer(value):
                 self.rewriter.set_operand(node, index, self.real(value, node))
 
     def rewrite(self, node: Node) -> None:
@@ -219,3 +232,16 @@ def _feeds_only(value: Value, node: Node, rewriter: Rewriter) -> bool:
 
 def _clamped(value: Value) -> bool:
     return value.producer is not None and value.producer.attrs.activation != "none"
+
+
+def _quantize_inputs(rewriter: Rewriter, context: PassContext) -> None:
+    """Turn graph inputs that are only ever quantized, in one way, into integer inputs."""
+    for value in rewriter.graph.inputs:
+        readers = value.users()
+        if len(readers) != 1 or readers[0].op.name != "quantize":
+            context.note(f"input '{value.name}' stays {value.dtype}: it is read in float")
+            continue
+        quantized = readers[0].output
+        rewriter.replace_value(quantized, value)
+        rewriter.erase(readers[0])
+        rewriter.set_type(value, quantized.type, quantized.qparams)

@@ -10,6 +10,7 @@ from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import OpDef
 from qcompile.ir.types import TensorType
+from qcompile.quant.qparams import QParams
 
 
 class Rewriter:
@@ -74,6 +75,10 @@ class Rewriter:
     def set_attrs(self, node: Node, **fields: Any) -> None:
         """Change some attributes of `node`."""
         node.attrs = replace_fields(node.attrs, **fields)
+
+    def set_type(self, value: Value, type: TensorType, qparams: QParams | None) -> None:
+        """Change the type and quantization of a graph input."""
+        value.type, value.qparams = type, qparams
 
     def erase(self, node: Node) -> None:
         """Remove a node whose results nobody reads."""

@@ -1,0 +1,156 @@
+"""How far the integer graph is from the float graph, at the outputs and at every tensor between."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.synthetic import synthetic_samples
+from qcompile.ir.graph import Graph, Value
+from qcompile.ops.interpreter import Interpreter
+from qcompile.quant.affine import dequantize
+
+Array = npt.NDArray[Any]
+
+_SUFFIX = re.compile(r"(\.(q|fused|real))+(\.\d+)?$")
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """Quantization error of one tensor, with all errors before it included.
+
+    Args:
+        name: of the tensor in the float graph.
+        loc: ONNX node that makes it.
+        op: operation that makes it, in the integer graph.
+        sqnr_db: signal to quantization noise ratio over all samples, dB.
+    """
+
+    name: str
+    loc: str
+    op: str
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Float against integers on some samples.
+
+    Args:
+        samples: how many were run.
+        verified: whether they were the user's, not synthetic ones.
+        outputs: SQNR of each graph output by name, dB.
+        tensors: error of each quantized tensor, in order of computation.
+    """
+
+    samples: int
+    verified: bool
+    outputs: dict[str, float]
+    tensors: tuple[TensorError, ...]
+
+    @property
+    def worst_output_db(self) -> float:
+        """SQNR of the worst output, dB."""
+        return min(self.outputs.values())
+
+
+class _Power:
+    """Accumulates signal and noise power of one tensor."""
+
+    def __init__(self) -> None:
+        self.signal = 0.0
+        self.noise = 0.0
+
+    def add(self, reference: Array, actual: Array) -> None:
+        r, a = reference.astype(np.float64), actual.astype(np.float64)
+        self.signal += float(np.vdot(r, r))
+        self.noise += float(np.vdot(a - r, a - r))
+
+    @property
+    def db(self) -> float:
+        """10·log10(signal / noise), limited to ±200 dB."""
+        if self.noise == 0.0:
+            return 200.0
+        return float(np.clip(10 * np.log10(max(self.signal, 1e-300) / self.noise), -200.0, 200.0))
+
+
+def compare_graphs(
+    reference: Graph,
+    actual: Graph,
+    samples: Iterable[Mapping[str, Array]] | None,
+    *,
+    count: int = 8,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Comparison:
+    """Run both graphs in the interpreter and compare what they compute.
+
+    Formula:
+        SQNR = 10·log10(Σ x² / Σ (x̂ − x)²), sums over all elements of all samples
+
+    Args:
+        reference: float graph.
+        actual: integer graph made from it; its tensors keep the float tensors' names.
+        samples: inputs; None for synthetic ones.
+        count: samples to use at most.
+        seed: of synthetic inputs.
+        progress: called with (done, total, what).
+    """
+    verified = samples is not None
+    chosen: Iterable[Mapping[str, Array]] = (
+        samples if samples is not None else synthetic_samples(graph_inputs(reference), count=4, seed=seed)
+    )
+    known = {v.name for node in reference.nodes for v in node.outputs}
+    powers: dict[Value, _Power] = {}
+    outputs = {name: _Power() for name in actual.output_names}
+    float_run, integer_run = Interpreter(reference), Interpreter(actual)
+    done = 0
+    for sample in islice(chosen, count):
+        expected: dict[str, Array] = {}
+        real = float_run.run(sample, on_value=lambda v, a: expected.__setitem__(v.name, a))  # noqa: B023
+        result = integer_run.run(_at_inputs(actual, sample), on_value=lambda v, a: _compare(v, a, expected, powers, known))  # noqa: B023
+        for name, power in outputs.items():
+            power.add(real[name], _real(actual.outputs[actual.output_names.index(name)], result[name]))
+        done += 1
+        if progress is not None:
+            progress(done, 0, "comparing with float")
+    tensors = tuple(_tensor_error(v, p) for v, p in powers.items())
+    return Comparison(done, verified, {n: p.db for n, p in outputs.items()}, tensors)
+
+
+def _compare(value: Value, array: Array, expected: Mapping[str, Array], powers: dict[Value, _Power], known: set[str]) -> None:
+    name = base_name(value)
+    if value.qparams is not None and value.qparams.dtype == "int8" and name in known:
+        reference = expected[name]
+        if reference.shape == array.shape:
+            powers.setdefault(value, _Power()).add(reference, dequantize(array, value.qparams))
+
+
+def base_name(value: Value) -> str:
+    """Return the name of the float tensor that an integer tensor stands for."""
+    return _SUFFIX.sub("", value.name)
+
+
+def _tensor_error(value: Value, power: _Power) -> TensorError:
+    node = value.producer
+    return TensorError(base_name(value), node.loc if node else "", node.op.name if node else "input", power.db)
+
+
+def _real(value: Value, array: Array) -> Array:
+    return dequantize(array, value.qparams) if value.qparams is not None else array
+
+
+def _at_inputs(graph: Graph, sample: Mapping[str, Array]) -> dict[str, Array]:
+    """Quantize a float sample for inputs that are kept in integers."""
+    from qcompile.quant.affine import quantize
+
+    return {
+        v.name: quantize(sample[v.name], v.qparams) if v.qparams is not None else sample[v.name] for v in graph.inputs
+    }
