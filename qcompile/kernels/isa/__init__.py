@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy.typing as npt
 
 from qcompile.errors import TargetError
 from qcompile.kernels.builder import Builder, Expr, Index, Memory
@@ -89,6 +91,92 @@ class MicroKernel(Protocol):
 
 
 @dataclass(frozen=True)
+class DepthwiseRows:
+    """The pixels under a few neighbouring output columns of a depthwise convolution.
+
+    Attributes:
+        memory: activations, elements of the kernel's ``a_dtype``.
+        corner: element index of the first column's first tap, for the block's first channel.
+        row_step: elements from one filter row to the next.
+        tap_step: elements from one filter column to the next.
+        column_step: elements from one output column's pixels to the next one's.
+    """
+
+    memory: Memory
+    corner: Index
+    row_step: int
+    tap_step: int
+    column_step: int
+
+    def load(self, column: int, row: int, tap: int, lanes: int, channel: int = 0) -> Expr:
+        """Neighbouring channels of the pixel that output ``column`` meets at filter position (row, tap)."""
+        offset = column * self.column_step + row * self.row_step + tap * self.tap_step
+        return self.memory.load(self.corner + (offset + channel), lanes)
+
+
+class DepthwiseKernel(Protocol):
+    """Filters a block of ``channels`` channels, each by itself, for a few output columns.
+
+    Attributes:
+        a_dtype: element type of the rows as the kernel reads them; where it differs from the
+            stored activations, the generator widens rows into scratch first.
+        b_dtype: element type of the packed weights.
+        lanes: channels in one result vector.
+        channels: channels of a block, a multiple of ``lanes``; up to ``channels - 1`` elements
+            past a tensor's last channel may be read, and meet zero weights.
+    """
+
+    @property
+    def a_dtype(self) -> str:
+        """Element type of the rows, as read."""
+
+    @property
+    def b_dtype(self) -> str:
+        """Element type of the packed weights."""
+
+    @property
+    def lanes(self) -> int:
+        """Channels in a result vector."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of a block."""
+
+    def columns(self, kernel: tuple[int, int], stride: int) -> int:
+        """Output columns to compute at once."""
+        ...
+
+    def pack(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Order the weights [channels, rows, columns] of one block; every block gives as many elements."""
+        ...
+
+    def sums(
+        self,
+        b: Builder,
+        rows: DepthwiseRows,
+        w: Memory,
+        at: Index,
+        kernel: tuple[int, int],
+        bias: Sequence[Expr],
+        columns: int,
+    ) -> Iterator[list[Expr]]:
+        """Emit the sums of ``columns`` output columns, one list of vectors after another.
+
+        The caller finishes a column before it asks for the next, which keeps registers few.
+
+        Args:
+            b: builder.
+            rows: where the pixels are.
+            w: packed weights.
+            at: element index of the block in ``w``.
+            kernel: (rows, columns) of the filter.
+            bias: one vector of ``lanes`` for each part of the block.
+            columns: how many, at most what ``columns`` returned.
+        """
+        ...
+
+
+@dataclass(frozen=True)
 class Isa:
     """One instruction set.
 
@@ -102,6 +190,13 @@ class Isa:
             float32 vectors, NaN giving lo; |lo|, |hi| <= 2^22 and integral.
         lookup: ``f(b, table, codes)``: bytes ``table[code]`` for a uint8 vector of codes, table a
             256-byte Memory; None: the generator looks codes up one at a time.
+        round_saturating: ``f(value)``: int32 vector ``rne(value)`` of a float32 vector, the ends of
+            int32 for what lies outside; None: the epilogue clamps floats with ``round_clamp``.
+        narrow: ``f(vectors, zero, low, high)``: one vector of stored codes
+            ``min(max(q + zero, low), high)`` for int32 vectors of any value, |zero| <= 255;
+            ``zero`` a scalar int16, ``low`` and ``high`` scalars of the stored type.
+        depthwise_int8: kernel of 8-bit depthwise convolutions; None: they run as grouped ones.
+        depthwise_float32: kernel of float32 depthwise convolutions; None: likewise.
     """
 
     name: str
@@ -111,6 +206,10 @@ class Isa:
     float32: MicroKernel
     round_clamp: Callable[[Expr, Expr, Expr], Expr]
     lookup: Callable[[Builder, Memory, Expr], Expr] | None = None
+    round_saturating: Callable[[Expr], Expr] | None = None
+    narrow: Callable[[Sequence[Expr], Expr, Expr, Expr], Expr] | None = None
+    depthwise_int8: DepthwiseKernel | None = None
+    depthwise_float32: DepthwiseKernel | None = None
 
 
 def names() -> list[str]:
