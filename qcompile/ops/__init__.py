@@ -9,7 +9,16 @@ from functools import cache
 
 from qcompile.ir.opdef import OpDef
 
-_NOT_OPERATIONS = {"arithmetic", "elementwise", "interpreter", "layout", "onnx_node", "spatial"}
+_NOT_OPERATIONS = {
+    "arithmetic",
+    "elementwise",
+    "interpreter",
+    "layout",
+    "onnx_node",
+    "pooling",
+    "reduction",
+    "spatial",
+}
 
 
 @cache

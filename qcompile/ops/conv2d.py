@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -157,6 +157,10 @@ class Conv2d(OpDef):
         residual = to_nhwc(inputs[3], attrs.layout) if attrs.residual else None
         return (from_nhwc(finish_accumulator(node, acc.astype(np.int32), residual), attrs.layout),)
 
+    def operand_activations(self, node: Node) -> tuple[int, ...]:
+        """Return x and the residual."""
+        return (0, 3) if node.attrs.residual else (0,)
+
     def check(self, node: Node) -> None:
         """Check that the accumulator cannot overflow."""
         if node.is_integer:
@@ -197,10 +201,10 @@ def _convolve(padded: Array, weight: Array, attrs: Conv2dAttrs) -> Array:
 
 def _grouped_product(seen: Array, tap: Array, groups: int, integer: bool) -> Array:
     """Return seen[..., C] · tap[O, C/groups]ᵀ within each group."""
-    multiply = integer_matmul if integer else np.matmul
+    multiply: Callable[[Array, Array], Array] = integer_matmul if integer else np.matmul
     if groups == 1:
         flat = seen.reshape(-1, seen.shape[-1])
-        return multiply(flat, tap.T).reshape(*seen.shape[:-1], tap.shape[0])
+        return np.asarray(multiply(flat, tap.T)).reshape(*seen.shape[:-1], tap.shape[0])
     n, h, w, channels = seen.shape
     by_group = seen.reshape(n * h * w, groups, channels // groups).transpose(1, 0, 2)
     weights = tap.reshape(groups, tap.shape[0] // groups, -1).transpose(0, 2, 1)

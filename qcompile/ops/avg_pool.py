@@ -1,0 +1,135 @@
+"""Average over a sliding window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompile.ir.graph import Node, Value
+from qcompile.ir.opdef import Array, OpDef, Quantization, qparams_of
+from qcompile.ir.types import TensorType
+from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.pooling import (
+    PoolAttrs,
+    pool_attributes,
+    pool_extents,
+    pool_type,
+    pool_windows,
+    tap_positions,
+    window_counts,
+    with_positions,
+)
+from qcompile.ops.spatial import from_nhwc, spatial_axes, to_nhwc
+from qcompile.quant import requantize as rq
+
+
+@dataclass(frozen=True)
+class AvgPoolAttrs(PoolAttrs):
+    """Attributes of avg_pool: those of PoolAttrs, and one more.
+
+    Args:
+        count_include_pad: whether padding counts as zeros in the average.
+    """
+
+    count_include_pad: bool = False
+
+
+def _from_onnx(node: OnnxNode) -> Value:
+    attributes = pool_attributes(node)
+    attributes["count_include_pad"] = bool(node.attr("count_include_pad", 0))
+    return node.add("avg_pool", [node.value(0)], **attributes)
+
+
+class AvgPool(OpDef):
+    """y[n,h,w,c] = Σ over taps of x[n, h·s+i·d−p, w·s+j·d−p, c] / count[h,w].
+
+    Integer form: acc = Σ (q − zp) over the taps inside the input, requantized with m = s_x / (s_y · count).
+
+    Source:
+        ONNX AveragePool.
+    """
+
+    name = "avg_pool"
+    Attrs = AvgPoolAttrs
+    integer = Quantization.ARITHMETIC
+    onnx: ClassVar[dict[str, Any]] = {"AveragePool": _from_onnx}
+
+    def infer(self, attrs: AvgPoolAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the type of the result."""
+        return (pool_type(attrs, inputs),)
+
+    def evaluate(self, attrs: AvgPoolAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Sum tap by tap, then divide by the counts."""
+        total, counts = _sums(attrs, inputs[0])
+        y = total / counts.astype(total.dtype)[None, :, :, None]
+        return (from_nhwc(y, attrs.layout),)
+
+    def evaluate_integer(self, node: Node, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Sum centred integers tap by tap, then requantize with one multiplier per count."""
+        (x,), (y,) = qparams_of(node)
+        centred = inputs[0].astype(np.int32) - np.int32(x.scalar_zero_point)
+        total, counts = _sums(node.attrs, centred)
+        m = rq.multiplier(x.scalar_scale, y.scalar_scale * counts)[None, :, :, None]
+        return (from_nhwc(rq.requantize(total, m, y), node.attrs.layout),)
+
+    def lower(self, node: Node, context: Any) -> None:
+        """Emit a reduction over the window."""
+        attrs = node.attrs
+        axes = spatial_axes(attrs.layout)
+        out = (node.output.shape[axes[0]], node.output.shape[axes[1]])
+        counts = window_counts(attrs, node.inputs[0].shape, out, with_pads=attrs.count_include_pad)
+        if node.is_integer:
+            (x,), (y,) = qparams_of(node)
+            factors = rq.multiplier(x.scalar_scale, y.scalar_scale * counts)
+        else:
+            factors = np.float32(1.0) / counts.astype(np.float32)
+        # Where all windows have the same count the factor is a literal.
+        uniform = float(factors.flat[0]) if (counts == counts.flat[0]).all() else None
+        table = None if uniform is not None else context.constant(np.asarray(factors, np.float32))
+
+        def factor(e: Any, i: Any) -> Any:
+            return e.f32(uniform) if table is None else e.at(table, i[axes[0]], i[axes[1]])
+
+        def finish(e: Any, acc: Any, i: Any) -> Any:
+            return e.requantize(acc, factor(e, i)) if node.is_integer else acc * factor(e, i)
+
+        init = (0, "int32") if node.is_integer else (0.0, node.output.dtype)
+        context.reduce(node, attrs.kernel, lambda e, i, r: _tap(e, i, r, node), "sum", init, finish)
+
+
+def _sums(attrs: AvgPoolAttrs, x: Array) -> tuple[Array, Array]:
+    """Return the window sums, NHWC, and the counts [H_out, W_out]."""
+    out = pool_extents(attrs, x.shape)
+    total: Array | None = None
+    for seen in pool_windows(to_nhwc(x, attrs.layout), attrs, out, 0):
+        total = seen.copy() if total is None else np.add(total, seen, out=total)
+    assert total is not None
+    return total, window_counts(attrs, x.shape, out, with_pads=attrs.count_include_pad)
+
+
+def _tap(e: Any, i: Any, r: Sequence[Any], node: Node) -> Any:
+    """Return the element that a tap sees, zero outside the input."""
+    attrs = node.attrs
+    positions = tap_positions(attrs, i, r)
+    inside = None
+    for k, axis in enumerate(spatial_axes(attrs.layout)):
+        size, out = node.inputs[0].shape[axis], node.output.shape[axis]
+        position = positions[k]
+        below = attrs.pads[k] > 0
+        above = (out - 1) * attrs.strides[k] - attrs.pads[k] + (attrs.kernel[k] - 1) * attrs.dilations[
+            k
+        ] >= size
+        # The load must stay inside even where its value is not wanted, hence the clamped position.
+        for needed, limit, pick in ((below, 0, e.max), (above, size - 1, e.min)):
+            if needed:
+                holds = position >= e.i32(0) if pick is e.max else position <= e.i32(limit)
+                inside = holds if inside is None else e.and_(inside, holds)
+                positions[k] = pick(positions[k], e.i32(limit))
+    index = with_positions(attrs, i, positions)
+    seen = e.centred(0, *index) if node.is_integer else e.load(0, *index)
+    if inside is None:
+        return seen
+    return e.select(inside, seen, e.i32(0) if node.is_integer else e.f32(0.0))

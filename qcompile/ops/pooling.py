@@ -1,0 +1,178 @@
+"""What max_pool and avg_pool share: attributes, geometry, and windows over an NHWC array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qcompile.ir.opdef import Array
+from qcompile.ir.types import TensorType
+from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.spatial import (
+    Pads,
+    spatial_axes,
+    window_extent,
+    window_pads,
+    window_slice,
+    with_spatial,
+)
+
+
+@dataclass(frozen=True)
+class PoolAttrs:
+    """Attributes of a pooling window.
+
+    Args:
+        kernel: vertical and horizontal extent, taps.
+        strides: vertical and horizontal step, elements.
+        pads: elements added at top, left, bottom, right.
+        dilations: distance of taps, elements.
+        ceil_mode: whether a last, partial window counts.
+        layout: "NCHW" or "NHWC".
+    """
+
+    kernel: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    pads: Pads = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    ceil_mode: bool = False
+    layout: str = "NCHW"
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("NCHW", "NHWC"):
+            raise ValueError(f"layout '{self.layout}' is neither NCHW nor NHWC")
+        if min(*self.kernel, *self.strides, *self.dilations) < 1 or min(self.pads) < 0:
+            geometry = f"kernel {self.kernel}, strides {self.strides}, dilations {self.dilations}"
+            raise ValueError(f"{geometry}, pads {self.pads}")
+
+
+def pool_attributes(node: OnnxNode) -> dict[str, Any]:
+    """Return the fields of PoolAttrs that an ONNX pooling node stands for."""
+    x = node.type(0)
+    if x.rank != 4:
+        node.fail(f"{x.rank - 2}-D pooling of {x}; only 2-D pooling is supported")
+    kernel = tuple(node.attr("kernel_shape", ()))
+    if len(kernel) != 2:
+        node.fail(f"kernel_shape {list(kernel)} of a 2-D pooling")
+    strides = tuple(node.attr("strides", (1, 1)))
+    dilations = tuple(node.attr("dilations", (1, 1)))
+    return {
+        "kernel": kernel,
+        "strides": strides,
+        "pads": window_pads(node, kernel, strides, dilations, x.shape[2:]),
+        "dilations": dilations,
+        "ceil_mode": bool(node.attr("ceil_mode", 0)),
+    }
+
+
+def pool_extents(attrs: PoolAttrs, shape: Sequence[int]) -> tuple[int, int]:
+    """Return the spatial extents of the result.
+
+    Args:
+        attrs: the window.
+        shape: of the operand, in `attrs.layout`.
+
+    Raises:
+        ValueError: a window does not fit, or lies in the padding alone.
+    """
+    extents = []
+    for axis, size in enumerate(shape[a] for a in spatial_axes(attrs.layout)):
+        count = window_extent(
+            size,
+            attrs.kernel[axis],
+            attrs.strides[axis],
+            attrs.dilations[axis],
+            (attrs.pads[axis], attrs.pads[axis + 2]),
+            ceil=attrs.ceil_mode,
+        )
+        if not _tap_counts(attrs, axis, size, count, 0, size).all():
+            raise ValueError(
+                f"pads {attrs.pads} are so large that a window of {attrs.kernel} sees only padding"
+            )
+        extents.append(count)
+    return extents[0], extents[1]
+
+
+def _tap_counts(attrs: PoolAttrs, axis: int, size: int, count: int, low: int, high: int) -> Array:
+    """Return for each output position along one axis how many taps lie in [low, high)."""
+    starts = np.arange(count)[:, None] * attrs.strides[axis] - attrs.pads[axis]
+    taps = starts + np.arange(attrs.kernel[axis])[None, :] * attrs.dilations[axis]
+    return np.asarray(((taps >= low) & (taps < high)).sum(axis=1))
+
+
+def window_counts(attrs: PoolAttrs, shape: Sequence[int], out: tuple[int, int], *, with_pads: bool) -> Array:
+    """Return how many taps of each window lie in the input.
+
+    Args:
+        attrs: the window.
+        shape: of the operand, in `attrs.layout`.
+        out: spatial extents of the result.
+        with_pads: count the padding too (never what lies beyond it).
+
+    Returns:
+        int64 [H_out, W_out].
+    """
+    counts = []
+    for axis, size in enumerate(shape[a] for a in spatial_axes(attrs.layout)):
+        before, after = (attrs.pads[axis], attrs.pads[axis + 2]) if with_pads else (0, 0)
+        counts.append(_tap_counts(attrs, axis, size, out[axis], -before, size + after))
+    return np.asarray(counts[0][:, None] * counts[1][None, :])
+
+
+def pool_type(attrs: PoolAttrs, inputs: Sequence[TensorType]) -> TensorType:
+    """Return the type of a pooling's result.
+
+    Raises:
+        ValueError: the operand is not 4-D or the window does not fit.
+    """
+    x = inputs[0]
+    if len(inputs) != 1 or x.rank != 4:
+        raise ValueError(f"pooling needs one 4-D operand, got {', '.join(map(str, inputs))}")
+    channels = x.shape[1] if attrs.layout == "NCHW" else x.shape[3]
+    return x.with_shape(with_spatial(x.shape, attrs.layout, pool_extents(attrs, x.shape), channels))
+
+
+def pool_windows(x: Array, attrs: PoolAttrs, out: tuple[int, int], fill: float) -> Iterator[Array]:
+    """Yield, tap by tap, what all windows see of an NHWC array.
+
+    Args:
+        x: NHWC.
+        attrs: the window.
+        out: spatial extents of the result.
+        fill: value of padding, and of what a partial last window reaches beyond it.
+    """
+    widths = []
+    for axis in (0, 1):
+        reach = (out[axis] - 1) * attrs.strides[axis] + (attrs.kernel[axis] - 1) * attrs.dilations[axis] + 1
+        before = attrs.pads[axis]
+        widths.append((before, max(0, reach - before - x.shape[1 + axis])))
+    if any(any(w) for w in widths):
+        x = np.pad(x, ((0, 0), *widths, (0, 0)), constant_values=x.dtype.type(fill))
+    for i in range(attrs.kernel[0]):
+        for j in range(attrs.kernel[1]):
+            yield window_slice(x, (i, j), attrs.strides, attrs.dilations, out)
+
+
+def tap_positions(attrs: PoolAttrs, i: Any, r: Sequence[Any]) -> list[Any]:
+    """Return the input row and column that a tap of an output element sees, as index expressions.
+
+    Args:
+        attrs: the window.
+        i: output indices, in `attrs.layout`.
+        r: tap indices, vertical and horizontal.
+    """
+    return [
+        i[axis] * attrs.strides[k] + r[k] * attrs.dilations[k] - attrs.pads[k]
+        for k, axis in enumerate(spatial_axes(attrs.layout))
+    ]
+
+
+def with_positions(attrs: PoolAttrs, i: Any, positions: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the output indices with the spatial ones replaced."""
+    index = list(i)
+    for axis, position in zip(spatial_axes(attrs.layout), positions, strict=True):
+        index[axis] = position
+    return tuple(index)
