@@ -30,6 +30,7 @@ from qcompile.kernels.conv_plan import (
     walk,
 )
 from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.depthwise import depthwise_kernel, plan_depthwise
 from qcompile.kernels.epilogue import Epilogue, storage_dtype
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
@@ -52,6 +53,8 @@ def plan_conv(workload: ConvWorkload, isa: Isa, target: Caches) -> Kernel:
         isa: instruction set.
         target: cache sizes.
     """
+    if depthwise_kernel(workload, isa) is not None:
+        return plan_depthwise(workload, isa)
     work = workload.canonical()
     tiling = choose_tiling(work, isa)
     blocking = choose_blocking(work, isa, tiling, target.l2_bytes)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from qcompile.errors import LoweringError
 from qcompile.kernels.conv_plan import choose_tiling, micro_kernel, walk
 from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.depthwise import depthwise_kernel, pack_depthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.parameters import LayerScalars, parameter_block
 
@@ -61,19 +62,22 @@ def pack_conv(
     work, micro = workload.canonical(), micro_kernel(workload, isa)
     scalars = scalars or LayerScalars()
     filters, groups = work.filters, work.groups
-    dtype = np.dtype(micro.b_dtype)
     kernel = np.asarray(weights).reshape(filters, *work.kernel, work.channels // groups)
     total = np.int32 if work.precision == "int8" else np.float32
     offsets = np.zeros(filters, total) if bias is None else np.asarray(bias).astype(total)
     if work.precision == "int8":
         offsets = _folded_bias(kernel, offsets, scalars.x_zero_point, isa)
-    nv, lanes = choose_tiling(work, isa).nv, micro.lanes
-    parts = np.split(kernel, groups)
-    flat = [_pack_group(work, part, nv, lanes, micro.group) for part in parts]
+    depthwise = depthwise_kernel(workload, isa)
+    if depthwise is not None:
+        groups, lanes, packed = 1, depthwise.channels, pack_depthwise(workload, isa, kernel)
+    else:
+        nv, lanes = choose_tiling(work, isa).nv, micro.lanes
+        flat = [_pack_group(work, part, nv, lanes, micro.group) for part in np.split(kernel, groups)]
+        packed = np.concatenate(flat).astype(micro.b_dtype)
     scaled = work.precision == "int8" and work.output != "int32"
     factors = np.broadcast_to(np.asarray(multipliers, np.float32), (filters,))
     return PackedConv(
-        np.concatenate(flat).astype(dtype),
+        packed,
         _padded(offsets, groups, lanes),
         _padded(factors, groups, lanes) if scaled else np.zeros(0, np.float32),
         parameter_block(scalars, isa.activation_dtype, work.residual),

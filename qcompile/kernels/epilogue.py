@@ -5,13 +5,24 @@ Bit for bit (see quant): ``int(rne(clamp(float32(acc) * m)))``, then integers on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tvm import tirx
 
 from qcompile.kernels import parameters as at
 from qcompile.kernels.activation import ACTIVATIONS
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, cast, const, shuffle, splat
+from qcompile.kernels.builder import (
+    Builder,
+    Expr,
+    Index,
+    Memory,
+    bitcast,
+    cast,
+    const,
+    lanes_of,
+    shuffle,
+    splat,
+)
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.isa import Isa
 
@@ -42,6 +53,11 @@ class Epilogue:
         self._codes = b.argument(6, "uint8")
         self._floats = b.argument(7, "float32")
         self._integers = b.argument(7, "int32")
+        self._narrowing: tuple[Expr, Expr, Expr] | None = None
+        if work.output == "int8" and isa.narrow is not None:
+            zero = b.let(self._integers.load(at.OUT_ZERO))
+            bounds = [b.let(cast(stored, self._integers.load(i) + zero)) for i in (at.INT_LO, at.INT_HI)]
+            self._narrowing = (b.let(cast("int16", zero)), bounds[0], bounds[1])
 
     def bias(self, channel: Index, nv: int) -> list[Expr]:
         """First values of the accumulators of ``nv`` vectors, from a padded channel number."""
@@ -62,15 +78,46 @@ class Epilogue:
             to: element index in the output (and residual) of the first channel.
             valid: number of channels that exist; lanes past them are dropped.
         """
-        finish = self._finish_float if self._work.output == "float32" else self._finish_integer
-        for j, total in enumerate(sums):
-            offset = j * self._lanes
-            value = finish(total, scale[j] if scale else None, to + offset)
-            self._store_lanes(to + offset, value, min(self._lanes, valid - offset))
+        for first, values in self._vectors(sums, scale, to):
+            self._store_lanes(to + first, values, valid - first)
         if self._work.table and self._isa.lookup is None:
             with self._b.loop(valid, stem="c") as c:
                 code = cast("int64", self._codes.load(to + c))
                 self._codes.store(to + c, self._table.load(code))
+
+    def _vectors(self, sums: Sequence[Expr], scale: Sequence[Expr], to: Index) -> Iterator[tuple[int, Expr]]:
+        """Finished vectors in the type of the output, each with the number of its first channel."""
+        scales = list(scale) or [None] * len(sums)
+        if self._work.output == "float32":
+            for j, (total, factor) in enumerate(zip(sums, scales, strict=True)):
+                yield j * self._lanes, self._finish_float(total, factor, to + j * self._lanes)
+            return
+        j = 0
+        while j < len(sums):
+            count = self._together(len(sums) - j)
+            parts = range(j, j + count)
+            found = [self._finish_integer(sums[i], scales[i], to + i * self._lanes) for i in parts]
+            yield j * self._lanes, self._codes_of(found) if self._work.output == "int8" else found[0]
+            j += count
+
+    def _together(self, left: int) -> int:
+        """How many vectors of sums to narrow into one vector of codes."""
+        if self._narrowing is None:
+            return 1
+        fit = max(1, self._isa.vector_bytes // self._lanes)
+        return 1 << (min(left, fit).bit_length() - 1)
+
+    def _codes_of(self, found: Sequence[Expr]) -> Expr:
+        """Stored codes of clamped (or, with a narrowing, any) integers relative to the zero point."""
+        b, lanes = self._b, self._lanes * len(found)
+        if self._narrowing is not None and self._isa.narrow is not None:
+            code = self._isa.narrow(found, *self._narrowing)
+        else:
+            code = cast(f"{self._output.dtype}x{lanes}", found[0] + self._integer(at.OUT_ZERO))
+        if self._work.table and self._isa.lookup is not None:
+            code = bitcast(f"uint8x{lanes}", code)
+            code = bitcast(f"{self._output.dtype}x{lanes}", self._isa.lookup(b, self._table, b.let(code)))
+        return code
 
     def _float(self, position: int) -> Expr:
         return splat(self._floats.load(position), self._lanes)
@@ -79,20 +126,22 @@ class Epilogue:
         return splat(self._integers.load(position), self._lanes)
 
     def _finish_integer(self, total: Expr, scale: Expr | None, to: Index) -> Expr:
+        """Integers relative to the zero point, clamped unless a narrowing follows; raw sums without a scale."""
         if scale is None:
             return total
         b, integers = self._b, f"int32x{self._lanes}"
         scaled = b.let(cast(f"float32x{self._lanes}", total) * scale)
+        saturate = self._isa.round_saturating
+        if saturate is not None and self._narrowing is not None and not self._work.residual:
+            return b.let(saturate(scaled))
         q = b.let(self._isa.round_clamp(scaled, self._float(at.LO), self._float(at.HI)))
         if self._work.residual:
             other = cast(integers, self._residual.load(to, self._lanes))
             q = q + other * self._integer(at.RESIDUAL_FACTOR) + self._integer(at.RESIDUAL_OFFSET)
             q = b.let(q >> const(at.WIDE_SHIFT, integers))
-            q = b.let(tirx.Min(tirx.Max(q, self._integer(at.INT_LO)), self._integer(at.INT_HI)))
-        code = cast(f"{self._output.dtype}x{self._lanes}", q + self._integer(at.OUT_ZERO))
-        if self._work.table and self._isa.lookup is not None:
-            return self._isa.lookup(b, self._table, code)
-        return code
+            if self._narrowing is None:
+                q = b.let(tirx.Min(tirx.Max(q, self._integer(at.INT_LO)), self._integer(at.INT_HI)))
+        return q
 
     def _finish_float(self, total: Expr, scale: Expr | None, to: Index) -> Expr:
         b = self._b
@@ -103,11 +152,13 @@ class Epilogue:
         return activation(b, b.let(value), self._float(at.ALPHA), self._float(at.BETA))
 
     def _store_lanes(self, to: Index, value: Expr, valid: int) -> None:
-        if valid >= self._lanes:
-            self._output.store(to, value, self._lanes)
-            return
+        """Store the first ``valid`` lanes (or all)."""
         value = self._b.let(value)
-        first, piece = 0, self._lanes
+        piece = lanes_of(value)
+        if valid >= piece:
+            self._output.store(to, value, piece)
+            return
+        first = 0
         while first < valid:
             if first + piece <= valid:
                 part = shuffle([value], range(first, first + piece))

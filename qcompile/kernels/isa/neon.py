@@ -6,14 +6,29 @@ Two int8 products are added in an int16 lane before they are widened: with weigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tvm import tirx
 
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, call_pure, const, shuffle, splat
-from qcompile.kernels.isa import Isa
+from qcompile.kernels.builder import (
+    Builder,
+    Expr,
+    Index,
+    Memory,
+    call_pure,
+    cast,
+    const,
+    lanes_of,
+    shuffle,
+    splat,
+)
+from qcompile.kernels.depthwise_micro import FmaDepthwise
+from qcompile.kernels.isa import DepthwiseRows, Isa
 from qcompile.kernels.micro import clamp
 
 _NEON = "llvm.aarch64.neon."
@@ -128,19 +143,129 @@ class NeonFmaMicroKernel:
         return [b.let(total.get()) for total in state[row]]
 
 
+@dataclass(frozen=True)
+class NeonDepthwise:
+    """int8: pairs of taps meet in int16 (``smull``, ``smlal``), and join int32 sums by ``saddw``.
+
+    Attributes:
+        unrolled: filters of at most so many taps keep their weights in registers; larger ones go
+            row by row.
+    """
+
+    a_dtype: str = "int8"
+    b_dtype: str = "int8"
+    lanes: int = 4
+    channels: int = 16
+    unrolled: int = 9
+
+    def columns(self, kernel: tuple[int, int], stride: int) -> int:
+        """Output columns at once: more share pixels, but each needs four registers of sums."""
+        return 2 if kernel[0] * kernel[1] <= self.unrolled or kernel[1] > 5 else 3
+
+    def pack(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[row][column][channel]."""
+        return np.ascontiguousarray(weights.transpose(1, 2, 0))
+
+    def sums(
+        self,
+        b: Builder,
+        rows: DepthwiseRows,
+        w: Memory,
+        at: Index,
+        kernel: tuple[int, int],
+        bias: Sequence[Expr],
+        columns: int,
+    ) -> Iterator[list[Expr]]:
+        """Integer sums: their order does not matter."""
+        taps = [(i, j) for i in range(kernel[0]) for j in range(kernel[1])]
+        if len(taps) <= self.unrolled:
+            weights = [b.let(w.load(at + n * 16, 16)) for n in range(len(taps))]
+            for x in range(columns):
+                pixels = [b.let(rows.load(x, i, j, 16)) for i, j in taps]
+                yield _add_taps(b, list(bias), pixels, weights)
+            return
+        totals = [[b.register("int32x4", part) for part in bias] for _ in range(columns)]
+        with b.loop(kernel[0], stem="kh", rolled=True) as i:
+            self._filter_row(b, rows, i, w, at, kernel[1], totals)
+        for total in totals:
+            yield [b.let(part.get()) for part in total]
+
+    def _filter_row(
+        self, b: Builder, rows: DepthwiseRows, i: Index, w: Memory, at: Index, width: int, totals: Any
+    ) -> None:
+        """Add one filter row to all columns."""
+        below = dataclasses.replace(rows, corner=b.let(rows.corner + i * rows.row_step))
+        weights = [b.let(w.load(at + (i * width + j) * 16, 16)) for j in range(width)]
+        for x, total in enumerate(totals):
+            pixels = [b.let(below.load(x, 0, j, 16)) for j in range(width)]
+            added = _add_taps(b, [part.get() for part in total], pixels, weights)
+            for part, value in zip(total, added, strict=True):
+                part.set(value)
+
+
+def _add_taps(b: Builder, sums: list[Expr], pixels: Sequence[Expr], weights: Sequence[Expr]) -> list[Expr]:
+    """Add ``pixels[n] * weights[n]``, 16 channels each, to four vectors of sums, two taps at a time."""
+    for n in range(0, len(pixels), 2):
+        for half, cut in enumerate((tirx.vectorlow, tirx.vectorhigh)):
+            pair = zip(pixels[n : n + 2], weights[n : n + 2], strict=True)
+            products = None
+            for pixel, weight in pair:
+                product = call_pure(
+                    "int16x8", _NEON + "smull.v8i16", cut("int8x8", pixel), cut("int8x8", weight)
+                )
+                products = product if products is None else products + product
+            products = b.let(products)
+            for quarter, part in enumerate((tirx.vectorlow, tirx.vectorhigh)):
+                at = 2 * half + quarter
+                sums[at] = b.let(sums[at] + cast("int32x4", part("int16x4", products)))
+    return sums
+
+
 def round_clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
-    """``fcvtns``: nearest, ties to even."""
-    return _by_quads(clamp(value, lo, hi))
+    """``fcvtns``: nearest, ties to even; ``fmaxnm`` turns NaN into lo."""
+    lanes = lanes_of(value)
+    if lanes not in (2, 4):
+        return round_saturating(clamp(value, lo, hi))
+    floats = f"float32x{lanes}"
+    value = call_pure(floats, f"{_NEON}fmaxnm.v{lanes}f32", value, lo)
+    return round_saturating(call_pure(floats, f"{_NEON}fminnm.v{lanes}f32", value, hi))
 
 
-def _by_quads(value: Expr) -> Expr:
-    lanes = int(str(value.ty.dtype).partition("x")[2] or 1)
+def round_saturating(value: Expr) -> Expr:
+    """``fcvtns``, which gives the ends of int32 for what lies outside."""
+    lanes = lanes_of(value)
     if lanes == 1:
         return call_pure("int32", _NEON + "fcvtns.i32.f32", value)
-    if lanes == 2 or lanes == 4:
+    if lanes in (2, 4):
         return call_pure(f"int32x{lanes}", f"{_NEON}fcvtns.v{lanes}i32.v{lanes}f32", value)
-    halves = [_by_quads(half(f"float32x{lanes // 2}", value)) for half in (tirx.vectorlow, tirx.vectorhigh)]
+    halves = [
+        round_saturating(half(f"float32x{lanes // 2}", value)) for half in (tirx.vectorlow, tirx.vectorhigh)
+    ]
     return tirx.vectorcombine(f"int32x{lanes}", *halves)
+
+
+def narrow(vectors: Sequence[Expr], zero: Expr, low: Expr, high: Expr) -> Expr:
+    """``sqxtn`` to int16, ``sqadd`` of the zero point, ``sqxtn`` to int8, then the clamp, 16 lanes at a time.
+
+    Saturating early is exact: int16 holds every q for which q + zero is an int8.
+    """
+    shorts = [call_pure("int16x4", _NEON + "sqxtn.v4i16", vector) for vector in vectors]
+    pairs = [_joined(shorts[i : i + 2], "int16x8") for i in range(0, len(shorts), 2)]
+    codes = []
+    for pair in pairs:
+        moved = call_pure("int16x8", _NEON + "sqadd.v8i16", pair, splat(zero, 8))
+        codes.append(call_pure("int8x8", _NEON + "sqxtn.v8i8", moved))
+    lanes = 8 * len(codes)
+    code = _joined(codes, f"int8x{lanes}")
+    code = tirx.Min(tirx.Max(code, splat(low, lanes)), splat(high, lanes))
+    return code if len(vectors) > 1 else shuffle([code], range(4))
+
+
+def _joined(parts: Sequence[Expr], dtype: str) -> Expr:
+    """One vector of two halves; a lone half is doubled where the type wants twice its lanes."""
+    if len(parts) == 1 and lanes_of(parts[0]) == int(dtype.partition("x")[2]):
+        return parts[0]
+    return tirx.vectorcombine(dtype, parts[0], parts[-1])
 
 
 NEON = Isa(
@@ -150,4 +275,8 @@ NEON = Isa(
     int8=NeonMicroKernel(),
     float32=NeonFmaMicroKernel(),
     round_clamp=round_clamp,
+    round_saturating=round_saturating,
+    narrow=narrow,
+    depthwise_int8=NeonDepthwise(),
+    depthwise_float32=FmaDepthwise(lanes=4),
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, shuffle, splat
+from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.isa import Isa, neon
 
 
@@ -59,4 +60,8 @@ NEON_DOTPROD = Isa(
     int8=_SdotMicroKernel(),
     float32=neon.NeonFmaMicroKernel(),
     round_clamp=neon.round_clamp,
+    round_saturating=neon.round_saturating,
+    narrow=neon.narrow,
+    depthwise_int8=neon.NeonDepthwise(),
+    depthwise_float32=FmaDepthwise(lanes=4),
 )

@@ -132,6 +132,19 @@ SHAPES = [
     ConvWorkload(1, 20, 30, 4, 6, (1, 7), pads=(0, 3, 0, 3)),
 ]
 
+DEPTHWISE = [
+    ConvWorkload(1, 9, 9, 32, 32, (3, 3), pads=(1, 1, 1, 1), groups=32),
+    ConvWorkload(2, 8, 7, 24, 24, (3, 3), (2, 2), pads=(0, 0, 1, 1), groups=24),
+    ConvWorkload(1, 14, 14, 40, 40, (5, 5), pads=(2, 2, 2, 2), groups=40),
+    ConvWorkload(1, 13, 11, 17, 17, (5, 5), (2, 2), pads=(2, 2, 2, 2), groups=17),
+    ConvWorkload(1, 6, 9, 5, 5, (3, 3), groups=5),
+    ConvWorkload(1, 10, 10, 48, 48, (3, 3), dilations=(2, 2), pads=(2, 2, 2, 2), groups=48),
+    ConvWorkload(1, 12, 10, 16, 16, (7, 7), pads=(3, 3, 3, 3), groups=16),
+    ConvWorkload(1, 1, 20, 8, 8, (1, 4), (1, 3), groups=8),
+    ConvWorkload(3, 5, 5, 20, 20, (1, 1), groups=20),
+    ConvWorkload(1, 70, 40, 16, 16, (3, 3), pads=(1, 1, 1, 1), groups=16),
+]
+
 
 def random_workload(rng: np.random.Generator) -> ConvWorkload:
     """A small convolution of any geometry."""

@@ -36,3 +36,13 @@ def test_random_layers_with_random_epilogues(machine: Target) -> None:
     rng = np.random.default_rng(2)
     works = [conv_reference.epilogues(conv_reference.random_workload(rng), rng) for _ in range(40)]
     check([conv_reference.make_layer(work, rng) for work in works], machine, rng)
+
+
+@pytest.mark.usefixtures("qemu")
+def test_depthwise_with_every_epilogue(machine: Target) -> None:
+    rng = np.random.default_rng(3)
+    works = [
+        *conv_reference.DEPTHWISE,
+        *(conv_reference.epilogues(w, rng) for w in conv_reference.DEPTHWISE * 2),
+    ]
+    check([conv_reference.make_layer(work, rng) for work in works], machine, rng)

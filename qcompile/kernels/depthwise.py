@@ -1,0 +1,145 @@
+"""Depthwise convolution: vectors over channels, a few output columns at a time.
+
+It takes the same arguments as ``conv`` and replaces it where every filter has its own channel
+and the instruction set brings a depthwise kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+
+from qcompile.kernels.builder import Builder, Expr, Index, index, quotient, remainder
+from qcompile.kernels.conv_plan import Blocking
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.epilogue import Epilogue, storage_dtype
+from qcompile.kernels.isa import DepthwiseKernel, DepthwiseRows, Isa
+from qcompile.kernels.kernel import Kernel, symbol
+from qcompile.kernels.staging import Stage
+
+_ITEMS = 16
+_ITEM_MACS = 50_000
+
+
+def depthwise_kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel | None:
+    """The kernel to use for a workload, or None where it is not depthwise or there is none."""
+    if not workload.channels == workload.filters == workload.groups or workload.groups == 1:
+        return None
+    return isa.depthwise_int8 if workload.precision == "int8" else isa.depthwise_float32
+
+
+def plan_depthwise(workload: ConvWorkload, isa: Isa) -> Kernel:
+    """Generate the kernel of a depthwise convolution.
+
+    Args:
+        workload: one for which ``depthwise_kernel`` returns a kernel.
+        isa: instruction set.
+    """
+    return _Generator(workload, isa).kernel()
+
+
+def pack_depthwise(workload: ConvWorkload, isa: Isa, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Pack weights [channels, rows, columns, 1] for ``plan_depthwise``: a block of channels after another."""
+    micro = _kernel(workload, isa)
+    taps = weights.reshape(workload.channels, *workload.kernel)
+    taps = np.pad(taps, ((0, -workload.channels % micro.channels), (0, 0), (0, 0)))
+    blocks = np.split(taps, len(taps) // micro.channels)
+    return np.concatenate([micro.pack(block).reshape(-1) for block in blocks]).astype(micro.b_dtype)
+
+
+def _kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel:
+    micro = depthwise_kernel(workload, isa)
+    assert micro is not None, "the caller asked depthwise_kernel first"
+    return micro
+
+
+def _block_elements(workload: ConvWorkload, micro: DepthwiseKernel) -> int:
+    """Packed weights of one block of channels."""
+    return int(micro.pack(np.zeros((micro.channels, *workload.kernel), np.int8)).size)
+
+
+class _Generator:
+    """Emits one depthwise convolution; a parallel item is a block of output rows."""
+
+    def __init__(self, work: ConvWorkload, isa: Isa) -> None:
+        self.work, self.isa, self.micro = work, isa, _kernel(work, isa)
+        items = max(1, min(_ITEMS, work.macs // work.batch // _ITEM_MACS))
+        self.blocking = Blocking(-(-work.out_height // items), work.out_width, 1)
+        self.stored = storage_dtype(isa, work.precision)
+        self.stage: Stage | None = None
+        if any(work.pads) or self.micro.a_dtype != self.stored:
+            self.stage = Stage(work, self.blocking, self.micro.a_dtype, isa.vector_bytes)
+        self.b = Builder()
+        self.input = self.b.argument(0, self.stored)
+        self.weights = self.b.argument(1, self.micro.b_dtype)
+        self.epilogue = Epilogue(self.b, work, isa, self.micro.lanes)
+
+    def kernel(self) -> Kernel:
+        """Emit everything."""
+        b, work = self.b, self.work
+        blocks = -(-work.out_height // self.blocking.rows)
+        with b.loop(b.end - b.begin, b.begin, "item") as item:
+            image = b.let(quotient(item, blocks)) if work.batch > 1 else 0
+            row = b.let((remainder(item, blocks) if work.batch > 1 else item) * self.blocking.rows)
+            self._item(image, row)
+        name = symbol("depthwise", work, self.isa.name, self.blocking)
+        scratch = self.stage.scratch_bytes if self.stage else 0
+        return Kernel(name, b.function(name), work.batch * blocks, scratch)
+
+    def _item(self, image: Index, first: Expr) -> None:
+        """Emit a block of rows: its padded copy, then row by row, block of channels by block."""
+        b, work, size = self.b, self.work, self.blocking.rows
+        rows: Index = size
+        if work.out_height % size:
+            rows = b.let(tirx.Min(index(size), work.out_height - first))
+        if self.stage is None:
+            memory, row_stride = self.input, work.width * work.channels
+            base = b.let((image * work.height + first * work.strides[0]) * row_stride)
+        else:
+            memory = self.stage.emit(b, self.input, image, first, 0, rows)
+            row_stride, base = self.stage.row_stride, 0
+        whole, ragged = divmod(work.channels, self.micro.channels)
+        with b.loop(rows, stem="y") as y:
+            output = b.let((image * work.out_height + first + y) * (work.out_width * work.filters))
+            corner = b.let(base + y * (work.strides[0] * row_stride))
+            source = DepthwiseRows(
+                memory,
+                corner,
+                work.dilations[0] * row_stride,
+                work.dilations[1] * work.channels,
+                work.strides[1] * work.channels,
+            )
+            if whole:
+                with b.loop(whole, stem="c") as block:
+                    self._row(source, block, output, self.micro.channels)
+            if ragged:
+                self._row(source, whole, output, ragged)
+
+    def _row(self, source: DepthwiseRows, block: Index, output: Expr, valid: int) -> None:
+        """Emit one output row of a block of channels, of which ``valid`` exist."""
+        b, work, micro = self.b, self.work, self.micro
+        channel = block * micro.channels
+        vectors = micro.channels // micro.lanes
+        bias, scale = self.epilogue.bias(channel, vectors), self.epilogue.scale(channel, vectors)
+        at = block * _block_elements(work, micro)
+        step = min(micro.columns(work.kernel, work.strides[1]), work.out_width)
+
+        def tile(column: Index, count: int) -> None:
+            corner = source.corner + channel + column * source.column_step
+            rows = DepthwiseRows(
+                source.memory, b.let(corner), source.row_step, source.tap_step, source.column_step
+            )
+            found = micro.sums(b, rows, self.weights, at, work.kernel, bias, count)
+            for i, sums in enumerate(found):
+                to = b.let(output + (column + i) * work.filters + channel)
+                used = -(-valid // micro.lanes)
+                self.epilogue.store(sums[:used], scale[:used], to, valid)
+
+        whole, rest = divmod(work.out_width, step)
+        with b.loop(whole, stem="x", rolled=True) as x:
+            tile(x * step, step)
+        if rest:
+            tile(whole * step, rest)
