@@ -56,7 +56,8 @@ class ArrayFiles(Reader):
         """Return whether the source is a .npy or .npz file or a folder that holds one."""
         return bool(array_files(Path(source)))
 
-    def __len__(self) -> int:
+    def size(self) -> int:
+        """Return the number of samples."""
         return len(self._plan)
 
     def __iter__(self) -> Iterator[tuple[str, object]]:

@@ -38,7 +38,7 @@ class CalibrationSet:
     @property
     def size(self) -> int | None:
         """Number of samples, or None where it is not known before the end."""
-        return len(self._reader) if len(self._reader) >= 0 else None
+        return self._reader.size()
 
     def __iter__(self) -> Iterator[Sample]:
         digest = hashlib.sha256()

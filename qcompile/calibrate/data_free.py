@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.graph import Node, Value
 from qcompile.ops.arithmetic import activate
 from qcompile.ops.interpreter import Interpreter, evaluate_node
 

@@ -59,12 +59,13 @@ class ImageFolder(Reader):
         """Return whether the source is an image file or a folder that holds one."""
         return bool(image_files(Path(source)))
 
-    def __len__(self) -> int:
+    def size(self) -> int:
+        """Return the number of samples."""
         return len(self._plan) // self.frame.batch
 
     def __iter__(self) -> Iterator[tuple[str, object]]:
         batch = self.frame.batch
-        for start in range(0, len(self) * batch, batch):
+        for start in range(0, self.size() * batch, batch):
             chosen = self._plan[start : start + batch]
             items = [self._item(self.files[index], crop) for index, crop in chosen]
             where = ", ".join(dict.fromkeys(str(self.files[index]) for index, _ in chosen))

@@ -34,9 +34,10 @@ class InMemory(Reader):
         """Return False: such samples have no name."""
         return False
 
-    def __len__(self) -> int:
+    def size(self) -> int | None:
+        """Return the number of samples, or None for a generator."""
         if not isinstance(self._samples, Sized):
-            return -1
+            return None
         total = len(self._samples)
         return total if self.request.limit is None else min(total, self.request.limit)
 

@@ -37,8 +37,9 @@ class PythonFunction(Reader):
         """Return whether the source has the form module:function."""
         return _FORM.fullmatch(source) is not None and not Path(source).exists()
 
-    def __len__(self) -> int:
-        return -1
+    def size(self) -> None:
+        """Return None: the function alone knows when it ends."""
+        return
 
     def __iter__(self) -> Iterator[tuple[str, object]]:
         samples = iter(self._called())

@@ -65,8 +65,8 @@ class Reader(ABC):
         """Yield (where the sample comes from, the sample unchecked), the same in every pass."""
 
     @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of samples, or -1 where it is not known before the end."""
+    def size(self) -> int | None:
+        """Return the number of samples, or None where it is not known before the end."""
 
 
 def spaced(total: int, limit: int) -> Sequence[int]:

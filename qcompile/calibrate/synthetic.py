@@ -106,7 +106,7 @@ def _image(spec: InputSpec, preprocess: Preprocess) -> tuple[ImageFrame, Preproc
 
 
 def _picture(spec: InputSpec, frame: ImageFrame, preprocess: Preprocess, rng: np.random.Generator) -> Array:
-    """Return images whose contrast falls with the square root of the scale, mostly grey, a little coloured."""
+    """Return images with structure at every scale, mostly grey, a little coloured."""
     low, high = (np.broadcast_to(v, (frame.channels,)) for v in preprocess.value_range())
     images = []
     for _ in range(frame.batch):
