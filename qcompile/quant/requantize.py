@@ -141,6 +141,40 @@ def add(
     return np.asarray(np.clip(shifted, result.qmin - zp, result.qmax - zp) + zp).astype(result.dtype)
 
 
+def prelu_multipliers(
+    slope: npt.NDArray[np.floating[Any]], x: QParams, result: QParams
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the requantization factors of a parametric rectifier.
+
+    Formula:
+        m₊ = float32(s_x / s_y), m₋[c] = float32(slope[c] · s_x / s_y), in float64
+
+    Args:
+        slope: of the negative side, dimensionless, any shape.
+        x: parameters of the operand, per tensor.
+        result: parameters of the result, per tensor.
+    """
+    positive = multiplier(x.scalar_scale, result.scalar_scale)
+    return positive, multiplier(slope.astype(np.float64) * x.scalar_scale, result.scalar_scale)
+
+
+def prelu(q: IntArray, slope: npt.NDArray[np.floating[Any]], x: QParams, result: QParams) -> IntArray:
+    """Apply a parametric rectifier in integers.
+
+    Formula:
+        acc = q − zp_x, requantized with m₊ where acc ≥ 0 and with m₋[c] below
+
+    Args:
+        q: operand, LSB.
+        slope: of the negative side, dimensionless; broadcasts to q.
+        x: parameters of q, per tensor.
+        result: parameters of the result, per tensor.
+    """
+    positive, negative = prelu_multipliers(slope, x, result)
+    acc = q.astype(np.int32) - np.int32(x.scalar_zero_point)
+    return requantize(acc, np.where(acc >= 0, positive, negative), result)
+
+
 def table(function: object, qx: QParams, qy: QParams) -> npt.NDArray[np.int8]:
     """Tabulate a unary real function over all int8 inputs.
 
