@@ -1,1 +1,55 @@
+"""Load and run bundles; needs NumPy and nothing of the compiler.
 
+`run.py` is the file that every bundle carries a copy of, so it knows nothing of this package. Here its errors
+become those of `qcompile.errors`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from qcompile.errors import BundleError, UsageError
+from qcompile.runtime import run as _run
+from qcompile.runtime.run import Tensor
+
+__all__ = ["Session", "Tensor", "load"]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except _run.InputError as error:
+        raise UsageError(error.message, hint=error.hint) from None
+    except _run.BundleError as error:
+        raise BundleError(error.message, hint=error.hint) from None
+
+
+class Session(_run.Session):
+    """A loaded model; see `qcompile.runtime.run.Session` for its methods and attributes."""
+
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
+        with _translated():
+            super().__init__(path, threads)
+
+    def _run(self, inputs: Mapping[str, Any], times: int | None) -> dict[str, Any]:
+        with _translated():
+            return super()._run(inputs, times)
+
+
+def load(path: str | os.PathLike[str], threads: int = 1) -> Session:
+    """Check a bundle and make it ready to run.
+
+    Args:
+        path: the bundle's directory.
+        threads: number of threads, 1 to 64; 0 for one per core that this process may use.
+
+    Raises:
+        BundleError: it is not a bundle, a file is missing, truncated or altered, it is for another
+            architecture, or this processor lacks an instruction set that it needs.
+        UsageError: `threads` is out of range.
+    """
+    return Session(path, threads)

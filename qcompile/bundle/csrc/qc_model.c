@@ -1,0 +1,189 @@
+/* Handles: create, run, destroy. */
+#define _GNU_SOURCE
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "qc_runtime.h"
+
+struct qc_model {
+    const qc_program *program;
+    uint8_t *memory; /* the arena, slack, the threads' scratch, staging of misaligned tensors */
+    uint8_t *staging;
+    qc_pool *pool;
+    atomic_flag busy;
+    int32_t threads;
+    pid_t process;
+    uint8_t **tensors; /* the inputs of a run, then its outputs, aligned */
+};
+
+static size_t aligned(size_t bytes) { return (bytes + QC_ALIGNMENT - 1) & ~(size_t)(QC_ALIGNMENT - 1); }
+
+static int is_aligned(const void *pointer) { return ((uintptr_t)pointer & (QC_ALIGNMENT - 1)) == 0; }
+
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static qc_status fail(const qc_options *options, qc_status status, const char *what, const char *detail) {
+    if (options && options->abi_version == QC_ABI_VERSION && options->message && options->message_bytes)
+        snprintf(options->message, options->message_bytes, "%s%s%s", what, detail ? ": " : "", detail ? detail : "");
+    return status;
+}
+
+static size_t staging_bytes(const qc_info *info) {
+    size_t bytes = 0;
+    for (int32_t i = 0; i < info->n_inputs; i++) bytes += aligned(info->inputs[i].bytes);
+    for (int32_t i = 0; i < info->n_outputs; i++) bytes += aligned(info->outputs[i].bytes);
+    return bytes;
+}
+
+/* One allocation holds all; what kernels may read is cleared, which also maps its pages before the first run. */
+static int allocate(qc_model *model, const qc_info *info, size_t stride) {
+    size_t arena = aligned(info->arena_bytes) + QC_ALIGNMENT, scratch = stride * (size_t)model->threads;
+    void *memory = NULL;
+    if (posix_memalign(&memory, QC_ALIGNMENT, arena + scratch + staging_bytes(info))) return 0;
+    memset(memory, 0, arena + scratch);
+    model->memory = memory;
+    model->staging = model->memory + arena + scratch;
+    model->pool = qc_pool_create(model->threads, model->memory + arena, stride);
+    return 1;
+}
+
+qc_status qc_model_create(const qc_program *program, const qc_options *options, qc_model **out) {
+    static const qc_options defaults = QC_OPTIONS_INIT;
+    const qc_info *info = program->info;
+    char text[256];
+    if (!out) return fail(options, QC_ERR_ARGUMENT, "model is NULL", NULL);
+    *out = NULL;
+    if (!options) options = &defaults;
+    if (options->abi_version != QC_ABI_VERSION) return QC_ERR_ABI;
+    if (options->threads < 0 || options->threads > QC_MAX_THREADS)
+        return fail(options, QC_ERR_ARGUMENT, "threads is not within 0 and 64", NULL);
+    const char *missing = qc_cpu_lacks(info->features);
+    if (missing) {
+        snprintf(text, sizeof text, "this processor lacks '%s', which target '%s' needs", missing, info->target);
+        return fail(options, QC_ERR_ISA, text, NULL);
+    }
+    qc_model *model = calloc(1, sizeof *model);
+    if (!model) return fail(options, QC_ERR_MEMORY, "out of memory", NULL);
+    model->program = program;
+    model->process = getpid();
+    model->threads = options->threads ? options->threads : qc_online_cores();
+    model->tensors = calloc((size_t)info->n_inputs + (size_t)info->n_outputs + 1, sizeof *model->tensors);
+    atomic_flag_clear(&model->busy);
+    /* scratch of two threads never shares a cache line, nor the pair that x86 fetches together */
+    size_t stride = (info->scratch_bytes + QC_ALIGNMENT + 127) & ~(size_t)127;
+    if (!model->tensors || !allocate(model, info, stride)) {
+        qc_model_destroy(model);
+        snprintf(text, sizeof text, "%zu bytes of working memory", info->arena_bytes);
+        return fail(options, QC_ERR_MEMORY, "cannot allocate", text);
+    }
+    if (!model->pool) {
+        snprintf(text, sizeof text, "%d", (int)model->threads);
+        qc_model_destroy(model);
+        return fail(options, QC_ERR_THREAD, "cannot start the threads", text);
+    }
+    *out = model;
+    return QC_OK;
+}
+
+void qc_model_destroy(qc_model *model) {
+    if (!model) return;
+    /* a forked child has the memory, but not the threads: they are nobody's to join */
+    if (model->threads == 1 || model->process == getpid()) qc_pool_destroy(model->pool);
+    free(model->memory);
+    free(model->tensors);
+    free(model);
+}
+
+/* Point model->tensors at the caller's tensors, or at staging memory where these are not aligned. */
+static qc_status bind(qc_model *model, const void *const inputs[], void *const outputs[]) {
+    const qc_info *info = model->program->info;
+    uint8_t *staging = model->staging, **tensor = model->tensors;
+    for (int32_t i = 0; i < info->n_inputs; i++, tensor++) {
+        if (!inputs[i]) return QC_ERR_ARGUMENT;
+        /* kernels take one pointer type for all; they do not write through those of inputs */
+        *tensor = (uint8_t *)(uintptr_t)inputs[i];
+        if (!is_aligned(inputs[i])) *tensor = memcpy(staging, inputs[i], info->inputs[i].bytes);
+        staging += aligned(info->inputs[i].bytes);
+    }
+    for (int32_t i = 0; i < info->n_outputs; i++, tensor++) {
+        if (!outputs[i]) return QC_ERR_ARGUMENT;
+        *tensor = is_aligned(outputs[i]) ? outputs[i] : staging;
+        staging += aligned(info->outputs[i].bytes);
+    }
+    return QC_OK;
+}
+
+static uint8_t *resolve(const qc_model *model, uint8_t space, uint64_t offset) {
+    switch (space) {
+    case QC_SPACE_INPUT:
+        return model->tensors[offset];
+    case QC_SPACE_OUTPUT:
+        return model->tensors[(uint64_t)model->program->info->n_inputs + offset];
+    case QC_SPACE_ARENA:
+        return model->memory + offset;
+    case QC_SPACE_WEIGHTS:
+        return (uint8_t *)(uintptr_t)(model->program->weights + offset);
+    default:
+        return NULL;
+    }
+}
+
+static qc_status run_steps(qc_model *model, uint64_t *nanoseconds) {
+    const qc_program *program = model->program;
+    for (int32_t i = 0; i < program->info->n_steps; i++) {
+        const qc_call *call = &program->calls[i];
+        qc_job job = {.kernel = call->kernel, .tiles = call->tiles, .grain = call->grain};
+        for (int j = 0; j < QC_MAX_ARGS; j++) job.args[j] = resolve(model, call->space[j], call->offset[j]);
+        uint64_t start = nanoseconds ? now_ns() : 0;
+        if (qc_pool_run(model->pool, &job)) return QC_ERR_KERNEL;
+        if (nanoseconds) nanoseconds[i] = now_ns() - start;
+    }
+    return QC_OK;
+}
+
+qc_status qc_model_run(qc_model *model, const void *const inputs[], void *const outputs[], uint64_t *nanoseconds) {
+    if (!model || !inputs || !outputs) return QC_ERR_ARGUMENT;
+    if (model->threads > 1 && model->process != getpid()) return QC_ERR_THREAD;
+    if (atomic_flag_test_and_set(&model->busy)) return QC_ERR_BUSY;
+    const qc_info *info = model->program->info;
+    qc_status status = bind(model, inputs, outputs);
+    if (status == QC_OK) status = run_steps(model, nanoseconds);
+    for (int32_t i = 0; i < info->n_outputs && status == QC_OK; i++)
+        if (!is_aligned(outputs[i])) memcpy(outputs[i], model->tensors[info->n_inputs + i], info->outputs[i].bytes);
+    atomic_flag_clear(&model->busy);
+    return status;
+}
+
+qc_status qc_model_verify(const qc_program *program) {
+    uint32_t table[256], crc = 0xffffffffu;
+    for (uint32_t i = 0; i < 256; i++) {
+        table[i] = i;
+        for (int bit = 0; bit < 8; bit++) table[i] = (table[i] >> 1) ^ (table[i] & 1 ? 0xedb88320u : 0);
+    }
+    for (size_t i = 0; i < program->info->weights_bytes; i++)
+        crc = (crc >> 8) ^ table[(crc ^ program->weights[i]) & 0xff];
+    return (crc ^ 0xffffffffu) == program->weights_crc ? QC_OK : QC_ERR_CORRUPT;
+}
+
+const char *qc_model_status_string(qc_status status) {
+    static const char *const texts[] = {
+        [QC_OK] = "fine",
+        [QC_ERR_ARGUMENT] = "an argument is NULL or out of range",
+        [QC_ERR_ABI] = "the caller was compiled against another version of the model's header",
+        [QC_ERR_ISA] = "this processor lacks an instruction set that the model was compiled for",
+        [QC_ERR_MEMORY] = "the working memory could not be allocated",
+        [QC_ERR_THREAD] = "the threads could not be started, or the process was forked after create",
+        [QC_ERR_BUSY] = "the handle is running in another thread",
+        [QC_ERR_KERNEL] = "a kernel reported a failure",
+        [QC_ERR_CORRUPT] = "the embedded weights are damaged",
+    };
+    return (size_t)status < sizeof texts / sizeof texts[0] ? texts[status] : "not a status of this version";
+}

@@ -1,0 +1,492 @@
+#!/usr/bin/env python3
+"""Run a compiled model: Python 3.8 or newer, NumPy, and the directory this file lies in.
+
+    import run
+    session = run.load("build/", threads=4)
+    outputs = session.run({"x": x})
+
+or, on the command line:
+
+    python3 run.py --input photo.npy --threads 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import resource
+import struct
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+ABI_VERSION = 1
+MAX_THREADS = 64
+_ALIGNMENT = 64
+_DTYPES = ("", "float32", "float64", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32",
+           "int64", "uint64", "bool")  # fmt: skip
+_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64"}
+_ERR_ISA = 3
+
+
+class BundleError(RuntimeError):
+    """A bundle is not fit to be loaded on this machine.
+
+    Args:
+        message: what is wrong.
+        hint: what can be done about it.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(BundleError):
+    """The given inputs are not the ones the model takes."""
+
+
+class Tensor(NamedTuple):
+    """An input or an output of the model.
+
+    Args:
+        name: the ONNX model's name.
+        dtype: NumPy's name of the element type.
+        shape: extents.
+        scale: real = scale * (q - zero_point); None for a real-valued tensor.
+        zero_point: see `scale`.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: float | None
+    zero_point: int | None
+
+
+class _CTensor(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char_p), ("dtype", ctypes.c_int), ("rank", ctypes.c_int32),
+        ("shape", ctypes.POINTER(ctypes.c_int64)), ("bytes", ctypes.c_size_t), ("quantized", ctypes.c_int32),
+        ("scale", ctypes.c_float), ("zero_point", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+class _CStep(ctypes.Structure):
+    _fields_ = [
+        ("node", ctypes.c_char_p), ("op", ctypes.c_char_p), ("precision", ctypes.c_char_p),
+        ("macs", ctypes.c_int64), ("bytes", ctypes.c_int64),
+    ]  # fmt: skip
+
+
+class _CInfo(ctypes.Structure):
+    _fields_ = [
+        ("abi_version", ctypes.c_uint32), ("n_inputs", ctypes.c_int32), ("n_outputs", ctypes.c_int32),
+        ("n_steps", ctypes.c_int32), ("inputs", ctypes.POINTER(_CTensor)),
+        ("outputs", ctypes.POINTER(_CTensor)), ("steps", ctypes.POINTER(_CStep)),
+        ("name", ctypes.c_char_p), ("target", ctypes.c_char_p),
+        ("features", ctypes.POINTER(ctypes.c_char_p)), ("arena_bytes", ctypes.c_size_t),
+        ("scratch_bytes", ctypes.c_size_t), ("weights_bytes", ctypes.c_size_t),
+    ]  # fmt: skip
+
+
+class _COptions(ctypes.Structure):
+    _fields_ = [
+        ("abi_version", ctypes.c_uint32), ("threads", ctypes.c_int32), ("message", ctypes.c_char_p),
+        ("message_bytes", ctypes.c_size_t),
+    ]  # fmt: skip
+
+
+def load(path: str | os.PathLike[str], threads: int = 1) -> Session:
+    """Check a bundle and make it ready to run.
+
+    Args:
+        path: the bundle's directory.
+        threads: number of threads, 1 to 64; 0 for one per core that this process may use.
+
+    Raises:
+        BundleError: it is not a bundle, a file is missing, truncated or altered, it is for another
+            architecture, or this processor lacks an instruction set that it needs.
+    """
+    return Session(path, threads)
+
+
+class Session:
+    """A loaded model. It can be shared between threads of Python; they take turns.
+
+    Args:
+        path: see `load`.
+        threads: see `load`.
+
+    Attributes:
+        manifest: contents of the bundle's manifest.json.
+        inputs: what the model takes, in its own order.
+        outputs: what it returns.
+    """
+
+    _handle: ctypes.c_void_p | None = None
+
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= MAX_THREADS:
+            raise InputError(f"threads is {threads!r}, expected a whole number from 0 to {MAX_THREADS}")
+        self.manifest = _read_manifest(os.fspath(path))
+        self._library = _open_library(os.fspath(path), self.manifest)
+        self._prefix = self.manifest["abi"]["prefix"]
+        info_type = ctypes.POINTER(_CInfo)
+        self._info = self._function("describe", info_type)().contents
+        self.inputs = [_tensor(self._info.inputs[i]) for i in range(self._info.n_inputs)]
+        self.outputs = [_tensor(self._info.outputs[i]) for i in range(self._info.n_outputs)]
+        self._lock = threading.Lock()
+        self._staging = [_aligned(tensor) for tensor in self.inputs]
+        self._handle = self._create(threads)
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """Run the model once.
+
+        Args:
+            inputs: an array for each input, by name, of exactly its dtype and shape.
+
+        Returns:
+            A new array for each output, by name, in the model's order.
+
+        Raises:
+            InputError: a name, dtype or shape is wrong.
+            BundleError: the model failed.
+        """
+        return self._run(inputs, None)
+
+    def profile(
+        self, inputs: Mapping[str, np.ndarray[Any, Any]] | None = None, runs: int = 10
+    ) -> list[dict[str, Any]]:
+        """Measure each step.
+
+        Args:
+            inputs: as for `run`; zeros if None.
+            runs: how many times to run, count; the median is taken.
+
+        Returns:
+            A mapping for each step with node, op, precision, macs, bytes and ns (median time, nanoseconds).
+        """
+        inputs = self.zeros() if inputs is None else inputs
+        steps = self._info.n_steps
+        times = np.zeros((max(1, runs), max(1, steps)), np.uint64)
+        for row in times:
+            self._run(inputs, row.ctypes.data)
+        median = np.median(times, axis=0)
+        return [_step(self._info.steps[i], int(median[i])) for i in range(steps)]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the library says about itself; sizes are in bytes."""
+        features: list[str] = []
+        while self._info.features[len(features)] is not None:
+            features.append(_text(self._info.features[len(features)]))
+        return {
+            "name": _text(self._info.name),
+            "target": _text(self._info.target),
+            "requires": features,
+            "inputs": [tensor._asdict() for tensor in self.inputs],
+            "outputs": [tensor._asdict() for tensor in self.outputs],
+            "steps": self._info.n_steps,
+            "weights_bytes": self._info.weights_bytes,
+            "arena_bytes": self._info.arena_bytes,
+            "scratch_bytes": self._info.scratch_bytes,
+        }
+
+    def zeros(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return inputs of the right names, dtypes and shapes, all zero."""
+        return {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self.inputs}
+
+    def close(self) -> None:
+        """Stop the threads and free the memory; the session cannot run any more."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._function("destroy", None, ctypes.c_void_p)(handle)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _function(self, name: str, result: Any, *arguments: Any) -> Any:
+        try:
+            function = self._library[self._prefix + name]
+        except AttributeError:
+            raise BundleError(f"libmodel.so has no {self._prefix}{name}", "copy the bundle again") from None
+        function.restype, function.argtypes = result, arguments
+        return function
+
+    def _create(self, threads: int) -> ctypes.c_void_p:
+        message = ctypes.create_string_buffer(256)
+        options = _COptions(ABI_VERSION, threads, ctypes.addressof(message), len(message))
+        handle = ctypes.c_void_p()
+        types = ctypes.POINTER(_COptions), ctypes.POINTER(ctypes.c_void_p)
+        create = self._function("create", ctypes.c_int, *types)
+        status = create(ctypes.byref(options), ctypes.byref(handle))
+        if status:
+            hint = "compile the model for this machine, with another --target" if status == _ERR_ISA else None
+            raise BundleError(_text(message.value) or self._status_text(status), hint)
+        return handle
+
+    def _status_text(self, status: int) -> str:
+        return _text(self._function("status_string", ctypes.c_char_p, ctypes.c_int)(status))
+
+    def _run(self, inputs: Mapping[str, Any], times: int | None) -> dict[str, np.ndarray[Any, Any]]:
+        if self._handle is None:
+            raise InputError("the session is closed")
+        _check_names(inputs, self.inputs)
+        arrays = [_checked(inputs[tensor.name], tensor) for tensor in self.inputs]
+        outputs = [_aligned(tensor) for tensor in self.outputs]
+        pointers = ctypes.POINTER(ctypes.c_void_p)
+        with self._lock:
+            used = [_placed(array, self._staging[i]) for i, array in enumerate(arrays)]
+            values: list[Any] = [self._handle, _addresses(used), _addresses(outputs)]
+            types: list[Any] = [ctypes.c_void_p, pointers, pointers]
+            if times is not None:
+                values, types = [*values, times], [*types, ctypes.c_void_p]
+            status = self._function("run" if times is None else "profile", ctypes.c_int, *types)(*values)
+        if status:
+            raise BundleError(f"the model did not run: {self._status_text(status)}")
+        return {tensor.name: outputs[i] for i, tensor in enumerate(self.outputs)}
+
+
+def _read_manifest(folder: str) -> dict[str, Any]:
+    path = os.path.join(folder, "manifest.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+    except OSError as error:
+        hint = "give the directory that qcompile wrote"
+        raise BundleError(f"{folder} is not a bundle: manifest.json: {error.strerror}", hint) from None
+    except (ValueError, RecursionError):
+        raise BundleError(f"{path} is damaged: not valid JSON", "copy the bundle again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != "qcompile-bundle":
+        raise BundleError(f"{folder} is not a bundle: its manifest.json is not qcompile's")
+    version = manifest.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        found = f"manifest version {version}, known: {SCHEMA_VERSION}"
+        hint = "use the run.py that lies in the bundle"
+        raise BundleError(f"{folder} was written by a newer qcompile ({found})", hint)
+    try:
+        str(manifest["abi"]["prefix"]), manifest["files"]["libmodel.so"]["sha256"]
+    except (KeyError, TypeError):
+        raise BundleError(f"{path} is damaged: entries are missing", "copy the bundle again") from None
+    return manifest
+
+
+def _open_library(folder: str, manifest: Mapping[str, Any]) -> ctypes.CDLL:
+    """Load libmodel.so, after every check that can be made without executing any of it."""
+    path = os.path.abspath(os.path.join(folder, "libmodel.so"))
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise BundleError(f"{folder}: libmodel.so: {error.strerror}", "copy the bundle again") from None
+    _check_content(path, content, manifest["files"]["libmodel.so"])
+    _check_machine(path, content)
+    if manifest["abi"].get("version") != ABI_VERSION:
+        found = f"version {manifest['abi'].get('version')} of the C interface, known: {ABI_VERSION}"
+        raise BundleError(f"{folder} has {found}", "use the run.py that lies in the bundle")
+    try:
+        return ctypes.CDLL(path)
+    except OSError as error:
+        raise BundleError(f"this system cannot load libmodel.so: {error}") from None
+
+
+def _check_content(path: str, content: bytes, entry: Mapping[str, Any]) -> None:
+    if len(content) != entry.get("bytes"):
+        found = f"{len(content)} bytes, the manifest says {entry.get('bytes')}"
+        raise BundleError(f"{path} is truncated or altered: {found}", "copy the bundle again")
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise BundleError(f"{path} is altered: its SHA-256 is not the manifest's", "copy the bundle again")
+
+
+def _check_machine(path: str, content: bytes) -> None:
+    """Compare the library's ELF header with the machine and with the Python that runs this."""
+    if content[:5] != b"\x7fELF\x02" or len(content) < 64:
+        raise BundleError(f"{path} is not a 64-bit Linux library")
+    code = struct.unpack_from("<H", content, 18)[0]
+    wanted = _MACHINES.get(code, f"machine {code}")
+    found = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
+    if wanted != found or platform.system() != "Linux":
+        raise BundleError(f"the bundle is for {wanted} Linux, this is {found} {platform.system()}",
+                          "compile the model for this machine, with another --target")
+    if struct.calcsize("P") != 8:
+        raise BundleError("the bundle is for 64-bit systems, this Python is a 32-bit program",
+                          "install a 64-bit system")
+
+
+def _tensor(row: Any) -> Tensor:
+    shape = tuple(row.shape[i] for i in range(row.rank))
+    scale, zero_point = (float(row.scale), int(row.zero_point)) if row.quantized else (None, None)
+    return Tensor(_text(row.name), _DTYPES[row.dtype], shape, scale, zero_point)
+
+
+def _step(row: Any, ns: int) -> dict[str, Any]:
+    return {"node": _text(row.node), "op": _text(row.op), "precision": _text(row.precision),
+            "macs": row.macs, "bytes": row.bytes, "ns": ns}  # fmt: skip
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def _aligned(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """Return an uninitialized array that starts at a multiple of 64: the library uses it in place."""
+    dtype = np.dtype(tensor.dtype)
+    size = int(np.prod(tensor.shape, dtype=np.int64)) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(tensor.shape)
+
+
+def _check_names(inputs: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
+    known = [tensor.name for tensor in tensors]
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"inputs is a {type(inputs).__name__}, expected a mapping of {known} to arrays")
+    for name in inputs:
+        if name not in known:
+            raise InputError(f"the model has no input {name!r}", f"its inputs are {known}")
+    for name in known:
+        if name not in inputs:
+            raise InputError(f"input {name!r} is missing", f"the model's inputs are {known}")
+
+
+def _checked(value: Any, tensor: Tensor) -> np.ndarray[Any, Any]:
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"input {tensor.name!r} is a {type(value).__name__}, expected a NumPy array")
+    if value.shape != tensor.shape:
+        raise InputError(f"input {tensor.name!r} has shape {value.shape}, expected {tensor.shape}")
+    if value.dtype != np.dtype(tensor.dtype):
+        raise InputError(f"input {tensor.name!r} is {value.dtype}, expected {tensor.dtype}",
+                         f"convert it: x.astype(numpy.{tensor.dtype})")
+    return value
+
+
+def _placed(array: np.ndarray[Any, Any], staging: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the array itself if the library can use it in place, else a copy in the session's own memory."""
+    if array.flags.c_contiguous and array.ctypes.data % _ALIGNMENT == 0:
+        return array
+    np.copyto(staging, array)
+    return staging
+
+
+def _addresses(arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
+    return (ctypes.c_void_p * max(1, len(arrays)))(*[array.ctypes.data for array in arrays])
+
+
+def _read_inputs(values: Sequence[str], session: Session) -> dict[str, np.ndarray[Any, Any]]:
+    """Read `--input x.npy` or `--input name=x.npy`."""
+    arrays = {}
+    for index, value in enumerate(values):
+        name, sign, path = value.partition("=")
+        if not sign:
+            if index >= len(session.inputs):
+                raise InputError(f"{len(values)} inputs were given, the model has {len(session.inputs)}")
+            name, path = session.inputs[index].name, value
+        try:
+            arrays[name] = np.load(path, allow_pickle=False)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{path} is not a .npy file: {error}") from None
+    return arrays
+
+
+def _print_top(values: np.ndarray[Any, Any], tensor: Tensor, labels: Sequence[str], top: int) -> None:
+    flat = values.reshape(-1).astype(np.float64)
+    if tensor.scale is not None and tensor.zero_point is not None:
+        flat = tensor.scale * (flat - tensor.zero_point)
+    print(f"{tensor.name}:")
+    for index in np.argsort(-flat, kind="stable")[:top]:
+        label = f"  {labels[index]}" if len(labels) == flat.size else ""
+        print(f"  {index:6d}  {flat[index]:<12g}{label}")
+
+
+def _write_npz(path: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Write arrays of any names (numpy.savez takes some for its own arguments)."""
+    fresh = f"{path}.{os.getpid()}.tmp"
+    try:
+        with zipfile.ZipFile(fresh, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
+        os.replace(fresh, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if os.path.exists(fresh):
+            os.unlink(fresh)
+
+
+def _bench(session: Session, inputs: Mapping[str, np.ndarray[Any, Any]], runs: int) -> None:
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        session.run(inputs)
+        times.append((time.perf_counter() - start) * 1e3)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"median {np.median(times):.3f} ms, p90 {np.percentile(times, 90):.3f} ms, "
+          f"fastest {min(times):.3f} ms, {runs} runs, peak memory {peak:.1f} MB (with Python and NumPy)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Run the compiled model in this directory.")
+    here = os.path.dirname(os.path.abspath(__file__))
+    add = parser.add_argument
+    add("--bundle", default=here, help="another bundle's directory")
+    add("--input", action="append", default=[], metavar="[NAME=]FILE.npy", help="once for each input")
+    add("--output", metavar="FILE.npz", help="write the outputs")
+    add("--threads", type=int, default=1, help="0: one for each core (default 1)")
+    add("--top", type=int, default=5, help="how many of the largest elements to print (default 5)")
+    add("--bench", type=int, default=0, metavar="N", help="run N times more and print the times")
+    add("--profile", action="store_true", help="print the time of each step")
+    return parser
+
+
+def _command(options: argparse.Namespace) -> None:
+    with load(options.bundle, options.threads) as session:
+        if not options.input and not (options.bench > 0 or options.profile):
+            names = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in session.inputs)
+            raise InputError("no input was given", f"--input FILE.npy; the model takes {names}")
+        inputs = _read_inputs(options.input, session) if options.input else session.zeros()
+        outputs = session.run(inputs)
+        for tensor in session.outputs if options.input else []:
+            _print_top(outputs[tensor.name], tensor, session.manifest.get("labels", []), options.top)
+        if options.output:
+            _write_npz(options.output, outputs)
+        if options.profile:
+            for step in session.profile(inputs):
+                print(f"{step['ns'] / 1e3:10.3f} us  {step['op']:12} {step['precision']:8} {step['node']}")
+        if options.bench > 0:
+            _bench(session, inputs, options.bench)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; exit code 0, or 2 if the bundle or the input is at fault."""
+    try:
+        _command(_parser().parse_args(arguments))
+    except BundleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
