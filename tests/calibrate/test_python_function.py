@@ -8,6 +8,7 @@ from qcompile.errors import CalibrationError
 
 X = InputSpec("x", "float32", (1, 2))
 MODULE = """
+import numpy as np
 from neighbour import VALUE
 
 def dicts():
