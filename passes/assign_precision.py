@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar
 
 from qcompile.errors import PassError
+from qcompile.ir.cost import modelled_ns
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ops.arithmetic import CLAMPS
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
     import networkx as nx
 
 INT8, FLOAT = "int8", "float32"
-
-# Cost model, in nanoseconds of one core: only ratios matter, and they hold within a factor of two from a
-# Cortex-A72 to a server core. Moving a byte through the cache costs as much as some eight int8 MACs.
-_MAC = {INT8: 0.004, FLOAT: 0.016}
-_BYTE = 0.03
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,9 @@ class AssignPrecision(Pass):
         if getattr(node.attrs, "activation", "none") not in CLAMPS:
             return f"its fused {node.attrs.activation} hides the tensor before it; fuse it after quantization"
         tensors = [node.inputs[i] for i in node.op.operand_activations(node)] + list(node.outputs)
-        unknown = [v for v in tensors if v.qspec is None or (v.qspec.kind != "shared" and v.qspec.range is None)]
+        unknown = [
+            v for v in tensors if v.qspec is None or (v.qspec.kind != "shared" and v.qspec.range is None)
+        ]
         if unknown:
             return f"the range of {unknown[0].name} is not known"
         return node.op.integer_obstacle(node)
@@ -97,11 +95,11 @@ def _matches(node: Node, pattern: str) -> bool:
 def _node_cost(node: Node, precision: str) -> float:
     size = 1 if precision == INT8 else 4
     elements = sum(v.type.size for v in (*node.inputs, *node.outputs))
-    return _MAC[precision] * node.op.macs(node) + _BYTE * size * elements
+    return modelled_ns(node.op.macs(node), size * elements, precision)
 
 
 def _conversion_cost(value: Value) -> float:
-    return _BYTE * 5 * value.type.size
+    return modelled_ns(0, (1 + 4) * value.type.size, FLOAT)
 
 
 def _minimum_cut(graph: Graph, float_only: set[Node]) -> set[Node]:

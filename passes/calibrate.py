@@ -15,9 +15,9 @@ from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Value
+from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, Fact
-from qcompile.ops.interpreter import Interpreter
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Calibrate(Pass):
             lo, hi = make_observer(value.qspec.observer).range(statistics[value.name])
             _set_range(value, *self._with_batch_norm(value, lo, hi, data_free=context.samples is None))
 
-    def _statistics(self, graph: Graph, observed: list[Value], context: PassContext) -> dict[str, TensorStatistics]:
+    def _statistics(
+        self, graph: Graph, observed: list[Value], context: PassContext
+    ) -> dict[str, TensorStatistics]:
         samples: Iterable[Mapping[str, Any]]
         if context.samples is not None:
             samples = context.samples()

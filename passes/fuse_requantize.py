@@ -81,7 +81,13 @@ def _merge(rewriter: Rewriter, node: Node, last: Node, residual: Value | None) -
     attrs = replace(node.attrs, residual=True) if residual is not None else node.attrs
     # The result takes over the name that readers know; the loc stays the convolution's.
     fused = rewriter.insert(
-        last, node.op, operands, attrs, name=f"{last.output.name}.fused", types=[last.output.type], loc=node.loc
+        last,
+        node.op,
+        operands,
+        attrs,
+        name=f"{last.output.name}.fused",
+        types=[last.output.type],
+        loc=node.loc,
     )
     fused.precision = node.precision
     fused.output.qparams = last.output.qparams
@@ -92,7 +98,11 @@ def _merge(rewriter: Rewriter, node: Node, last: Node, residual: Value | None) -
 def _fuse_table(rewriter: Rewriter, node: Node) -> None:
     """Merge an int8 activation into the convolution before it."""
     producer = node.inputs[0].producer
-    if producer is None or producer.op.integer is not Quantization.ACCUMULATE or node.op.name not in ACTIVATIONS:
+    if (
+        producer is None
+        or producer.op.integer is not Quantization.ACCUMULATE
+        or node.op.name not in ACTIVATIONS
+    ):
         return
     before = node.inputs[0].qparams
     if _sole_reader(rewriter.graph, node.inputs[0]) is not node or producer.attrs.pre_activation is not None:
@@ -102,7 +112,13 @@ def _fuse_table(rewriter: Rewriter, node: Node) -> None:
     parameters = {n: getattr(node.attrs, n) for n in ("alpha", "beta") if hasattr(node.attrs, n)}
     attrs = replace(producer.attrs, activation=node.op.name, pre_activation=before, **parameters)
     fused = rewriter.insert(
-        node, producer.op, producer.inputs, attrs, name=f"{node.output.name}.fused", types=[node.output.type], loc=producer.loc
+        node,
+        producer.op,
+        producer.inputs,
+        attrs,
+        name=f"{node.output.name}.fused",
+        types=[node.output.type],
+        loc=producer.loc,
     )
     fused.precision = producer.precision
     fused.output.qparams = node.output.qparams

@@ -91,7 +91,9 @@ class _IntegerBuilder:
         if value not in self.integers:
             qparams = self.result_params(value)
             if value in self.accumulators:
-                self.integers[value] = self._convert("requantize", self.accumulators[value], value, before, qparams)
+                self.integers[value] = self._convert(
+                    "requantize", self.accumulators[value], value, before, qparams
+                )
             elif value.is_constant:
                 data = quantize(value.constant(), qparams)
                 self.integers[value] = self._constant(f"{value.name}.q", data, qparams)
@@ -105,7 +107,12 @@ class _IntegerBuilder:
             return value
         if value not in self.reals:
             only_float = all(reader.precision != INT8 for reader in value.users())
-            if value in self.accumulators and value not in self.integers and only_float and not _clamped(value):
+            if (
+                value in self.accumulators
+                and value not in self.integers
+                and only_float
+                and not _clamped(value)
+            ):
                 source = self.accumulators[value]
             else:
                 source = self.integer(value, before)
@@ -124,7 +131,9 @@ class _IntegerBuilder:
         """Insert a quantize or requantize and return its result."""
         loc = value.producer.loc if value.producer is not None else ""
         types = [TensorType(qparams.dtype, value.shape)]
-        node = self.rewriter.insert(before, ops.get(op), [source], name=f"{value.name}.q", types=types, loc=loc)
+        node = self.rewriter.insert(
+            before, ops.get(op), [source], name=f"{value.name}.q", types=types, loc=loc
+        )
         node.output.qparams = qparams
         return node.output
 
@@ -220,7 +229,9 @@ class _IntegerBuilder:
         candidates = [
             index
             for index, value in enumerate(node.inputs)
-            if value in self.accumulators and value not in self.integers and _feeds_only(value, node, self.rewriter)
+            if value in self.accumulators
+            and value not in self.integers
+            and _feeds_only(value, node, self.rewriter)
         ]
         # The later one: its convolution then finds the other operand ready and can take the addition in.
         return max(candidates, key=lambda i: order[self.accumulators[node.inputs[i]].producer], default=None)  # type: ignore[index]

@@ -91,7 +91,9 @@ class CompileConfig:
         if self.io == "int8" and self.precision != "int8":
             raise UsageError("--io int8 needs --int8", hint="a float bundle has float inputs and outputs")
         if self.precision not in PRECISIONS:
-            raise UsageError(f"unknown precision '{self.precision}'", hint=did_you_mean(self.precision, list(PRECISIONS)))
+            raise UsageError(
+                f"unknown precision '{self.precision}'", hint=did_you_mean(self.precision, list(PRECISIONS))
+            )
 
     def updated(self, given: Mapping[str, Any], source: str) -> CompileConfig:
         """Return a copy with some settings replaced.
@@ -138,10 +140,14 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read configuration '{path}': {error}") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"configuration '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(
+            f"configuration '{path}' is not valid YAML: {' '.join(str(error).split())}"
+        ) from error
     settings = {} if content is None else content
     if not isinstance(settings, dict):
-        raise UsageError(f"configuration '{path}' must be a mapping of settings", hint="such as `target: rpi4`")
+        raise UsageError(
+            f"configuration '{path}' must be a mapping of settings", hint="such as `target: rpi4`"
+        )
     settings = {str(name).replace("-", "_"): value for name, value in settings.items()}
     _validate(settings, str(path))
     for name in ("calib", "labels"):
@@ -181,8 +187,12 @@ def _validate(settings: Mapping[str, Any], source: str) -> None:
             raise UsageError(f"{source}: unknown setting '{name}'", hint=did_you_mean(name, known))
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     if "input_shapes" in plain and isinstance(plain["input_shapes"], dict):
-        plain["input_shapes"] = {n: list(s) if isinstance(s, tuple) else s for n, s in plain["input_shapes"].items()}
-    errors = sorted(jsonschema.Draft202012Validator(SCHEMA).iter_errors(plain), key=lambda e: list(map(str, e.path)))
+        plain["input_shapes"] = {
+            n: list(s) if isinstance(s, tuple) else s for n, s in plain["input_shapes"].items()
+        }
+    errors = sorted(
+        jsonschema.Draft202012Validator(SCHEMA).iter_errors(plain), key=lambda e: list(map(str, e.path))
+    )
     if errors:
         where = ".".join(map(str, errors[0].path)) or "settings"
         raise UsageError(f"{source}: {where}: {errors[0].message}")

@@ -49,7 +49,28 @@ class Bundle:
     records: list[PassRecord] = field(default_factory=list)
 
 
-def compile(  # noqa: A001 - the name of the public function
+@dataclass
+class Compilation:
+    """What the stages made, on its way into the bundle.
+
+    Args:
+        context: services and notes of the passes; holds the calibration statistics.
+        samples: the calibration set, or None.
+        graph: the final graph.
+        program: its code.
+        comparison: integers against float, None for a float build.
+        records: what each pass did.
+    """
+
+    context: PassContext
+    samples: CalibrationSet | None
+    graph: Graph
+    program: Program
+    comparison: Comparison | None
+    records: list[PassRecord]
+
+
+def compile(
     model: str | Path,
     *,
     target: str | None = None,
@@ -89,9 +110,8 @@ def compile(  # noqa: A001 - the name of the public function
     final, more = to_precision(simplified, resolved, context, instruments)
     comparison = measure(simplified, final, samples, context)
     program = lower(final, context, resolved.jobs, progress)
-    return write(
-        model, Path(output), resolved, context, samples, simplified, final, program, comparison, [*records, *more]
-    )
+    made = Compilation(context, samples, final, program, comparison, [*records, *more])
+    return write(model, Path(output), resolved, made)
 
 
 def resolve_config(
@@ -134,7 +154,11 @@ def prepare(
     if source is not None and config.precision == "int8":
         preprocess = Preprocess.from_mapping(config.preprocess)
         samples = open_calibration(
-            source, graph_inputs(graph), preprocess, limit=config.samples, crops_per_image=config.crops_per_image
+            source,
+            graph_inputs(graph),
+            preprocess,
+            limit=config.samples,
+            crops_per_image=config.crops_per_image,
         )
     context = PassContext(target=target, on_progress=progress, seed=config.seed)
     if samples is not None:
@@ -148,7 +172,9 @@ def simplify(
     graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
 ) -> tuple[Graph, list[PassRecord]]:
     """Run the float rewrites and the user's own passes."""
-    return _run(f"{SIMPLIFY},{config.passes}" if config.passes else SIMPLIFY, graph, config, context, instruments)
+    return _run(
+        f"{SIMPLIFY},{config.passes}" if config.passes else SIMPLIFY, graph, config, context, instruments
+    )
 
 
 def to_precision(
@@ -179,7 +205,11 @@ def quantization_pipeline(config: CompileConfig) -> str:
 
 
 def _run(
-    pipeline: str, graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
+    pipeline: str,
+    graph: Graph,
+    config: CompileConfig,
+    context: PassContext,
+    instruments: Sequence[Instrument],
 ) -> tuple[Graph, list[PassRecord]]:
     from qcompile.passmgr import PassManager, PassRegistry
 
@@ -207,29 +237,19 @@ def lower(graph: Graph, context: PassContext, jobs: int, progress: Progress | No
     return lower_graph(graph, context.target, progress=progress, jobs=jobs)
 
 
-def write(
-    model: Path,
-    output: Path,
-    config: CompileConfig,
-    context: PassContext,
-    samples: CalibrationSet | None,
-    reference: Graph,
-    final: Graph,
-    program: Program,
-    comparison: Comparison | None,
-    records: list[PassRecord],
-) -> Bundle:
-    """Write the bundle and its report."""
-    from qcompile.bundle import write_bundle
-    from qcompile.bundle.recipe import recipe_of
-    from qcompile.report import report_html
+def write(model: Path, output: Path, config: CompileConfig, made: Compilation) -> Bundle:
+    """Write the bundle with its report."""
+    from qcompile.bundle.bundle import write_bundle
+    from qcompile.provenance import provenance_of
+    from qcompile.report.html import report_html
 
     labels = read_labels(config.labels) if config.labels else None
-    recipe = recipe_of(model, config, samples, final, program, comparison, records, context.notes, labels)
-    manifest = write_bundle(
-        program, output, recipe, files={"report.html": lambda m: report_html(m, context.statistics, reference, final)}
+    provenance = provenance_of(model, config, made, labels)
+    report = report_html(made, provenance)
+    written = write_bundle(
+        made.program, output, provenance=provenance, files={"report.html": report.encode()}
     )
-    return Bundle(output, manifest, output / "report.html", context.notes, records)
+    return Bundle(output, written.manifest, output / "report.html", made.context.notes, made.records)
 
 
 def _listed(shapes: Mapping[str, Sequence[int]] | None) -> dict[str, list[int]] | None:

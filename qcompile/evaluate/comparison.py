@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -114,8 +115,8 @@ def compare_graphs(
     done = 0
     for sample in islice(chosen, count):
         expected: dict[str, Array] = {}
-        real = float_run.run(sample, on_value=lambda v, a: expected.__setitem__(v.name, a))  # noqa: B023
-        result = integer_run.run(_at_inputs(actual, sample), on_value=lambda v, a: _compare(v, a, expected, powers, known))  # noqa: B023
+        real = float_run.run(sample, on_value=partial(_remember, expected))
+        result = integer_run.run(_at_inputs(actual, sample), on_value=partial(_compare, expected, powers, known))
         for name, power in outputs.items():
             power.add(real[name], _real(actual.outputs[actual.output_names.index(name)], result[name]))
         done += 1
@@ -125,7 +126,13 @@ def compare_graphs(
     return Comparison(done, verified, {n: p.db for n, p in outputs.items()}, tensors)
 
 
-def _compare(value: Value, array: Array, expected: Mapping[str, Array], powers: dict[Value, _Power], known: set[str]) -> None:
+def _remember(expected: dict[str, Array], value: Value, array: Array) -> None:
+    expected[value.name] = array
+
+
+def _compare(
+    expected: Mapping[str, Array], powers: dict[Value, _Power], known: set[str], value: Value, array: Array
+) -> None:
     name = base_name(value)
     if value.qparams is not None and value.qparams.dtype == "int8" and name in known:
         reference = expected[name]
@@ -140,7 +147,9 @@ def base_name(value: Value) -> str:
 
 def _tensor_error(value: Value, power: _Power) -> TensorError:
     node = value.producer
-    return TensorError(base_name(value), node.loc if node else "", node.op.name if node else "input", power.db)
+    return TensorError(
+        base_name(value), node.loc if node else "", node.op.name if node else "input", power.db
+    )
 
 
 def _real(value: Value, array: Array) -> Array:
@@ -152,5 +161,6 @@ def _at_inputs(graph: Graph, sample: Mapping[str, Array]) -> dict[str, Array]:
     from qcompile.quant.affine import quantize
 
     return {
-        v.name: quantize(sample[v.name], v.qparams) if v.qparams is not None else sample[v.name] for v in graph.inputs
+        v.name: quantize(sample[v.name], v.qparams) if v.qparams is not None else sample[v.name]
+        for v in graph.inputs
     }

@@ -105,7 +105,9 @@ class Node:
 
     __slots__ = ("attrs", "inputs", "loc", "op", "outputs", "precision")
 
-    def __init__(self, op: OpDef, inputs: Sequence[Value], outputs: Sequence[Value], attrs: Any, loc: str = "") -> None:
+    def __init__(
+        self, op: OpDef, inputs: Sequence[Value], outputs: Sequence[Value], attrs: Any, loc: str = ""
+    ) -> None:
         self.op = op
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
@@ -134,6 +136,9 @@ class Graph:
 
     Args:
         name: used in messages and in the names of generated files.
+
+    Attributes:
+        notes: what the import assumed or converted, one sentence each, for the user.
     """
 
     def __init__(self, name: str = "model") -> None:
@@ -142,6 +147,7 @@ class Graph:
         self.outputs: list[Value] = []
         self.output_names: list[str] = []
         self.nodes: list[Node] = []
+        self.notes: list[str] = []
         self._names: set[str] = set()
 
     # -- building -----------------------------------------------------------------------------------------
@@ -248,7 +254,9 @@ class Graph:
             if value not in numbers:
                 numbers[value] = f"v{len(numbers)}"
                 content = hashlib.sha256(value.data.tobytes()).hexdigest() if value.data is not None else ""
-                digest.update(f"{numbers[value]}:{value.type}:{value.qparams}:{value.qspec}:{content};".encode())
+                digest.update(
+                    f"{numbers[value]}:{value.type}:{value.qparams}:{value.qspec}:{content};".encode()
+                )
             return numbers[value]
 
         for value in self.inputs:
@@ -257,13 +265,16 @@ class Graph:
             operands = [describe(v) for v in node.inputs]
             results = [describe(v) for v in node.outputs]
             digest.update(f"{node.op.name}{node.attrs!r}{node.precision}{operands}->{results};".encode())
-        digest.update(repr([(n, describe(v)) for n, v in zip(self.output_names, self.outputs, strict=True)]).encode())
+        digest.update(
+            repr([(n, describe(v)) for n, v in zip(self.output_names, self.outputs, strict=True)]).encode()
+        )
         return digest.hexdigest()
 
     def clone(self) -> Graph:
         """Return an independent copy; constants share their (read-only) contents."""
         copy = Graph(self.name)
         copy._names = set(self._names)
+        copy.notes = list(self.notes)
         mapping: dict[Value, Value] = {}
 
         def twin(value: Value) -> Value:
@@ -275,7 +286,9 @@ class Graph:
 
         copy.inputs = [twin(v) for v in self.inputs]
         for node in self.nodes:
-            new = Node(node.op, [twin(v) for v in node.inputs], [twin(v) for v in node.outputs], node.attrs, node.loc)
+            new = Node(
+                node.op, [twin(v) for v in node.inputs], [twin(v) for v in node.outputs], node.attrs, node.loc
+            )
             new.precision = node.precision
             for output in new.outputs:
                 output.producer = new

@@ -99,7 +99,9 @@ class Scanner:
             return self.string()
         if self.kind == "word":
             word = self.advance()
-            return {"true": True, "false": False, "none": None, "inf": float("inf"), "nan": float("nan")}.get(word, word)
+            return {"true": True, "false": False, "none": None, "inf": float("inf"), "nan": float("nan")}.get(
+                word, word
+            )
         if self.accept("["):
             return tuple(self.sequence("]", self.literal))
         raise self.error("a value")

@@ -65,11 +65,11 @@ class OpDef:
         Raises:
             ValueError: the operand types or attributes do not fit; the message names the value.
         """
-        raise InternalError(f"op \'{self.name}\' does not define infer")
+        raise InternalError(f"op '{self.name}' does not define infer")
 
     def evaluate(self, attrs: Any, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Compute the results in NumPy: the meaning of the operation on real (or index) tensors."""
-        raise InternalError(f"op \'{self.name}\' does not define evaluate")
+        raise InternalError(f"op '{self.name}' does not define evaluate")
 
     def evaluate_integer(self, node: Node, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Compute the results on quantized tensors, exactly as every kernel does.
@@ -87,7 +87,8 @@ class OpDef:
             from qcompile.quant.requantize import table
 
             qx, qy = node.inputs[0].qparams, node.output.qparams
-            assert qx is not None and qy is not None
+            if qx is None or qy is None:
+                raise InternalError(f"{node}: a table needs QParams on both sides")
             lut = table(lambda x: self.function(node.attrs, x), qx, qy)
             return (lut[inputs[0].astype("int16") + 128],)
         raise ValueError(f"'{self.name}' has no integer form")
@@ -99,7 +100,7 @@ class OpDef:
             attrs: the node's attributes.
             x: float64 array of any shape.
         """
-        raise InternalError(f"op \'{self.name}\' does not define function")
+        raise InternalError(f"op '{self.name}' does not define function")
 
     def integer_obstacle(self, node: Node) -> str | None:
         """Return why this very node cannot run in integers, or None if it can."""
@@ -127,7 +128,7 @@ class OpDef:
             node: in float or integer form.
             context: `qcompile.lower.context.LoweringContext`.
         """
-        raise InternalError(f"op \'{self.name}\' does not define lower")
+        raise InternalError(f"op '{self.name}' does not define lower")
 
     def operand_activations(self, node: Node) -> tuple[int, ...]:
         """Return the indices of the operands to quantize as activations."""

@@ -114,7 +114,9 @@ class _GraphParser:
         if scan.kind == "digest":
             key = scan.advance()[1:]
             if key not in self.pool:
-                raise UsageError(f"the constant #{key} is not given", loc=scan.source, hint="pass it in `constants`")
+                raise UsageError(
+                    f"the constant #{key} is not given", loc=scan.source, hint="pass it in `constants`"
+                )
             return np.asarray(self.pool[key]).reshape(type.shape)
         if scan.accept("["):
             items = scan.sequence("]", scan.literal)
@@ -170,7 +172,9 @@ class _GraphParser:
         scan.expect("=")
         op_name = scan.take("word", "an operation")
         if op_name not in self.ops:
-            raise UsageError(f"unknown operation '{op_name}'", loc=scan.source, hint=did_you_mean(op_name, list(self.ops)))
+            raise UsageError(
+                f"unknown operation '{op_name}'", loc=scan.source, hint=did_you_mean(op_name, list(self.ops))
+            )
         op = self.ops[op_name]
         scan.expect("(")
         operands = scan.sequence(")", self._use)

@@ -1,12 +1,12 @@
 """Graphs as text: deterministic, parseable, with large constants as digests.
 
-    graph "tiny" {
-      input %x : f32[1,8,8,3]
-      const @w : f32[8,3,3,3] = #5a1f0c9d2e7b4431
-      const @b : f32[2] = [0.5, -1.0]
-      %y = conv2d(%x, @w, @b) {strides=[2,2]} : f32[1,4,4,8] loc("Conv_0")
-      output "y" = %y
-    }
+graph "tiny" {
+  input %x : f32[1,8,8,3]
+  const @w : f32[8,3,3,3] = #5a1f0c9d2e7b4431
+  const @b : f32[2] = [0.5, -1.0]
+  %y = conv2d(%x, @w, @b) {strides=[2,2]} : f32[1,4,4,8] loc("Conv_0")
+  output "y" = %y
+}
 """
 
 from __future__ import annotations
@@ -123,7 +123,11 @@ def _print_float(value: float) -> str:
         return "inf" if value > 0 else "-inf"
     # The shortest text that gives the same float32, or else the same float64.
     single = np.float32(value)
-    return f"{single!s}" if float(single) == value and ("." in str(single) or "e" in str(single)) else repr(value)
+    return (
+        f"{single!s}"
+        if float(single) == value and ("." in str(single) or "e" in str(single))
+        else repr(value)
+    )
 
 
 def print_qparams(qparams: QParams, *, large: Large = "digest") -> str:
@@ -179,4 +183,13 @@ def constant_pool(graph: Graph) -> dict[str, Any]:
     return pool
 
 
-__all__ = ["constant_pool", "digest", "print_fields", "print_graph", "print_literal", "print_node", "print_qparams", "reference"]
+__all__ = [
+    "constant_pool",
+    "digest",
+    "print_fields",
+    "print_graph",
+    "print_literal",
+    "print_node",
+    "print_qparams",
+    "reference",
+]

@@ -64,6 +64,45 @@ class Rewriter:
             self.replace_value(old, new)
         self.erase(node)
 
+    def replace_op(self, node: Node, op: OpDef, inputs: Sequence[Value], attrs: Any = None) -> Node:
+        """Compute the one result of `node` by another operation; the result keeps its name and notes.
+
+        Args:
+            node: erased; its location and precision pass on.
+            op: the new operation.
+            inputs: its operands.
+            attrs: an instance of op.Attrs; None takes its defaults.
+
+        Raises:
+            InternalError: the new operation gives another type.
+        """
+        old = node.output
+        new = self.insert(node, op, inputs, attrs, name=old.name, loc=node.loc)
+        if new.output.type != old.type:
+            raise InternalError(f"{op.name} gives {new.output.type} in place of {old}")
+        new.precision = node.precision
+        self._take_over(new.output, old)
+        self.erase(node)
+        return new
+
+    def absorb(self, producer: Node, node: Node) -> None:
+        """Let the one result of `producer` stand for the one result of its reader, and erase the reader.
+
+        Args:
+            producer: already changed so that it computes what `node` did; its result takes the name.
+            node: the only reader of that result.
+        """
+        stats = node.output.stats or producer.output.stats
+        self._take_over(producer.output, node.output, except_in=node)
+        producer.output.stats = stats
+        self.erase(node)
+
+    def _take_over(self, new: Value, old: Value, *, except_in: Node | None = None) -> None:
+        """Let `new` replace `old` everywhere, in name and notes too."""
+        self.replace_value(old, new, except_in=except_in)
+        new.name, old.name = old.name, new.name
+        new.qspec, new.qparams, new.stats = old.qspec, old.qparams, old.stats
+
     def set_operand(self, node: Node, index: int, value: Value) -> None:
         """Make operand `index` of `node` read `value`."""
         node.inputs[index].uses.remove((node, index))

@@ -36,7 +36,9 @@ def verify(graph: Graph) -> None:
     for output in graph.outputs:
         if output not in known and not output.is_constant:
             raise InternalError(f"graph output {output.name} is not computed")
-    if len(graph.output_names) != len(graph.outputs) or len(set(graph.output_names)) != len(graph.output_names):
+    if len(graph.output_names) != len(graph.outputs) or len(set(graph.output_names)) != len(
+        graph.output_names
+    ):
         raise InternalError(f"graph outputs {graph.output_names} are not named one by one")
     _verify_uses(graph)
 
@@ -80,7 +82,9 @@ def _verify_quantization(node: Node) -> None:
         if value.dtype != qparams.dtype:
             raise InternalError(f"{node}: {value.name} is {value.dtype}, its QParams say {qparams.dtype}")
         if qparams.axis is not None and value.shape[qparams.axis] != len(qparams.scale):
-            raise InternalError(f"{node}: {value.name} has {len(qparams.scale)} scales on an axis of {value.shape[qparams.axis]}")
+            raise InternalError(
+                f"{node}: {value.name} has {len(qparams.scale)} scales on an axis of {value.shape[qparams.axis]}"
+            )
     if node.op.integer is Quantization.SHARED and node.is_integer:
         source = node.inputs[0].qparams
         for value in node.outputs:

@@ -13,7 +13,9 @@ FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.signedinteger[Any]]
 
 
-def _along_axis(values: tuple[float, ...] | tuple[int, ...], dtype: str, axis: int | None, ndim: int) -> npt.NDArray[np.generic]:
+def _along_axis(
+    values: tuple[float, ...] | tuple[int, ...], dtype: str, axis: int | None, ndim: int
+) -> npt.NDArray[np.generic]:
     array = np.asarray(values, dtype)
     if axis is None:
         return array.reshape(())

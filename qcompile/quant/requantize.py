@@ -106,9 +106,14 @@ def add_constants(a: QParams, b: QParams, result: QParams, signs: tuple[int, int
     else:
         shift = int(min(20, np.floor(22 - np.log2(sum(ratios)))))
     factors = [int(np.rint(np.ldexp(r, shift))) for r in ratios]
-    reach = sum((2 * WIDE_LIMIT if q.dtype == "int32" else 256) * f for q, f in zip((a, b), factors, strict=True))
+    reach = sum(
+        (2 * WIDE_LIMIT if q.dtype == "int32" else 256) * f for q, f in zip((a, b), factors, strict=True)
+    )
     if shift < 1 or reach >= 2**30 + 2 * WIDE_LIMIT:
-        raise ValueError(f"operand scales {a.scalar_scale:g} and {b.scalar_scale:g} are too large for the result's {result.scalar_scale:g}")
+        raise ValueError(
+            f"operand scales {a.scalar_scale:g} and {b.scalar_scale:g} are too large "
+            f"for the result's {result.scalar_scale:g}"
+        )
     return AddConstants((signs[0] * factors[0], signs[1] * factors[1]), shift)
 
 

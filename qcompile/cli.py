@@ -1,0 +1,346 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from qcompile.errors import InternalError, QCompileError, UsageError, did_you_mean
+
+EPILOG = """Examples:
+
+  qcompile model.onnx --target rpi4 --int8 --calib photos/ -o build/
+
+  qcompile run build/ --input photo.jpg
+
+  qcompile bench build/
+
+  qcompile inspect model.onnx
+"""
+
+
+class _CompileByDefault(TyperGroup):
+    """`qcompile model.onnx …` means `qcompile compile model.onnx …`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = [a for a in args if not a.startswith("-")]
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
+            if words and args[0] == words[0] and not Path(words[0]).suffix and not Path(words[0]).exists():
+                raise UsageError(
+                    f"unknown command '{words[0]}'", hint=did_you_mean(words[0], list(self.commands))
+                )
+            args = ["compile", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_CompileByDefault,
+    add_completion=False,
+    no_args_is_help=True,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from qcompile import __version__
+
+        print(f"qcompile {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Compile ONNX models to fast, runtime-free INT8 code for ARM and x86 CPUs.
+
+    A model as the first argument compiles it: `qcompile MODEL.onnx …` is `qcompile compile MODEL.onnx …`.
+    """
+
+
+@app.command("compile")
+def compile_command(
+    model: Annotated[Path, typer.Argument(help="ONNX file. Settings in MODEL.yaml beside it apply first.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write the bundle to.")],
+    target: Annotated[str | None, typer.Option(help="Target name or YAML file; `host` by default.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers (the default).")] = False,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Keep 32-bit floating point.")] = False,
+    calib: Annotated[
+        str | None, typer.Option(help="Calibration inputs: image folder, .npy/.npz, or module:function.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Calibration samples to use at most.")] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'.")
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None, typer.Option(help="Extents of a dynamic input, e.g. x=1,3,224,224. Repeatable.")
+    ] = None,
+    observer: Annotated[
+        str | None,
+        typer.Option(help="Range of activations: mse, minmax, percentile{percentile=99.9}, entropy, …"),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None, typer.Option(help="Node name or glob that stays in float32. Repeatable.")
+    ] = None,
+    io: Annotated[
+        str | None, typer.Option(help="float, or int8 to keep inputs and outputs quantized.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Text file with one class name a line.")] = None,
+    passes: Annotated[str | None, typer.Option(help="Further passes, e.g. 'my-pass{alpha=2}'.")] = None,
+    pass_path: Annotated[list[str] | None, typer.Option(help="Directory with passes. Repeatable.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any of these settings.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of synthetic inputs.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes that compile kernels.")] = None,
+    dump_ir: Annotated[
+        Path | None, typer.Option(help="Write the IR after every pass into this directory.")
+    ] = None,
+    print_ir_after: Annotated[
+        str | None, typer.Option(help="Print the IR after this pass, or after 'all'.")
+    ] = None,
+    time_passes: Annotated[bool, typer.Option("--time-passes", help="Print the time of each pass.")] = False,
+    verify_numerics: Annotated[
+        bool, typer.Option("--verify-numerics", help="Compare results before and after every pass.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Say what each pass left alone, and why.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Compile an ONNX model to a bundle that runs with nothing else installed.
+
+    Example: qcompile model.onnx --target rpi4 --int8 --calib photos/ -o build/
+    """
+    from qcompile import driver
+    from qcompile.calibrate.preprocess import Preprocess
+    from qcompile.passmgr.instruments import instruments_for
+    from qcompile.progress import ProgressReporter
+    from qcompile.report.terminal import print_bundle, print_pass_times, print_skips
+
+    if int8 and fp32:
+        raise UsageError("--int8 and --fp32 exclude each other", hint="give one of them")
+    settings: dict[str, Any] = {
+        "target": target,
+        "precision": "int8" if int8 else "fp32" if fp32 else None,
+        "calib": calib,
+        "samples": samples,
+        "preprocess": Preprocess.parse(preprocess).to_mapping() if preprocess else None,
+        "input_shapes": _parse_shapes(input_shape or []) or None,
+        "observer": observer,
+        "keep_float": keep_float,
+        "io": io,
+        "labels": labels,
+        "passes": passes,
+        "pass_path": pass_path,
+        "seed": seed,
+        "jobs": jobs,
+    }
+    watch = instruments_for(dump_ir=dump_ir, print_ir_after=print_ir_after, verify_numerics=verify_numerics)
+    with ProgressReporter(quiet=quiet) as progress:
+        merged, notes = driver.resolve_config(model, config, settings)
+        bundle = driver.compile(model, config=merged, output=output, progress=progress, instruments=watch)
+    bundle.notes[:0] = notes
+    if time_passes:
+        print_pass_times(bundle.records)
+    if verbose:
+        print_skips(bundle.records)
+    if not quiet:
+        print_bundle(bundle)
+
+
+@app.command()
+def run(
+    bundle: Annotated[Path, typer.Argument(help="Directory of a bundle.")],
+    input: Annotated[
+        list[str],
+        typer.Option(help="Image, .npy or .npz; NAME=FILE where the model has several inputs. Repeatable."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write all outputs to this .npz file.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Classes to print.")] = 5,
+    threads: Annotated[int, typer.Option(help="Threads to use.")] = 1,
+) -> None:
+    """Run a bundle on one input and print what it answers.
+
+    Example: qcompile run build/ --input photo.jpg
+    """
+    from qcompile.evaluate.execution import run_bundle
+    from qcompile.report.terminal import print_answer
+
+    print_answer(run_bundle(bundle, input, threads=threads, save=output), top=top)
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="Directory of a bundle.")],
+    threads: Annotated[int, typer.Option(help="Threads to use.")] = 1,
+    runs: Annotated[int, typer.Option(help="Inferences to time.")] = 50,
+    warmup: Annotated[int, typer.Option(help="Inferences before timing.")] = 5,
+    profile: Annotated[bool, typer.Option("--profile", help="Also print the time of each layer.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time a bundle: median, p90 and peak memory.
+
+    Example: qcompile bench build/ --threads 2 --profile
+    """
+    from qcompile.evaluate.benchmark import benchmark
+    from qcompile.progress import ProgressReporter
+    from qcompile.report.terminal import print_benchmark
+
+    with ProgressReporter(quiet=json) as progress:
+        result = benchmark(
+            bundle, threads=threads, runs=runs, warmup=warmup, profile=profile, progress=progress
+        )
+    print_benchmark(result, as_json=json)
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="ONNX file.")],
+    input_shape: Annotated[
+        list[str] | None, typer.Option(help="Extents of a dynamic input, as for compile.")
+    ] = None,
+    passes: Annotated[
+        str, typer.Option(help="Passes to run first, e.g. 'canonicalize,fold-batchnorm'.")
+    ] = "",
+    pass_path: Annotated[list[str] | None, typer.Option(help="Directory with passes. Repeatable.")] = None,
+    format: Annotated[str, typer.Option(help="text, dot or summary.")] = "text",
+) -> None:
+    """Print a model's graph as qcompile sees it.
+
+    Example: qcompile inspect model.onnx --passes canonicalize --format dot | dot -Tsvg > model.svg
+    """
+    from qcompile.onnx_import import import_onnx
+    from qcompile.passmgr import PassManager, PassRegistry
+    from qcompile.report.graph_text import render_graph
+
+    graph = import_onnx(model, _parse_shapes(input_shape or []))
+    if passes:
+        graph = PassManager(passes, (), PassRegistry(pass_path or [])).run(graph)
+    sys.stdout.write(render_graph(graph, format))
+
+
+@app.command()
+def targets(
+    name: Annotated[
+        str | None, typer.Argument(help="Show one target: a name, a YAML file or `host`.")
+    ] = None,
+) -> None:
+    """List the machines that qcompile compiles for.
+
+    Example: qcompile targets rpi4
+    """
+    from qcompile.report.terminal import print_target, print_targets
+
+    if name is None:
+        print_targets()
+    else:
+        print_target(name)
+
+
+@app.command()
+def passes(
+    name: Annotated[str | None, typer.Argument(help="Show one pass with its documentation.")] = None,
+    pass_path: Annotated[list[str] | None, typer.Option(help="Directory with passes. Repeatable.")] = None,
+) -> None:
+    """List the passes with their options.
+
+    Example: qcompile passes fold-batchnorm
+    """
+    from qcompile.passmgr import PassRegistry
+    from qcompile.report.terminal import print_pass, print_passes
+
+    registry = PassRegistry(pass_path or [])
+    if name is None:
+        print_passes(registry)
+    else:
+        print_pass(registry, name)
+
+
+def _parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for text in texts:
+        name, equals, extents = text.rpartition("=")
+        try:
+            shape = tuple(int(d) for d in extents.split(","))
+        except ValueError:
+            shape = ()
+        if not equals or not name or not shape or min(shape) < 0:
+            raise UsageError(
+                f"--input-shape '{text}' is not NAME=EXTENT,EXTENT,…", hint="such as x=1,3,224,224"
+            )
+        shapes[name] = shape
+    return shapes
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: without the program's name.
+
+    Returns:
+        0 fine, 2 the user's input is at fault, 1 our own fault, 130 interrupted.
+    """
+    try:
+        app(arguments, standalone_mode=False)
+    except QCompileError as error:
+        _print_error(str(error), error.hint)
+        return error.exit_code
+    except InternalError as error:
+        _print_internal(error, error.reproducer)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _print_error("interrupted; nothing was written", None)
+        return 130
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except BrokenPipeError:
+        # The reader of our output (such as `head`) has seen enough; Python must not complain at exit.
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - stays open until exit
+        return 0
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a parser error; its class lives in a private module of typer
+            _print_error(error.format_message(), f"see `qcompile {_command_of(error)}--help`")
+            return 2
+        _print_internal(error, None)
+        return 1
+    return 0
+
+
+def _command_of(error: Any) -> str:
+    name = getattr(getattr(error, "ctx", None), "info_name", None)
+    return f"{name} " if name and name in ("compile", "run", "bench", "inspect", "targets", "passes") else ""
+
+
+def _print_error(message: str, hint: str | None) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+
+
+def _print_internal(error: BaseException, reproducer: str | None) -> None:
+    from qcompile.report.reproducer import write_reproducer
+
+    path = write_reproducer(error, reproducer, sys.argv)
+    print(f"internal error: {type(error).__name__}: {error}", file=sys.stderr)
+    print(f"This is a fault of qcompile, not of your input. Please report it with {path}", file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point of the `qcompile` program."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
