@@ -10,6 +10,7 @@ Kernels read it through pointer p7, as float32 and as int32.
     5      int32    2^13 - z_r * M_r, z_r as stored
     6, 7   int32    clamp after a residual add: qmin - zp, qmax - zp
     8, 9   float32  alpha, beta of a float activation
+    10     float32  0.0, the padding of a float input (a constant would become a call of memset)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LO, HI, OUT_ZERO, IN_ZERO, RESIDUAL_FACTOR, RESIDUAL_OFFSET, INT_LO, INT_HI, ALPHA, BETA = range(10)
+LO, HI, OUT_ZERO, IN_ZERO, RESIDUAL_FACTOR, RESIDUAL_OFFSET, INT_LO, INT_HI, ALPHA, BETA, PAD = range(11)
 WORDS = 16
 WIDE_SHIFT = 14
 WIDE_LIMIT = 1 << 22

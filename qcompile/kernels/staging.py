@@ -74,8 +74,8 @@ class Stage:
         work, staged = self.work, b.scratch(self.dtype)
         pad = b.argument(7, "float32" if self.dtype == "float32" else "int32")
         wide = self.vector_bytes // _BYTES[self.dtype]
-        zero = const_zero() if self.dtype == "float32" else pad.load(at.IN_ZERO)
-        fill = b.let(splat(cast(self.dtype, zero), wide))
+        zero = pad.load(at.PAD if self.dtype == "float32" else at.IN_ZERO)
+        fill = b.let(splat(zero if self.dtype == "float32" else cast(self.dtype, zero), wide))
         height = (rows - 1) * work.strides[0] + (work.kernel[0] - 1) * work.dilations[0] + 1
         with b.loop(height, stem="r") as r:
             input_row = b.let(row * work.strides[0] + r - work.pads[0])
@@ -127,11 +127,6 @@ class Stage:
             copy_elements(b, source, start, staged, to, self.row_stride, wide)
         with b.when(tirx.Not(full)):
             copy_elements(b, source, start, staged, to, _reach(remainder, work, 1) * work.channels, wide)
-
-
-def const_zero() -> Expr:
-    """A float zero."""
-    return tirx.FloatImm("float32", 0.0)
 
 
 def _reach(outputs: int, work: ConvWorkload, axis: int) -> int:

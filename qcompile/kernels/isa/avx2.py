@@ -10,6 +10,7 @@ from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
 
 _TILES = ((6, 2), (12, 1), (4, 3), (3, 4), (2, 4), (4, 2), (3, 2))
+_FLOAT_TILES = ((6, 2), (12, 1), (4, 2), (3, 3), (2, 4), (1, 8))
 
 
 def _multiply_pairs(x: Expr, y: Expr) -> Expr:
@@ -25,6 +26,6 @@ AVX2 = Isa(
     activation_dtype="int8",
     vector_bytes=32,
     int8=PairMicroKernel(lanes=8, tiles=_TILES, b_dtype="int8", multiply=_multiply_pairs),
-    float32=FmaMicroKernel(lanes=8, tiles=_TILES, fused=True),
+    float32=FmaMicroKernel(lanes=8, tiles=_FLOAT_TILES, fused=True),
     round_clamp=_round_clamp,
 )

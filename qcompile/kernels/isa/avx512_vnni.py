@@ -12,6 +12,8 @@ from qcompile.kernels.micro import FmaMicroKernel, clamp
 
 _TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (7, 4))
 
+_FLOAT_TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (2, 8))
+
 
 @dataclass(frozen=True)
 class _VnniMicroKernel:
@@ -71,6 +73,6 @@ AVX512_VNNI = Isa(
     activation_dtype="uint8",
     vector_bytes=64,
     int8=_VnniMicroKernel(),
-    float32=FmaMicroKernel(lanes=16, tiles=_TILES, fused=True),
+    float32=FmaMicroKernel(lanes=16, tiles=_FLOAT_TILES, fused=True),
     round_clamp=_round_clamp,
 )

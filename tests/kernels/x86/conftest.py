@@ -1,0 +1,27 @@
+"""Makes the modules of this directory, and the reference of the ARM tests, importable; names the machines."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "arm"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import x86_machines
+
+from qcompile.targets import Target
+
+
+@pytest.fixture(scope="session", params=["avx512_vnni", "avx2", "sse2", "portable"])
+def machine(request: pytest.FixtureRequest) -> Target:
+    """Each x86 instruction set in turn, skipping, with its reason, what this processor lacks."""
+    if platform.machine() != "x86_64":
+        pytest.skip("not an x86-64 machine")
+    lacking = x86_machines.NEEDS.get(request.param, set()) - x86_machines.cpu_flags()
+    if lacking:
+        pytest.skip(f"this processor lacks {', '.join(sorted(lacking))}")
+    return x86_machines.x86_target(request.param)

@@ -1,0 +1,78 @@
+"""What is in the compiled object: the right instructions, and nothing that a bundle lacks."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import x86_machines
+
+from qcompile.kernels import isa as instruction_sets
+from qcompile.kernels.build import assembly, build_objects
+from qcompile.kernels.conv import plan_conv
+from qcompile.kernels.conv_workload import ConvWorkload, dense
+from qcompile.targets import load
+
+WORK = ConvWorkload(1, 14, 14, 64, 64, (3, 3), pads=(1, 1, 1, 1))
+FLOAT = ConvWorkload(1, 14, 14, 64, 64, (3, 3), pads=(1,) * 4, precision="float32", output="float32")
+
+
+def hot_loops(text: str) -> list[list[str]]:
+    """Innermost loops: runs of instructions from a label to a jump back to it."""
+    lines = [line.strip() for line in text.splitlines()]
+    labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+    found = []
+    for i, line in enumerate(lines):
+        jump = re.match(r"j\w+\s+(\.L\w+)$", line)
+        start = labels.get(jump[1], i) if jump else i
+        body = [x for x in lines[start:i] if x and x[0] not in ".#" and not x.endswith(":")]
+        if start < i and not any(re.match(r"j\w+\s", x) for x in body):
+            found.append(body)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("isa", "work", "instruction", "share"),
+    [
+        ("avx512_vnni", WORK, "vpdpbusd", 0.6),
+        ("avx2", WORK, "vpmaddwd", 0.25),
+        ("sse2", WORK, "pmaddwd", 0.2),
+        ("avx512_vnni", FLOAT, "vfmadd231ps", 0.55),
+        ("avx2", FLOAT, "vfmadd231ps", 0.5),
+    ],
+)
+def test_the_hot_loop_is_made_of_the_intended_instruction(
+    isa: str, work: ConvWorkload, instruction: str, share: float
+) -> None:
+    target = x86_machines.x86_target(isa)
+    loops = hot_loops(assembly([plan_conv(work, instruction_sets.load(isa), target)], target))
+    shares = [sum(line.startswith(instruction) for line in body) / len(body) for body in loops if body]
+    assert max(shares) >= share
+
+
+@pytest.mark.parametrize("name", ["x86-64-v4-vnni", "x86-64-v3", "x86-64", "rpi4"])
+def test_an_object_needs_no_symbol(name: str, tmp_path: Path) -> None:
+    if shutil.which("nm") is None:
+        pytest.skip("nm (binutils) is not installed")
+    target = load(name)
+    isa = instruction_sets.load(target.isa)
+    kernels = [plan_conv(work, isa, target) for work in (WORK, FLOAT, dense(1, 100, 10, table=True))]
+    path = tmp_path / "k.o"
+    path.write_bytes(build_objects(kernels, target))
+    listed = subprocess.run(["nm", str(path)], check=True, capture_output=True, text=True).stdout
+    symbols = {line.split()[-1]: line.split()[-2] for line in listed.splitlines()}
+    assert "U" not in symbols.values()
+    assert not [symbol for symbol in symbols if "TVM" in symbol]
+    assert {kernel.name for kernel in kernels} == {s for s, kind in symbols.items() if kind == "T"}
+
+
+def test_equal_workloads_share_a_kernel_and_objects_are_reproducible() -> None:
+    target = x86_machines.x86_target("avx2")
+    isa = instruction_sets.load("avx2")
+    first, again, other = (plan_conv(work, isa, target) for work in (WORK, WORK, FLOAT))
+    assert first.name == again.name
+    assert first.name != other.name
+    assert build_objects([first, again, other], target) == build_objects([other, first], target)

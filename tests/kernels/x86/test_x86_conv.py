@@ -1,0 +1,139 @@
+"""Convolutions on this processor, bit for bit against NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import conv_reference
+import layers_x86
+import native_runner
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcompile.errors import LoweringError
+from qcompile.kernels import isa as instruction_sets
+from qcompile.kernels.conv_packing import pack_conv
+from qcompile.kernels.conv_workload import ConvWorkload, dense
+from qcompile.targets import Target
+
+EXTREME = [
+    ConvWorkload(1, 1, 1, 1, 1),
+    ConvWorkload(1, 1, 1, 3, 5, (3, 3), pads=(1, 1, 1, 1)),
+    ConvWorkload(2, 3, 2, 5, 70, (3, 3), (4, 5), pads=(4, 5, 6, 7)),
+    ConvWorkload(1, 2, 3, 4, 8, (1, 1), (3, 3), pads=(2, 2, 2, 2)),
+    ConvWorkload(1, 30, 5, 7, 3, (2, 2), (5, 1), dilations=(3, 2)),
+    ConvWorkload(1, 4, 4, 2, 2, (3, 3), pads=(1, 1, 1, 1), groups=2),
+    dense(1, 300, 65),
+    dense(3, 17, 1),
+    dense(65, 64, 64),
+]
+
+
+def check(layers: list[conv_reference.Layer], target: Target, noise: int = 0x5A) -> None:
+    """Build all layers into one library, run each, compare."""
+    calls = [layers_x86.kernel_and_arguments(layer, target) for layer in layers]
+    library = native_runner.Library([kernel for kernel, _ in calls], target)
+    for layer, (kernel, arguments) in zip(layers, calls, strict=True):
+        result = library.run(kernel, arguments, noise=noise)
+        compare(layer, result, target)
+
+
+def compare(layer: conv_reference.Layer, result: np.ndarray, target: Target) -> None:
+    wanted = layers_x86.expected(layer, target)
+    if layer.work.precision == "float32":
+        scale = np.abs(layer.weights).sum(axis=(1, 2, 3)) * np.abs(layer.x).max() + 1
+        assert np.all(np.abs(result - wanted) <= 1e-6 * scale), layer.work
+    else:
+        np.testing.assert_array_equal(result, wanted, err_msg=str(layer.work))
+
+
+def test_every_geometry(machine: Target) -> None:
+    rng = np.random.default_rng(1)
+    shapes = [*conv_reference.SHAPES, *EXTREME]
+    check([conv_reference.make_layer(work, rng) for work in shapes], machine)
+
+
+def test_every_geometry_in_float(machine: Target) -> None:
+    rng = np.random.default_rng(2)
+    shapes = [*conv_reference.SHAPES, *EXTREME]
+    floats = [replace(work, precision="float32", output="float32") for work in shapes]
+    check([conv_reference.make_layer(work, rng) for work in floats], machine)
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_random_layers_with_random_epilogues(machine: Target, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    works = [conv_reference.epilogues(conv_reference.random_workload(rng), rng) for _ in range(8)]
+    check([conv_reference.make_layer(work, rng) for work in works], machine, noise=int(rng.integers(256)))
+
+
+def test_saturating_codes(machine: Target) -> None:
+    """All products at their extremes, with sums far outside the int8 range."""
+    rng = np.random.default_rng(3)
+    layers = []
+    for code, zero in ((-128, 127), (127, -128), (-128, -128)):
+        layer = conv_reference.make_layer(ConvWorkload(1, 4, 4, 96, 48, (3, 3), pads=(1, 1, 1, 1)), rng)
+        layer.x[...] = code
+        layer.weights[::2], layer.weights[1::2] = -127, 127
+        layer.scalars = replace(layer.scalars, x_zero_point=zero, qmin=-128, qmax=127)
+        layer.multipliers[...] = 1e4
+        layers.append(layer)
+    check(layers, machine)
+
+
+def test_ties_round_to_even(machine: Target) -> None:
+    layer = conv_reference.make_layer(dense(64, 4, 64), np.random.default_rng(4))
+    layer.multipliers[...] = 0.5
+    layer.weights[...] = np.eye(64, 4, dtype=np.int8).reshape(layer.weights.shape)
+    layer.scalars = replace(layer.scalars, y_zero_point=0, qmin=-128, qmax=127)
+    check([layer], machine)
+
+
+def test_any_split_gives_the_same_bits(machine: Target) -> None:
+    rng = np.random.default_rng(5)
+    works = [
+        ConvWorkload(1, 40, 40, 32, 64, (3, 3), pads=(1, 1, 1, 1)),
+        ConvWorkload(2, 28, 28, 48, 100),
+        dense(1, 700, 900),
+        ConvWorkload(1, 40, 40, 32, 64, (3, 3), pads=(1, 1, 1, 1), precision="float32", output="float32"),
+    ]
+    layers = [conv_reference.make_layer(work, rng) for work in works]
+    calls = [layers_x86.kernel_and_arguments(layer, machine) for layer in layers]
+    library = native_runner.Library([kernel for kernel, _ in calls], machine)
+    for kernel, arguments in calls:
+        assert kernel.tiles > 2
+        whole = library.run(kernel, arguments)
+        cut = int(rng.integers(1, kernel.tiles))
+        for ranges in (
+            [(i, i + 1) for i in reversed(range(kernel.tiles))],
+            [(cut, kernel.tiles), (0, cut), (3, 3)],
+        ):
+            np.testing.assert_array_equal(library.run(kernel, arguments, ranges=ranges), whole)
+
+
+def test_an_overflowing_bias_is_refused(machine: Target) -> None:
+    isa = instruction_sets.load(machine.isa)
+    weights = np.full((1, 8), 127, np.int8)
+    with pytest.raises(LoweringError, match="int32 accumulator"):
+        pack_conv(dense(1, 8, 1), isa, weights, np.array([2**31 - 1], np.int32))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kernel": (9, 9)}, "larger than the padded input"),
+        ({"channels": 70_000}, "overflow"),
+        ({"groups": 3}, "multiples of groups"),
+        ({"output": "int32", "table": True}, "table"),
+        ({"output": "float32", "residual": True}, "residual"),
+        ({"activation": "relu"}, "activation"),
+        ({"precision": "float32"}, "no int8 output"),
+        ({"strides": (0, 1)}, "positive"),
+    ],
+)
+def test_a_wrong_workload_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(LoweringError, match=message):
+        replace(ConvWorkload(1, 4, 4, 8, 8), **change)
