@@ -2,6 +2,6 @@
 
 Example:
     samples = open_calibration("photos/", graph_inputs(graph), preprocess)
-    statistics = calibrate(Interpreter(graph), samples, ["conv1"], {"conv1": make_observer("mse")})
+    statistics = calibrate(Interpreter(graph), samples, {"conv1": make_observer("mse")})
     lo, hi = make_observer("mse").range(statistics["conv1"])
 """

@@ -31,10 +31,9 @@ class Executor(Protocol):
 def calibrate(
     executor: Executor,
     samples: Iterable[Mapping[str, Array]],
-    names: Iterable[str],
     observers: Mapping[str, Observer],
-    progress: Progress | None = None,
     *,
+    progress: Progress | None = None,
     channel_axes: Mapping[str, int] | None = None,
 ) -> dict[str, TensorStatistics]:
     """Run all samples through the model and return the statistics of the observed tensors.
@@ -45,19 +44,18 @@ def calibrate(
     Args:
         executor: runs the float graph.
         samples: {input name: array}, such as a CalibrationSet.
-        names: of the values to observe.
-        observers: for each of these values the observer that will choose its range.
+        observers: name of each value to observe, and the observer that will choose its range.
         progress: told after each sample.
         channel_axes: value name to the axis for which minimum and maximum are also kept per channel.
 
     Returns:
-        Value name to statistics, in the order of `names`.
+        Value name to statistics, in the order of `observers`.
 
     Raises:
         CalibrationError: there is no sample, or a tensor became NaN.
     """
     axes = channel_axes or {}
-    statistics = {name: observers[name].new_statistics(name, axes.get(name)) for name in names}
+    statistics = {name: observer.new_statistics(name, axes.get(name)) for name, observer in observers.items()}
 
     def on_value(value: Value, array: Array) -> None:
         entry = statistics.get(value.name)

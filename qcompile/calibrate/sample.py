@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.errors import CalibrationError, did_you_mean
-from qcompile.ir.graph import Graph
+from qcompile.ir.graph import Graph, Value
 
 Array = npt.NDArray[Any]
 Sample = dict[str, Array]
+
+_TRANSPARENT = {"cast", "identity", "reshape", "squeeze", "unsqueeze"}
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,13 @@ class InputSpec:
         name: of the input.
         dtype: NumPy's name of the element type.
         shape: extent of each axis, elements.
+        bound: integers at this input stay below it, being indices into a table; None where nothing is known.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    bound: int | None = None
 
     def __str__(self) -> str:
         return f"'{self.name}' ({self.dtype}{list(self.shape)})"
@@ -36,7 +40,21 @@ class InputSpec:
 
 def graph_inputs(graph: Graph) -> tuple[InputSpec, ...]:
     """Return what each input of a graph takes."""
-    return tuple(InputSpec(v.name, v.dtype, v.shape) for v in graph.inputs)
+    return tuple(InputSpec(v.name, v.dtype, v.shape, _index_bound(v)) for v in graph.inputs)
+
+
+def _index_bound(value: Value) -> int | None:
+    """Return the rows of the smallest table that the value selects from, through casts and reshapes."""
+    bounds = []
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        for node, operand in current.uses:
+            if node.op.name == "gather" and operand == 1:
+                bounds.append(node.inputs[0].shape[int(getattr(node.attrs, "axis", 0))])
+            elif node.op.name in _TRANSPARENT and operand == 0:
+                pending.append(node.outputs[0])
+    return min(bounds) if bounds else None
 
 
 def check_sample(given: object, inputs: Sequence[InputSpec], where: str) -> Sample:

@@ -6,7 +6,7 @@ and never enough to vouch for accuracy: whoever uses them says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,25 +14,23 @@ import numpy.typing as npt
 
 from qcompile.calibrate.image_frame import ImageFrame
 from qcompile.calibrate.preprocess import Preprocess
-from qcompile.calibrate.sample import InputSpec, Sample, graph_inputs
+from qcompile.calibrate.sample import InputSpec, Sample
 from qcompile.errors import CalibrationError
-from qcompile.ir.graph import Graph, Value
 
 Array = npt.NDArray[Any]
 
 _SMALL_INTEGERS = 2
-_TRANSPARENT = {"cast", "identity", "reshape", "squeeze", "unsqueeze"}
 
 
 class SyntheticSamples:
-    """Seeded samples for the inputs of a graph; every pass over them gives the same.
+    """Seeded samples for the inputs of a model; every pass over them gives the same.
 
     An image input gets patterns with structure at all scales, in the range of values that preprocessing
     gives; any other real input standard normal values; an integer input uniform indices into the table that
     it selects from, else zeros and ones.
 
     Args:
-        graph: whose inputs are to be fed.
+        inputs: what the model takes, as `graph_inputs` says.
         count: number of samples.
         seed: of the random numbers.
         preprocess: the image steps, for the range of values; what it leaves open is chosen for the model.
@@ -42,12 +40,15 @@ class SyntheticSamples:
     """
 
     def __init__(
-        self, graph: Graph, count: int = 16, seed: int = 0, preprocess: Preprocess | None = None
+        self,
+        inputs: Sequence[InputSpec],
+        count: int = 16,
+        seed: int = 0,
+        preprocess: Preprocess | None = None,
     ) -> None:
         self.size = count
         self.seed = seed
-        self._inputs = graph_inputs(graph)
-        self._bounds = {value.name: index_bound(value) for value in graph.inputs}
+        self._inputs = tuple(inputs)
         self._frames = {spec.name: _image(spec, preprocess or Preprocess()) for spec in self._inputs}
 
     def __len__(self) -> int:
@@ -67,33 +68,14 @@ class SyntheticSamples:
             return _picture(spec, *image, rng)
         if dtype.kind == "f":
             return rng.standard_normal(spec.shape).astype(dtype)
-        return np.asarray(rng.integers(0, self._bounds[spec.name], spec.shape)).astype(dtype)
+        return np.asarray(rng.integers(0, spec.bound or _SMALL_INTEGERS, spec.shape)).astype(dtype)
 
 
 def synthetic_samples(
-    graph: Graph, count: int = 16, seed: int = 0, preprocess: Preprocess | None = None
+    inputs: Sequence[InputSpec], count: int = 16, seed: int = 0, preprocess: Preprocess | None = None
 ) -> SyntheticSamples:
     """Return made-up samples for calibration without data; see SyntheticSamples."""
-    return SyntheticSamples(graph, count, seed, preprocess)
-
-
-def index_bound(value: Value) -> int:
-    """Return the number below which an integer input must stay: the rows of the table that it selects from.
-
-    Args:
-        value: a graph input; followed through casts and changes of shape.
-    """
-    bounds = []
-    pending = [value]
-    while pending:
-        current = pending.pop()
-        for node, operand in current.uses:
-            if node.op.name == "gather" and operand == 1:
-                axis = int(getattr(node.attrs, "axis", 0))
-                bounds.append(node.inputs[0].shape[axis])
-            elif node.op.name in _TRANSPARENT and operand == 0:
-                pending.append(node.outputs[0])
-    return max(1, min(bounds)) if bounds else _SMALL_INTEGERS
+    return SyntheticSamples(inputs, count, seed, preprocess)
 
 
 def _image(spec: InputSpec, preprocess: Preprocess) -> tuple[ImageFrame, Preprocess] | None:

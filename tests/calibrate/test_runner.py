@@ -26,7 +26,7 @@ def samples(count=5):
 
 def test_inputs_and_results_are_observed(graph):
     observers = {"x": MinMax(), "y": MovingAverage(0.5)}
-    found = calibrate(Interpreter(graph), samples(), ["x", "y"], observers)
+    found = calibrate(Interpreter(graph), samples(), observers)
     values = np.concatenate([s["x"] for s in samples()])
     assert list(found) == ["x", "y"]
     assert (found["x"].minimum, found["x"].maximum) == (values.min(), values.max())
@@ -37,33 +37,33 @@ def test_inputs_and_results_are_observed(graph):
 
 def test_progress_is_told(graph):
     calls = []
-    calibrate(Interpreter(graph), samples(3), ["y"], {"y": MinMax()}, lambda *c: calls.append(c))
+    calibrate(Interpreter(graph), samples(3), {"y": MinMax()}, progress=lambda *c: calls.append(c))
     assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
     calls.clear()
-    calibrate(Interpreter(graph), iter(samples(2)), ["y"], {"y": MinMax()}, lambda *c: calls.append(c))
+    calibrate(Interpreter(graph), iter(samples(2)), {"y": MinMax()}, progress=lambda *c: calls.append(c))
     assert calls == [(0, None), (1, None), (2, None)]
 
 
 def test_channels(graph):
-    found = calibrate(Interpreter(graph), samples(), ["x"], {"x": MinMax()}, channel_axes={"x": 1})
+    found = calibrate(Interpreter(graph), samples(), {"x": MinMax()}, channel_axes={"x": 1})
     values = np.concatenate([s["x"] for s in samples()])
     assert np.array_equal(found["x"].channel_maximum, values.max(axis=0))
 
 
 def test_no_sample(graph):
     with pytest.raises(CalibrationError, match="no calibration sample"):
-        calibrate(Interpreter(graph), [], ["y"], {"y": MinMax()})
+        calibrate(Interpreter(graph), [], {"y": MinMax()})
 
 
 def test_a_value_that_does_not_exist(graph):
     with pytest.raises(InternalError, match="saw no value for z"):
-        calibrate(Interpreter(graph), samples(), ["z"], {"z": MinMax()})
+        calibrate(Interpreter(graph), samples(), {"z": MinMax()})
 
 
 def test_nan_names_the_tensor(graph):
     bad = [*samples(1), {"x": np.full((1, 4), np.nan, np.float32)}]
     with pytest.raises(CalibrationError, match="tensor 'x' is NaN for calibration sample 2"):
-        calibrate(Interpreter(graph), bad, ["x", "y"], {"x": MinMax(), "y": MinMax()})
+        calibrate(Interpreter(graph), bad, {"x": MinMax(), "y": MinMax()})
 
 
 def test_an_interruption_passes_through(graph):
@@ -72,4 +72,4 @@ def test_an_interruption_passes_through(graph):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        calibrate(Interpreter(graph), endless(), ["y"], {"y": MinMax()})
+        calibrate(Interpreter(graph), endless(), {"y": MinMax()})
