@@ -47,9 +47,7 @@ class Instrument:
     def start(self, graph: Graph, context: PassContext) -> None:
         """Called before the first pass."""
 
-    def after_pass(
-        self, item: Pass, before: Graph, after: Graph, record: PassRecord, context: PassContext
-    ) -> None:
+    def after_pass(self, item: Pass, before: Graph, after: Graph, record: PassRecord, context: PassContext) -> None:
         """Called after a pass whose result is well formed.
 
         Args:

@@ -52,9 +52,7 @@ def _channels_first(node: Node) -> bool:
 FLOAT = Fact("float", _node(lambda node: node.is_integer), "run this pass before quantize")
 """No activation is quantized."""
 
-NO_BATCH_NORM = Fact(
-    "no-batch-norm", _node(lambda node: node.op.name == "batch_norm"), "run fold-batchnorm before"
-)
+NO_BATCH_NORM = Fact("no-batch-norm", _node(lambda node: node.op.name == "batch_norm"), "run fold-batchnorm before")
 """No batch_norm is left."""
 
 CHANNELS_LAST = Fact("channels-last", _node(_channels_first), "run to-nhwc before")

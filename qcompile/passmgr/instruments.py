@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,8 +13,53 @@ from qcompile.ir.printer import print_graph
 from qcompile.passmgr.context import PassContext
 from qcompile.passmgr.execution import Instrument, PassRecord
 from qcompile.passmgr.passbase import Pass
+from qcompile.passmgr.registry import PassRegistry
 
-Write = Callable[[str], None]
+Write = Callable[[str], object]
+
+
+def instruments_for(
+    *,
+    dump_ir: str | Path | None = None,
+    print_ir_after: str | None = None,
+    verify_numerics: bool = False,
+    time_passes: bool = False,
+    pass_path: Sequence[str | Path] = (),
+    write: Write = sys.stderr.write,
+) -> list[Instrument]:
+    """Return the instruments that command line options ask for.
+
+    Args:
+        dump_ir: directory to write the graph to after every pass.
+        print_ir_after: "all", "change", or names of passes separated by commas.
+        verify_numerics: whether to compare results before and after every pass.
+        time_passes: whether to write a table of times.
+        pass_path: directories of further passes that `print_ir_after` may name.
+        write: takes what is to be shown.
+
+    Raises:
+        UsageError: `print_ir_after` names an unknown pass.
+    """
+    from qcompile.passmgr.verify_numerics import VerifyNumerics
+
+    instruments: list[Instrument] = []
+    if dump_ir is not None:
+        instruments.append(DumpIr(dump_ir))
+    if print_ir_after in ("all", "change"):
+        instruments.append(PrintIr(write, only_changed=print_ir_after == "change"))
+    elif print_ir_after is not None:
+        known = PassRegistry(pass_path).names()
+        names = [name.strip() for name in print_ir_after.split(",")]
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(name, ["all", "change", *known])
+                raise UsageError(f"cannot print after '{name}': there is no such pass", hint=hint)
+        instruments.append(PrintIr(write, names))
+    if verify_numerics:
+        instruments.append(VerifyNumerics())
+    if time_passes:
+        instruments.append(TimePasses(write))
+    return instruments
 
 
 class PrintIr(Instrument):
@@ -25,31 +71,12 @@ class PrintIr(Instrument):
         only_changed: print only where the pass changed the graph.
     """
 
-    def __init__(
-        self, write: Write, after: Sequence[str] | None = None, *, only_changed: bool = False
-    ) -> None:
+    def __init__(self, write: Write, after: Sequence[str] | None = None, *, only_changed: bool = False) -> None:
         self.write = write
         self.after = None if after is None else frozenset(after)
         self.only_changed = only_changed
 
-    def check_names(self, known: Sequence[str]) -> None:
-        """Refuse names that are not in the pipeline.
-
-        Args:
-            known: names of the passes that will run.
-
-        Raises:
-            UsageError: a name to print after is none of them.
-        """
-        for name in sorted(self.after or ()):
-            if name not in known:
-                raise UsageError(
-                    f"pass '{name}' is not in the pipeline", hint=did_you_mean(name, list(known))
-                )
-
-    def after_pass(
-        self, item: Pass, before: Graph, after: Graph, record: PassRecord, context: PassContext
-    ) -> None:
+    def after_pass(self, item: Pass, before: Graph, after: Graph, record: PassRecord, context: PassContext) -> None:
         """Write the graph."""
         if (self.after is None or item.name in self.after) and (record.changed or not self.only_changed):
             state = "" if record.changed else " (unchanged)"
@@ -68,18 +95,19 @@ class DumpIr(Instrument):
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
+        self._count = 0
 
     def start(self, graph: Graph, context: PassContext) -> None:
-        """Write 000_input.qir."""
-        self._write("000_input.qir", print_graph(graph))
+        """Write 000_input.qir, unless this continues an earlier pipeline."""
+        if self._count == 0:
+            self._write("000_input.qir", print_graph(graph))
 
-    def after_pass(
-        self, item: Pass, before: Graph, after: Graph, record: PassRecord, context: PassContext
-    ) -> None:
+    def after_pass(self, item: Pass, before: Graph, after: Graph, record: PassRecord, context: PassContext) -> None:
         """Write the graph, headed by the pass and what it skipped."""
         head = [f"// {record.text}: {'changed' if record.changed else 'unchanged'}"]
         head += [f"// skip: {skip}" for skip in record.skips]
-        self._write(f"{record.index + 1:03}_{item.name}.qir", "\n".join([*head, print_graph(after)]))
+        self._count += 1
+        self._write(f"{self._count:03}_{item.name}.qir", "\n".join([*head, print_graph(after)]))
 
     def _write(self, name: str, text: str) -> None:
         temporary = self.directory / f".{name}.{os.getpid()}"

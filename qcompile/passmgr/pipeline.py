@@ -12,9 +12,7 @@ from qcompile.passmgr.passbase import Pass
 from qcompile.passmgr.registry import PassRegistry, default_registry
 
 
-def parse_pipeline(
-    text: str, registry: PassRegistry | None = None, *, source: str = "pipeline"
-) -> tuple[Pass, ...]:
+def parse_pipeline(text: str, registry: PassRegistry | None = None, *, source: str = "pipeline") -> tuple[Pass, ...]:
     """Read a pipeline.
 
     Grammar:

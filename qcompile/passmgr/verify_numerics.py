@@ -38,9 +38,7 @@ class VerifyNumerics(Instrument):
         self.seed = seed
         self._latest: tuple[Graph, dict[str, Outputs]] | None = None
 
-    def after_pass(
-        self, item: Pass, before: Graph, after: Graph, record: PassRecord, context: PassContext
-    ) -> None:
+    def after_pass(self, item: Pass, before: Graph, after: Graph, record: PassRecord, context: PassContext) -> None:
         """Compare the graphs."""
         if not record.changed:
             return

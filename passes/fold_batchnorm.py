@@ -1,0 +1,245 @@
+"""Turn batch normalization into the weights of a neighbour."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile import ops
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.rewrite import Rewriter
+from qcompile.ops.batch_norm import channel_axis, folded
+from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
+from qcompile.passmgr.patterns import is_output, per_channel
+
+Array = npt.NDArray[Any]
+_Stats = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class FoldBatchnorm(Pass):
+    """Fold batch_norm, and mul and add by a constant per channel, into a convolution or dense layer.
+
+    Formula:
+        batch_norm(x) = g·x + s, with g = γ / √(σ² + ε) and s = β − g·μ.
+        Into the layer before, y = W·x + b: W' = g·W, b' = g·b + s, per output channel.
+        Into the layer after, y = W·(g·x + s) + b: W' = W·g, b' = b + Σ W·s, per input channel.
+        A batch_norm between neither becomes a depthwise 1×1 convolution with weight g and bias s: one
+        multiply-add per element, whose int8 form has a scale per channel.
+
+    Before:
+        %c = conv2d(%x, @w, @b) : f32[1,8,4,4]
+        %y = batch_norm(%c, @gamma, @beta, @mean, @variance) : f32[1,8,4,4]
+    After:
+        %y = conv2d(%x, @w.folded, @b.folded) : f32[1,8,4,4]
+
+    The result of a folded batch_norm remembers its trained mean β and standard deviation |γ| per channel
+    (`Value.stats`), from which ranges can be had without data.
+
+    Preconditions: constant parameters, weights and biases; run canonicalize first, which turns sub and div by
+    constants into add and mul.
+
+    Refusals: parameters or weights computed at run time; into the layer before: other readers of its result,
+    a graph output, an activation or a residual in between; into the layers after: a reader that is no
+    convolution or dense layer, or padding with s ≠ 0 (a padded zero is not g·0 + s). A mul or add that fits
+    nowhere stays.
+    """
+
+    name: ClassVar[str] = "fold-batchnorm"
+    tolerance: ClassVar[Tolerance] = AllClose(1e-5, 1e-6)
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Fold in topological order, so that chains fold into the first layer."""
+        rewriter = context.rewriter(graph)
+        for node in list(graph.nodes):
+            if node.is_integer or node.op.name not in ("batch_norm", "mul", "add"):
+                continue
+            affine = _affine(node)
+            if affine is None:
+                if node.op.name == "batch_norm":
+                    context.skip(node, "its parameters are computed at run time")
+                continue
+            before = _obstacle_before(graph, node, affine)
+            if before is None:
+                _fold_before(rewriter, node, affine)
+                continue
+            after = _obstacle_after(graph, node, affine)
+            if after is None:
+                _fold_after(rewriter, node, affine)
+            elif node.op.name == "batch_norm":
+                context.skip(node, f"{before}; {after}; it becomes a depthwise convolution")
+                _to_depthwise(rewriter, node, affine)
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """y = factor[c]·x + offset[c].
+
+    Args:
+        x: the operand that is not constant.
+        axis: the channel axis of x.
+        factor: float64 [C].
+        offset: float64 [C].
+        stats: trained mean and standard deviation of y per channel, or None.
+    """
+
+    x: Value
+    axis: int
+    factor: Array
+    offset: Array
+    stats: _Stats | None
+
+
+def _affine(node: Node) -> _Affine | None:
+    x = node.inputs[0]
+    if node.op.name == "batch_norm":
+        if not all(v.is_constant for v in node.inputs[1:]):
+            return None
+        scale, bias, mean, variance = (v.constant() for v in node.inputs[1:])
+        factor, offset = folded(scale, bias, mean, variance, node.attrs.epsilon)
+        trained = bias.astype(np.float32), np.abs(scale).astype(np.float32)
+        return _Affine(x, channel_axis(len(x.shape), node.attrs.layout), factor, offset, trained)
+    constants = [k for k in (0, 1) if node.inputs[k].is_constant]
+    if len(constants) != 1 or getattr(node.attrs, "activation", "none") != "none":
+        return None
+    x, constant = node.inputs[1 - constants[0]], node.inputs[constants[0]]
+    axis = _channels_of_neighbour(x, node)
+    if axis is None or x.shape != node.output.shape or x.dtype != "float32":
+        return None
+    vector = per_channel(constant.constant(), len(x.shape), axis, x.shape[axis])
+    if vector is None:
+        return None
+    neutral = np.zeros(vector.shape), np.ones(vector.shape)
+    factor, offset = (vector, neutral[0]) if node.op.name == "mul" else (neutral[1], vector)
+    stats: _Stats | None = None
+    if x.stats is not None:
+        mean, std = x.stats
+        stats = (mean * factor + offset).astype(np.float32), (std * np.abs(factor)).astype(np.float32)
+    return _Affine(x, axis, factor, offset, stats)
+
+
+_LAYERS = ("conv2d", "conv_transpose2d", "dense")
+
+
+def _channels_of_neighbour(x: Value, node: Node) -> int | None:
+    """Return the channel axis that the layer before x, or the first layer after node, works on."""
+    for layer in (x.producer, *node.output.users()):
+        if layer is not None and layer.op.name in _LAYERS:
+            return _layer_axis(layer)
+    return None
+
+
+def _layer_axis(layer: Node) -> int:
+    rank = len(layer.inputs[0].shape)
+    return rank - 1 if layer.op.name == "dense" else channel_axis(rank, layer.attrs.layout)
+
+
+def _obstacle_before(graph: Graph, node: Node, affine: _Affine) -> str | None:
+    layer = affine.x.producer
+    if layer is None or layer.op.name not in _LAYERS:
+        return f"{affine.x.name} does not come from a convolution or dense layer"
+    if len(affine.x.uses) > 1 or is_output(graph, affine.x):
+        return f"{affine.x.name} has other readers"
+    if layer.attrs.activation != "none" or layer.attrs.residual:
+        return f"{layer} has an activation or residual"
+    if not (layer.inputs[1].is_constant and layer.inputs[2].is_constant):
+        return f"the weights of {layer} are computed at run time"
+    if _layer_axis(layer) != affine.axis:
+        return f"{layer} has its channels on another axis"
+    return None
+
+
+def _fold_before(rewriter: Rewriter, node: Node, affine: _Affine) -> None:
+    layer = affine.x.producer
+    assert layer is not None
+    weight, bias = layer.inputs[1].constant(), layer.inputs[2].constant()
+    new_weight = weight.astype(np.float64) * _along_outputs(layer, affine.factor)
+    new_bias = bias.astype(np.float64) * affine.factor + affine.offset
+    _set_weights(rewriter, layer, new_weight, new_bias)
+    node.output.stats = affine.stats
+    rewriter.absorb(layer, node)
+
+
+def _along_outputs(layer: Node, vector: Array) -> Array:
+    """Return a vector over output channels in a shape that broadcasts over the layer's weights."""
+    weight = layer.inputs[1].shape
+    if layer.op.name == "conv_transpose2d":
+        return _transposed_outputs(layer, vector)
+    return vector.reshape(-1, *[1] * (len(weight) - 1))
+
+
+def _transposed_outputs(layer: Node, vector: Array) -> Array:
+    # Weights [I, O/groups, …] or [I, …, O/groups]: input channel i belongs to group i // (I / groups).
+    inputs, groups = layer.inputs[1].shape[0], layer.attrs.groups
+    rows = np.repeat(vector.reshape(groups, -1), inputs // groups, axis=0)
+    return rows[:, :, None, None] if layer.attrs.layout == "NCHW" else rows[:, None, None, :]
+
+
+def _obstacle_after(graph: Graph, node: Node, affine: _Affine) -> str | None:
+    value = node.output
+    if not value.uses or is_output(graph, value):
+        return f"{value.name} is a graph output"
+    for layer, operand in value.uses:
+        if layer.op.name not in ("conv2d", "dense") or operand != 0:
+            return f"{value.name} is read by {layer}"
+        if not (layer.inputs[1].is_constant and layer.inputs[2].is_constant):
+            return f"the weights of {layer} are computed at run time"
+        if _layer_axis(layer) != affine.axis:
+            return f"{layer} has its channels on another axis"
+        if layer.op.name == "conv2d" and any(layer.attrs.pads) and np.any(affine.offset):
+            return f"{layer} pads with zeros"
+    return None
+
+
+def _fold_after(rewriter: Rewriter, node: Node, affine: _Affine) -> None:
+    for layer, _ in list(node.output.uses):
+        weight = layer.inputs[1].constant().astype(np.float64)
+        factor, offset = (_along_inputs(layer, v) for v in (affine.factor, affine.offset))
+        taps = tuple(range(1, weight.ndim))
+        new_bias = layer.inputs[2].constant().astype(np.float64) + (weight * offset).sum(axis=taps)
+        _set_weights(rewriter, layer, weight * factor, new_bias)
+    rewriter.replace_node(node, [affine.x])
+
+
+def _along_inputs(layer: Node, vector: Array) -> Array:
+    """Return a vector over input channels in a shape that broadcasts over the layer's weights."""
+    if layer.op.name == "dense":
+        return vector.reshape(1, -1)
+    groups = layer.attrs.groups
+    outputs = layer.inputs[1].shape[0]
+    rows = np.repeat(vector.reshape(groups, -1), outputs // groups, axis=0)
+    return rows[:, :, None, None] if layer.attrs.layout == "NCHW" else rows[:, None, None, :]
+
+
+def _set_weights(rewriter: Rewriter, layer: Node, weight: Array, bias: Array) -> None:
+    for index, data in ((1, weight), (2, bias)):
+        name = layer.inputs[index].name
+        base = name if name.endswith(".folded") else f"{name}.folded"
+        rewriter.set_operand(layer, index, rewriter.constant(base, data.astype(np.float32)))
+
+
+def _to_depthwise(rewriter: Rewriter, node: Node, affine: _Affine) -> None:
+    """Replace a batch_norm of any rank by a depthwise 1×1 convolution, between reshapes unless it is 4-D."""
+    x, layout = affine.x, node.attrs.layout
+    channels = affine.factor.size
+    weight = (channels, 1, 1, 1)
+    constants = [
+        rewriter.constant(f"{node.output.name}.weight", affine.factor.astype(np.float32).reshape(weight)),
+        rewriter.constant(f"{node.output.name}.bias", affine.offset.astype(np.float32)),
+    ]
+    conv, reshape = ops.get("conv2d"), ops.get("reshape")
+    attrs = conv.Attrs(groups=channels, layout=layout)
+    node.output.stats = affine.stats
+    if len(x.shape) == 4:
+        rewriter.replace_op(node, conv, [x, *constants], attrs)
+        return
+    rest = math.prod(x.shape) // max(1, x.shape[0] * channels)
+    shape = (x.shape[0], channels, rest, 1) if layout == "NCHW" else (x.shape[0], rest, 1, channels)
+    flat = rewriter.insert(node, reshape, [x], reshape.Attrs(shape=shape), name=f"{x.name}.4d", loc=node.loc)
+    result = rewriter.insert(node, conv, [flat.output, *constants], attrs, loc=node.loc)
+    result.output.stats = affine.stats
+    rewriter.replace_op(node, reshape, [result.output], reshape.Attrs(shape=x.shape))

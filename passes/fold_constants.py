@@ -1,0 +1,61 @@
+"""Compute at compile time what does not depend on the inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qcompile.ir.graph import Graph, Node
+from qcompile.ir.rewrite import Rewriter
+from qcompile.ops.interpreter import evaluate_node
+from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Replace nodes whose operands are all constant by what they compute.
+
+    Options:
+        limit: bytes up to which a result may be larger than its operands together.
+
+    Before:
+        const @a : f32[2] = [1.0, 2.0]
+        %b = exp(@a) : f32[2]
+        %y = mul(%x, %b) : f32[1,2]
+    After:
+        const @b : f32[2] = [2.7182817, 7.389056]
+        %y = mul(%x, @b) : f32[1,2]
+
+    Preconditions: none. Refusals: a result that outgrows its operands by more than `limit` (an expand of a
+    scalar to a large tensor), since it would be stored in the bundle.
+    """
+
+    name: ClassVar[str] = "fold-constants"
+    tolerance: ClassVar[Tolerance] = Exact()
+
+    limit: int = 1 << 20
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Fold in topological order, so that chains fold at once."""
+        rewriter = context.rewriter(graph)
+        for node in list(graph.nodes):
+            if all(v.is_constant for v in node.inputs):
+                growth = sum(v.type.nbytes for v in node.outputs) - sum(v.type.nbytes for v in node.inputs)
+                if growth > self.limit:
+                    context.skip(node, f"the result would take {growth} bytes more than its operands")
+                else:
+                    _fold(rewriter, node)
+
+
+def _fold(rewriter: Rewriter, node: Node) -> None:
+    with np.errstate(all="ignore"):
+        results = evaluate_node(node, [v.constant() for v in node.inputs])
+    folded = []
+    for value, data in zip(node.outputs, results, strict=True):
+        constant = rewriter.constant(value.name, data)
+        constant.qparams, constant.qspec, constant.stats = value.qparams, value.qspec, value.stats
+        constant.name, value.name = value.name, constant.name
+        folded.append(constant)
+    rewriter.replace_node(node, folded)
