@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qcompile.errors import PassError
 from qcompile.ir.cost import modelled_ns
@@ -106,7 +106,7 @@ def _minimum_cut(graph: Graph, float_only: set[Node]) -> set[Node]:
     """Return the nodes on the integer (source) side of the cheapest cut."""
     import networkx as nx
 
-    flow: nx.DiGraph = nx.DiGraph()
+    flow: nx.DiGraph[Any] = nx.DiGraph()
     flow.add_nodes_from(["int8", "float32"])
     for node in graph.nodes:
         # Cutting int8→node means the node runs in float, and node→float32 that it runs in integers.
@@ -122,7 +122,7 @@ def _minimum_cut(graph: Graph, float_only: set[Node]) -> set[Node]:
     return {node for node in graph.nodes if node in integer}
 
 
-def _add_conversions(flow: nx.DiGraph, value: Value, is_output: bool) -> None:
+def _add_conversions(flow: nx.DiGraph[Any], value: Value, is_output: bool) -> None:
     """Charge one conversion per direction if a value has readers on the other side of its producer."""
     # A graph input is produced, and a graph output read, on the float side.
     producer = value.producer if value.producer is not None else "float32"

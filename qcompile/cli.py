@@ -122,7 +122,6 @@ def compile_command(
     """
     from qcompile import driver
     from qcompile.calibrate.preprocess import Preprocess
-    from qcompile.passmgr.instruments import instruments_for
     from qcompile.progress import ProgressReporter
     from qcompile.report.terminal import print_bundle, print_pass_times, print_skips
 
@@ -144,7 +143,7 @@ def compile_command(
         "seed": seed,
         "jobs": jobs,
     }
-    watch = instruments_for(dump_ir=dump_ir, print_ir_after=print_ir_after, verify_numerics=verify_numerics)
+    watch = _instruments(dump_ir, print_ir_after, verify_numerics)
     with ProgressReporter(quiet=quiet) as progress:
         merged, notes = driver.resolve_config(model, config, settings)
         bundle = driver.compile(model, config=merged, output=output, progress=progress, instruments=watch)
@@ -265,6 +264,22 @@ def passes(
         print_passes(registry)
     else:
         print_pass(registry, name)
+
+
+def _instruments(dump_ir: Path | None, print_ir_after: str | None, verify_numerics: bool) -> list[Any]:
+    """Return what watches the passes."""
+    from qcompile.passmgr.instruments import DumpIr, PrintIr
+    from qcompile.passmgr.verify_numerics import VerifyNumerics
+
+    chosen: list[Any] = []
+    if dump_ir is not None:
+        chosen.append(DumpIr(dump_ir))
+    if print_ir_after is not None:
+        names = None if print_ir_after == "all" else [n.strip() for n in print_ir_after.split(",")]
+        chosen.append(PrintIr(sys.stdout.write, names))
+    if verify_numerics:
+        chosen.append(VerifyNumerics())
+    return chosen
 
 
 def _parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:

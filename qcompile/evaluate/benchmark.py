@@ -121,11 +121,9 @@ def benchmark(
 
 
 def _layers(session: Any, inputs: dict[str, Any], repeats: int = 11) -> tuple[LayerTime, ...]:
-    rows = [session.profile(inputs) for _ in range(repeats)]
-    medians = np.median([[step["ns"] for step in row] for row in rows], axis=0) / 1e6
+    steps = session.profile(inputs, runs=repeats)
     return tuple(
-        LayerTime(step["node"], step["op"], step["precision"], float(ms), int(step["macs"]))
-        for step, ms in zip(rows[0], medians, strict=True)
+        LayerTime(step["node"], step["op"], step["precision"], step["ns"] / 1e6, int(step["macs"])) for step in steps
     )
 
 
