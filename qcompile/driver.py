@@ -239,17 +239,15 @@ def lower(graph: Graph, context: PassContext, jobs: int, progress: Progress | No
 
 def write(model: Path, output: Path, config: CompileConfig, made: Compilation) -> Bundle:
     """Write the bundle with its report."""
-    from qcompile.bundle.bundle import write_bundle
+    from qcompile.bundle import write_bundle
     from qcompile.provenance import provenance_of
     from qcompile.report.html import report_html
 
     labels = read_labels(config.labels) if config.labels else None
     provenance = provenance_of(model, config, made, labels)
     report = report_html(made, provenance)
-    written = write_bundle(
-        made.program, output, provenance=provenance, files={"report.html": report.encode()}
-    )
-    return Bundle(output, written.manifest, output / "report.html", made.context.notes, made.records)
+    manifest = write_bundle(made.program, output, provenance=provenance, files={"report.html": report.encode()})
+    return Bundle(output, manifest, output / "report.html", made.context.notes, made.records)
 
 
 def _listed(shapes: Mapping[str, Sequence[int]] | None) -> dict[str, list[int]] | None:

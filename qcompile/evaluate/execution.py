@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.errors import BundleError, UsageError, did_you_mean
+from qcompile.quant.affine import dequantize, quantize
+from qcompile.quant.qparams import QParams
 
 Array = npt.NDArray[Any]
 
@@ -64,12 +66,27 @@ def run_bundle(bundle: Path, inputs: Sequence[str], *, threads: int = 1, save: P
     named = _assign(inputs, [t.name for t in session.inputs])
     arrays = {t.name: load_input(Path(named[t.name]), t, manifest.get("preprocess")) for t in session.inputs}
     try:
-        outputs = session.run(arrays)
+        results = session.run({t.name: _to_bundle(arrays[t.name], t) for t in session.inputs})
     except runtime.BundleError as error:
         raise UsageError(str(error), hint=getattr(error, "hint", None)) from error
+    outputs = {t.name: _from_bundle(results[t.name], t) for t in session.outputs}
     if save is not None:
         _save(save, outputs)
     return Answer(outputs, manifest.get("labels"))
+
+
+def _qparams(tensor: Any) -> QParams:
+    return QParams((tensor.scale,), (tensor.zero_point,), tensor.dtype)
+
+
+def _to_bundle(array: Array, tensor: Any) -> Array:
+    """Quantize real values for an input that is kept in integers."""
+    return quantize(array, _qparams(tensor)) if tensor.scale is not None else array
+
+
+def _from_bundle(array: Array, tensor: Any) -> Array:
+    """Return the real values of an output."""
+    return dequantize(array, _qparams(tensor)) if tensor.scale is not None else array
 
 
 def _assign(texts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
