@@ -12,6 +12,7 @@ from qcompile.ir.opdef import OpDef
 _NOT_OPERATIONS = {
     "arithmetic",
     "elementwise",
+    "interpolation",
     "interpreter",
     "layout",
     "onnx_node",

@@ -9,9 +9,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.errors import UnsupportedOpError
+from qcompile.errors import InternalError, UnsupportedOpError
 from qcompile.ir.graph import Graph, Value
+from qcompile.ir.opdef import OpDef
 from qcompile.ir.types import TensorType
+
+FOLDED_LIMIT = 2**31
+"""Bytes that a constant made at import may have; a larger one is a mistake of the model."""
 
 
 @dataclass
@@ -94,16 +98,37 @@ class OnnxNode:
         """
         return self.add_many(op, inputs, [name or self.outputs[0]], **attrs)[0]
 
-    def add_many(self, op: str, inputs: Sequence[Value], names: Sequence[str], **attrs: Any) -> tuple[Value, ...]:
-        """Append an IR node with several results and return them; see `add`."""
+    def add_many(
+        self, op: str, inputs: Sequence[Value], names: Sequence[str], **attrs: Any
+    ) -> tuple[Value, ...]:
+        """Append an IR node with several results and return them; see `add`.
+
+        A node whose operands are all constants is evaluated instead, and its results are constants.
+        """
         from qcompile import ops
 
         definition = ops.get(op)
         try:
-            node = self.graph.add_node(definition, inputs, definition.Attrs(**attrs), names=names, loc=self.name)
+            instance = definition.Attrs(**attrs)
+            if inputs and all(v.is_constant for v in inputs):
+                return self._fold(definition, inputs, instance, names)
+            node = self.graph.add_node(definition, inputs, instance, names=names, loc=self.name)
         except ValueError as error:
             self.fail(str(error))
         return node.outputs
+
+    def _fold(
+        self, op: OpDef, inputs: Sequence[Value], attrs: Any, names: Sequence[str]
+    ) -> tuple[Value, ...]:
+        types = op.infer(attrs, [v.type for v in inputs])
+        if sum(t.nbytes for t in types) > FOLDED_LIMIT:
+            self.fail(f"its constant result {', '.join(map(str, types))} is too large")
+        with np.errstate(all="ignore"):
+            results = [np.asarray(r) for r in op.evaluate(attrs, [v.constant() for v in inputs])]
+        found = [TensorType(r.dtype.name, r.shape) for r in results]
+        if found != list(types):
+            raise InternalError(f"{op.name} evaluates to {found}, but infers {list(types)}")
+        return tuple(self.graph.add_constant(n, r) for n, r in zip(names, results, strict=True))
 
     def constant(self, suffix: str, data: npt.ArrayLike, dtype: str | None = None) -> Value:
         """Make a constant whose name derives from this node."""
@@ -119,4 +144,6 @@ class OnnxNode:
         Raises:
             UnsupportedOpError: always.
         """
-        raise UnsupportedOpError(f"node {self.name} ({self.op_type}): {problem}", loc=self.source or None, hint=hint)
+        raise UnsupportedOpError(
+            f"node {self.name} ({self.op_type}): {problem}", loc=self.source or None, hint=hint
+        )

@@ -1,0 +1,180 @@
+"""Checks a model before conversion: versions, structure, ONNX's own rules; inlines its local functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import onnx
+from onnx import checker, defs, inliner
+
+from qcompile.errors import ModelImportError
+from qcompile.onnx_import.load import Model
+from qcompile.onnx_import.support import DEFAULT_DOMAINS, report_unsupported
+from qcompile.onnx_import.tensors import has_external_data
+
+OLDEST_OPSET = 7
+"""The first version whose operators broadcast as today's do."""
+
+
+def prepare(model: Model) -> int:
+    """Check a model, bring its nodes into order and inline its functions, in place.
+
+    Args:
+        model: as read.
+
+    Returns:
+        The version of the default operator set.
+
+    Raises:
+        ModelImportError: the model is not valid.
+        UnsupportedOpError: it uses operators that ONNX does not know either.
+    """
+    opset = _opset(model)
+    _check_names(model)
+    _sort_nodes(model)
+    _refuse_unknown_operators(model, opset)
+    _check_onnx(model)
+    _inline_functions(model)
+    return opset
+
+
+def _opset(model: Model) -> int:
+    newest = defs.onnx_opset_version()
+    versions = [o.version for o in model.proto.opset_import if o.domain in DEFAULT_DOMAINS]
+    if not versions:
+        raise ModelImportError(f"{model.source} does not say which ONNX operator set it uses")
+    version = int(versions[0])
+    if version < OLDEST_OPSET:
+        raise ModelImportError(
+            f"{model.source} uses ONNX operator set {version}; qcompile reads {OLDEST_OPSET} to {newest}",
+            hint="export it again, or convert it with onnx.version_converter.convert_version(model, 13)",
+        )
+    if version > newest:
+        raise ModelImportError(
+            f"{model.source} uses ONNX operator set {version}, newer than the installed onnx {onnx.__version__}, "
+            f"which knows up to {newest}",
+            hint="pip install --upgrade onnx, or export the model with an older opset",
+        )
+    return version
+
+
+def _defined(graph: Any) -> Iterable[tuple[str, str]]:
+    """Iterate over the names that a graph defines and what defines each, inputs last."""
+    for tensor in graph.initializer:
+        yield tensor.name, "an initializer"
+    for sparse in graph.sparse_initializer:
+        yield sparse.values.name, "a sparse initializer"
+    for index, node in enumerate(graph.node):
+        for name in node.output:
+            if name:
+                yield name, f"node {node.name or f'{node.op_type}_{index}'}"
+
+
+def _check_names(model: Model) -> None:
+    """Refuse names that are defined twice, read but not defined, or empty where they must not be."""
+    graph = model.proto.graph
+    defined: dict[str, str] = {}
+    inputs = [v.name for v in graph.input]
+    for name in inputs:
+        if inputs.count(name) > 1:
+            raise ModelImportError(f"{model.source} has two inputs named '{name}'")
+    for name, where in _defined(graph):
+        if name in defined:
+            raise ModelImportError(f"{model.source} defines tensor '{name}' twice: {defined[name]} and {where}")
+        if name in inputs and where.startswith("node"):
+            raise ModelImportError(f"{model.source} defines tensor '{name}' twice: an input and {where}")
+        defined[name] = where
+    known = {*defined, *inputs}
+    for index, node in enumerate(graph.node):
+        for name in node.input:
+            if name and name not in known:
+                label = node.name or f"{node.op_type}_{index}"
+                raise ModelImportError(
+                    f"node {label} ({node.op_type}) of {model.source} reads '{name}', which nothing defines"
+                )
+    outputs = [v.name for v in graph.output]
+    if not outputs:
+        raise ModelImportError(f"{model.source} has no outputs")
+    for name in outputs:
+        if name not in known:
+            raise ModelImportError(f"output '{name}' of {model.source} is computed by no node")
+        if outputs.count(name) > 1:
+            raise ModelImportError(f"{model.source} has two outputs named '{name}'")
+
+
+def _sort_nodes(model: Model) -> None:
+    """Bring the nodes into topological order, keeping the given order where it is one."""
+    import networkx as nx
+
+    nodes = model.proto.graph.node
+    producer = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    view: nx.DiGraph[int] = nx.DiGraph()
+    view.add_nodes_from(range(len(nodes)))
+    for index, node in enumerate(nodes):
+        view.add_edges_from((producer[name], index) for name in reads(node) if name in producer)
+    if all(source < target for source, target in view.edges):
+        return
+    try:
+        order = list(nx.lexicographical_topological_sort(view))
+    except nx.NetworkXUnfeasible as error:
+        cycle = [nodes[a] for a, _ in nx.find_cycle(view)]
+        names = " → ".join(n.name or n.op_type for n in [*cycle, cycle[0]])
+        raise ModelImportError(f"the graph of {model.source} has a cycle: {names}") from error
+    ordered = [onnx.NodeProto.FromString(nodes[index].SerializeToString()) for index in order]
+    del nodes[:]
+    nodes.extend(ordered)
+    model.notes.append("the nodes of the model were not in topological order and were sorted")
+
+
+def reads(node: Any) -> list[str]:
+    """Return the names a node reads, those of its subgraphs included."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        for graph in ([attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs):
+            for inner in graph.node:
+                names += reads(inner)
+    return names
+
+
+def _refuse_unknown_operators(model: Model, opset: int) -> None:
+    """Report operators that ONNX's checker would stop at one by one."""
+    functions = {(f.domain, f.name) for f in model.proto.functions}
+    unknown = [
+        node
+        for node in model.proto.graph.node
+        if node.domain in DEFAULT_DOMAINS
+        and (node.domain, node.op_type) not in functions
+        and not defs.has(node.op_type, opset, "")
+    ]
+    if unknown:
+        report_unsupported(model, [n for n in model.proto.graph.node if (n.domain, n.op_type) not in functions])
+
+
+def _check_onnx(model: Model) -> None:
+    """Run ONNX's own checker."""
+    subject = model.proto
+    if has_external_data(model.proto):
+        # Given a proto, the checker looks for side files in the current directory; given a path, it refuses what
+        # we have just repaired. It sees empty stand-ins instead: the tensor reader checks the files themselves.
+        subject = onnx.ModelProto()
+        subject.CopyFrom(model.proto)
+        for tensor in subject.graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
+    try:
+        checker.check_model(subject)
+    except (checker.ValidationError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise ModelImportError(f"{model.source} is not a valid ONNX model: {text}") from error
+
+
+def _inline_functions(model: Model) -> None:
+    if not model.proto.functions:
+        return
+    try:
+        model.proto = inliner.inline_local_functions(model.proto, convert_version=True)
+    except (RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise ModelImportError(f"the local functions of {model.source} cannot be inlined: {text}") from error
+    _sort_nodes(model)

@@ -1,0 +1,207 @@
+"""ONNX nodes to IR nodes, one by one, with everything that is constant folded on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qcompile.errors import InternalError, UnsupportedOpError
+from qcompile.ir.graph import Graph, Value
+from qcompile.ir.rewrite import Rewriter
+from qcompile.ir.verify import verify
+from qcompile.onnx_import.check import prepare, reads
+from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluate_reference
+from qcompile.onnx_import.load import Model
+from qcompile.onnx_import.shapes import resolve_inputs
+from qcompile.onnx_import.support import DEFAULT_DOMAINS, converters, is_supported, qualified, report_unsupported
+from qcompile.onnx_import.tensors import TensorReader
+from qcompile.ops.onnx_node import OnnxNode
+
+
+def convert_model(model: Model, input_shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """Check a model and turn it into a graph.
+
+    Args:
+        model: as read; changed by the checks (order, inlining).
+        input_shapes: extents by input name.
+
+    Raises:
+        ModelImportError: the model is not valid.
+        UnsupportedOpError: it uses what qcompile does not have.
+        UsageError: `input_shapes` does not fit.
+    """
+    opset = prepare(model)
+    return _Conversion(model, opset).run(input_shapes)
+
+
+@dataclass(frozen=True)
+class _Unavailable:
+    """Stands for a tensor that could not be converted.
+
+    Args:
+        reason: why, where that is not reported yet: it becomes an error only if the tensor is read.
+    """
+
+    reason: str | None
+
+
+class _Conversion:
+    def __init__(self, model: Model, opset: int) -> None:
+        self.model = model
+        self.opset = opset
+        self.graph = Graph(model.name)
+        self.reader = TensorReader(model)
+        self.environment: dict[str, Value | _Unavailable] = {}
+        self.missing: list[Any] = []
+        self.problems: list[UnsupportedOpError] = []
+
+    def run(self, input_shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+        proto = self.model.proto.graph
+        needed = _needed_nodes(proto)
+        tensors = {t.name: t for t in proto.initializer}
+        sparse = {s.values.name: s for s in proto.sparse_initializer}
+        inputs = [v for v in proto.input if v.name not in tensors and v.name not in sparse]
+        for name, type in resolve_inputs(self.model, inputs, input_shapes).items():
+            self.environment[name] = self.graph.add_input(name, type)
+        read = {name for node in needed for name in node.input} | {v.name for v in proto.output}
+        for name, tensor in tensors.items():
+            if name in read:
+                self.environment[name] = self.graph.add_constant(name, self.reader.read(tensor))
+        for name, entry in sparse.items():
+            if name in read:
+                self.environment[name] = self.graph.add_constant(name, self.reader.read_sparse(entry))
+        taken = {node.name for node in proto.node}
+        position = {id(node): index for index, node in enumerate(proto.node)}
+        seen: set[str] = set()
+        for node in needed:
+            name = _unique_label(node, position[id(node)], seen, taken)
+            self._convert(node, name)
+        self._report()
+        self._finish([v.name for v in proto.output])
+        return self.graph
+
+    # -- one node -----------------------------------------------------------------------------------------
+
+    def _convert(self, node: Any, label: str) -> None:
+        operands = [self.environment[name] if name else None for name in node.input]
+        lost = [o for o in operands if isinstance(o, _Unavailable)]
+        if lost:
+            self._blame(lost, node, label)
+            return
+        values = [o for o in operands if not isinstance(o, _Unavailable)]
+        results: tuple[Value | None, ...] | None
+        if not is_supported(node):
+            results = self._evaluate(node, values)
+            if results is None:
+                node.name = label
+                self.missing.append(node)
+        else:
+            try:
+                results = self._apply(node, label, values)
+            except UnsupportedOpError as error:
+                results = self._evaluate(node, values)
+                if results is None:
+                    self.problems.append(error)
+        self._bind(node, label, results)
+
+    def _apply(self, node: Any, label: str, values: list[Value | None]) -> tuple[Value | None, ...]:
+        attributes = attribute_values(node, self.reader)
+        names = [name or f"{label}.unused{index}" for index, name in enumerate(node.output)]
+        view = OnnxNode(
+            self.graph, node.op_type, label, values, attributes, names, self.opset, self.model.source
+        )
+        try:
+            result = converters()[node.op_type](view)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # Attributes or constants that no valid model has; the checker does not look at their values.
+            problem = f"its attributes or inputs do not fit together ({error})"
+            raise UnsupportedOpError(f"node {label} ({node.op_type}): {problem}", loc=self.model.source) from error
+        return result if isinstance(result, tuple) else (result,)
+
+    def _evaluate(self, node: Any, values: list[Value | None]) -> tuple[Value | None, ...] | None:
+        """Fold a node that qcompile cannot convert but whose inputs are all constants."""
+        known = all(v is None or v.is_constant for v in values)
+        if not known or node.domain not in DEFAULT_DOMAINS or not can_evaluate(node):
+            return None
+        arrays = evaluate_reference(node, values, self.opset)
+        if arrays is None:
+            return None
+        return tuple(
+            None if array is None else self.graph.add_constant(name, self.reader.from_numpy(name, array))
+            for name, array in zip(node.output, arrays, strict=True)
+        )
+
+    def _bind(self, node: Any, label: str, results: tuple[Value | None, ...] | None) -> None:
+        for index, name in enumerate(node.output):
+            if not name:
+                continue
+            if results is None:
+                self.environment[name] = _Unavailable(None)
+                continue
+            value = results[index] if index < len(results) else None
+            if value is not None:
+                self.environment[name] = value
+            else:
+                problem = f"its output {index} ('{name}') is not supported"
+                self.environment[name] = _Unavailable(f"node {label} ({node.op_type}): {problem}")
+
+    def _blame(self, lost: list[_Unavailable], node: Any, label: str) -> None:
+        """Pass on that operands are lost; name the node too if qcompile could not convert it anyway."""
+        for operand in lost:
+            self._complain(operand)
+        if not is_supported(node):
+            node.name = label
+            self.missing.append(node)
+        self._bind(node, label, None)
+
+    def _complain(self, operand: _Unavailable) -> None:
+        known = {error.message for error in self.problems}
+        if operand.reason is not None and operand.reason not in known:
+            self.problems.append(UnsupportedOpError(operand.reason, loc=self.model.source))
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        """Raise what was found, all at once."""
+        for output in self.model.proto.graph.output:
+            value = self.environment[output.name]
+            if isinstance(value, _Unavailable):
+                self._complain(value)
+        if not self.missing and not self.problems:
+            return
+        if not self.missing and len(self.problems) == 1:
+            raise self.problems[0]
+        report_unsupported(self.model, self.missing, [str(error) for error in self.problems])
+
+    def _finish(self, names: list[str]) -> None:
+        outputs = [self.environment[name] for name in names]
+        values = [value for value in outputs if isinstance(value, Value)]
+        if len(values) != len(names):
+            raise InternalError(f"an output of {self.model.source} was lost without a report")
+        self.graph.set_outputs(values, names)
+        Rewriter(self.graph).eliminate_dead()
+        self.graph.notes += [*self.model.notes, *self.reader.notes()]
+        verify(self.graph)
+
+
+def _needed_nodes(graph: Any) -> list[Any]:
+    """Return the nodes that an output depends on, in their order."""
+    wanted = {v.name for v in graph.output}
+    needed = []
+    for node in reversed(graph.node):
+        if any(name in wanted for name in node.output if name):
+            needed.append(node)
+            wanted.update(reads(node))
+    return needed[::-1]
+
+
+def _unique_label(node: Any, index: int, seen: set[str], taken: set[str]) -> str:
+    """Return the node's name, or one made of its operator and position where it has none of its own."""
+    label = str(node.name)
+    if not label or label in seen:
+        label = f"{qualified(node)}_{index}"
+        while label in seen or label in taken:
+            label += "_"
+    seen.add(label)
+    return label

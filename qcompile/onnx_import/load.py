@@ -1,0 +1,129 @@
+"""Reads a model file, and says precisely what is wrong with one that is not a model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from qcompile.errors import ModelImportError
+
+PROTOBUF_LIMIT = 2**31 - 1
+"""Bytes that one protobuf message can have; larger models keep their weights in side files."""
+
+_FOREIGN = (
+    (b"PK\x03\x04", 0, "a ZIP archive (a PyTorch checkpoint?)"),
+    (b"TFL3", 4, "a TensorFlow Lite model"),
+    (b"\x89HDF", 0, "an HDF5 file (a Keras model?)"),
+    (b"\x80\x02", 0, "a Python pickle"),
+    (b"\x1f\x8b", 0, "a gzip archive"),
+    (b"GGUF", 0, "a GGUF model"),
+)
+
+
+@dataclass
+class Model:
+    """A model as read, before any check.
+
+    Args:
+        proto: the onnx.ModelProto; external data are still in their files.
+        source: how messages call it: the file's path, or "model" for a proto in memory.
+        path: the file, or None.
+        notes: what was assumed or converted, for the user.
+    """
+
+    proto: Any
+    source: str
+    path: Path | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The name that generated files derive from."""
+        return self.path.stem if self.path is not None else (self.proto.graph.name or "model")
+
+
+def load_model(model: str | os.PathLike[str] | Any) -> Model:
+    """Read a model without its external data.
+
+    Args:
+        model: path of a .onnx file, or an onnx.ModelProto (copied).
+
+    Raises:
+        ModelImportError: there is no such file, it cannot be read or it is not an ONNX model.
+    """
+    if isinstance(model, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        return Model(copy, "model", None)
+    path = Path(model)
+    source = str(path)
+    content = _read(path, source)
+    proto = _parse(content, source)
+    if not proto.HasField("graph"):
+        raise ModelImportError(f"{source} is not an ONNX model: it holds no graph", hint=_describe(content))
+    return Model(proto, source, path)
+
+
+def _read(path: Path, source: str) -> bytes:
+    if path.is_dir():
+        models = sorted(p.name for p in path.glob("*.onnx"))
+        hint = f"it holds {', '.join(models)}: name one of them" if models else "name the .onnx file"
+        raise ModelImportError(f"{source} is a directory, not a model file", hint=hint)
+    try:
+        size = path.stat().st_size
+        if size > PROTOBUF_LIMIT:
+            raise ModelImportError(
+                f"{source} has {size / 2**30:.1f} GiB; an ONNX file cannot be larger than 2 GiB",
+                hint="save it with external data: onnx.save(model, path, save_as_external_data=True)",
+            )
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelImportError(f"model file {source} does not exist", hint=_neighbours(path)) from error
+    except OSError as error:
+        raise ModelImportError(f"model file {source} cannot be read: {error.strerror}") from error
+    if not content:
+        raise ModelImportError(f"model file {source} is empty", hint="was its download or export interrupted?")
+    return content
+
+
+def _neighbours(path: Path) -> str | None:
+    import difflib
+
+    try:
+        names = [p.name for p in path.parent.glob("*.onnx")]
+    except OSError:
+        return None
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {path.parent / close[0]}?" if close else None
+
+
+def _parse(content: bytes, source: str) -> Any:
+    from google.protobuf.message import DecodeError
+
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as error:
+        message = f"{source} is not an ONNX model, or is damaged"
+        raise ModelImportError(message, hint=_describe(content)) from error
+    return proto
+
+
+def _describe(content: bytes) -> str:
+    """Return what the contents of a file that is not a model look like."""
+    if content.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer: fetch the real file with 'git lfs pull'"
+    for magic, offset, what in _FOREIGN:
+        if content[offset : offset + len(magic)] == magic:
+            return f"it looks like {what}: export it to ONNX first"
+    try:
+        head = content[:512].decode("utf-8")
+    except UnicodeDecodeError:
+        head = "\0"
+    if all(c.isprintable() or c in "\r\n\t" for c in head):
+        return "it is a text file; qcompile reads the binary .onnx format"
+    return "the file may be truncated: export or download it again"

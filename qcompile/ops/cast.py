@@ -1,0 +1,112 @@
+"""Another element type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompile.ir.graph import Node, Value
+from qcompile.ir.opdef import Array, OpDef
+from qcompile.ir.types import SHORT_DTYPE, TensorType
+from qcompile.ops.onnx_node import OnnxNode
+
+_ONNX_DTYPE = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float32",
+    11: "float32",
+    16: "float32",
+}
+"""IR element type of each ONNX type number; float16, float64 and bfloat16 are computed in float32."""
+
+
+@dataclass(frozen=True)
+class CastAttrs:
+    """Attributes of cast.
+
+    Args:
+        dtype: element type of the result, NumPy's name.
+    """
+
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if self.dtype not in SHORT_DTYPE:
+            raise ValueError(f"unknown element type '{self.dtype}'")
+
+
+def _cast(node: OnnxNode) -> Value:
+    number = int(node.attr("to"))
+    if number not in _ONNX_DTYPE:
+        node.fail(f"a cast to ONNX element type {number}")
+    return _to_dtype(node, _ONNX_DTYPE[number])
+
+
+def _cast_like(node: OnnxNode) -> Value:
+    return _to_dtype(node, node.type(1).dtype)
+
+
+def _to_dtype(node: OnnxNode, dtype: str) -> Value:
+    x = node.value(0)
+    return x if x.dtype == dtype else node.add("cast", [x], dtype=dtype)
+
+
+class Cast(OpDef):
+    """y = x in another element type.
+
+    Fractions are cut off; what the new type cannot hold becomes its nearest value, NaN becomes 0; a bool is
+    whether x differs from 0. Wider integers go into narrower ones by their lowest bits.
+
+    Source:
+        ONNX Cast, which leaves the overflow of floats open.
+    """
+
+    name = "cast"
+    Attrs = CastAttrs
+    onnx: ClassVar[dict[str, Any]] = {"Cast": _cast, "CastLike": _cast_like}
+
+    def infer(self, attrs: CastAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the operand's type with the new element type."""
+        return (inputs[0].with_dtype(attrs.dtype),)
+
+    def evaluate(self, attrs: CastAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Convert the elements."""
+        x = inputs[0]
+        if x.dtype.kind == "f" and attrs.dtype.startswith(("int", "uint")):
+            low, high = _float_bounds(attrs.dtype, x.dtype.name)
+            x = np.clip(np.where(np.isnan(x), x.dtype.type(0), x), low, high)
+        return (x.astype(attrs.dtype),)
+
+    def lower(self, node: Node, context: Any) -> None:
+        """Emit a conversion per element."""
+        source, dtype = node.inputs[0].dtype, node.attrs.dtype
+
+        def element(e: Any, i: Any) -> Any:
+            x = e.load(0, *i)
+            if source == "float32" and dtype.startswith(("int", "uint")):
+                low, high = _float_bounds(dtype, source)
+                # NaN compares unequal to itself.
+                number = e.select(x == x, x, e.f32(0.0))
+                return e.cast(e.min(e.max(number, e.f32(low)), e.f32(high)), dtype)
+            if dtype == "bool":
+                return x != e.cast(e.i32(0), source)
+            return e.cast(x, dtype)
+
+        context.map(node, element)
+
+
+def _float_bounds(integer: str, floating: str) -> tuple[float, float]:
+    """Return the smallest and largest float that an integer type can hold."""
+    info, kind = np.iinfo(integer), np.dtype(floating).type
+    high = kind(info.max)
+    if int(high) > info.max:
+        high = np.nextafter(high, kind(0))
+    return float(kind(info.min)), float(high)

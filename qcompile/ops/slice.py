@@ -1,0 +1,127 @@
+"""A regular part of a tensor: on each axis a start, a step and a count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompile.ir.graph import Node, Value
+from qcompile.ir.opdef import Array, OpDef, Quantization
+from qcompile.ir.types import TensorType
+from qcompile.ops.layout import axis_indices
+from qcompile.ops.onnx_node import OnnxNode
+
+
+@dataclass(frozen=True)
+class SliceAttrs:
+    """Attributes of slice, one entry per axis.
+
+    Args:
+        starts: index of the first element.
+        steps: distance of elements; negative counts backwards.
+        sizes: extents of the result, elements.
+    """
+
+    starts: tuple[int, ...]
+    steps: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.starts) == len(self.steps) == len(self.sizes):
+            raise ValueError("starts, steps and sizes must have one entry per axis")
+        if 0 in self.steps:
+            raise ValueError("a slice cannot have a step of 0")
+
+
+def sliced(node: OnnxNode, x: Value, ranges: dict[int, slice], name: str | None = None) -> Value:
+    """Return a part of x, x itself where the part is everything.
+
+    Args:
+        node: the ONNX node that asks for it.
+        x: any tensor.
+        ranges: what to take of each axis, in Python's terms; other axes are taken whole.
+        name: wanted name of the result.
+    """
+    starts, steps, sizes = [], [], []
+    for axis, extent in enumerate(x.shape):
+        start, stop, step = ranges.get(axis, slice(None)).indices(extent)
+        starts.append(start)
+        steps.append(step)
+        sizes.append(len(range(start, stop, step)))
+    if tuple(sizes) == x.shape and all(
+        step == 1 for step, size in zip(steps, sizes, strict=True) if size > 1
+    ):
+        return x
+    # Where one element or none is taken, the step does not matter: one spelling keeps equal slices equal.
+    steps = [step if size > 1 else 1 for step, size in zip(steps, sizes, strict=True)]
+    starts = [start if size else 0 for start, size in zip(starts, sizes, strict=True)]
+    return node.add("slice", [x], name, starts=tuple(starts), steps=tuple(steps), sizes=tuple(sizes))
+
+
+def _from_onnx(node: OnnxNode) -> Value:
+    x = node.value(0)
+    if "starts" in node.attributes:
+        starts, ends, axes = node.attributes["starts"], node.attributes["ends"], node.attr("axes")
+        steps = None
+    else:
+        starts, ends = node.array(1, "starts").tolist(), node.array(2, "ends").tolist()
+        axes = node.array_or_none(3, "axes")
+        steps = node.array_or_none(4, "steps")
+    indices = list(range(len(starts))) if axes is None else axis_indices(axes, len(x.shape))
+    if len(indices) > len(x.shape):
+        node.fail(f"{len(starts)} starts for {x.type}")
+    strides = [1] * len(starts) if steps is None else steps.tolist()
+    if 0 in strides:
+        node.fail("a slice cannot have a step of 0")
+    ranges = {a: slice(s, e, k) for a, s, e, k in zip(indices, starts, ends, strides, strict=True)}
+    return sliced(node, x, ranges)
+
+
+class Slice(OpDef):
+    """y[i, j, …] = x[start_0 + i·step_0, start_1 + j·step_1, …].
+
+    Source:
+        ONNX Slice.
+    """
+
+    name = "slice"
+    Attrs = SliceAttrs
+    integer = Quantization.SHARED
+    onnx: ClassVar[dict[str, Any]] = {"Slice": _from_onnx}
+
+    def infer(self, attrs: SliceAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the type of the result."""
+        x = inputs[0]
+        if len(attrs.sizes) != x.rank:
+            raise ValueError(f"a slice of {len(attrs.sizes)} axes does not fit {x}")
+        for extent, start, step, size in zip(x.shape, attrs.starts, attrs.steps, attrs.sizes, strict=True):
+            last = start + (size - 1) * step
+            if size and not (0 <= start < extent and 0 <= last < extent):
+                raise ValueError(f"a slice from {start} to {last} leaves an axis of {extent} elements")
+        return (x.with_shape(attrs.sizes),)
+
+    def evaluate(self, attrs: SliceAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Return the elements taken."""
+        index = []
+        for start, step, size in zip(attrs.starts, attrs.steps, attrs.sizes, strict=True):
+            stop = start + size * step
+            # A stop before the first element cannot be written as a number: −1 would count from the end.
+            index.append(slice(start, None if stop < 0 else stop, step))
+        return (np.ascontiguousarray(inputs[0][tuple(index)]).reshape(attrs.sizes),)
+
+    def lower(self, node: Node, context: Any) -> None:
+        """Emit a copy."""
+        attrs = node.attrs
+
+        def element(e: Any, i: Any) -> Any:
+            return e.load(0, *(_position(i[a], attrs.starts[a], attrs.steps[a]) for a in range(len(i))))
+
+        context.map(node, element)
+
+
+def _position(index: Any, start: int, step: int) -> Any:
+    scaled = index if step == 1 else index * step
+    return scaled + start if start else scaled
