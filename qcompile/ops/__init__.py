@@ -11,6 +11,7 @@ from qcompile.ir.opdef import OpDef
 
 _NOT_OPERATIONS = {
     "arithmetic",
+    "convolution",
     "elementwise",
     "interpolation",
     "interpreter",

@@ -33,7 +33,8 @@ class BatchNormAttrs:
 
 
 def _from_onnx(node: OnnxNode) -> Value:
-    if node.attr("training_mode", 0) or sum(1 for name in node.outputs if name) > 1:
+    # Before opset 14 further outputs are what says that the statistics are those of the batch.
+    if node.attr("training_mode", 0) or (node.opset < 14 and len(node.outputs) > 1):
         node.fail("training mode", hint="export the model for inference (eval mode)")
     if not node.attr("spatial", 1):
         node.fail("statistics per position (spatial=0)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,23 +11,16 @@ import numpy as np
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
-from qcompile.ops.arithmetic import (
-    ACTIVATIONS,
-    activate,
-    check_accumulator,
-    finish_accumulator,
-    integer_matmul,
-)
+from qcompile.ops.arithmetic import ACTIVATIONS, activate, check_accumulator, finish_accumulator
+from qcompile.ops.convolution import convolve, integer_convolve
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.spatial import (
     Pads,
     from_nhwc,
-    pad_nhwc,
     spatial_axes,
     to_nhwc,
     window_extent,
     window_pads,
-    window_slice,
     with_spatial,
 )
 from qcompile.quant.qparams import QParams
@@ -120,10 +113,7 @@ class Conv2d(OpDef):
             raise ValueError(f"bias {bias} does not fit {outputs} output channels")
         spatial = [x.shape[a] for a in spatial_axes(attrs.layout)]
         pads = ((attrs.pads[0], attrs.pads[2]), (attrs.pads[1], attrs.pads[3]))
-        out = [
-            window_extent(spatial[a], kernel[a], attrs.strides[a], attrs.dilations[a], pads[a])
-            for a in (0, 1)
-        ]
+        out = [window_extent(spatial[a], kernel[a], attrs.strides[a], attrs.dilations[a], pads[a]) for a in (0, 1)]
         result = x.with_shape(with_spatial(x.shape, attrs.layout, (out[0], out[1]), outputs))
         if len(inputs) != (4 if attrs.residual else 3):
             raise ValueError(f"conv2d got {len(inputs)} operands")
@@ -138,12 +128,11 @@ class Conv2d(OpDef):
 
     def evaluate(self, attrs: Conv2dAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Compute the convolution in the precision of the operands."""
-        x = to_nhwc(inputs[0], attrs.layout)
-        weight = to_nhwc(inputs[1], attrs.layout)
-        y = _convolve(pad_nhwc(x, attrs.pads, 0), weight, attrs) + inputs[2]
+        y = convolve(inputs[0], inputs[1], attrs)
+        y += along_channels(inputs[2], attrs.layout)
         if attrs.residual:
-            y = y + to_nhwc(inputs[3], attrs.layout)
-        return (from_nhwc(activate(y, attrs.activation, attrs.alpha, attrs.beta), attrs.layout),)
+            y += inputs[3]
+        return (activate(y, attrs.activation, attrs.alpha, attrs.beta),)
 
     def evaluate_integer(self, node: Node, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Compute the convolution on int8 operands; see `qcompile.ops.arithmetic.finish_accumulator`."""
@@ -151,11 +140,11 @@ class Conv2d(OpDef):
         x_params = node.inputs[0].qparams
         if x_params is None:
             raise ValueError(f"{node}: operand 0 is not quantized")
-        centred = to_nhwc(inputs[0], attrs.layout).astype(np.int16) - np.int16(x_params.scalar_zero_point)
-        weight = to_nhwc(inputs[1], attrs.layout)
-        acc = _convolve(pad_nhwc(centred, attrs.pads, 0), weight, attrs) + inputs[2]
+        centred = inputs[0].astype(np.int16) - np.int16(x_params.scalar_zero_point)
+        acc = integer_convolve(centred, inputs[1], attrs)
+        acc += along_channels(inputs[2], attrs.layout)
         residual = to_nhwc(inputs[3], attrs.layout) if attrs.residual else None
-        return (from_nhwc(finish_accumulator(node, acc.astype(np.int32), residual), attrs.layout),)
+        return (from_nhwc(finish_accumulator(node, to_nhwc(acc, attrs.layout), residual), attrs.layout),)
 
     def operand_activations(self, node: Node) -> tuple[int, ...]:
         """Return x and the residual."""
@@ -176,36 +165,6 @@ class Conv2d(OpDef):
         context.conv2d(node)
 
 
-def _convolve(padded: Array, weight: Array, attrs: Conv2dAttrs) -> Array:
-    """Sum tap by tap over a padded NHWC array; integers give exact int32 sums."""
-    _, kh, kw, per_group = weight.shape
-    out = tuple(
-        (padded.shape[1 + a] - attrs.dilations[a] * ((kh, kw)[a] - 1) - 1) // attrs.strides[a] + 1
-        for a in (0, 1)
-    )
-    depthwise = per_group == 1 and weight.shape[0] == attrs.groups
-    integer = padded.dtype.kind == "i"
-    total: Array | None = None
-    for i in range(kh):
-        for j in range(kw):
-            seen = window_slice(padded, (i, j), attrs.strides, attrs.dilations, (out[0], out[1]))
-            tap = weight[:, i, j, :]
-            if depthwise:
-                part = seen.astype(np.int32) * tap[:, 0].astype(np.int32) if integer else seen * tap[:, 0]
-            else:
-                part = _grouped_product(seen, tap, attrs.groups, integer)
-            total = part if total is None else np.add(total, part, out=total)
-    assert total is not None
-    return total
-
-
-def _grouped_product(seen: Array, tap: Array, groups: int, integer: bool) -> Array:
-    """Return seen[..., C] · tap[O, C/groups]ᵀ within each group."""
-    multiply: Callable[[Array, Array], Array] = integer_matmul if integer else np.matmul
-    if groups == 1:
-        flat = seen.reshape(-1, seen.shape[-1])
-        return np.asarray(multiply(flat, tap.T)).reshape(*seen.shape[:-1], tap.shape[0])
-    n, h, w, channels = seen.shape
-    by_group = seen.reshape(n * h * w, groups, channels // groups).transpose(1, 0, 2)
-    weights = tap.reshape(groups, tap.shape[0] // groups, -1).transpose(0, 2, 1)
-    return np.asarray(multiply(by_group, weights)).transpose(1, 0, 2).reshape(n, h, w, tap.shape[0])
+def along_channels(bias: Array, layout: str) -> Array:
+    """Return one value per channel in a shape that broadcasts over a 4-D tensor."""
+    return bias.reshape(-1, 1, 1) if layout == "NCHW" else bias

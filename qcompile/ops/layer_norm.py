@@ -28,8 +28,6 @@ class LayerNormAttrs:
 
 
 def _from_onnx(node: OnnxNode) -> Value:
-    if any(node.outputs[1:]):
-        node.fail("mean and inverse deviation as further outputs", hint="export the model for inference")
     x = node.value(0)
     axis = int(node.attr("axis", -1))
     if not -len(x.shape) <= axis < len(x.shape):
@@ -37,9 +35,7 @@ def _from_onnx(node: OnnxNode) -> Value:
     normalized = x.shape[axis % len(x.shape) :]
     scale = _stretched(node, 1, normalized, "scale")
     bias = (
-        _stretched(node, 2, normalized, "bias")
-        if node.has(2)
-        else node.constant("bias", np.zeros(normalized, x.dtype))
+        _stretched(node, 2, normalized, "bias") if node.has(2) else node.constant("bias", np.zeros(normalized, x.dtype))
     )
     epsilon = float(node.attr("epsilon", 1e-5))
     return node.add("layer_norm", [x, scale, bias], axis=axis, epsilon=epsilon)
