@@ -59,7 +59,9 @@ def _verify_results(node: Node, known: set[Value]) -> None:
             raise InternalError(f"{node}: {value.name} is defined twice")
         known.add(value)
     try:
-        inferred = node.op.infer(node.attrs, [v.type for v in node.inputs])
+        # Integers stand for reals: an operation's rule about element types is one about what they mean.
+        meant = [v.type if v.qparams is None else v.type.with_dtype("float32") for v in node.inputs]
+        inferred = node.op.infer(node.attrs, meant)
     except ValueError as error:
         raise InternalError(f"{node}: {error}") from error
     actual = tuple(v.type for v in node.outputs)
