@@ -14,7 +14,7 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.types import TensorType
-from qcompile.ops.arithmetic import clamp_bounds
+from qcompile.ops.arithmetic import CLAMPS, clamp_bounds
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.quant.affine import quantize
@@ -149,7 +149,7 @@ class _IntegerBuilder:
             raise InternalError(f"{value.name} has no calibrated range")
         qparams = QParams.from_range(*spec.range)
         attrs = value.producer.attrs if value.producer is not None else None
-        if attrs is not None and hasattr(attrs, "activation"):
+        if getattr(attrs, "activation", "none") in CLAMPS[1:]:
             qparams = qparams.clamped(*clamp_bounds(attrs.activation, attrs.alpha, attrs.beta))
         return qparams
 
