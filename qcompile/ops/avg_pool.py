@@ -14,10 +14,10 @@ from qcompile.ir.types import TensorType
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.pooling import (
     PoolAttrs,
-    pool_attributes,
     pool_extents,
     pool_type,
     pool_windows,
+    pooled,
     tap_positions,
     window_counts,
     with_positions,
@@ -38,9 +38,7 @@ class AvgPoolAttrs(PoolAttrs):
 
 
 def _from_onnx(node: OnnxNode) -> Value:
-    attributes = pool_attributes(node)
-    attributes["count_include_pad"] = bool(node.attr("count_include_pad", 0))
-    return node.add("avg_pool", [node.value(0)], **attributes)
+    return pooled(node, "avg_pool", count_include_pad=bool(node.attr("count_include_pad", 0)))
 
 
 class AvgPool(OpDef):
@@ -111,25 +109,24 @@ def _sums(attrs: AvgPoolAttrs, x: Array) -> tuple[Array, Array]:
 
 
 def _tap(e: Any, i: Any, r: Sequence[Any], node: Node) -> Any:
-    """Return the element that a tap sees, zero outside the input."""
+    """Return the element that a tap sees, centred if quantized; zero outside the input."""
     attrs = node.attrs
     positions = tap_positions(attrs, i, r)
     inside = None
     for k, axis in enumerate(spatial_axes(attrs.layout)):
         size, out = node.inputs[0].shape[axis], node.output.shape[axis]
-        position = positions[k]
-        below = attrs.pads[k] > 0
-        above = (out - 1) * attrs.strides[k] - attrs.pads[k] + (attrs.kernel[k] - 1) * attrs.dilations[
-            k
-        ] >= size
-        # The load must stay inside even where its value is not wanted, hence the clamped position.
-        for needed, limit, pick in ((below, 0, e.max), (above, size - 1, e.min)):
-            if needed:
-                holds = position >= e.i32(0) if pick is e.max else position <= e.i32(limit)
-                inside = holds if inside is None else e.and_(inside, holds)
-                positions[k] = pick(positions[k], e.i32(limit))
+        reach = (out - 1) * attrs.strides[k] - attrs.pads[k] + (attrs.kernel[k] - 1) * attrs.dilations[k]
+        if attrs.pads[k]:
+            inside = _both(e, inside, positions[k] >= 0)
+        if reach >= size:
+            inside = _both(e, inside, positions[k] < size)
     index = with_positions(attrs, i, positions)
-    seen = e.centred(0, *index) if node.is_integer else e.load(0, *index)
+    zero = node.inputs[0].qparams.scalar_zero_point if node.inputs[0].qparams else 0
     if inside is None:
-        return seen
-    return e.select(inside, seen, e.i32(0) if node.is_integer else e.f32(0.0))
+        return e.centred(0, *index) if node.is_integer else e.load(0, *index)
+    seen = e.load_or(0, index, inside, zero)
+    return e.cast(seen, "int32") - zero if node.is_integer else seen
+
+
+def _both(e: Any, first: Any, second: Any) -> Any:
+    return second if first is None else e.and_(first, second)

@@ -81,7 +81,7 @@ class BatchNorm(OpDef):
         """Emit one multiplication and one addition per element."""
         scale, bias, mean, variance = (v.data for v in node.inputs[1:])
         if scale is None or bias is None or mean is None or variance is None:
-            raise LoweringError(f"{node}: statistics computed at run time have no code")
+            raise LoweringError(f"node {node}: statistics computed at run time have no code")
         factor, offset = folded(scale, bias, mean, variance, node.attrs.epsilon)
         factors = context.constant(factor.astype(np.float32))
         offsets = context.constant(offset.astype(np.float32))

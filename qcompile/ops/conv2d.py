@@ -17,10 +17,12 @@ from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.spatial import (
     Pads,
     from_nhwc,
+    plane,
     spatial_axes,
     to_nhwc,
     window_extent,
     window_pads,
+    windowed,
     with_spatial,
 )
 from qcompile.quant.qparams import QParams
@@ -67,20 +69,21 @@ class Conv2dAttrs:
 
 def _from_onnx(node: OnnxNode) -> Value:
     x, weight = node.value(0), node.value(1)
-    rank = len(x.shape)
-    if rank != 4 or len(weight.shape) != 4:
-        node.fail(f"{rank - 2}-D convolution of {x.type}; only 2-D convolutions are supported")
+    axes = len(x.shape) - 2
+    if axes not in (1, 2) or len(weight.shape) != axes + 2:
+        node.fail(f"{axes}-D convolution of {x.type}; only 1-D and 2-D convolutions are supported")
     kernel = tuple(weight.shape[2:])
-    strides = tuple(node.attr("strides", [1, 1]))
-    dilations = tuple(node.attr("dilations", [1, 1]))
+    strides = tuple(node.attr("strides", [1] * axes))
+    dilations = tuple(node.attr("dilations", [1] * axes))
     pads = window_pads(node, kernel, strides, dilations, x.shape[2:])
     bias = node.value(2) if node.has(2) else node.constant("bias", np.zeros(weight.shape[0], x.dtype))
-    return node.add(
+    return windowed(
+        node,
         "conv2d",
-        [x, weight, bias],
-        strides=strides,
+        [plane(node, x, "plane"), plane(node, weight, "weight"), bias],
+        strides=(1, *strides)[-2:],
         pads=pads,
-        dilations=dilations,
+        dilations=(1, *dilations)[-2:],
         groups=int(node.attr("group", 1)),
     )
 

@@ -52,7 +52,7 @@ class Dequantize(OpDef):
             context.map(node, lambda e, i: e.dequantize(0, *i))
             return
         if any(qparams.zero_point):
-            raise LoweringError(f"{node}: per-channel zero points have no code")
+            raise LoweringError(f"node {node}: per-channel zero points have no code")
         scales = context.constant(np.asarray(qparams.scale, np.float32))
         axis %= len(node.output.shape)
         context.map(node, lambda e, i: e.cast(e.centred(0, *i), "float32") * e.at(scales, i[axis]))

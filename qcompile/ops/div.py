@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from qcompile.errors import LoweringError
+from qcompile.ir.graph import Node
 from qcompile.ir.opdef import Array, NoAttrs
 from qcompile.ops.elementwise import Binary, binary_converter
 
@@ -32,3 +34,9 @@ class Div(Binary):
     def expression(self, e: Any, attrs: NoAttrs, a: Any, b: Any) -> Any:
         """Return a / b."""
         return a / b
+
+    def lower(self, node: Node, context: Any) -> None:
+        """Emit an elementwise loop over real values."""
+        if not node.output.dtype.startswith("float"):
+            raise LoweringError(f"node {node}: a division of {node.output.dtype} at run time has no code")
+        super().lower(node, context)

@@ -13,10 +13,10 @@ from qcompile.ir.types import TensorType
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.pooling import (
     PoolAttrs,
-    pool_attributes,
     pool_extents,
     pool_type,
     pool_windows,
+    pooled,
     with_positions,
 )
 from qcompile.ops.spatial import from_nhwc, spatial_axes, to_nhwc
@@ -27,7 +27,7 @@ _UNROLLED_TAPS = 49
 
 def _from_onnx(node: OnnxNode) -> Value:
     # The second output, the indices of the maxima, is refused by the importer where somebody reads it.
-    return node.add("max_pool", [node.value(0)], **pool_attributes(node))
+    return pooled(node, "max_pool")
 
 
 class MaxPool(OpDef):
@@ -107,10 +107,10 @@ def _inside(e: Any, i: Any, r: Sequence[Any], node: Node) -> tuple[Any, ...]:
         tap = r[k]
         if pad:
             # First tap that is not above (left of) the input: ceil((pad − start) / dilation).
-            first = (e.max(e.i32(pad) - start, e.i32(0)) + e.i32(dilation - 1)) // e.i32(dilation)
-            tap = e.max(tap if not isinstance(tap, int) else e.i32(tap), first)
+            first = (e.max(pad - start, 0) + (dilation - 1)) // dilation
+            tap = e.max(tap, first)
         if (out - 1) * stride - pad + (attrs.kernel[k] - 1) * dilation >= size:
-            last = (e.i32(size - 1 + pad) - start) // e.i32(dilation)
-            tap = e.min(tap if not isinstance(tap, int) else e.i32(tap), last)
+            last = ((size - 1 + pad) - start) // dilation
+            tap = e.min(tap, last)
         positions.append(start + tap * dilation - pad)
     return with_positions(attrs, i, positions)

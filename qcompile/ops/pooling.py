@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from qcompile.ir.graph import Value
 from qcompile.ir.opdef import Array
 from qcompile.ir.types import TensorType
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.spatial import (
     Pads,
+    plane,
     spatial_axes,
     window_extent,
     window_pads,
     window_slice,
+    windowed,
     with_spatial,
 )
 
@@ -49,23 +52,34 @@ class PoolAttrs:
             raise ValueError(f"{geometry}, pads {self.pads}")
 
 
-def pool_attributes(node: OnnxNode) -> dict[str, Any]:
-    """Return the fields of PoolAttrs that an ONNX pooling node stands for."""
-    x = node.type(0)
-    if x.rank != 4:
-        node.fail(f"{x.rank - 2}-D pooling of {x}; only 2-D pooling is supported")
+def pooled(node: OnnxNode, op: str, **extra: Any) -> Value:
+    """Append the pooling that an ONNX node stands for.
+
+    Args:
+        node: MaxPool or AveragePool, over one or two axes.
+        op: name of the IR operation.
+        extra: fields of its Attrs beyond those of PoolAttrs.
+    """
+    x = node.value(0)
+    axes = len(x.shape) - 2
     kernel = tuple(node.attr("kernel_shape", ()))
-    if len(kernel) != 2:
-        node.fail(f"kernel_shape {list(kernel)} of a 2-D pooling")
-    strides = tuple(node.attr("strides", (1, 1)))
-    dilations = tuple(node.attr("dilations", (1, 1)))
-    return {
-        "kernel": kernel,
-        "strides": strides,
-        "pads": window_pads(node, kernel, strides, dilations, x.shape[2:]),
-        "dilations": dilations,
-        "ceil_mode": bool(node.attr("ceil_mode", 0)),
-    }
+    if axes not in (1, 2):
+        node.fail(f"{axes}-D pooling of {x.type}; only 1-D and 2-D pooling is supported")
+    if len(kernel) != axes:
+        node.fail(f"kernel_shape {list(kernel)} of a {axes}-D pooling")
+    strides = tuple(node.attr("strides", [1] * axes))
+    dilations = tuple(node.attr("dilations", [1] * axes))
+    return windowed(
+        node,
+        op,
+        [plane(node, x, "plane")],
+        kernel=(1, *kernel)[-2:],
+        strides=(1, *strides)[-2:],
+        pads=window_pads(node, kernel, strides, dilations, x.shape[2:]),
+        dilations=(1, *dilations)[-2:],
+        ceil_mode=bool(node.attr("ceil_mode", 0)),
+        **extra,
+    )
 
 
 def pool_extents(attrs: PoolAttrs, shape: Sequence[int]) -> tuple[int, int]:
@@ -89,9 +103,7 @@ def pool_extents(attrs: PoolAttrs, shape: Sequence[int]) -> tuple[int, int]:
             ceil=attrs.ceil_mode,
         )
         if not _tap_counts(attrs, axis, size, count, 0, size).all():
-            raise ValueError(
-                f"pads {attrs.pads} are so large that a window of {attrs.kernel} sees only padding"
-            )
+            raise ValueError(f"pads {attrs.pads} are so large that a window of {attrs.kernel} sees only padding")
         extents.append(count)
     return extents[0], extents[1]
 

@@ -29,5 +29,5 @@ class Round(Unary):
         below = e.floor(x)
         rest = x - below
         odd = below * e.f32(0.5) > e.floor(below * e.f32(0.5))
-        up = e.select(odd, rest >= e.f32(0.5), rest > e.f32(0.5))
+        up = e.or_(rest > e.f32(0.5), e.and_(rest >= e.f32(0.5), odd))
         return e.select(up, below + e.f32(1.0), below)

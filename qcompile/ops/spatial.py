@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.ir.graph import Value
 from qcompile.ops.onnx_node import OnnxNode
 
 Array = npt.NDArray[Any]
 Pads = tuple[int, int, int, int]
 
 
-def window_extent(size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int], *, ceil: bool = False) -> int:
+def window_extent(
+    size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int], *, ceil: bool = False
+) -> int:
     """Return how many windows fit along one axis.
 
     Formula:
@@ -44,8 +47,10 @@ def window_extent(size: int, kernel: int, stride: int, dilation: int, pads: tupl
     return count
 
 
-def window_pads(node: OnnxNode, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], spatial: Sequence[int]) -> Pads:
-    """Return (top, left, bottom, right) padding from ONNX `pads` or `auto_pad`.
+def window_pads(
+    node: OnnxNode, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], spatial: Sequence[int]
+) -> Pads:
+    """Return (top, left, bottom, right) padding from ONNX `pads` or `auto_pad`, of one or two axes.
 
     Args:
         node: carries the attributes.
@@ -59,7 +64,7 @@ def window_pads(node: OnnxNode, kernel: Sequence[int], strides: Sequence[int], d
         begin_end = list(node.attr("pads", [0] * (2 * len(kernel))))
         if any(p < 0 for p in begin_end):
             node.fail(f"negative pads {begin_end}")
-        return (begin_end[0], begin_end[1], begin_end[2], begin_end[3])
+        return _plane_pads(begin_end[: len(kernel)], begin_end[len(kernel) :])
     if mode == "VALID":
         return (0, 0, 0, 0)
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
@@ -70,7 +75,44 @@ def window_pads(node: OnnxNode, kernel: Sequence[int], strides: Sequence[int], d
         small, large = total // 2, total - total // 2
         begins.append(small if mode == "SAME_UPPER" else large)
         ends.append(large if mode == "SAME_UPPER" else small)
+    return _plane_pads(begins, ends)
+
+
+def _plane_pads(begins: Sequence[int], ends: Sequence[int]) -> Pads:
+    """Return (top, left, bottom, right); a single axis is the horizontal one."""
+    if len(begins) == 1:
+        return (0, begins[0], 0, ends[0])
     return (begins[0], begins[1], ends[0], ends[1])
+
+
+def plane(node: OnnxNode, value: Value, what: str) -> Value:
+    """Return a tensor [N, C, W] as [N, C, 1, W], and any other as it is.
+
+    Args:
+        node: the ONNX node under conversion.
+        value: an activation or a convolution's weight.
+        what: suffix of the new value's name.
+    """
+    if len(value.shape) != 3:
+        return value
+    n, c, w = value.shape
+    return node.add("reshape", [value], name=f"{node.outputs[0]}.{what}", shape=(n, c, 1, w))
+
+
+def windowed(node: OnnxNode, op: str, operands: Sequence[Value], **attrs: Any) -> Value:
+    """Append a 2-D window operation and return its result with as many axes as the ONNX node's input.
+
+    Args:
+        node: the ONNX node under conversion.
+        op: name of the IR operation.
+        operands: the activation already passed through `plane`.
+        attrs: fields of its Attrs.
+    """
+    if len(node.value(0).shape) == 4:
+        return node.add(op, operands, **attrs)
+    y = node.add(op, operands, name=f"{node.outputs[0]}.result", **attrs)
+    n, c, _, w = y.shape
+    return node.add("reshape", [y], shape=(n, c, w))
 
 
 def pad_nhwc(x: Array, pads: Pads, fill: float) -> Array:
@@ -81,7 +123,9 @@ def pad_nhwc(x: Array, pads: Pads, fill: float) -> Array:
     return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=x.dtype.type(fill))
 
 
-def window_slice(x: Array, tap: tuple[int, int], strides: Sequence[int], dilations: Sequence[int], out: tuple[int, int]) -> Array:
+def window_slice(
+    x: Array, tap: tuple[int, int], strides: Sequence[int], dilations: Sequence[int], out: tuple[int, int]
+) -> Array:
     """Return the elements that one tap of the window sees, over all output positions of a padded NHWC array."""
     top, left = tap[0] * dilations[0], tap[1] * dilations[1]
     return x[

@@ -1,0 +1,30 @@
+"""Comparison: greater or equal."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompile.ir.opdef import Array, NoAttrs
+from qcompile.ops.elementwise import Binary, binary_converter
+
+
+class GreaterOrEqual(Binary):
+    """y = a ≥ b, a truth value, with broadcasting.
+
+    Source:
+        ONNX GreaterOrEqual.
+    """
+
+    name = "greater_or_equal"
+    result_dtype = "bool"
+    onnx: ClassVar[dict[str, Any]] = {"GreaterOrEqual": binary_converter("greater_or_equal")}
+
+    def combine(self, attrs: NoAttrs, a: Array, b: Array) -> Array:
+        """Return a ≥ b."""
+        return np.asarray(a >= b)
+
+    def expression(self, e: Any, attrs: NoAttrs, a: Any, b: Any) -> Any:
+        """Return a ≥ b."""
+        return a >= b
