@@ -15,6 +15,7 @@ _V4_VNNI = (*_V3, "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "av
 _V8_2 = ("asimd", "crc32", "atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "asimddp")
 _ARM_CORES = {"0xd03": "cortex-a53", "0xd08": "cortex-a72", "0xd0b": "cortex-a76", "0xd0c": "neoverse-n1"}
 _FOUND_V8_0 = ("cortex-a53", "cortex-a72")
+_IN_ORDER = ("cortex-a53",)
 
 
 def detect(root: Path = Path("/")) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def _x86_level(present: set[str]) -> dict[str, Any]:
                 "requires": list(_V4_VNNI)}  # fmt: skip
     if present.issuperset(_V3):
         return {"cpu": "x86-64-v3", "features": ["+avx2", "+fma"], "isa": "avx2", "requires": list(_V3)}
-    return {"cpu": "x86-64", "features": [], "isa": "portable", "requires": []}
+    return {"cpu": "x86-64", "features": [], "isa": "sse2", "requires": []}
 
 
 def _arm_level(present: set[str], part: str) -> dict[str, Any]:
@@ -67,8 +68,8 @@ def _arm_level(present: set[str], part: str) -> dict[str, Any]:
         return {"cpu": newer, "features": ["+neon", "+dotprod", "+fullfp16"], "isa": "neon_dotprod",
                 "requires": list(_V8_2)}  # fmt: skip
     if core in _FOUND_V8_0 and "crc32" in present:
-        return {"cpu": core, "features": ["+neon", "-aes", "-sha2"], "isa": "neon",
-                "requires": ["asimd", "crc32"]}  # fmt: skip
+        isa = "neon_inorder" if core in _IN_ORDER else "neon"
+        return {"cpu": core, "features": ["+neon", "-aes", "-sha2"], "isa": isa, "requires": ["asimd", "crc32"]}
     return {"cpu": "generic", "features": ["+neon"], "isa": "neon", "requires": ["asimd"]}
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from qcompile.errors import BundleError, InternalError
 from qcompile.targets import Target
 
+_MODULE = "ziglang"
 _TIMEOUT_S = 900
 _MORE_ROOM = "let TMPDIR and QCOMPILE_CACHE name folders with more room"
 _FLAGS = ("-std=c11", "-O2", "-g0", "-fPIC", "-mcpu=baseline", "-fvisibility=hidden", "-ffunction-sections",
@@ -99,7 +100,7 @@ def _zig(folder: str, arguments: Sequence[str]) -> None:
     cache = _usable_cache(folder)
     # The local cache lasts as long as the folder: objects with weights must not pile up in the user's.
     caches = {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": f"{folder}/cache"}
-    command = [sys.executable, "-m", "ziglang", "cc", *arguments]
+    command = [sys.executable, "-m", _MODULE, "cc", *arguments]
     try:
         done = subprocess.run(command, cwd=folder, env={**os.environ, **caches}, capture_output=True,
                               text=True, errors="replace", timeout=_TIMEOUT_S, check=False)  # fmt: skip
@@ -108,7 +109,7 @@ def _zig(folder: str, arguments: Sequence[str]) -> None:
     if done.returncode == 0:
         return
     output = (done.stderr + done.stdout).strip()[-4000:]
-    if "No module named ziglang" in output:
+    if f"No module named {_MODULE}" in output:
         raise BundleError("the Python package 'ziglang' is missing", hint="pip install ziglang")
     if any(word in output for word in ("NoSpaceLeft", "No space left", "DiskQuota")):
         raise BundleError(f"no space left while linking, in {folder} or {cache}", hint=_MORE_ROOM)

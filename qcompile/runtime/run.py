@@ -282,9 +282,9 @@ def _read_manifest(folder: str) -> dict[str, Any]:
         hint = "use the run.py that lies in the bundle"
         raise BundleError(f"{folder} was written by a newer qcompile ({found})", hint)
     try:
-        str(manifest["abi"]["prefix"]), manifest["files"]["libmodel.so"]["sha256"]
-    except (KeyError, TypeError):
-        raise BundleError(f"{path} is damaged: entries are missing", "copy the bundle again") from None
+        manifest["abi"]["prefix"].encode("ascii"), manifest["files"]["libmodel.so"]["sha256"].lower()
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise BundleError(f"{path} is damaged: entries are missing or of a wrong type", "copy the bundle again") from None
     return manifest
 
 

@@ -42,9 +42,9 @@ def test_the_targets_users_were_promised_exist() -> None:
 
 @pytest.mark.parametrize(
     ("name", "isa", "cpu"),
-    [("rpi3", "neon", "cortex-a53"), ("rpi4", "neon", "cortex-a72"), ("rpi5", "neon_dotprod", "cortex-a76"),
+    [("rpi3", "neon_inorder", "cortex-a53"), ("rpi4", "neon", "cortex-a72"), ("rpi5", "neon_dotprod", "cortex-a76"),
      ("graviton2", "neon_dotprod", "neoverse-n1"), ("x86-64-v3", "avx2", "x86-64-v3"),
-     ("x86-64-v4-vnni", "avx512_vnni", "x86-64-v4"), ("x86-64", "portable", "x86-64")],
+     ("x86-64-v4-vnni", "avx512_vnni", "x86-64-v4"), ("x86-64", "sse2", "x86-64")],
 )  # fmt: skip
 def test_instruction_set_of_shipped_target(name: str, isa: str, cpu: str) -> None:
     assert (targets.load(name).isa, targets.load(name).cpu) == (isa, cpu)
@@ -139,9 +139,9 @@ A76 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asi
     [
         ("x86_64", f"model name\t: X\nflags\t\t: {VNNI}\n", "x86-64-v4-vnni", "avx512_vnni"),
         ("x86_64", f"flags\t\t: {AVX2}\n", "x86-64-v3", "avx2"),
-        ("x86_64", "flags\t\t: pni ssse3\n\nflags : avx2", "x86-64", "portable"),
+        ("x86_64", "flags\t\t: pni ssse3\n\nflags : avx2", "x86-64", "sse2"),
         ("aarch64", f"Features\t: {A72}\nCPU part\t: 0xd08\n", "rpi4", "neon"),
-        ("aarch64", f"Features\t: {A72}\nCPU part\t: 0xd03\n", "rpi3", "neon"),
+        ("aarch64", f"Features\t: {A72}\nCPU part\t: 0xd03\n", "rpi3", "neon_inorder"),
         ("aarch64", f"Features\t: {A76}\nCPU part\t: 0xd0b\n", "rpi5", "neon_dotprod"),
         ("aarch64", f"Features\t: {A76}\nCPU part\t: 0xd0c\n", "graviton2", "neon_dotprod"),
         ("aarch64", "Features\t: fp asimd\nCPU part\t: 0xfff\n", "aarch64", "neon"),
@@ -165,9 +165,9 @@ def test_host_that_runs_no_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
         targets.load("host")
 
 
-def test_host_without_proc_is_the_portable_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_without_proc_is_the_base_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert detect(tmp_path)["isa"] == "portable"
+    assert detect(tmp_path)["isa"] == "sse2"
 
 
 def test_the_device_checks_the_names_that_targets_use() -> None:
