@@ -59,18 +59,14 @@ class NeonMicroKernel:
         sums = [[b.register("int32x4", zero) for _ in range(nv * self.lanes)] for _ in range(mr)]
         return sums, list(bias)
 
-    def step(
-        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
-    ) -> None:
+    def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """One ``smull`` (and a ``smlal`` for a second group), then ``sadalp``, per (row, channel)."""
         sums, _ = state
         channels, size = len(sums[0]), self.group
         codes: dict[int, list[Expr]] = {}
         for first in range(0, channels, 4):
             four = range(first, first + 4)
-            weights = [
-                [b.let(w.load(at + (g * channels + n) * size, size)) for g in range(groups)] for n in four
-            ]
+            weights = [[b.let(w.load(at + (g * channels + n) * size, size)) for g in range(groups)] for n in four]
             for i, (row, totals) in enumerate(zip(rows, sums, strict=True)):
                 if i not in codes:  # not all rows up front: the registers would not suffice
                     codes[i] = [b.let(a.load(row + g * size, size)) for g in range(groups)]
@@ -121,9 +117,7 @@ class NeonFmaMicroKernel:
         """Accumulators start at the bias."""
         return [[b.register("float32x4", bias[j]) for j in range(nv)] for _ in range(mr)]
 
-    def step(
-        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
-    ) -> None:
+    def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Fused multiply-adds in the order of K, so that a result does not depend on the tile."""
         nv = len(state[0])
         if groups == self.unroll:
@@ -160,7 +154,7 @@ class NeonDepthwise:
 
     def columns(self, kernel: tuple[int, int], stride: int) -> int:
         """Output columns at once: more share pixels, but each needs four registers of sums."""
-        return 2 if kernel[0] * kernel[1] <= self.unrolled or kernel[1] > 5 else 3
+        return 2
 
     def pack(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """[row][column][channel]."""
@@ -210,9 +204,7 @@ def _add_taps(b: Builder, sums: list[Expr], pixels: Sequence[Expr], weights: Seq
             pair = zip(pixels[n : n + 2], weights[n : n + 2], strict=True)
             products = None
             for pixel, weight in pair:
-                product = call_pure(
-                    "int16x8", _NEON + "smull.v8i16", cut("int8x8", pixel), cut("int8x8", weight)
-                )
+                product = call_pure("int16x8", _NEON + "smull.v8i16", cut("int8x8", pixel), cut("int8x8", weight))
                 products = product if products is None else products + product
             products = b.let(products)
             for quarter, part in enumerate((tirx.vectorlow, tirx.vectorhigh)):
@@ -238,9 +230,7 @@ def round_saturating(value: Expr) -> Expr:
         return call_pure("int32", _NEON + "fcvtns.i32.f32", value)
     if lanes in (2, 4):
         return call_pure(f"int32x{lanes}", f"{_NEON}fcvtns.v{lanes}i32.v{lanes}f32", value)
-    halves = [
-        round_saturating(half(f"float32x{lanes // 2}", value)) for half in (tirx.vectorlow, tirx.vectorhigh)
-    ]
+    halves = [round_saturating(half(f"float32x{lanes // 2}", value)) for half in (tirx.vectorlow, tirx.vectorhigh)]
     return tirx.vectorcombine(f"int32x{lanes}", *halves)
 
 

@@ -44,9 +44,7 @@ def make_layer(work: ConvWorkload, rng: np.random.Generator) -> Layer:
     )
     out = (work.batch, work.out_height, work.out_width, work.filters)
     if work.precision == "float32":
-        x, weights, bias, residual = (
-            rng.standard_normal(s, np.float32) for s in (shape, kernel, (work.filters,), out)
-        )
+        x, weights, bias, residual = (rng.standard_normal(s, np.float32) for s in (shape, kernel, (work.filters,), out))
         scalars = LayerScalars(alpha=-0.5, beta=0.75)
         return Layer(work, x, weights, bias, np.ones(work.filters, np.float32), scalars, residual)
     x = rng.integers(-128, 128, shape).astype(np.int8)

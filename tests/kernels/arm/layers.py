@@ -14,9 +14,7 @@ from qcompile.kernels.conv_packing import pack_conv, pack_table
 from qcompile.targets import Target
 
 
-def case(
-    layer: conv_reference.Layer, target: Target, ranges: Sequence[tuple[int, int | None]]
-) -> aarch64_runner.Case:
+def case(layer: conv_reference.Layer, target: Target, ranges: Sequence[tuple[int, int | None]]) -> aarch64_runner.Case:
     """The kernel of a layer with its packed operands; an end of None is the last tile."""
     work, isa = layer.work, instruction_sets.load(target.isa)
     kernel = plan_conv(work, isa, target)
@@ -30,9 +28,7 @@ def case(
     return aarch64_runner.Case(kernel, arguments, [6], whole)
 
 
-def split_at_random(
-    rng: np.random.Generator, layer: conv_reference.Layer, target: Target
-) -> aarch64_runner.Case:
+def split_at_random(rng: np.random.Generator, layer: conv_reference.Layer, target: Target) -> aarch64_runner.Case:
     """The same in two calls, the later tiles first."""
     whole = case(layer, target, [(0, None)])
     tiles = whole.kernel.tiles

@@ -1,0 +1,25 @@
+"""AArch64 without the dot product, in order (Cortex-A53, A35): the instructions of ``neon``, fewer registers.
+
+These cores run what the compiler schedules: LLVM needs spare registers to move loads and
+multiplications apart, so the register tiles are smaller than the file would hold.
+"""
+
+from __future__ import annotations
+
+from qcompile.kernels.depthwise_micro import FmaDepthwise
+from qcompile.kernels.isa import Isa, neon
+
+_FLOAT_TILES = ((6, 2), (4, 2), (3, 3), (2, 4), (2, 2), (1, 4), (1, 2), (1, 1))
+
+NEON_INORDER = Isa(
+    name="neon_inorder",
+    activation_dtype="int8",
+    vector_bytes=16,
+    int8=neon.NeonMicroKernel(tiles=((3, 1), (2, 1), (1, 1))),
+    float32=neon.NeonFmaMicroKernel(tiles=_FLOAT_TILES),
+    round_clamp=neon.round_clamp,
+    round_saturating=neon.round_saturating,
+    narrow=neon.narrow,
+    depthwise_int8=neon.NeonDepthwise(),
+    depthwise_float32=FmaDepthwise(lanes=4),
+)

@@ -1,0 +1,129 @@
+"""What LLVM makes of the kernels: the intended instruction in the hot loop, no spills, no fused floats."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from qcompile import targets
+from qcompile.kernels import isa as instruction_sets
+from qcompile.kernels.build import assembly
+from qcompile.kernels.conv import plan_conv
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.targets import Target
+
+POINTWISE = ConvWorkload(1, 28, 28, 192, 64)
+SQUARE = ConvWorkload(1, 28, 28, 64, 64, (3, 3), pads=(1, 1, 1, 1))
+DEPTHWISE = ConvWorkload(1, 28, 28, 192, 192, (3, 3), pads=(1, 1, 1, 1), groups=192)
+DENSE = ConvWorkload(1, 1, 1, 1280, 1000)
+EPILOGUES = (
+    {},
+    {"residual": True},
+    {"table": True},
+    {"residual": True, "table": True},
+    {"output": "float32"},
+    {"output": "int32"},
+)
+DOT_PRODUCTS = {"neon": "sadalp", "neon_inorder": "sadalp", "neon_dotprod": "sdot"}
+
+
+def body(work: ConvWorkload, target: Target) -> list[str]:
+    """Labels and instructions of a kernel."""
+    kernel = plan_conv(work, instruction_sets.load(target.isa), target)
+    text = assembly([kernel], target).split(f"\n{kernel.name}:\n", 1)[1].split(".Lfunc_end", 1)[0]
+    return re.findall(r"^(?:\t[a-z].*|\.LBB\w+:)", text, re.M)
+
+
+def innermost_loops(lines: list[str]) -> list[list[str]]:
+    """Instructions of every loop that contains no other."""
+    labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+    loops = []
+    for i, line in enumerate(lines):
+        target = re.match(r"\t(?:b|b\.\w+|cbn?z|tbn?z)\s.*?(\.LBB\w+)$", line)
+        if not target or labels.get(target[1], i) >= i:
+            continue
+        inside = lines[labels[target[1]] + 1 : i + 1]
+        if not any(other.endswith(":") for other in inside):
+            loops.append(inside)
+    return loops
+
+
+def hot_loop(work: ConvWorkload, target: Target, mnemonic: str) -> list[str]:
+    """The innermost loop with the most of an instruction."""
+    loops = innermost_loops(body(work, target))
+    best = max(loops, key=lambda loop: sum(opcode(line) == mnemonic for line in loop))
+    assert any(opcode(line) == mnemonic for line in best), f"no {mnemonic} in any loop"
+    return best
+
+
+def opcode(line: str) -> str:
+    """The mnemonic of an instruction."""
+    return line.split()[0]
+
+
+def share(loop: list[str], mnemonics: set[str]) -> float:
+    """Fraction of a loop's instructions."""
+    return sum(opcode(line) in mnemonics for line in loop) / len(loop)
+
+
+@pytest.mark.parametrize("work", [POINTWISE, SQUARE, DENSE], ids=["1x1", "3x3", "dense"])
+def test_integer_products_fill_the_hot_loop_without_spills(machine: Target, work: ConvWorkload) -> None:
+    loop = hot_loop(work, machine, DOT_PRODUCTS[machine.isa])
+    assert not [line for line in loop if "[sp" in line]
+    busy = share(loop, {"sdot", "smull", "smull2", "smlal", "smlal2", "sadalp"})
+    assert busy >= (0.7 if work.out_height > 1 else 0.55), loop
+
+
+@pytest.mark.parametrize("machine", ["rpi3", "rpi4"], indirect=True)
+def test_cores_without_the_dot_product_never_see_one(machine: Target) -> None:
+    for work in (POINTWISE, SQUARE, DEPTHWISE):
+        assert not [line for line in body(work, machine) if opcode(line) in {"sdot", "udot"}]
+
+
+@pytest.mark.parametrize("machine", ["rpi5", "graviton2"], indirect=True)
+def test_sdot_takes_its_activations_from_a_lane(machine: Target) -> None:
+    dots = [line for line in hot_loop(POINTWISE, machine, "sdot") if opcode(line) == "sdot"]
+    assert all(re.search(r"\.4b\[[0-3]\]$", line) for line in dots)
+
+
+def test_float_tiles_use_fmla_by_lane_without_spills(machine: Target) -> None:
+    work = replace(POINTWISE, precision="float32", output="float32")
+    loop = hot_loop(work, machine, "fmla")
+    assert not [line for line in loop if "[sp" in line]
+    assert share(loop, {"fmla"}) >= 0.7
+    assert all(re.search(r"\.s\[[0-3]\]$", line) for line in loop if opcode(line) == "fmla")
+
+
+@pytest.mark.parametrize("machine", ["rpi3", "rpi4"], indirect=True)
+def test_depthwise_pairs_its_taps_in_16_bits(machine: Target) -> None:
+    loop = hot_loop(DEPTHWISE, machine, "saddw")
+    assert sum(opcode(line) in {"smlal", "smlal2"} for line in loop) >= 16
+    assert share(loop, {"smull", "smull2", "smlal", "smlal2", "saddw", "saddw2"}) >= 0.5
+    assert not [line for line in loop if opcode(line) in {"sshll", "sshll2", "sxtl"}]
+
+
+@pytest.mark.parametrize("machine", ["rpi5", "graviton2"], indirect=True)
+def test_depthwise_interleaves_rows_for_sdot(machine: Target) -> None:
+    loop = hot_loop(DEPTHWISE, machine, "sdot")
+    assert share(loop, {"sdot", "zip1", "zip2"}) >= 0.35
+    assert not [line for line in loop if "[sp" in line or opcode(line) in {"tbl", "mul", "mla"}]
+
+
+@pytest.mark.parametrize("work", [POINTWISE, SQUARE, DEPTHWISE], ids=["1x1", "3x3", "depthwise"])
+def test_integer_kernels_never_fuse_or_call(machine: Target, work: ConvWorkload) -> None:
+    for end in EPILOGUES:
+        codes = {opcode(line) for line in body(replace(work, **end), machine) if line.startswith("\t")}
+        assert not codes & {"fmadd", "fmla", "fmls", "fmsub", "fnmadd", "fnmsub", "bl", "blr"}, end
+
+
+def test_codes_are_narrowed_with_saturation(machine: Target) -> None:
+    codes = [opcode(line) for line in body(POINTWISE, machine) if line.startswith("\t")]
+    assert {"fcvtns", "sqxtn", "sqadd"} <= set(codes)
+    assert not {"frintn", "fcvtzs", "fmax", "fmin"} & set(codes)
+
+
+def test_the_generic_target_needs_no_optional_instruction() -> None:
+    lines = body(POINTWISE, targets.load("aarch64"))
+    assert not [line for line in lines if opcode(line) in {"sdot", "udot", "smmla", "usdot"}]
