@@ -43,7 +43,6 @@ ISA_REQUIRES: dict[str, frozenset[str]] = {
     "avx512_vnni": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"}),
     "neon": frozenset({"asimd"}),
     "neon_inorder": frozenset({"asimd"}),
-    "neon_inorder": frozenset({"asimd"}),
     "neon_dotprod": frozenset({"asimd", "asimddp"}),
 }
 """What the kernels of each instruction set execute; a target that uses it must check for at least this."""
