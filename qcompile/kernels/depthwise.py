@@ -6,6 +6,7 @@ and the instruction set brings a depthwise kernel.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,48 @@ def plan_depthwise(workload: ConvWorkload, isa: Isa) -> Kernel:
 
 def pack_depthwise(workload: ConvWorkload, isa: Isa, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Pack weights [channels, rows, columns, 1] for ``plan_depthwise``: a block of channels after another."""
-    micro = _kernel(workload, isa)
     taps = weights.reshape(workload.channels, *workload.kernel)
-    taps = np.pad(taps, ((0, -workload.channels % micro.channels), (0, 0), (0, 0)))
-    blocks = np.split(taps, len(taps) // micro.channels)
-    return np.concatenate([micro.pack(block).reshape(-1) for block in blocks]).astype(micro.b_dtype)
+    packed = []
+    for run in _runs(workload, isa):
+        size = run.micro.channels
+        for first in range(run.first, run.first + run.blocks * size, size):
+            block = taps[first : first + size]
+            block = np.pad(block, ((0, size - len(block)), (0, 0), (0, 0)))
+            packed.append(run.micro.pack(block).reshape(-1).astype(run.micro.b_dtype))
+    return np.concatenate(packed)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring blocks of channels which one kernel filters.
+
+    Args:
+        micro: the kernel.
+        first: first channel.
+        blocks: number of blocks.
+        weights: packed weights before the run, elements.
+        last: channels of the last block that exist.
+    """
+
+    micro: DepthwiseKernel
+    first: int
+    blocks: int
+    weights: int
+    last: int
+
+
+def _runs(workload: ConvWorkload, isa: Isa) -> list[_Run]:
+    """Whole blocks of the kernel, then blocks of its ``tail`` where these waste fewer channels."""
+    micro, channels = _kernel(workload, isa), workload.channels
+    tail: DepthwiseKernel | None = getattr(micro, "tail", None)
+    whole, left = divmod(channels, micro.channels)
+    if tail is None or left == 0 or -(-left // tail.channels) * tail.channels == micro.channels:
+        blocks = -(-channels // micro.channels)
+        return [_Run(micro, 0, blocks, 0, channels - (blocks - 1) * micro.channels)]
+    blocks = -(-left // tail.channels)
+    before = whole * _block_elements(workload, micro)
+    last = _Run(tail, whole * micro.channels, blocks, before, left - (blocks - 1) * tail.channels)
+    return [_Run(micro, 0, whole, 0, micro.channels), last] if whole else [last]
 
 
 def _kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel:
@@ -101,7 +139,6 @@ class _Generator:
         else:
             memory = self.stage.emit(b, self.input, image, first, 0, rows)
             row_stride, base = self.stage.row_stride, 0
-        whole, ragged = divmod(work.channels, self.micro.channels)
         with b.loop(rows, stem="y") as y:
             output = b.let((image * work.out_height + first + y) * (work.out_width * work.filters))
             corner = b.let(base + y * (work.strides[0] * row_stride))
@@ -112,26 +149,27 @@ class _Generator:
                 work.dilations[1] * work.channels,
                 work.strides[1] * work.channels,
             )
-            if whole:
-                with b.loop(whole, stem="c") as block:
-                    self._row(source, block, output, self.micro.channels)
-            if ragged:
-                self._row(source, whole, output, ragged)
+            for run in _runs(work, self.isa):
+                whole = run.blocks if run.last == run.micro.channels else run.blocks - 1
+                if whole:
+                    with b.loop(whole, stem="c") as block:
+                        self._row(source, run, block, output, run.micro.channels)
+                if whole < run.blocks:
+                    self._row(source, run, whole, output, run.last)
 
-    def _row(self, source: DepthwiseRows, block: Index, output: Expr, valid: int) -> None:
+    def _row(self, source: DepthwiseRows, run: _Run, block: Index, output: Expr, valid: int) -> None:
         """Emit one output row of a block of channels, of which ``valid`` exist."""
-        b, work, micro = self.b, self.work, self.micro
-        channel = block * micro.channels
+        b, work, micro = self.b, self.work, run.micro
+        channel = run.first + block * micro.channels
         vectors = micro.channels // micro.lanes
         bias, scale = self.epilogue.bias(channel, vectors), self.epilogue.scale(channel, vectors)
-        at = block * _block_elements(work, micro)
-        step = min(micro.columns(work.kernel, work.strides[1]), work.out_width)
+        at = run.weights + block * _block_elements(work, micro)
+        most = min(micro.columns(work.kernel, work.strides[1]), work.out_width)
+        step = -(-work.out_width // -(-work.out_width // most))
 
         def tile(column: Index, count: int) -> None:
             corner = source.corner + channel + column * source.column_step
-            rows = DepthwiseRows(
-                source.memory, b.let(corner), source.row_step, source.tap_step, source.column_step
-            )
+            rows = DepthwiseRows(source.memory, b.let(corner), source.row_step, source.tap_step, source.column_step)
             found = micro.sums(b, rows, self.weights, at, work.kernel, bias, count)
             for i, sums in enumerate(found):
                 to = b.let(output + (column + i) * work.filters + channel)

@@ -124,6 +124,9 @@ class DepthwiseKernel(Protocol):
         lanes: channels in one result vector.
         channels: channels of a block, a multiple of ``lanes``; up to ``channels - 1`` elements
             past a tensor's last channel may be read, and meet zero weights.
+
+    A kernel may have another of smaller blocks in an attribute ``tail``, which then filters what is
+    left after its own whole blocks.
     """
 
     @property

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from qcompile.kernels.builder import Expr, call_pure
+from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
+from qcompile.kernels.x86 import PairDepthwise, Packs, saturated
 
 _TILES = ((6, 2), (12, 1), (4, 3), (3, 4), (2, 4), (4, 2), (3, 2))
 _FLOAT_TILES = ((6, 2), (12, 1), (4, 2), (3, 3), (2, 4), (1, 8))
@@ -21,6 +23,18 @@ def _round_clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
     return call_pure("int32x8", "llvm.x86.avx.cvt.ps2dq.256", clamp(value, lo, hi))
 
 
+def _round_saturating(value: Expr) -> Expr:
+    return call_pure("int32x8", "llvm.x86.avx.cvt.ps2dq.256", saturated(value))
+
+
+_PACKS = Packs(
+    lanes=8,
+    words="llvm.x86.avx2.packssdw",
+    bytes="llvm.x86.avx2.packsswb",
+    add="llvm.sadd.sat.v16i16",
+    stored="int8",
+)
+
 AVX2 = Isa(
     name="avx2",
     activation_dtype="int8",
@@ -28,4 +42,8 @@ AVX2 = Isa(
     int8=PairMicroKernel(lanes=8, tiles=_TILES, b_dtype="int8", multiply=_multiply_pairs),
     float32=FmaMicroKernel(lanes=8, tiles=_FLOAT_TILES, fused=True),
     round_clamp=_round_clamp,
+    round_saturating=_round_saturating,
+    narrow=_PACKS,
+    depthwise_int8=PairDepthwise(lanes=8, tile=4, multiply=_multiply_pairs),
+    depthwise_float32=FmaDepthwise(lanes=8),
 )

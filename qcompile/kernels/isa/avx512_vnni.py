@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, const, splat
+from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, clamp
+from qcompile.kernels.vnni_depthwise import VnniDepthwise, dot
+from qcompile.kernels.x86 import Packs, saturated
 
 _TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (7, 4))
 
@@ -34,9 +37,7 @@ class _VnniMicroKernel:
         """Declare accumulators."""
         return [[b.register("int32x16", bias[j]) for j in range(nv)] for _ in range(mr)]
 
-    def step(
-        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
-    ) -> None:
+    def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit ``groups`` dots of four."""
         nv = len(state[0])
         for g in range(groups):
@@ -52,20 +53,27 @@ class _VnniMicroKernel:
         return [b.let(total.get()) for total in state[row]]
 
 
-def dot(total: Expr, codes: Expr, weights: Expr) -> Expr:
-    """``total[i] + sum(codes[4i:4i+4] * weights[4i:4i+4])``, without saturation."""
-    return call_pure("int32x16", "llvm.x86.avx512.vpdpbusd.512", total, codes, weights)
+def _round(value: Expr) -> Expr:
+    """``vcvtps2dq`` of all lanes in the current rounding mode, nearest even."""
+    rest = (const(0, "int32x16"), const(-1, "int16"), const(4, "int32"))
+    return call_pure("int32x16", "llvm.x86.avx512.mask.cvtps2dq.512", value, *rest)
 
 
 def _round_clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
-    return call_pure(
-        "int32x16",
-        "llvm.x86.avx512.mask.cvtps2dq.512",
-        clamp(value, lo, hi),
-        const(0, "int32x16"),
-        const(-1, "int16"),
-        const(4, "int32"),
-    )
+    return _round(clamp(value, lo, hi))
+
+
+def _round_saturating(value: Expr) -> Expr:
+    return _round(saturated(value))
+
+
+_PACKS = Packs(
+    lanes=16,
+    words="llvm.x86.avx512.packssdw.512",
+    bytes="llvm.x86.avx512.packuswb.512",
+    add="llvm.sadd.sat.v32i16",
+    stored="uint8",
+)
 
 
 AVX512_VNNI = Isa(
@@ -75,4 +83,8 @@ AVX512_VNNI = Isa(
     int8=_VnniMicroKernel(),
     float32=FmaMicroKernel(lanes=16, tiles=_FLOAT_TILES, fused=True),
     round_clamp=_round_clamp,
+    round_saturating=_round_saturating,
+    narrow=_PACKS,
+    depthwise_int8=VnniDepthwise(channels=64, tile=4, tail=VnniDepthwise(channels=16, tile=8)),
+    depthwise_float32=FmaDepthwise(lanes=16),
 )

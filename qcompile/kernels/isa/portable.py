@@ -12,6 +12,7 @@ from typing import Any
 from tvm import tirx
 
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, cast, const, splat
+from qcompile.kernels.depthwise_micro import FmaDepthwise, WideningDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, clamp
 
@@ -39,9 +40,7 @@ class _WideningMicroKernel:
         """Declare accumulators."""
         return [[b.register("int32x4", bias[j]) for j in range(nv)] for _ in range(mr)]
 
-    def step(
-        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
-    ) -> None:
+    def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit ``groups`` values of K."""
         nv = len(state[0])
         for g in range(groups):
@@ -74,4 +73,6 @@ PORTABLE = Isa(
     int8=_WideningMicroKernel(),
     float32=FmaMicroKernel(lanes=4, tiles=_TILES, fused=False),
     round_clamp=_round_clamp,
+    depthwise_int8=WideningDepthwise(),
+    depthwise_float32=FmaDepthwise(lanes=4, fused=False),
 )

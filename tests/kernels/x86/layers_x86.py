@@ -19,9 +19,7 @@ def stored(array: np.ndarray, activation_dtype: str) -> np.ndarray:
     return array
 
 
-def kernel_and_arguments(
-    layer: conv_reference.Layer, target: Target
-) -> tuple[Kernel, list[np.ndarray | None]]:
+def kernel_and_arguments(layer: conv_reference.Layer, target: Target) -> tuple[Kernel, list[np.ndarray | None]]:
     """The kernel of a layer, and its eight operands, the output full of noise."""
     work, isa = layer.work, instruction_sets.load(target.isa)
     packed = pack_conv(work, isa, layer.weights, layer.bias, layer.multipliers, layer.scalars)

@@ -71,9 +71,7 @@ class Library:
         pointers = [ctypes.c_void_p(item.address if item else None) for item in held]
         function = getattr(self._library, kernel.name)
         for begin, end in ranges if ranges is not None else [(0, kernel.tiles)]:
-            status = function(
-                *pointers, ctypes.c_void_p(scratch.address), ctypes.c_int32(begin), ctypes.c_int32(end)
-            )
+            status = function(*pointers, ctypes.c_void_p(scratch.address), ctypes.c_int32(begin), ctypes.c_int32(end))
             assert status == 0
         assert scratch.untouched(), "the kernel wrote past its scratch"
         for item, array in zip(held, arguments, strict=False):

@@ -1,0 +1,112 @@
+"""Depthwise convolution with ``vpdpbusd``: four filter rows interleaved, one dot takes four taps of 16 channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, cast, const, shuffle
+from qcompile.kernels.isa import DepthwiseRows
+from qcompile.kernels.x86 import interleaved, shared_pixels
+
+_GROUP = 4
+
+
+def dot(total: Expr, codes: Expr, weights: Expr) -> Expr:
+    """``total[i] + sum(codes[4i:4i+4] * weights[4i:4i+4])``, without saturation."""
+    return call_pure("int32x16", "llvm.x86.avx512.vpdpbusd.512", total, codes, weights)
+
+
+@dataclass(frozen=True)
+class VnniDepthwise:
+    """Blocks of 64 channels (whole registers of bytes) or of 16.
+
+    Attributes:
+        channels: 64 or 16.
+        tile: output columns at once.
+        tail: kernel for the channels past the last whole block.
+    """
+
+    channels: int
+    tile: int
+    tail: VnniDepthwise | None = None
+    a_dtype: str = "uint8"
+    b_dtype: str = "int8"
+    lanes: int = 16
+
+    def columns(self, kernel: tuple[int, int], stride: int) -> int:
+        """Output columns at once."""
+        return self.tile
+
+    def pack(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[group of four rows][column][channel][row of the group]."""
+        return interleaved(weights, _GROUP)
+
+    def sums(
+        self,
+        b: Builder,
+        rows: DepthwiseRows,
+        w: Memory,
+        at: Index,
+        kernel: tuple[int, int],
+        bias: Sequence[Expr],
+        columns: int,
+    ) -> Iterator[list[Expr]]:
+        """Each interleaved pixel meets every output column that sees it."""
+        totals = [list(bias) for _ in range(columns)]
+        size = self.channels * _GROUP
+        for first in range(0, kernel[0], _GROUP):
+            height = min(_GROUP, kernel[0] - first)
+            for users in shared_pixels(rows, columns, kernel[1]):
+                column, tap = users[0]
+                taps = [b.let(rows.load(column, first + i, tap, self.channels)) for i in range(height)]
+                quads = self._interleave(b, taps)
+                for x, j in users:
+                    block = at + ((first // _GROUP) * kernel[1] + j) * size
+                    for q, codes in enumerate(quads):
+                        weights = w.load(block + q * 64, 64)
+                        totals[x][q] = b.let(dot(totals[x][q], codes, weights))
+        yield from totals
+
+    def _interleave(self, b: Builder, taps: Sequence[Expr]) -> list[Expr]:
+        return _unpack_64(b, taps) if self.channels == 64 else [_merge_16(b, taps)]
+
+
+def _merge_16(b: Builder, taps: Sequence[Expr]) -> Expr:
+    """Bytes of up to four vectors side by side in 32-bit lanes, by zero extension and shifts."""
+    merged = cast("uint32x16", taps[0])
+    for i, tap in enumerate(taps[1:], 1):
+        merged = merged | (cast("uint32x16", tap) << const(8 * i, "uint32x16"))
+    return b.let(bitcast("uint8x64", merged))
+
+
+def _unpack_64(b: Builder, taps: Sequence[Expr]) -> list[Expr]:
+    """Four vectors, channels 16q to 16q + 15 in the q-th, by byte and word unpacks.
+
+    The unpacks work within 128-bit parts; dealing the 4-byte quads of each row out beforehand makes
+    their result come in the order of the channels.
+    """
+    deal = [4 * (i % 4) + i // 4 for i in range(16)]
+    zeros = const(0, "uint8x64")
+    dealt = [b.let(bitcast("uint8x64", shuffle([bitcast("int32x16", tap)], deal))) for tap in taps]
+    dealt += [zeros] * (_GROUP - len(dealt))
+    halves = [[b.let(_unpack(dealt[i], dealt[i + 1], 64, high)) for i in (0, 2)] for high in (0, 1)]
+    quads = []
+    for low, upper in halves:
+        words = [bitcast("uint16x32", low), bitcast("uint16x32", upper)]
+        quads += [b.let(bitcast("uint8x64", _unpack(*words, 32, high))) for high in (0, 1)]
+    return quads
+
+
+def _unpack(x: Expr, y: Expr, lanes: int, high: int) -> Expr:
+    """``vpunpckl`` or ``vpunpckh``: elements of x and y in turn, from half of each 128-bit part."""
+    per = lanes // 4
+    order = []
+    for part in range(4):
+        start = part * per + high * per // 2
+        for i in range(start, start + per // 2):
+            order += [i, lanes + i]
+    return shuffle([x, y], order)
