@@ -166,17 +166,7 @@ def _fold_before(rewriter: Rewriter, node: Node, affine: _Affine) -> None:
 
 def _along_outputs(layer: Node, vector: Array) -> Array:
     """Return a vector over output channels in a shape that broadcasts over the layer's weights."""
-    weight = layer.inputs[1].shape
-    if layer.op.name == "conv_transpose2d":
-        return _transposed_outputs(layer, vector)
-    return vector.reshape(-1, *[1] * (len(weight) - 1))
-
-
-def _transposed_outputs(layer: Node, vector: Array) -> Array:
-    # Weights [I, O/groups, …] or [I, …, O/groups]: input channel i belongs to group i // (I / groups).
-    inputs, groups = layer.inputs[1].shape[0], layer.attrs.groups
-    rows = np.repeat(vector.reshape(groups, -1), inputs // groups, axis=0)
-    return rows[:, :, None, None] if layer.attrs.layout == "NCHW" else rows[:, None, None, :]
+    return vector.reshape(-1, *[1] * (len(layer.inputs[1].shape) - 1))
 
 
 def _obstacle_after(graph: Graph, node: Node, affine: _Affine) -> str | None:
@@ -184,13 +174,15 @@ def _obstacle_after(graph: Graph, node: Node, affine: _Affine) -> str | None:
     if not value.uses or is_output(graph, value):
         return f"{value.name} is a graph output"
     for layer, operand in value.uses:
-        if layer.op.name not in ("conv2d", "dense") or operand != 0:
+        if layer.op.name not in _LAYERS or operand != 0:
             return f"{value.name} is read by {layer}"
         if not (layer.inputs[1].is_constant and layer.inputs[2].is_constant):
             return f"the weights of {layer} are computed at run time"
         if _layer_axis(layer) != affine.axis:
             return f"{layer} has its channels on another axis"
-        if layer.op.name == "conv2d" and any(layer.attrs.pads) and np.any(affine.offset):
+        # At its borders a transposed convolution sums fewer taps, as one that pads does.
+        borders = layer.op.name == "conv_transpose2d" or any(getattr(layer.attrs, "pads", ()))
+        if borders and np.any(affine.offset):
             return f"{layer} pads with zeros"
     return None
 

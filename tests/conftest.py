@@ -53,6 +53,12 @@ int32_t k_fail(EIGHT, uint8_t *scratch, int32_t begin, int32_t end) {
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the expected texts of tests/passes/golden"
+    )
+
+
 @cache
 def compiled_kernels(triple: str, folder: Path) -> bytes:
     (folder / "kernels.c").write_text(KERNELS)
@@ -93,6 +99,12 @@ def tiny_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | Ta
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_kernels() -> str:
+    """The C source of the tiny program's kernels, to be compiled with instrumentation."""
+    return KERNELS
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,8 @@ def parse_graph(
 ) -> Graph:
     """Read a graph from its text.
 
-    Besides what the printer writes, a constant may be `normal(seed)` or `normal(seed, std)`: seeded noise, so that
-    texts written by hand can have weights.
+    Besides what the printer writes, a constant may be `normal(seed, std)` or `uniform(seed, low, high)`: seeded
+    noise, so that texts written by hand can have weights.
 
     Args:
         text: as printed.
@@ -121,13 +121,26 @@ class _GraphParser:
         if scan.accept("["):
             items = scan.sequence("]", scan.literal)
             return np.asarray(items, type.dtype).reshape(type.shape)
-        if scan.accept("normal"):
-            scan.expect("(")
-            arguments = scan.sequence(")", scan.literal)
-            std = arguments[1] if len(arguments) > 1 else 1.0
-            noise = np.random.default_rng(int(arguments[0])).normal(0.0, float(std), type.shape)
-            return (np.rint(noise) if type.dtype.startswith(("int", "uint")) else noise).astype(type.dtype)
+        for kind in ("normal", "uniform"):
+            if scan.accept(kind):
+                scan.expect("(")
+                return self._noise(kind, scan.sequence(")", scan.literal), type)
         raise scan.error("a constant's contents")
+
+    def _noise(self, kind: str, arguments: list[Any], type: TensorType) -> Any:
+        """Return seeded noise: normal(seed, std=1) or uniform(seed, low=0, high=1)."""
+        numbers = all(isinstance(a, (int, float)) and not isinstance(a, bool) for a in arguments)
+        most = 2 if kind == "normal" else 3
+        if not numbers or not 1 <= len(arguments) <= most or not isinstance(arguments[0], int) or arguments[0] < 0:
+            raise UsageError(f"{kind} takes a seed and up to {most - 1} numbers", loc=self.scan.source)
+        generator = np.random.default_rng(arguments[0])
+        given = [float(a) for a in arguments[1:]]
+        if kind == "normal":
+            noise = generator.normal(0.0, *(given or [1.0]), type.shape)
+        else:
+            low, high = [*given, *[0.0, 1.0][len(given) :]]
+            noise = generator.uniform(low, high, type.shape)
+        return (np.rint(noise) if type.dtype.startswith(("int", "uint")) else noise).astype(type.dtype)
 
     def _quantization(self, value: Value) -> None:
         scan = self.scan

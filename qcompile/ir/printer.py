@@ -104,7 +104,7 @@ def print_literal(value: Any) -> str:
     if isinstance(value, (int, np.integer)):
         return str(int(value))
     if isinstance(value, (float, np.floating)):
-        return _print_float(float(value))
+        return _print_double(float(value))
     if isinstance(value, str):
         return json.dumps(value)
     if isinstance(value, (tuple, list)):
@@ -116,18 +116,17 @@ def print_literal(value: Any) -> str:
     raise TypeError(f"an attribute cannot hold {type(value).__name__}")
 
 
-def _print_float(value: float) -> str:
+def _print_double(value: float) -> str:
     if math.isnan(value):
         return "nan"
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
-    # The shortest text that gives the same float32, or else the same float64.
-    single = np.float32(value)
-    return (
-        f"{single!s}"
-        if float(single) == value and ("." in str(single) or "e" in str(single))
-        else repr(value)
-    )
+    return repr(value)
+
+
+def _print_single(value: float) -> str:
+    """Return the shortest text that gives the same float32: for what is stored as float32 only."""
+    return str(np.float32(value)) if math.isfinite(value) else _print_double(value)
 
 
 def print_qparams(qparams: QParams, *, large: Large = "digest") -> str:
@@ -138,7 +137,7 @@ def print_qparams(qparams: QParams, *, large: Large = "digest") -> str:
         large: how more than INLINE_LIMIT scales are written; in full for "noise".
     """
     if len(qparams.scale) <= INLINE_LIMIT or large == "noise":
-        scale = ", ".join(_print_float(s) for s in qparams.scale)
+        scale = ", ".join(_print_single(s) for s in qparams.scale)
         scale = f"[{scale}]" if qparams.per_channel else scale
     else:
         scale = "#" if large == "elide" else "#" + digest(np.asarray(qparams.scale, np.float32))
@@ -165,11 +164,12 @@ def _quantization(value: Value, large: Large) -> str:
 def _contents(value: Value, large: Large) -> str:
     data = value.constant()
     if data.size <= INLINE_LIMIT:
-        return "[" + ", ".join(print_literal(v) for v in data.ravel().tolist()) + "]"
+        text = _print_single if data.dtype == np.float32 else print_literal
+        return "[" + ", ".join(text(v) for v in data.ravel().tolist()) + "]"
     if large == "noise" and data.dtype.kind in "iuf":
         with np.errstate(all="ignore"):
             spread = float(np.float32(np.std(data.astype(np.float64))))
-        return f"normal({zlib.crc32(value.name.encode())}, {_print_float(spread if math.isfinite(spread) else 1.0)})"
+        return f"normal({zlib.crc32(value.name.encode())}, {_print_double(spread if math.isfinite(spread) else 1.0)})"
     return "#" if large == "elide" else "#" + digest(data)
 
 

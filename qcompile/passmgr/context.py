@@ -13,6 +13,7 @@ from qcompile.ir.rewrite import Rewriter
 
 if TYPE_CHECKING:
     from qcompile.calibrate.histogram import TensorStatistics
+    from qcompile.calibrate.preprocess import Preprocess
     from qcompile.targets import Target
 
 Sample = dict[str, npt.NDArray[Any]]
@@ -44,6 +45,7 @@ class PassContext:
         samples: returns a fresh iterator of calibration samples each time it is called; None without
             calibration data.
         statistics: what calibration saw, by value name; `calibrate` fills it.
+        preprocess: how a photograph becomes an input, for made-up ones; None takes the defaults.
         on_progress: called with (done, total, what) by `progress`; total is 0 where it is not known.
         seed: of every pseudo-random choice.
 
@@ -55,6 +57,7 @@ class PassContext:
     target: Target | None = None
     samples: Callable[[], Iterator[Sample]] | None = None
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
+    preprocess: Preprocess | None = None
     on_progress: Callable[[int, int, str], None] | None = None
     seed: int = 0
     notes: list[str] = field(default_factory=list)

@@ -70,11 +70,14 @@ def made_by(value: Value, *names: str) -> Node | None:
 
 
 def scalar(value: Value) -> float | None:
-    """Return the one number that all elements of a constant are, or None."""
+    """Return the one number that all elements of a constant are, or None.
+
+    It is the shortest decimal number that rounds to the stored one: 0.1 and not 0.10000000149.
+    """
     if value.data is None or value.data.size == 0 or value.data.dtype.kind not in "fiu":
         return None
     first = value.data.flat[0]
-    return float(first) if value.data.size == 1 or bool((value.data == first).all()) else None
+    return float(str(first)) if value.data.size == 1 or bool((value.data == first).all()) else None
 
 
 def is_close(value: float | None, wanted: float) -> bool:
