@@ -113,6 +113,14 @@ class Memory:
         where = tirx.Ramp(index(at), index(1), lanes) if lanes > 1 else index(at)
         return tirx.BufferLoad(self._buffer, [where])
 
+    def gather(self, where: Expr) -> Expr:
+        """Read the elements at a vector of indices (a ramp may have any stride), one by one."""
+        return tirx.BufferLoad(self._buffer, [where])
+
+    def scatter(self, where: Expr, value: Expr) -> None:
+        """Write to a vector of indices, one by one."""
+        self._builder.emit(tirx.BufferStore(self._buffer, value, [where]))
+
     def store(self, at: Index, value: Expr, lanes: int = 1) -> None:
         """Write ``lanes`` consecutive elements."""
         where = tirx.Ramp(index(at), index(1), lanes) if lanes > 1 else index(at)

@@ -1,0 +1,257 @@
+"""Turns scalar expressions into vector code along one axis of a kernel's iteration space.
+
+What does not change along that axis is computed once, as a scalar, and repeated only where a vector needs it. A
+load whose position moves by one element per lane is one vector load; by another stride, or by an index that is
+itself computed, it is gathered lane by lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tvm import tirx
+
+from qcompile.errors import InternalError
+from qcompile.kernels import expression as ex
+from qcompile.kernels import math
+from qcompile.kernels.builder import Builder, Expr, Memory, bitcast, call_pure, cast, const, index, splat
+from qcompile.kernels.isa import Isa
+
+_MAGIC = 12582912.0  # 1.5 · 2^23
+_MAGIC_BITS = 0x4B400000
+
+_CONVEX = ("and", "lt", "le")
+
+
+def memory_dtype(dtype: str) -> str:
+    """Return the element type that a tensor is read and written as; truth values are bytes."""
+    return "uint8" if dtype == "bool" else dtype
+
+
+class Emitter:
+    """Emits expressions at one place of the iteration space.
+
+    Args:
+        b: builder.
+        isa: instruction set.
+        memories: the kernel's buffers by number.
+        place: index of each axis; of the vector axis, that of lane 0.
+        axis: the vector axis, or None where all is scalar.
+        lanes: elements of a vector.
+        accumulator: value of the "accumulator" leaf, already a vector of `lanes`.
+    """
+
+    def __init__(
+        self,
+        b: Builder,
+        isa: Isa,
+        memories: Mapping[int, Memory],
+        place: Mapping[int, Expr],
+        axis: int | None,
+        lanes: int,
+        accumulator: Expr | None = None,
+    ) -> None:
+        self.b, self.isa, self.memories = b, isa, memories
+        self.place, self.axis, self.lanes = dict(place), axis, lanes if axis is not None else 1
+        self._accumulator = accumulator
+        self._scalars: dict[ex.Expr, Expr] = {}
+        self._vectors: dict[ex.Expr, Expr] = {}
+        self._varying: dict[ex.Expr, bool] = {}
+
+    def value(self, node: ex.Expr) -> Expr:
+        """Return the vector of a node's values (a scalar where lanes is 1)."""
+        if not self.varies(node):
+            return splat(self.scalar(node), self.lanes)
+        if node not in self._vectors:
+            self._vectors[node] = self.b.let(self._emit(node, self.value, self.lanes))
+        return self._vectors[node]
+
+    def scalar(self, node: ex.Expr) -> Expr:
+        """Return the value of a node that is the same in all lanes."""
+        if node not in self._scalars:
+            self._scalars[node] = self.b.let(self._emit(node, self.scalar, 1))
+        return self._scalars[node]
+
+    def varies(self, node: ex.Expr) -> bool:
+        """Return whether a node differs from lane to lane."""
+        if node not in self._varying:
+            own = node.op == "accumulator" or (node.op == "index" and node.data == self.axis)
+            alone = self.lanes > 1 and own
+            self._varying[node] = alone or any(self.varies(part) for part in node.args)
+        return self._varying[node]
+
+    def _emit(self, node: ex.Expr, of: Callable[[ex.Expr], Expr], lanes: int) -> Expr:
+        dtype = _typed(node.dtype, lanes)
+        if node.op == "const":
+            return const(node.data[0], dtype)
+        if node.op == "index":
+            start = index(self.place[node.data])
+            return tirx.Ramp(start, index(1), lanes) if lanes > 1 else start
+        if node.op == "accumulator":
+            if self._accumulator is None:
+                raise InternalError("an accumulator is read outside of a reduction's end")
+            return self._accumulator
+        if node.op == "load":
+            return self._truth(node, self._load(node, lanes), lanes)
+        if node.op == "load_or":
+            return self._truth(node, self._load_or(node, lanes), lanes)
+        if node.op == "round_clamp":
+            return self._round_clamp([of(part) for part in node.args], lanes)
+        emit = _EMIT.get(node.op)
+        if emit is None:
+            raise InternalError(f"no code for the expression {node.op}")
+        return emit(self.b, dtype, *[of(part) for part in node.args])
+
+    def _truth(self, node: ex.Expr, value: Expr, lanes: int) -> Expr:
+        return tirx.NE(value, const(0, _typed("uint8", lanes))) if node.dtype == "bool" else value
+
+    # -- memory -------------------------------------------------------------------------------------------
+
+    def offset(self, position: ex.Expr) -> Expr:
+        """Return the element offset of lane 0, as an int64 scalar."""
+        form = ex.affine(position)
+        total = index(form.constant)
+        for part, coefficient in form.terms:
+            where = self.place[part.data] if part.op == "index" else cast("int64", self.scalar(part))
+            total = total + index(where) * index(coefficient)
+        return total
+
+    def _load(self, node: ex.Expr, lanes: int) -> Expr:
+        memory, position = self.memories[node.data], node.args[0]
+        stride = self.stride(position) if lanes > 1 else 0
+        if stride is None:
+            return self._gather(memory, self.value(position), lanes)
+        start = self.offset(position)
+        if stride == 1:
+            return memory.load(start, lanes)
+        if lanes == 1:
+            return memory.load(start)
+        return memory.gather(tirx.Ramp(start, index(stride), lanes))
+
+    def stride(self, position: ex.Expr) -> int | None:
+        """Return by how many elements a position moves per lane, None where that is no constant."""
+        form = ex.affine(position)
+        if any(self.varies(part) for part in form.opaque):
+            return None
+        return form.coefficient(self.axis) if self.axis is not None else 0
+
+    def _gather(self, memory: Memory, positions: Expr, lanes: int) -> Expr:
+        return memory.gather(cast(f"int64x{lanes}", positions))
+
+    def _load_or(self, node: ex.Expr, lanes: int) -> Expr:
+        position, inside, fill = node.args
+        memory = self.memories[node.data]
+        loaded = ex.load(node.data, node.dtype, position)
+        other = self._stored(fill, node.dtype, lanes)
+        if lanes == 1 or not self.varies(inside):
+            condition = self.scalar(inside)
+            return _choose(condition, self._load(loaded, lanes), other)
+        safe = ex.select(inside, ex.cast(position, "int64"), ex.constant(0, "int64"))
+        slow = tirx.Select(self.value(inside), self._gather(memory, self.value(safe), lanes), other)
+        if self.stride(position) is None or not _convex(inside):
+            return slow
+        return _choose(self._ends_inside(inside), self._load(loaded, lanes), slow)
+
+    def _stored(self, fill: ex.Expr, dtype: str, lanes: int) -> Expr:
+        value = self.value(fill) if lanes > 1 else self.scalar(fill)
+        return tirx.Select(value, *(const(v, _typed("uint8", lanes)) for v in (1, 0))) if dtype == "bool" else value
+
+    def _ends_inside(self, inside: ex.Expr) -> Expr:
+        """Whether a convex condition holds in the first and the last lane, and so in all."""
+        assert self.axis is not None
+        first = Emitter(self.b, self.isa, self.memories, self.place, None, 1)
+        last_place = {**self.place, self.axis: index(self.place[self.axis]) + index(self.lanes - 1)}
+        last = Emitter(self.b, self.isa, self.memories, last_place, None, 1)
+        return self.b.let(tirx.And(first.scalar(inside), last.scalar(inside)))
+
+    def _round_clamp(self, parts: Sequence[Expr], lanes: int) -> Expr:
+        value, lo, hi = parts
+        if lanes == self.isa.float32.lanes:
+            return self.isa.round_clamp(value, lo, hi)
+        clamped = tirx.Min(tirx.Max(value, lo), hi)
+        # The operand is no product, so the addition cannot be contracted; it rounds to nearest, ties to even.
+        shifted = clamped + const(_MAGIC, _typed("float32", lanes))
+        return bitcast(_typed("int32", lanes), shifted) - const(_MAGIC_BITS, _typed("int32", lanes))
+
+
+def _typed(dtype: str, lanes: int) -> str:
+    return f"{dtype}x{lanes}" if lanes > 1 else dtype
+
+
+def _convex(condition: ex.Expr) -> bool:
+    """Return whether a condition that holds in two lanes holds in all between: inequalities of affine forms."""
+    if condition.op == "and":
+        return all(_convex(part) for part in condition.args)
+    if condition.op not in ("lt", "le"):
+        return False
+    return not any(ex.affine(part).opaque for part in condition.args)
+
+
+def _choose(condition: Expr, yes: Expr, no: Expr) -> Expr:
+    return tirx.if_then_else(condition, yes, no)
+
+
+def store_value(value: Expr, dtype: str, lanes: int) -> Expr:
+    """Return a value as it is written to memory."""
+    if dtype == "bool":
+        return tirx.Select(value, const(1, _typed("uint8", lanes)), const(0, _typed("uint8", lanes)))
+    return value
+
+
+def _cast(b: Builder, dtype: str, x: Expr) -> Expr:
+    if math.base(x) == "bool":
+        return tirx.Select(x, const(1, dtype), const(0, dtype))
+    if dtype.startswith("bool"):
+        return tirx.NE(x, const(0, math.dtype_of(x)))
+    return cast(dtype, x)
+
+
+def _flip(b: Builder, dtype: str, x: Expr) -> Expr:
+    unsigned = like_unsigned(dtype)
+    raw = x if math.base(x) == "uint8" else bitcast(unsigned, x)
+    flipped = tirx.bitwise_xor(raw, const(128, unsigned))
+    return bitcast(dtype, flipped) if dtype.startswith("int8") else flipped
+
+
+def like_unsigned(dtype: str) -> str:
+    """Return "uint8" with the lanes of an 8-bit type."""
+    return "uint8" + dtype.removeprefix("uint8").removeprefix("int8")
+
+
+def _quotient(b: Builder, dtype: str, x: Expr, y: Expr) -> Expr:
+    return tirx.truncdiv(x, y)
+
+
+def _remainder(b: Builder, dtype: str, x: Expr, y: Expr) -> Expr:
+    return tirx.truncmod(x, y)
+
+
+_EMIT: dict[str, Callable[..., Expr]] = {
+    "add": lambda b, t, x, y: x + y,
+    "sub": lambda b, t, x, y: x - y,
+    "mul": lambda b, t, x, y: x * y,
+    "div": lambda b, t, x, y: x / y,
+    "quotient": _quotient,
+    "remainder": _remainder,
+    "shr": lambda b, t, x, y: x >> y,
+    "max": lambda b, t, x, y: tirx.Max(x, y),
+    "min": lambda b, t, x, y: tirx.Min(x, y),
+    "lt": lambda b, t, x, y: tirx.LT(x, y),
+    "le": lambda b, t, x, y: tirx.LE(x, y),
+    "eq": lambda b, t, x, y: tirx.EQ(x, y),
+    "and": lambda b, t, x, y: tirx.And(x, y),
+    "or": lambda b, t, x, y: tirx.Or(x, y),
+    "not": lambda b, t, x: tirx.Not(x),
+    "select": lambda b, t, c, x, y: tirx.Select(c, x, y),
+    "cast": _cast,
+    "flip": _flip,
+    "exp": lambda b, t, x: math.exp(b, x),
+    "log": lambda b, t, x: math.log(b, x),
+    "tanh": lambda b, t, x: math.tanh(b, x),
+    "erf": lambda b, t, x: math.erf(b, x),
+    "sigmoid": lambda b, t, x: math.sigmoid(b, x),
+    "pow": lambda b, t, x, y: math.power(b, x, y),
+    "sqrt": lambda b, t, x: call_pure(t, "llvm.sqrt", x),
+    "floor": lambda b, t, x: call_pure(t, "llvm.floor", x),
+    "abs": lambda b, t, x: math.absolute(x),
+}

@@ -1,0 +1,342 @@
+"""What an operation's `lower` calls: it turns nodes into steps, and knows where every tensor lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from qcompile.errors import LoweringError
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.program import MAX_ARGS
+from qcompile.kernels import expression as ex
+from qcompile.kernels import isa as instruction_sets
+from qcompile.kernels.elementwise import MapWorkload, map_kernel
+from qcompile.kernels.expression import Expr
+from qcompile.kernels.kernel import Kernel
+from qcompile.kernels.reduce import ReduceWorkload, accumulator, reduce_kernel
+from qcompile.lower import convolution, families
+from qcompile.lower.expressions import ExpressionBuilder, flat_offset
+from qcompile.lower.fusion import loaded, may_inline, renumbered
+from qcompile.lower.sources import Pending, Sources, constant_value
+from qcompile.lower.storage import Buffer, DraftStep, Weights
+from qcompile.targets import Target
+
+Position = tuple[Expr, ...]
+
+
+class LoweringContext:
+    """Collects the steps of one graph.
+
+    Args:
+        graph: read only.
+        target: machine to compile for.
+    """
+
+    def __init__(self, graph: Graph, target: Target) -> None:
+        self.graph, self.target = graph, target
+        self.isa = instruction_sets.load(target.isa)
+        self.weights = Weights()
+        self.sources = Sources(self.isa, self.weights)
+        self.steps: list[DraftStep] = []
+        self._outputs = set(graph.outputs)
+        self._kernels: dict[Any, Kernel] = {}
+        for number, value in enumerate(graph.inputs):
+            self.sources.buffers[value] = Buffer(value.type.nbytes, "input", number)
+            self.sources.at_boundary(value)
+
+    # -- elementwise ----------------------------------------------------------------------------------------
+
+    def map(self, node: Node, fn: Callable[[ExpressionBuilder, Position], Any], out: int = 0) -> None:
+        """Compute each element of a result from its index.
+
+        Args:
+            node: gives the operands.
+            fn: gets an expression builder and the index; returns the element's expression.
+            out: which result.
+        """
+        output = node.outputs[out]
+        if not self.wanted(output):
+            return
+        position = tuple(ex.index(n) for n in range(len(output.shape)))
+        builder = ExpressionBuilder(node, output, self.sources)
+        element = self.fused(output.type.size, lambda: fn(builder, position))
+        if len(output.uses) == 1 and output not in self._outputs:
+            emit = lambda: self._emit_pending(node, output)  # noqa: E731
+            self.sources.pending[output] = Pending(output, ex.cast(element, output.dtype), emit)
+        else:
+            self.emit_map(node, element, self.new_buffer(output), output, output.shape)
+
+    def wanted(self, value: Value) -> bool:
+        """Return whether a result has elements and somebody reads it."""
+        return value.type.size > 0 and bool(value.uses or value in self._outputs)
+
+    def fused(self, size: int, build: Callable[[], Any], *, repeated: bool = False) -> Any:
+        """Build an expression with those pending operands in place that are better there.
+
+        Args:
+            size: elements of the result.
+            build: makes the expression; called again when operands are inlined.
+            repeated: whether each operand element is read several times.
+        """
+        sources = self.sources
+        sources.inline, sources.reads = frozenset(), []
+        element = build()
+        reads = sources.reads
+        waiting = list(dict.fromkeys(value for value, _ in reads if value in sources.pending))
+        chosen = [v for v in waiting if may_inline(v, sources.pending[v].element, size, reads, repeated=repeated)]
+        operands = len({value for value, _ in reads}) - len(chosen)
+        operands += sum(len(loaded(sources.pending[v].element)) for v in chosen)
+        if operands >= MAX_ARGS:
+            chosen = []
+        for value in waiting:
+            if value not in chosen:
+                sources.pending[value].emit()
+        if chosen:
+            sources.inline = frozenset(chosen)
+            element = build()
+            sources.inline = frozenset()
+            for value in chosen:
+                del sources.pending[value]
+        return element
+
+    def _emit_pending(self, node: Node, output: Value) -> None:
+        element = self.sources.pending.pop(output).element
+        self.emit_map(node, element, self.new_buffer(output), output, output.shape)
+
+    def emit_map(
+        self,
+        node: Node,
+        element: Expr,
+        buffer: Buffer,
+        output: Value,
+        extents: Sequence[int],
+        store: Expr | None = None,
+    ) -> None:
+        """Append a step that stores an expression's elements.
+
+        Args:
+            node: for the report.
+            element: in the IR's terms.
+            buffer: what is written.
+            output: decides element type and storage.
+            extents: of the iteration space.
+            store: offset in the buffer; by default the space is the tensor.
+        """
+        stored = self.sources.stored(output, element)
+        order = loaded(stored)
+        if len(order) >= MAX_ARGS:
+            raise LoweringError(f"node {node}: {len(order)} operands, one kernel takes {MAX_ARGS - 1}")
+        if store is None:
+            store = flat_offset(extents, [ex.index(n) for n in range(len(extents))])
+        values = [self.sources.value(number) for number in order]
+        dtypes = (*_memory_dtypes(stored, order), self.sources.stored_dtype(output))
+        work = MapWorkload(tuple(extents) or (1,), dtypes, renumbered(stored, order), store)
+        buffers = [self.read_buffer(v) for v in values]
+        share = tuple(b for n, b in enumerate(buffers) if work.may_overwrite(n) and buffers.count(b) == 1)
+        kernel = self.kernel(work, lambda: map_kernel(work, self.isa))
+        self.emit(node, kernel, [*buffers, buffer], len(buffers), share)
+
+    def reduce(
+        self,
+        node: Node,
+        extents: Sequence[int],
+        body: Callable[[ExpressionBuilder, Position, Position], Any],
+        combine: str,
+        init: tuple[float, str],
+        finish: Callable[[ExpressionBuilder, Expr, Position], Any],
+    ) -> None:
+        """Gather elements over a window or over axes.
+
+        Args:
+            node: has one result.
+            extents: of the reduced axes.
+            body: gets a builder, the output's index and the reduced index; returns the element to gather.
+            combine: "sum", "max", "min" or "prod".
+            init: start value and element type of the accumulator.
+            finish: gets a builder, the accumulator and the output's index; returns the element to store.
+        """
+        output = node.output
+        if not self.wanted(output):
+            return
+        rank = len(output.shape)
+        position = tuple(ex.index(n) for n in range(rank))
+        window = tuple(ex.index(rank + n) for n in range(len(extents)))
+        builder = ExpressionBuilder(node, output, self.sources)
+        start, dtype = init
+        element = self.fused(output.type.size, lambda: body(builder, position, window), repeated=True)
+        self.sources.inline = frozenset()
+        last = self.sources.stored(output, finish(builder, accumulator(dtype), position))
+        both = ex.make("pair", dtype, (ex.cast(element, dtype), last))
+        order = loaded(both)
+        values = [self.sources.value(number) for number in order]
+        dtypes = (*_memory_dtypes(both, order), self.sources.stored_dtype(output))
+        work = ReduceWorkload(
+            output.shape,
+            tuple(extents),
+            dtypes,
+            renumbered(both.args[0], order),
+            combine,
+            ex.constant(start, dtype),
+            renumbered(last, order),
+            flat_offset(output.shape, position),
+        )
+        buffers = [self.read_buffer(v) for v in values]
+        kernel = self.kernel(work, lambda: reduce_kernel(work, self.isa))
+        self.emit(node, kernel, [*buffers, self.new_buffer(output)], len(buffers))
+
+    def constant(self, array: Any) -> Value:
+        """Return a handle for `e.at` on an array that the program carries."""
+        return constant_value("constant", np.asarray(array))
+
+    # -- families -------------------------------------------------------------------------------------------
+
+    def alias(self, node: Node) -> None:
+        """Let the result be the bytes of operand 0."""
+        value, output = node.inputs[0], node.output
+        buffer = self.read_buffer(value)
+        if value.is_constant or self.sources.is_boundary(value):
+            self.sources.at_boundary(output)
+        self.sources.buffers[output] = buffer
+
+    def concat(self, node: Node) -> None:
+        """Copy or requantize each part to its place in the result."""
+        families.concat(self, node)
+
+    def table(self, node: Node) -> None:
+        """Map codes through a table of 256 entries."""
+        families.table(self, node)
+
+    def softmax(self, node: Node) -> None:
+        """Normalize exponentials along an axis."""
+        families.softmax(self, node)
+
+    def layer_norm(self, node: Node) -> None:
+        """Normalize rows to zero mean and unit variance."""
+        families.layer_norm(self, node)
+
+    def matmul(self, node: Node) -> None:
+        """Multiply two activations."""
+        families.matmul(self, node)
+
+    def conv2d(self, node: Node) -> None:
+        """Emit a convolution."""
+        convolution.conv2d(self, node)
+
+    def dense(self, node: Node) -> None:
+        """Emit a product with constant weights."""
+        convolution.dense(self, node)
+
+    def conv_transpose2d(self, node: Node) -> None:
+        """Emit a transposed convolution."""
+        convolution.conv_transpose2d(self, node)
+
+    # -- memory and steps -----------------------------------------------------------------------------------
+
+    def kernel(self, key: Any, make: Callable[[], Kernel]) -> Kernel:
+        """Return the kernel of a workload, generated once."""
+        if key not in self._kernels:
+            self._kernels[key] = make()
+        return self._kernels[key]
+
+    def read_buffer(self, value: Value) -> Buffer:
+        """Return the memory that holds a tensor, as `sources.stored_dtype` says."""
+        if value in self.sources.pending:
+            self.sources.pending[value].emit()
+        if value.is_constant:
+            return self.sources.buffer_of_constant(value)
+        return self.sources.buffers[value]
+
+    def new_buffer(self, value: Value, nbytes: int | None = None) -> Buffer:
+        """Give a result memory of its own."""
+        buffer = Buffer(value.type.nbytes if nbytes is None else nbytes)
+        self.sources.buffers[value] = buffer
+        return buffer
+
+    def padded_buffer(self, node: Node, value: Value) -> Buffer:
+        """Return memory of a tensor past whose end a kernel may read, stored as the instruction set wants it.
+
+        The caller's own tensors are copied for that.
+        """
+        buffer = self.own_buffer(node, value, always=True)
+        buffer.overread = True
+        return buffer
+
+    def own_buffer(self, node: Node, value: Value, *, always: bool = False) -> Buffer:
+        """Return memory of a tensor stored as the instruction set wants it; a copy where the caller's is not.
+
+        Args:
+            node: for the report.
+            value: the tensor.
+            always: copy the caller's tensors even where they are stored in the same way.
+        """
+        if value.is_constant and self.sources.differs(value):
+            return self.weights.add(value.constant().view(np.uint8) ^ np.uint8(128))
+        buffer = self.read_buffer(value)
+        if (always and buffer.space == "input") or self.sources.differs(value):
+            element = self._whole(value)
+            self.sources.inside(value)
+            buffer = Buffer(value.type.nbytes)
+            self.emit_map(node, element, buffer, value, value.shape)
+            self.sources.buffers[value] = buffer
+        return buffer
+
+    def _whole(self, value: Value) -> Expr:
+        position = tuple(ex.index(n) for n in range(len(value.shape)))
+        return self.sources.read(value, position, None, None)
+
+    def emit(
+        self,
+        node: Node,
+        kernel: Kernel,
+        args: Sequence[Buffer | None],
+        output: int,
+        share: tuple[Buffer, ...] = (),
+        macs: int = 0,
+    ) -> None:
+        """Append a step.
+
+        Args:
+            node: for the report.
+            kernel: what runs.
+            args: memory behind each pointer.
+            output: which of them is written.
+            share: operands that the output may overwrite.
+            macs: multiply-accumulates.
+        """
+        precision = "int8" if node.is_integer else "float32"
+        name = node.loc or node.outputs[0].name
+        step = DraftStep(kernel, tuple(args), output, share, name, node.op.name, precision, macs)
+        self.steps.append(step)
+
+    def bind_outputs(self) -> None:
+        """Let the graph's results be written to the caller's memory, directly where that is possible."""
+        for number, value in enumerate(self.graph.outputs):
+            if value.type.size == 0:
+                continue
+            node = value.producer
+            target = Buffer(value.type.nbytes, "output", number)
+            if value in self.sources.pending:
+                self.sources.pending[value].emit()
+            buffer = self.read_buffer(value)
+            if buffer.space == "arena" and not buffer.overread and not self.sources.shifted(value):
+                buffer.space, buffer.offset = "output", number
+                continue
+            assert node is not None or value in self.graph.inputs or value.is_constant
+            self._copy_out(value, target)
+
+    def _copy_out(self, value: Value, target: Buffer) -> None:
+        from qcompile import ops
+
+        copy = Node(ops.get("identity"), [value], [Value(f"{value.name}.copy", value.type)], None, value.name)
+        result = copy.outputs[0]
+        result.qparams = value.qparams
+        self.sources.at_boundary(result)
+        self.emit_map(copy, self._whole(value), target, result, value.shape)
+
+
+def _memory_dtypes(element: Expr, order: Sequence[int]) -> list[str]:
+    """Return the element type in memory of each tensor that an expression reads."""
+    dtypes = {node.data: node.dtype for node in ex.walk((element,)) if node.op in ("load", "load_or")}
+    return [dtypes[number] for number in order]

@@ -1,0 +1,222 @@
+"""What an operation writes its elementwise form in: operands by index, arithmetic, and the exact integer rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcompile.errors import InternalError, LoweringError
+from qcompile.ir.graph import Node, Value
+from qcompile.kernels import expression as ex
+from qcompile.kernels.expression import Expr
+from qcompile.quant.qparams import QParams
+
+if TYPE_CHECKING:
+    from qcompile.lower.sources import Sources
+
+Index = Expr | int
+
+
+def as_index(value: Any) -> Expr:
+    """Return an index as an expression of int64."""
+    return ex.cast(value, "int64") if isinstance(value, Expr) else ex.constant(int(value), "int64")
+
+
+def flat_offset(shape: Sequence[int], position: Sequence[Any]) -> Expr:
+    """Return the element offset of a position in a dense tensor.
+
+    Args:
+        shape: extents, elements.
+        position: one index per axis.
+    """
+    if len(shape) != len(position):
+        raise InternalError(f"{len(position)} indices into a tensor of shape {tuple(shape)}")
+    total = ex.constant(0, "int64")
+    stride = 1
+    for extent, at in zip(reversed(shape), reversed(position), strict=True):
+        total = total + as_index(at) * stride
+        stride *= extent
+    return total
+
+
+class ExpressionBuilder:
+    """Builds the expression of one result of a node.
+
+    Args:
+        node: whose operands are read.
+        output: the result; its QParams govern `requantize`, `quantize` and `clamp_store`.
+        sources: gives operands their buffer numbers, or the expression that is to be computed in place.
+    """
+
+    def __init__(self, node: Node, output: Value, sources: Sources) -> None:
+        self.node, self.output, self._sources = node, output, sources
+
+    # -- operands -----------------------------------------------------------------------------------------
+
+    def load(self, operand: int, *position: Index) -> Expr:
+        """Return an element of an operand: a real number, or the code q of a quantized one."""
+        value = self.node.inputs[operand]
+        return self._sources.read(value, tuple(as_index(p) for p in position), None, None)
+
+    def load_or(self, operand: int, position: Sequence[Index], inside: Any, fill: Any) -> Expr:
+        """Return an element where a condition holds, else a fill value, without touching memory there.
+
+        Args:
+            operand: which one.
+            position: one index per axis.
+            inside: condition.
+            fill: a number in the operand's own terms (q where it is quantized), or an expression.
+        """
+        value = self.node.inputs[operand]
+        other = fill if isinstance(fill, Expr) else ex.constant(fill, value.dtype)
+        if not isinstance(inside, Expr):
+            inside = ex.constant(bool(inside), "bool")
+        return self._sources.read(value, tuple(as_index(p) for p in position), inside, ex.cast(other, value.dtype))
+
+    def centred(self, operand: int, *position: Index) -> Expr:
+        """Return int32(q − zero_point) of an element."""
+        value = self.node.inputs[operand]
+        params = self._params(value)
+        if len(set(params.zero_point)) != 1:
+            raise LoweringError(f"node {self.node}: {value.name} has a zero point per channel, which has no code")
+        return ex.cast(self.load(operand, *position), "int32") - params.zero_point[0]
+
+    def dequantize(self, operand: int, *position: Index) -> Expr:
+        """Return float32(q − zero_point) · scale of an element."""
+        params = self._params(self.node.inputs[operand])
+        return ex.cast(self.centred(operand, *position), "float32") * self.f32(params.scalar_scale)
+
+    def broadcast(self, operand: int, position: Sequence[Index]) -> tuple[Index, ...]:
+        """Return the index into an operand that stretches to the result: the last axes, 0 where its extent is 1."""
+        shape = self.node.inputs[operand].shape
+        last = position[len(position) - len(shape) :] if shape else ()
+        return tuple(0 if extent == 1 else at for extent, at in zip(shape, last, strict=True))
+
+    def at(self, handle: Value, *position: Index) -> Expr:
+        """Return an element of a constant made by `context.constant`."""
+        return self._sources.read(handle, tuple(as_index(p) for p in position), None, None)
+
+    # -- numbers ------------------------------------------------------------------------------------------
+
+    def f32(self, value: float) -> Expr:
+        """Return a float32 constant."""
+        return ex.constant(float(np.float32(value)), "float32")
+
+    def i32(self, value: int) -> Expr:
+        """Return an int32 constant."""
+        return ex.constant(int(value), "int32")
+
+    def cast(self, value: Expr, dtype: str) -> Expr:
+        """Convert numerically; float to integer truncates."""
+        return ex.cast(value, dtype)
+
+    def max(self, x: Any, y: Any) -> Expr:
+        """Return the larger."""
+        return ex.binary("max", x, y)
+
+    def min(self, x: Any, y: Any) -> Expr:
+        """Return the smaller."""
+        return ex.binary("min", x, y)
+
+    def equal(self, x: Any, y: Any) -> Expr:
+        """Return whether both are equal."""
+        return ex.binary("eq", x, y)
+
+    def and_(self, x: Expr, y: Expr) -> Expr:
+        """Return whether both hold."""
+        return ex.binary("and", x, y)
+
+    def or_(self, x: Expr, y: Expr) -> Expr:
+        """Return whether at least one holds."""
+        return ex.binary("or", x, y)
+
+    def not_(self, x: Expr) -> Expr:
+        """Return whether it does not hold."""
+        return ex.unary("not", x)
+
+    def select(self, condition: Expr, yes: Any, no: Any) -> Expr:
+        """Return `yes` where the condition holds, else `no`; both are computed."""
+        like = yes if isinstance(yes, Expr) else no
+        yes, no = (v if isinstance(v, Expr) else ex.constant(v, like.dtype) for v in (yes, no))
+        return ex.select(condition, yes, ex.cast(no, yes.dtype))
+
+    def pow(self, x: Expr, y: Any) -> Expr:
+        """Return x^y."""
+        return ex.binary("pow", x, y)
+
+    def exp(self, x: Expr) -> Expr:
+        """Return e^x."""
+        return ex.unary("exp", x)
+
+    def log(self, x: Expr) -> Expr:
+        """Return the natural logarithm."""
+        return ex.unary("log", x)
+
+    def sqrt(self, x: Expr) -> Expr:
+        """Return the square root."""
+        return ex.unary("sqrt", x)
+
+    def tanh(self, x: Expr) -> Expr:
+        """Return the hyperbolic tangent."""
+        return ex.unary("tanh", x)
+
+    def erf(self, x: Expr) -> Expr:
+        """Return the error function."""
+        return ex.unary("erf", x)
+
+    def sigmoid(self, x: Expr) -> Expr:
+        """Return 1 / (1 + e^−x)."""
+        return ex.unary("sigmoid", x)
+
+    def floor(self, x: Expr) -> Expr:
+        """Return the largest whole number that is not larger."""
+        return ex.unary("floor", x)
+
+    def abs(self, x: Expr) -> Expr:
+        """Return the magnitude."""
+        return ex.unary("abs", x)
+
+    # -- integer rules --------------------------------------------------------------------------------------
+
+    def requantize(self, accumulator: Expr, multiplier: Any) -> Expr:
+        """Return the code of an int32 accumulator: int(rne(clamp(float32(acc) · m))) + zp.
+
+        Args:
+            accumulator: int32.
+            multiplier: float constant, or a float32 expression.
+        """
+        return self.requantize_to(accumulator, multiplier, self._params(self.output))
+
+    def requantize_to(self, accumulator: Expr, multiplier: Any, params: QParams) -> Expr:
+        """Return the code of an int32 accumulator under given QParams; see `requantize`."""
+        m = multiplier if isinstance(multiplier, Expr) else self.f32(multiplier)
+        return self._rounded(ex.cast(accumulator, "float32") * m, params)
+
+    def quantize(self, real: Expr) -> Expr:
+        """Return the code of a real number: int(rne(clamp(x · inv))) + zp."""
+        scale = np.float32(self._params(self.output).scalar_scale)
+        return self._rounded(real * self.f32(float(np.float32(1.0) / scale)), self._params(self.output))
+
+    def clamp_store(self, centred: Expr) -> Expr:
+        """Return the code of an int32 that already has the result's scale: clamp(v) + zp."""
+        params = self._params(self.output)
+        zp = params.scalar_zero_point
+        low, high = self.i32(params.qmin - zp), self.i32(params.qmax - zp)
+        return ex.cast(self.min(self.max(ex.cast(centred, "int32"), low), high) + zp, params.dtype)
+
+    def _rounded(self, scaled: Expr, params: QParams) -> Expr:
+        zp = params.scalar_zero_point
+        if max(abs(params.qmin - zp), abs(params.qmax - zp)) > _EXACT_CLAMP:
+            raise LoweringError(f"node {self.node}: codes of more than 22 bits have no code here")
+        low, high = self.f32(params.qmin - zp), self.f32(params.qmax - zp)
+        return ex.cast(ex.round_clamp(scaled, low, high) + zp, params.dtype)
+
+    def _params(self, value: Value) -> QParams:
+        if value.qparams is None:
+            raise InternalError(f"{self.node}: {value.name} is not quantized")
+        return value.qparams
+
+
+_EXACT_CLAMP = 2**22

@@ -1,0 +1,116 @@
+"""Integer graph to program: each operation emits its steps, then memory is planned and kernels are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qcompile.errors import LoweringError
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import OpDef
+from qcompile.ir.program import BufferRef, Program, Step, TensorInfo
+from qcompile.lower.arena import ArenaPlan, plan_arena
+from qcompile.lower.context import LoweringContext
+from qcompile.lower.objects import compile_kernels
+from qcompile.lower.storage import Buffer, DraftStep
+from qcompile.targets import Target
+
+Progress = Callable[[int, int, str], None]
+
+
+def lower_graph(graph: Graph, target: Target, *, progress: Progress | None = None, jobs: int = 2) -> Program:
+    """Generate and compile the code of a graph.
+
+    Args:
+        graph: channels last; float, integer or mixed; read only.
+        target: machine to compile for.
+        progress: called with (done, total, what) as kernels are compiled.
+        jobs: threads to compile on; the result does not depend on it.
+
+    Raises:
+        LoweringError: an operation, or this form of it, has no code; the message names the node.
+    """
+    context = generate(graph, target)
+    plan = plan_arena(context.steps)
+    kernels = [step.kernel for step in context.steps]
+    objects = compile_kernels(kernels, target, jobs=jobs, progress=progress)
+    return Program(
+        name=graph.name,
+        inputs=tuple(_info(value.name, value) for value in graph.inputs),
+        outputs=tuple(_info(n, v) for n, v in zip(graph.output_names, graph.outputs, strict=True)),
+        steps=tuple(_finished(step, plan) for step in context.steps),
+        arena_bytes=plan.size,
+        scratch_bytes=max((kernel.scratch_bytes for kernel in kernels), default=0),
+        weights=context.weights.blob(),
+        objects=objects,
+        target=target,
+    )
+
+
+def generate(graph: Graph, target: Target) -> LoweringContext:
+    """Return the steps of a graph, their kernels generated but not compiled."""
+    context = LoweringContext(graph, target)
+    for node in graph.nodes:
+        _lower_node(node, context)
+    context.bind_outputs()
+    return context
+
+
+def _lower_node(node: Node, context: LoweringContext) -> None:
+    where = node.loc or node.outputs[0].name
+    if type(node.op).lower is OpDef.lower:
+        raise LoweringError(
+            f"target '{context.target.name}' has no kernel for '{node.op.name}' (node {where})",
+            hint=f"keep it in float with --keep-float {where}" if node.is_integer else None,
+        )
+    try:
+        node.op.lower(node, context)
+    except LoweringError as error:
+        if where in error.message:
+            raise
+        raise LoweringError(f"node {where} ({node.op.name}): {error.message}", hint=error.hint) from error
+
+
+def _finished(step: DraftStep, plan: ArenaPlan) -> Step:
+    return Step(
+        kernel=step.kernel.name,
+        args=tuple(_reference(buffer, plan) for buffer in step.args),
+        tiles=step.kernel.tiles,
+        grain=step.grain,
+        loc=step.loc,
+        op=step.op,
+        precision=step.precision,
+        macs=step.macs,
+        bytes=step.bytes,
+    )
+
+
+def _reference(buffer: Buffer | None, plan: ArenaPlan) -> BufferRef:
+    if buffer is None:
+        return BufferRef("none")
+    if buffer.space == "arena":
+        return BufferRef("arena", plan.offsets[buffer])
+    return buffer.ref()
+
+
+def _info(name: str, value: Value) -> TensorInfo:
+    params = value.qparams
+    quantized = params is not None and not params.per_channel
+    return TensorInfo(
+        name=name,
+        dtype=value.dtype,
+        shape=value.shape,
+        scale=params.scalar_scale if params is not None and quantized else None,
+        zero_point=params.scalar_zero_point if params is not None and quantized else None,
+        layout=_layout(value),
+    )
+
+
+def _layout(value: Value) -> str:
+    """Return "NCHW" for a tensor that a layout pass turns to or from channels last, or that is an image."""
+    if len(value.shape) != 4:
+        return ""
+    turned = [node for node in value.users() if node.op.name == "transpose" and node.attrs.perm == (0, 2, 3, 1)]
+    made = value.producer
+    back = made is not None and made.op.name == "transpose" and made.attrs.perm == (0, 3, 1, 2)
+    spatial = [node for node in value.users() if getattr(node.attrs, "layout", "") == "NCHW"]
+    return "NCHW" if turned or back or spatial else ""

@@ -1,0 +1,104 @@
+"""The memory of a program under construction: buffers, the constants' blob, steps."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.ir.program import ALIGNMENT, BufferRef
+from qcompile.kernels.kernel import Kernel
+
+Array = npt.NDArray[np.generic]
+
+
+def aligned(size: int) -> int:
+    """Round a size up to a multiple of 64 bytes."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Memory of one tensor; identity is equality.
+
+    Args:
+        nbytes: what the tensor takes.
+        space: "arena", or where it is given: "input", "output", "weights".
+        offset: number of the caller's tensor, or byte offset in the weights; the arena's is planned at the end.
+        overread: whether a kernel reads past its end, which the caller's memory does not allow.
+    """
+
+    nbytes: int
+    space: str = "arena"
+    offset: int = 0
+    overread: bool = False
+
+    def ref(self) -> BufferRef:
+        """Return a reference to memory whose place is already known."""
+        return BufferRef(self.space, self.offset)  # type: ignore[arg-type]
+
+
+@dataclass
+class DraftStep:
+    """A step whose arena buffers have no place yet.
+
+    Args:
+        kernel: what runs.
+        args: a buffer per pointer, None for NULL.
+        output: which of `args` it writes.
+        may_share: buffers that the output may overwrite, if this step is their last reader.
+        loc: ONNX node name.
+        op: IR operator.
+        precision: "int8" or "float32".
+        macs: multiply-accumulates.
+    """
+
+    kernel: Kernel
+    args: tuple[Buffer | None, ...]
+    output: int
+    may_share: tuple[Buffer, ...]
+    loc: str
+    op: str
+    precision: str
+    macs: int
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it reads and writes."""
+        return sum({id(a): a.nbytes for a in self.args if a is not None}.values())
+
+    @property
+    def grain(self) -> int:
+        """Fewest tiles worth a thread of their own: some ten microseconds of work."""
+        cycles = self.macs / (64 if self.precision == "int8" else 16) + self.bytes / 8
+        per_tile = max(1.0, cycles / max(1, self.kernel.tiles))
+        return max(1, min(self.kernel.tiles, round(_GRAIN_CYCLES / per_tile)))
+
+
+_GRAIN_CYCLES = 30_000.0
+
+
+@dataclass
+class Weights:
+    """The constants of a program: one blob, every array at a multiple of 64 bytes, equal ones once."""
+
+    _parts: list[bytes] = field(default_factory=list)
+    _known: dict[str, Buffer] = field(default_factory=dict)
+    _size: int = 0
+
+    def add(self, array: Array) -> Buffer:
+        """Return the place of an array's bytes; the first with these bytes appends them."""
+        data = np.ascontiguousarray(array).tobytes()
+        key = hashlib.sha256(data).hexdigest()
+        if key not in self._known:
+            padded = data + bytes(aligned(len(data)) - len(data))
+            self._known[key] = Buffer(len(data), "weights", self._size)
+            self._parts.append(padded)
+            self._size += len(padded)
+        return self._known[key]
+
+    def blob(self) -> bytes:
+        """Return all constants."""
+        return b"".join(self._parts)
