@@ -93,11 +93,11 @@ class Cast(OpDef):
             x = e.load(0, *i)
             if source == "float32" and dtype.startswith(("int", "uint")):
                 low, high = _float_bounds(dtype, source)
-                # NaN compares unequal to itself.
-                number = e.select(x == x, x, e.f32(0.0))
+                # NaN is not equal to itself.
+                number = e.select(e.equal(x, x), x, e.f32(0.0))
                 return e.cast(e.min(e.max(number, e.f32(low)), e.f32(high)), dtype)
             if dtype == "bool":
-                return x != e.cast(e.i32(0), source)
+                return e.not_(e.equal(x, e.cast(e.i32(0), source)))
             return e.cast(x, dtype)
 
         context.map(node, element)

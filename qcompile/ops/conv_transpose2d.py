@@ -20,7 +20,7 @@ from qcompile.ops.arithmetic import (
 )
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
-from qcompile.ops.spatial import Pads, from_nhwc, spatial_axes, to_nhwc, with_spatial
+from qcompile.ops.spatial import Pads, from_nhwc, plane, spatial_axes, to_nhwc, windowed, with_spatial
 from qcompile.ops.transpose import transposed
 from qcompile.quant.qparams import QParams
 
@@ -89,25 +89,28 @@ class ConvTranspose2dAttrs:
 
 
 def _from_onnx(node: OnnxNode) -> Value:
-    x, weight = node.value(0), node.value(1)
-    if len(x.shape) != 4 or len(weight.shape) != 4:
-        rank = len(x.shape)
-        node.fail(f"{rank - 2}-D transposed convolution of {x.type}; only 2-D ones are supported")
+    axes = len(node.type(0).shape) - 2
+    if axes not in (1, 2) or node.type(1).rank != axes + 2:
+        node.fail(f"{axes}-D transposed convolution of {node.type(0)}; only 1-D and 2-D ones are supported")
+    x, weight = plane(node, node.value(0), "plane"), plane(node, node.value(1), "weight.plane")
     groups = int(node.attr("group", 1))
     channels, per_group, kh, kw = weight.shape
     if groups < 1 or channels % groups or channels != x.shape[1]:
         node.fail(f"weight {weight.type} does not fit {x.type} in {groups} groups")
-    strides, dilations = node.attr("strides", [1, 1]), node.attr("dilations", [1, 1])
-    extra = node.attr("output_padding", [0, 0])
+    strides, dilations, extra = (
+        (fill, *node.attr(name, [fill] * axes))[-2:]
+        for name, fill in (("strides", 1), ("dilations", 1), ("output_padding", 0))
+    )
     pads, added = _transposed_pads(node, x.shape[2:], (kh, kw), strides, dilations, extra)
     outputs = per_group * groups
     bias = node.value(2) if node.has(2) else node.constant("bias", np.zeros(outputs, x.dtype))
-    return node.add(
+    return windowed(
+        node,
         "conv_transpose2d",
         [x, _output_major(node, weight, groups), bias],
-        strides=tuple(strides),
+        strides=strides,
         pads=pads,
-        dilations=tuple(dilations),
+        dilations=dilations,
         groups=groups,
         output_padding=added,
     )
@@ -139,9 +142,12 @@ def _transposed_pads(
         given = [0, 0, 0, 0] if mode == "VALID" else node.attr("pads", [0, 0, 0, 0])
         if min(given) < 0:
             node.fail(f"negative pads {given}")
-        return (given[0], given[1], given[2], given[3]), (extra[0], extra[1])
+        half = len(given) // 2
+        top, left = (0, *given[:half])[-2:]
+        bottom, right = (0, *given[half:])[-2:]
+        return (top, left, bottom, right), (extra[0], extra[1])
     begin, end, added = [0, 0], [0, 0], [extra[0], extra[1]]
-    for a, target in enumerate(wanted[-2:]):
+    for a, target in enumerate((1, *wanted)[-2:]):
         full = (size[a] - 1) * strides[a] + dilations[a] * (kernel[a] - 1) + 1 + extra[a]
         surplus = full - int(target)
         if surplus < 0:
@@ -225,9 +231,7 @@ class ConvTranspose2d(OpDef):
         context.conv_transpose2d(node)
 
 
-def _weight_extents(
-    attrs: ConvTranspose2dAttrs, weight: Sequence[int]
-) -> tuple[int, tuple[int, int], int]:
+def _weight_extents(attrs: ConvTranspose2dAttrs, weight: Sequence[int]) -> tuple[int, tuple[int, int], int]:
     """Return output channels, kernel extents and input channels per group."""
     o, a, b, c = weight
     return (o, (b, c), a) if attrs.layout == "NCHW" else (o, (a, b), c)

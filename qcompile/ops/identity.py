@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, NoAttrs, OpDef, Quantization
 from qcompile.ir.types import TensorType
@@ -18,7 +20,9 @@ def _from_onnx(node: OnnxNode) -> Value:
 def _dropout(node: OnnxNode) -> Value | tuple[Value, ...]:
     if node.has(2) and bool(node.array(2, "training_mode").any()):
         node.fail("training mode", hint="export the model for inference (eval mode)")
-    return node.value(0)
+    if len(node.outputs) == 1:
+        return node.value(0)
+    return node.value(0), node.constant("mask", np.ones(node.type(0).shape, np.bool_))
 
 
 class Identity(OpDef):

@@ -71,7 +71,8 @@ def _space_to_depth(node: OnnxNode) -> Value:
     if b < 1 or h % b or w % b:
         node.fail(f"{h} × {w} does not divide into blocks of {b} × {b}")
     split = (n, c, h // b, b, w // b, b)
-    return _rearrange(node, split, (0, 3, 5, 1, 2, 4), (n, c * b * b, h // b, w // b))
+    perm = (0, 3, 5, 1, 2, 4) if node.attr("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return _rearrange(node, split, perm, (n, c * b * b, h // b, w // b))
 
 
 def _image(node: OnnxNode) -> tuple[int, ...]:
