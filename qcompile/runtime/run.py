@@ -284,7 +284,8 @@ def _read_manifest(folder: str) -> dict[str, Any]:
     try:
         manifest["abi"]["prefix"].encode("ascii"), manifest["files"]["libmodel.so"]["sha256"].lower()
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise BundleError(f"{path} is damaged: entries are missing or of a wrong type", "copy the bundle again") from None
+        fault = "entries are missing or of a wrong type"
+        raise BundleError(f"{path} is damaged: {fault}", "copy the bundle again") from None
     return manifest
 
 

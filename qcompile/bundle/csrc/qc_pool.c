@@ -1,8 +1,9 @@
-/* A handle's threads. Each kernel call is cut into as many ranges of tiles as there are threads to run them; which
- * range goes to which thread is fixed by arithmetic alone, so results cannot depend on timing.
+/* A handle's threads. Each kernel call is cut into as many ranges of tiles as there are threads to run them. The cut
+ * is fixed by arithmetic alone; which thread runs a range is not, and by the kernels' contract does not matter.
  *
- * Every worker has a mailbox of its own: the caller fills in the job, posts a ticket to the workers that take part,
- * runs the first range itself, and waits until all of them are done. Both sides look for a short while before they
+ * Every worker has a mailbox of its own: the caller fills in the job, offers a range to each worker that takes part,
+ * and runs the first range itself. Then it takes back the ranges that no worker has begun (one that sleeps, or that
+ * the system gives no core, delays nobody), and waits for the others. Both sides look for a short while before they
  * sleep: steps follow each other within microseconds, runs may not.
  */
 #define _GNU_SOURCE
@@ -19,16 +20,17 @@
 
 typedef struct qc_worker {
     _Alignas(128) _Atomic uint32_t ticket; /* changes when there is something to do */
+    _Atomic uint32_t offered;              /* 1: the range is still to be begun; who makes it 0 runs it */
     _Atomic int asleep;
     int32_t index;
-    int stop;
+    _Atomic int stop;
     qc_pool *pool;
     pthread_cond_t wake;
     pthread_t thread;
 } qc_worker;
 
 struct qc_pool {
-    _Alignas(128) _Atomic uint32_t pending; /* workers that have not finished the job */
+    _Alignas(128) _Atomic uint32_t pending; /* ranges that are not finished */
     _Atomic int waiting;                    /* the caller sleeps until they have */
     _Atomic int32_t failure;
     qc_job job;
@@ -76,21 +78,25 @@ static int32_t run_part(const qc_job *job, int32_t part, int32_t parts, uint8_t 
     return job->kernel(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], scratch, (int32_t)begin, (int32_t)end);
 }
 
-static void await_ticket(qc_worker *worker, uint32_t seen) {
-    if (spin(&worker->ticket, seen, 1)) return;
-    pthread_mutex_lock(&worker->pool->lock);
-    atomic_store(&worker->asleep, 1);
-    while (atomic_load(&worker->ticket) == seen) pthread_cond_wait(&worker->wake, &worker->pool->lock);
-    atomic_store(&worker->asleep, 0);
-    pthread_mutex_unlock(&worker->pool->lock);
+/* Wait until the ticket is another than the one seen last; returns it. */
+static uint32_t await_ticket(qc_worker *worker, uint32_t seen) {
+    if (!spin(&worker->ticket, seen, 1)) {
+        pthread_mutex_lock(&worker->pool->lock);
+        atomic_store(&worker->asleep, 1);
+        while (atomic_load(&worker->ticket) == seen) pthread_cond_wait(&worker->wake, &worker->pool->lock);
+        atomic_store(&worker->asleep, 0);
+        pthread_mutex_unlock(&worker->pool->lock);
+    }
+    return atomic_load(&worker->ticket);
 }
 
 static void *work(void *argument) {
     qc_worker *worker = argument;
     qc_pool *pool = worker->pool;
-    for (uint32_t seen = 0;; seen++) {
-        await_ticket(worker, seen);
-        if (worker->stop) return NULL;
+    for (uint32_t seen = 0;;) {
+        seen = await_ticket(worker, seen);
+        if (atomic_load(&worker->stop)) return NULL;
+        if (!atomic_exchange(&worker->offered, 0)) continue; /* we came late, the caller has run it */
         int32_t rc = run_part(&pool->job, worker->index, pool->parts, pool->scratch + worker->index * pool->stride);
         if (rc) atomic_store(&pool->failure, rc);
         /* Sequential order of this decrement and `waiting` (and of their counterparts in qc_pool_run): either we
@@ -119,8 +125,17 @@ int32_t qc_pool_run(qc_pool *pool, const qc_job *job) {
     pool->parts = parts;
     atomic_store(&pool->failure, 0);
     atomic_store(&pool->pending, (uint32_t)parts - 1);
-    for (int32_t i = 1; i < parts; i++) post(&pool->workers[i]);
+    for (int32_t i = 1; i < parts; i++) {
+        atomic_store(&pool->workers[i].offered, 1);
+        post(&pool->workers[i]);
+    }
     int32_t rc = run_part(job, 0, parts, pool->scratch);
+    for (int32_t i = 1; i < parts; i++) {
+        if (!atomic_exchange(&pool->workers[i].offered, 0)) continue;
+        int32_t other = run_part(job, i, parts, pool->scratch);
+        rc = rc ? rc : other;
+        atomic_fetch_sub(&pool->pending, 1);
+    }
     if (!spin(&pool->pending, 0, 0)) {
         pthread_mutex_lock(&pool->lock);
         atomic_store(&pool->waiting, 1);
@@ -171,7 +186,7 @@ qc_pool *qc_pool_create(int32_t threads, uint8_t *scratch, size_t stride) {
 void qc_pool_destroy(qc_pool *pool) {
     if (!pool) return;
     for (int32_t i = 1; i < pool->threads; i++) {
-        pool->workers[i].stop = 1;
+        atomic_store(&pool->workers[i].stop, 1);
         post(&pool->workers[i]);
     }
     for (int32_t i = 1; i < pool->threads; i++) {
