@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
-
+from qcompile.calibrate.data_free import NormalizingInterpreter, data_free_range
 from qcompile.calibrate.histogram import TensorStatistics
 from qcompile.calibrate.observer import make_observer
 from qcompile.calibrate.runner import calibrate as measure
@@ -24,8 +23,8 @@ from qcompile.passmgr.facts import CALIBRATED, Fact
 class Calibrate(Pass):
     """Run the float graph on the calibration samples and write the range of each tensor into its QSpec.
 
-    Without samples, seeded synthetic inputs and the statistics of folded BatchNorms take their place
-    (β ± 6·|γ| bounds the range of a normalized tensor); the accuracy is then unverified, and the pass says so.
+    Without samples, seeded synthetic inputs take their place, and the statistics of folded BatchNorms bring every
+    tensor to its trained scale; the accuracy is then unverified, and the pass says so.
 
     Before:
         %y = conv2d(%x, @w, @b) : f32[1,4,4,8] spec(observer="mse")
@@ -61,34 +60,25 @@ class Calibrate(Pass):
             if value.qspec is None:
                 raise InternalError(f"{value.name} lost its QSpec")
             lo, hi = make_observer(value.qspec.observer).range(statistics[value.name])
-            _set_range(value, *self._with_batch_norm(value, lo, hi, data_free=context.samples is None))
+            _set_range(value, *(data_free_range(value, lo, hi) if context.samples is None else (lo, hi)))
 
     def _statistics(
         self, graph: Graph, observed: list[Value], context: PassContext
     ) -> dict[str, TensorStatistics]:
+        observers = {v.name: make_observer(v.qspec.observer) for v in observed if v.qspec is not None}
         samples: Iterable[Mapping[str, Any]]
         if context.samples is not None:
-            samples = context.samples()
+            executor, samples = Interpreter(graph), context.samples()
         else:
             context.note("no calibration data: ranges come from synthetic inputs, accuracy is unverified")
-            samples = synthetic_samples(graph_inputs(graph), count=self.samples, seed=self.seed)
-        observers = {v.name: make_observer(v.qspec.observer) for v in observed if v.qspec is not None}
+            executor = NormalizingInterpreter(graph)
+            samples = synthetic_samples(graph_inputs(graph), self.samples, self.seed, context.preprocess)
         return measure(
-            Interpreter(graph),
+            executor,
             samples,
             observers,
             progress=lambda done, total: context.progress(done, total or 0, "calibrating"),
         )
-
-    @staticmethod
-    def _with_batch_norm(value: Value, lo: float, hi: float, *, data_free: bool) -> tuple[float, float]:
-        if value.stats is None or not data_free:
-            return lo, hi
-        mean, std = value.stats
-        low, high = float(np.min(mean - 6.0 * std)), float(np.max(mean + 6.0 * std))
-        # Synthetic inputs excite a network too little or too much; the trained statistics know better, but a
-        # clamp behind the BatchNorm (ReLU6) still holds: what was never seen below lo = 0 stays there.
-        return (0.0 if lo >= 0.0 else low), high
 
 
 def _needs_range(value: Value) -> bool:

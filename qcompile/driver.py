@@ -151,8 +151,8 @@ def prepare(
     graph = import_onnx(model, dict(config.input_shapes))
     samples = None
     source = calibration if calibration is not None else config.calib
+    preprocess = Preprocess.from_mapping(config.preprocess)
     if source is not None and config.precision == "int8":
-        preprocess = Preprocess.from_mapping(config.preprocess)
         samples = open_calibration(
             source,
             graph_inputs(graph),
@@ -160,7 +160,7 @@ def prepare(
             limit=config.samples,
             crops_per_image=config.crops_per_image,
         )
-    context = PassContext(target=target, on_progress=progress, seed=config.seed)
+    context = PassContext(target=target, preprocess=preprocess, on_progress=progress, seed=config.seed)
     if samples is not None:
         context.samples = samples.__iter__
         context.notes += samples.notes
