@@ -159,6 +159,11 @@ class Builder:
         self.begin = tirx.Cast("int64", self._range[0])
         self.end = tirx.Cast("int64", self._range[1])
 
+    @property
+    def hidden_zero(self) -> Expr:
+        """A zero that LLVM cannot see through: a bit that ``begin`` never has."""
+        return self.begin & index(1 << 40)
+
     def _name(self, stem: str) -> str:
         self._count += 1
         return f"{stem}{self._count}"
@@ -215,7 +220,7 @@ class Builder:
             yield begin
             return
         if rolled:
-            extent = index(extent) + (self.begin & index(1 << 40))  # a bit that begin never has
+            extent = index(extent) + self.hidden_zero
         var = tirx.Var(self._name(stem), "int64")
         self._blocks.append([])
         yield var

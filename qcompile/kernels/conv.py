@@ -37,6 +37,10 @@ from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.staging import Stage
 
 
+_KEPT = 12
+"""Operands that LLVM may keep in registers from one block of channels to the next; more would spill."""
+
+
 class Caches(Protocol):
     """What planning needs to know of a target."""
 
@@ -155,6 +159,8 @@ class _Generator:
             padded = group * self.group_channels + number * self.block_channels
             channel = group * filters + number * self.block_channels
             entry = source.base + group * (self.work.channels // self.work.groups)
+            if not isinstance(number, int) and self._unlooped_groups() * height * width > _KEPT:
+                entry = entry + number * b.hidden_zero
             output = b.let(pixel * self.work.filters + channel)
             places = _Places(b.let(entry), b.let(weights), b.let(padded), output)
             self._tile(source, places, height, width, nv, valid)
@@ -179,6 +185,11 @@ class _Generator:
                     block(group, number, self.tiling.nv, self.block_channels)
                 with b.when(equal(number, self.per_group - 1)):
                     block(group, number, last_nv, last)
+
+    def _unlooped_groups(self) -> int:
+        """Dot groups of a row that no loop over K surrounds: LLVM keeps their pixels from block to block."""
+        steps, rest = divmod(self.walk.padded // self.micro.group, self.micro.unroll)
+        return rest + (self.micro.unroll if steps == 1 else 0)
 
     @property
     def block_weights(self) -> int:
