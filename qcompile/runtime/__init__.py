@@ -15,7 +15,7 @@ from qcompile.errors import BundleError, UsageError
 from qcompile.runtime import run as _run
 from qcompile.runtime.run import Tensor
 
-__all__ = ["Session", "Tensor", "load"]
+__all__ = ["BundleError", "Session", "Tensor", "load"]
 
 
 @contextmanager

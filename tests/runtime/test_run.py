@@ -295,3 +295,20 @@ def test_the_file_keeps_to_old_syntax() -> None:
     import ast
 
     ast.parse(Path(run.__file__).read_text(), feature_version=(3, 8))
+
+
+def test_loader_header_and_manifest_agree_on_versions_and_types() -> None:
+    """The loader knows nothing of the compiler, so its constants are its own; they must be the same."""
+    import re
+
+    from qcompile.bundle import manifest, source
+
+    header = (source.CSRC / "qc_types.h").read_text()
+    constants = {name: int(value) for name, value in re.findall(r"(QC_\w+)(?: =)? (\d+)", header)}
+    assert run.ABI_VERSION == manifest.ABI_VERSION == constants["QC_ABI_VERSION"]
+    assert run.SCHEMA_VERSION == manifest.SCHEMA_VERSION
+    assert run.MAX_THREADS == constants["QC_MAX_THREADS"]
+    assert run._ERR_ISA == constants["QC_ERR_ISA"]
+    for name, (constant, size) in source._DTYPES.items():
+        assert run._DTYPES[constants[constant]] == name
+        assert np.dtype(name).itemsize == size
