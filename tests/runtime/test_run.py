@@ -307,8 +307,8 @@ def test_loader_header_and_manifest_agree_on_versions_and_types() -> None:
     constants = {name: int(value) for name, value in re.findall(r"(QC_\w+)(?: =)? (\d+)", header)}
     assert run.ABI_VERSION == manifest.ABI_VERSION == constants["QC_ABI_VERSION"]
     assert run.SCHEMA_VERSION == manifest.SCHEMA_VERSION
-    assert run.MAX_THREADS == constants["QC_MAX_THREADS"]
-    assert run._ERR_ISA == constants["QC_ERR_ISA"]
+    assert constants["QC_MAX_THREADS"] == run.MAX_THREADS
+    assert constants["QC_ERR_ISA"] == run._ERR_ISA
     for name, (constant, size) in source._DTYPES.items():
         assert run._DTYPES[constants[constant]] == name
         assert np.dtype(name).itemsize == size
