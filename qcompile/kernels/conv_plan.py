@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.isa import Isa, MicroKernel
 
-_EPILOGUE_CYCLES = 4.0
+_FINISH_CYCLES = 1.0
+_NARROW_CYCLES = 1.5
 _TILE_CYCLES = 12.0
+_NEAR_BYTES = 1 << 15
+_FAR_BYTES_PER_CYCLE = 32
 _WANTED_ITEMS = 16
 _ITEM_MACS = 200_000
 
@@ -71,7 +74,12 @@ def _pieces(total: int, size: int) -> list[tuple[int, int]]:
 def choose_tiling(workload: ConvWorkload, isa: Isa) -> Tiling:
     """Pick the register tile of the least estimated cycles; depends on shape and ISA alone."""
     work, micro = workload.canonical(), micro_kernel(workload, isa)
-    return min(_candidates(work, micro), key=lambda tiling: (_cycles(work, micro, tiling), -tiling.nv))
+    fit = isa.vector_bytes // micro.lanes if work.output == "int8" and isa.narrow is not None else 1
+
+    def cost(tiling: Tiling) -> tuple[float, int]:
+        return _cycles(work, micro, tiling, fit), -tiling.nv
+
+    return min(_candidates(work, micro), key=cost)
 
 
 def _candidates(work: ConvWorkload, micro: MicroKernel) -> Iterator[Tiling]:
@@ -84,17 +92,36 @@ def _candidates(work: ConvWorkload, micro: MicroKernel) -> Iterator[Tiling]:
         yield Tiling(-(-work.out_height // -(-work.out_height // rows)), columns, nv)
 
 
-def _cycles(work: ConvWorkload, micro: MicroKernel, tiling: Tiling) -> float:
+def _cycles(work: ConvWorkload, micro: MicroKernel, tiling: Tiling, fit: int) -> float:
+    """Estimate a layer.
+
+    A tile pays for its dots, or for bringing its weights from the second-level cache if they do not
+    fit into the first, and for its epilogue: so much a vector of sums, and so much a vector of codes,
+    which takes up to ``fit`` vectors of sums, a power of two.
+    """
     vectors = -(-(work.filters // work.groups) // micro.lanes)
     groups = walk(work, micro.group).length / micro.group
+    size = 4 if work.precision == "float32" else 1
+    step = micro.lanes * micro.group * size
+    far = vectors * groups * step > _NEAR_BYTES
     total = 0.0
     for row_count, rows in _pieces(work.out_height, tiling.rows):
         for column_count, columns in _pieces(work.out_width, tiling.columns):
             for block_count, nv in _pieces(vectors, tiling.nv):
                 mr = rows * columns
-                tile = groups * micro.cycles(mr, nv) + _EPILOGUE_CYCLES * mr * nv + _TILE_CYCLES
+                dots = micro.cycles(mr, nv)
+                if far:
+                    dots = max(dots, nv * step / _FAR_BYTES_PER_CYCLE)
+                finish = _FINISH_CYCLES * nv + _NARROW_CYCLES * _narrowings(nv, fit)
+                tile = groups * dots + finish * 2 * mr + _TILE_CYCLES
                 total += row_count * column_count * block_count * tile
     return total
+
+
+def _narrowings(nv: int, fit: int) -> int:
+    """Stores of one pixel's ``nv`` vectors, when up to ``fit`` of them, a power of two, go together."""
+    whole, rest = divmod(nv, fit)
+    return whole + rest.bit_count()
 
 
 @dataclass(frozen=True)
@@ -127,12 +154,12 @@ def choose_blocking(workload: ConvWorkload, isa: Isa, tiling: Tiling, l2_bytes: 
     weights = blocks * walk(work, micro.group).length * tiling.nv * micro.lanes * size
     pixels = work.batch * work.out_height * work.out_width
     wanted = max(1, min(_WANTED_ITEMS, work.macs // _ITEM_MACS))
-    if weights > l2_bytes // 2:  # weights are streamed: as many pixels as fit share one reading
+    if weights > l2_bytes * 3 // 4:  # weights are streamed: as many pixels as fit share one reading
         wanted = max(1, pixels * work.strides[0] * work.strides[1] * work.channels * size // (l2_bytes // 4))
     rows, columns = _block_of_pixels(work, tiling, max(1, pixels // wanted))
     items = work.batch * -(-work.out_height // rows) * -(-work.out_width // columns)
     parts = 1
-    if weights > l2_bytes // 2:
+    if weights > l2_bytes * 3 // 4:
         parts = -(-weights // (l2_bytes // 4))
     if items < _WANTED_ITEMS:
         parts = max(parts, -(-min(_WANTED_ITEMS, max(1, work.macs // _ITEM_MACS)) // items))

@@ -30,8 +30,9 @@ _BELOW_2_31 = 2147483520.0
 
 
 def saturated(value: Expr) -> Expr:
-    """Keep a float32 vector below 2^31, where ``cvtps2dq`` would wrap; its own answer for NaN and for
-    what lies below is the least int32, which is right.
+    """Keep a float32 vector below 2^31, where ``cvtps2dq`` would wrap.
+
+    For NaN, and for what lies below, its own answer is the least int32, as it should be.
     """
     return tirx.Min(const(_BELOW_2_31, str(value.ty)), value)
 

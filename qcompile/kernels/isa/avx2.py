@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-from qcompile.kernels.builder import Expr, call_pure
+from tvm import tirx
+
+from qcompile.kernels.builder import Builder, Expr, Memory, call_pure, const, lanes_of, shuffle
 from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
-from qcompile.kernels.x86 import PairDepthwise, Packs, saturated
+from qcompile.kernels.x86 import Packs, PairDepthwise, saturated
 
 _TILES = ((6, 2), (12, 1), (4, 3), (3, 4), (2, 4), (4, 2), (3, 2))
 _FLOAT_TILES = ((6, 2), (12, 1), (4, 2), (3, 3), (2, 4), (1, 8))
@@ -27,6 +29,19 @@ def _round_saturating(value: Expr) -> Expr:
     return call_pure("int32x8", "llvm.x86.avx.cvt.ps2dq.256", saturated(value))
 
 
+def _lookup(b: Builder, table: Memory, codes: Expr) -> Expr:
+    """Sixteen ``vpshufb``, each for the codes of its sixteen; it gives 0 where bit 7 of an index is set."""
+    lanes = lanes_of(codes)
+    wide = b.let(codes if lanes == 32 else shuffle([codes] * (32 // lanes), range(32)))
+    found = const(0, "uint8x32")
+    for t in range(16):
+        entries = shuffle([table.load(16 * t, 16)] * 2, range(32))
+        inside = tirx.Sub(wide, const(16 * t, "uint8x32"))
+        index = call_pure("uint8x32", "llvm.uadd.sat.v32i8", inside, const(0x70, "uint8x32"))
+        found = found | call_pure("uint8x32", "llvm.x86.avx2.pshuf.b", entries, index)
+    return b.let(found) if lanes == 32 else shuffle([b.let(found)], range(lanes))
+
+
 _PACKS = Packs(
     lanes=8,
     words="llvm.x86.avx2.packssdw",
@@ -42,6 +57,7 @@ AVX2 = Isa(
     int8=PairMicroKernel(lanes=8, tiles=_TILES, b_dtype="int8", multiply=_multiply_pairs),
     float32=FmaMicroKernel(lanes=8, tiles=_FLOAT_TILES, fused=True),
     round_clamp=_round_clamp,
+    lookup=_lookup,
     round_saturating=_round_saturating,
     narrow=_PACKS,
     depthwise_int8=PairDepthwise(lanes=8, tile=4, multiply=_multiply_pairs),

@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, const, splat
+from tvm import tirx
+
+from qcompile.kernels.builder import (
+    Builder,
+    Expr,
+    Index,
+    Memory,
+    bitcast,
+    call_pure,
+    cast,
+    const,
+    lanes_of,
+    shuffle,
+    splat,
+)
 from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, clamp
@@ -67,6 +81,28 @@ def _round_saturating(value: Expr) -> Expr:
     return _round(saturated(value))
 
 
+def _lookup(b: Builder, table: Memory, codes: Expr) -> Expr:
+    """Look words of the table up by ``vpermi2w``, then pick the byte by a shift."""
+    words = [b.let(bitcast("uint16x32", table.load(64 * i, 64))) for i in range(4)]
+    lanes = lanes_of(codes)
+    if lanes == 64:
+        pairs = bitcast("uint16x32", codes)
+        low = _lookup_words(b, words, b.let(pairs & const(255, "uint16x32")))
+        high = _lookup_words(b, words, b.let(pairs >> const(8, "uint16x32")))
+        return bitcast("uint8x64", low | (high << const(8, "uint16x32")))
+    wide = cast("uint16x32", shuffle([codes] * (32 // lanes), range(32)))
+    found = cast("uint8x32", _lookup_words(b, words, b.let(wide)))
+    return found if lanes == 32 else shuffle([found], range(lanes))
+
+
+def _lookup_words(b: Builder, table: Sequence[Expr], codes: Expr) -> Expr:
+    pair = b.let(codes >> const(1, "uint16x32"))
+    halves = [call_pure("uint16x32", "llvm.x86.avx512.vpermi2var.hi.512", table[i], pair, table[i + 1]) for i in (0, 2)]
+    both = tirx.Select(codes < const(128, "uint16x32"), *halves)
+    shift = (codes & const(1, "uint16x32")) << const(3, "uint16x32")
+    return b.let((both >> shift) & const(255, "uint16x32"))
+
+
 _PACKS = Packs(
     lanes=16,
     words="llvm.x86.avx512.packssdw.512",
@@ -83,6 +119,7 @@ AVX512_VNNI = Isa(
     int8=_VnniMicroKernel(),
     float32=FmaMicroKernel(lanes=16, tiles=_FLOAT_TILES, fused=True),
     round_clamp=_round_clamp,
+    lookup=_lookup,
     round_saturating=_round_saturating,
     narrow=_PACKS,
     depthwise_int8=VnniDepthwise(channels=64, tile=4, tail=VnniDepthwise(channels=16, tile=8)),

@@ -6,7 +6,7 @@ from qcompile.kernels.builder import Expr, call_pure
 from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
-from qcompile.kernels.x86 import PairDepthwise, Packs, saturated
+from qcompile.kernels.x86 import Packs, PairDepthwise, saturated
 
 _TILES = ((6, 2), (12, 1), (4, 2), (3, 2), (2, 4))
 
