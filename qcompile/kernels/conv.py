@@ -36,7 +36,6 @@ from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.staging import Stage
 
-
 _KEPT = 12
 """Operands that LLVM may keep in registers from one block of channels to the next; more would spill."""
 

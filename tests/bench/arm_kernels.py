@@ -1,6 +1,6 @@
-"""Executed AArch64 instructions of MobileNetV2's INT8 layers, one image of 224 x 224, one thread.
+"""Executed AArch64 instructions of MobileNetV2's layers, one image of 224 x 224, one thread.
 
-    python tests/bench/arm_kernels.py --plugin COUNTER.so [--target rpi4 --target rpi5] [--layers]
+    python tests/bench/arm_kernels.py --plugin COUNTER.so [--target rpi4 --target rpi5] [--precision float32] [--layers]
 
 COUNTER.so is a qemu-user plugin that prints, at each getppid() call of the guest, a line
 ``mark N insns TOTAL (delta COUNT)``.  Counts are exact and repeatable; they are not time.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,7 @@ def mobilenet_v2(size: int = 224) -> Iterator[tuple[str, ConvWorkload]]:
             pads = (1, 1, 1, 1) if stride == 1 else (0, 0, 1, 1)
             yield (
                 "depthwise",
-                ConvWorkload(
-                    1, size, size, hidden, hidden, (3, 3), (stride, stride), pads=pads, groups=hidden
-                ),
+                ConvWorkload(1, size, size, hidden, hidden, (3, 3), (stride, stride), pads=pads, groups=hidden),
             )
             size //= stride
             yield "project", ConvWorkload(1, size, size, hidden, filters, residual=stride == 1 and i > 0)
@@ -60,10 +59,18 @@ def mobilenet_v2(size: int = 224) -> Iterator[tuple[str, ConvWorkload]]:
     yield "classifier", ConvWorkload(1, 1, 1, 1280, 1000)
 
 
-def measure(name: str, plugin: Path, per_layer: bool) -> None:
+def in_float(work: ConvWorkload) -> ConvWorkload:
+    """The float32 form of a layer: a clamp where there is no residual add."""
+    activation = "none" if work.residual else "clip"
+    return replace(work, precision="float32", output="float32", activation=activation)
+
+
+def measure(name: str, precision: str, plugin: Path, per_layer: bool) -> None:
     """Print the counts of one target."""
     target, rng = targets.load(name), np.random.default_rng(0)
     network = list(mobilenet_v2())
+    if precision == "float32":
+        network = [(kind, in_float(work)) for kind, work in network]
     layers = [conv_reference.make_layer(work, rng) for _, work in network]
     cases = [arm_layers.case(layer, target, [(0, None)]) for layer in layers]
     counts = aarch64_runner.count(target, cases, plugin)
@@ -76,7 +83,7 @@ def measure(name: str, plugin: Path, per_layer: bool) -> None:
             total = totals.setdefault(key, [0, 0])
             total[0] += work.macs
             total[1] += executed
-    print(f"{name} ({target.cpu})")
+    print(f"{name} ({target.cpu}), {precision}")
     totals["total"] = totals.pop("total")
     for kind, (macs, executed) in totals.items():
         print(f"  {kind:10} {_cost(macs, executed)}")
@@ -91,10 +98,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plugin", type=Path, required=True, help="qemu-user instruction counter")
     parser.add_argument("--target", action="append", help="default: rpi4 and rpi5")
+    parser.add_argument("--precision", choices=["int8", "float32"], default="int8")
     parser.add_argument("--layers", action="store_true", help="print every layer")
     arguments = parser.parse_args()
     for name in arguments.target or ["rpi4", "rpi5"]:
-        measure(name, arguments.plugin, arguments.layers)
+        measure(name, arguments.precision, arguments.plugin, arguments.layers)
 
 
 if __name__ == "__main__":
