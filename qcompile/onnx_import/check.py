@@ -162,11 +162,24 @@ def _check_onnx(model: Model) -> None:
         for tensor in subject.graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
+    shapeless = _shapeless(subject.graph)
+    for tensor_type in shapeless:
+        tensor_type.shape.SetInParent()
     try:
         checker.check_model(subject)
     except (checker.ValidationError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ModelImportError(f"{model.source} is not a valid ONNX model: {text}") from error
+    finally:
+        for tensor_type in shapeless:
+            tensor_type.ClearField("shape")
+
+
+def _shapeless(graph: Any) -> list[Any]:
+    """Return the types of inputs and outputs without a shape: the checker refuses them, runtimes take them."""
+    types = [value.type for value in (*graph.input, *graph.output)]
+    found = [t.tensor_type for t in types if t.WhichOneof("value") == "tensor_type"]
+    return [t for t in found if not t.HasField("shape")]
 
 
 def _inline_functions(model: Model) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
+import onnx.shape_inference
+from onnx import helper, numpy_helper
 
 from qcompile.errors import ModelImportError
 from qcompile.ir.graph import Value
@@ -86,13 +87,15 @@ def evaluate_reference(node: Any, inputs: Sequence[Value | None], opset: int) ->
     from onnx.reference import ReferenceEvaluator
 
     given = {name: value.constant() for name, value in zip(node.input, inputs, strict=True) if value is not None}
-    arguments = [helper.make_tensor_value_info(n, _element(a), a.shape) for n, a in given.items()]
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    graph = helper.make_graph([node], "constant", arguments, outputs)
+    tensors = [numpy_helper.from_array(array, name) for name, array in given.items()]
+    graph = helper.make_graph([node], "constant", [], outputs, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     try:
+        if _inferred_bytes(model) > FOLDED_LIMIT:
+            return None
         with np.errstate(all="ignore"):
-            results = ReferenceEvaluator(model).run(None, given)
+            results = ReferenceEvaluator(model).run(None, {})
     # The reference implementation raises whatever NumPy raises; either way the node is not a constant to us.
     except Exception:
         return None
@@ -101,8 +104,13 @@ def evaluate_reference(node: Any, inputs: Sequence[Value | None], opset: int) ->
     return arrays if all(isinstance(a, (np.ndarray, np.generic, type(None))) for a in arrays) else None
 
 
-def _element(array: Any) -> int:
-    return int(helper.np_dtype_to_tensor_dtype(array.dtype))
+def _inferred_bytes(model: Any) -> int:
+    """Return the size of a model's results as far as ONNX infers it, eight bytes an element.
+
+    What it cannot infer (NonZero, Compress, Unique) is no larger than the operands.
+    """
+    outputs = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
+    return sum(8 * math.prod(d.dim_value for d in v.type.tensor_type.shape.dim) for v in outputs)
 
 
 def attribute_values(node: Any, read: Any) -> dict[str, Any]:

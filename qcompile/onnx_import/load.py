@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,32 @@ def _parse(content: bytes, source: str) -> Any:
     except DecodeError as error:
         message = f"{source} is not an ONNX model, or is damaged"
         raise ModelImportError(message, hint=_describe(content)) from error
+    # Protobuf hands over text that is not UTF-8 as bytes.
+    if any(isinstance(text, bytes) for text in _texts(proto)):
+        raise ModelImportError(f"{source} is damaged: a name in it is not text", hint=_describe(content))
     return proto
+
+
+def _texts(proto: Any) -> Iterator[Any]:
+    """Iterate over the names, operators, domains and symbols of a model."""
+    graph = proto.graph
+    yield graph.name
+    for opset in proto.opset_import:
+        yield opset.domain
+    for node in (*graph.node, *(n for function in proto.functions for n in function.node)):
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+    for function in proto.functions:
+        yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
+    for tensor in (*graph.initializer, *(s.values for s in graph.sparse_initializer)):
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        for dim in value.type.tensor_type.shape.dim:
+            yield dim.dim_param
 
 
 def _describe(content: bytes) -> str:

@@ -1,0 +1,230 @@
+"""Models that are not well formed, or that use what qcompile does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from qcompile.errors import ModelImportError, UnsupportedOpError
+from qcompile.onnx_import import import_onnx
+from qcompile.onnx_import.support import converters
+from qcompile.ops.interpreter import Interpreter
+
+
+def refused(model: Any, *says: str) -> ModelImportError:
+    with pytest.raises(ModelImportError) as caught:
+        import_onnx(model)
+    for text in says:
+        assert text in str(caught.value)
+    return caught.value
+
+
+def relu(x: str, y: str, name: str = "") -> Any:
+    return helper.make_node("Relu", [x], [y], name=name)
+
+
+# -- structure --------------------------------------------------------------------------------------------
+
+
+def test_cycle_is_shown(build: Any) -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "c"], ["a"], name="first"),
+        relu("a", "b", "second"),
+        relu("b", "c", "third"),
+        relu("b", "y", "last"),
+    ]
+    error = refused(build(nodes, {"x": [4]}), "has a cycle")
+    assert "first → second → third → first" in str(error)
+
+
+def test_node_that_reads_itself(build: Any) -> None:
+    refused(build([helper.make_node("Add", ["x", "y"], ["y"], name="loop")], {"x": [4]}), "loop → loop")
+
+
+def test_nodes_out_of_order_are_sorted_with_a_note(build: Any) -> None:
+    nodes = [relu("b", "y", "third"), relu("x", "a", "first"), relu("a", "b", "second")]
+    graph = import_onnx(build(nodes, {"x": [4]}))
+    assert [n.loc for n in graph.nodes] == ["first", "second", "third"]
+    assert graph.notes == ["the nodes of the model were not in topological order and were sorted"]
+
+
+def test_input_that_nothing_defines(build: Any) -> None:
+    refused(build([relu("ghost", "y", "act")], {"x": [4]}), "node act (Relu)", "'ghost'", "which nothing defines")
+
+
+def test_output_that_nothing_computes(build: Any) -> None:
+    refused(build([relu("x", "y")], {"x": [4]}, outputs=["z"]), "output 'z'", "computed by no node")
+
+
+def test_model_without_outputs(build: Any) -> None:
+    refused(build([relu("x", "y")], {"x": [4]}, outputs=[]), "has no outputs")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "says"),
+    [
+        ([relu("x", "y", "one"), relu("x", "y", "two")], "'y' twice: node one and node two"),
+        ([relu("x", "x", "one"), relu("x", "y", "two")], "'x' twice: an input and node one"),
+        ([relu("x", "w", "one"), relu("w", "y", "two")], "'w' twice: an initializer and node one"),
+    ],
+)
+def test_tensor_defined_twice(build: Any, nodes: Any, says: str) -> None:
+    refused(build(nodes, {"x": [4]}, constants={"w": np.ones(4, np.float32)}), says)
+
+
+def test_two_inputs_or_outputs_of_one_name(build: Any) -> None:
+    model = build([relu("x", "y")], {"x": [4]})
+    model.graph.input.append(model.graph.input[0])
+    refused(model, "two inputs named 'x'")
+    refused(build([relu("x", "y")], {"x": [4]}, outputs=["y", "y"]), "two outputs named 'y'")
+
+
+def test_two_nodes_of_one_name_are_told_apart(build: Any) -> None:
+    nodes = [relu("x", "a", "act"), relu("a", "b", "act"), relu("b", "y", "Relu_1")]
+    graph = import_onnx(build(nodes, {"x": [4]}))
+    assert [n.loc for n in graph.nodes] == ["act", "Relu_1_", "Relu_1"]
+
+
+def test_names_are_made_up_from_operator_and_position(build: Any) -> None:
+    nodes = [relu("x", "a"), helper.make_node("Neg", ["x"], ["dead"]), helper.make_node("Neg", ["a"], ["y"])]
+    graph = import_onnx(build(nodes, {"x": [4]}))
+    assert [n.loc for n in graph.nodes] == ["Relu_0", "Neg_2"]
+
+
+def test_checker_messages_are_one_error(build: Any) -> None:
+    refused(build([helper.make_node("Relu", ["x", "x"], ["y"], name="act")], {"x": [4]}), "not a valid ONNX model")
+    refused(build([helper.make_node("Concat", ["x"], ["y"], name="cat")], {"x": [4]}), "axis")
+    refused(build([helper.make_node("Relu", ["x"], ["y"], alpha=1)], {"x": [4]}), "alpha")
+
+
+# -- versions ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", range(7, onnx.defs.onnx_opset_version() + 1))
+def test_every_opset_from_7_is_read(build: Any, opset: int) -> None:
+    assert [n.op.name for n in import_onnx(build([relu("x", "y")], {"x": [4]}, opset=opset)).nodes] == ["relu"]
+
+
+@pytest.mark.parametrize("opset", [1, 6])
+def test_old_opsets_are_refused(build: Any, opset: int) -> None:
+    error = refused(build([relu("x", "y")], {"x": [4]}, opset=opset), f"operator set {opset}", "7 to")
+    assert "version_converter" in str(error.hint)
+
+
+def test_opset_of_the_future(build: Any) -> None:
+    error = refused(build([relu("x", "y")], {"x": [4]}, opset=999), "operator set 999", onnx.__version__)
+    assert "--upgrade onnx" in str(error.hint)
+
+
+def test_model_without_an_opset(build: Any) -> None:
+    model = build([relu("x", "y")], {"x": [4]})
+    del model.opset_import[:]
+    refused(model, "does not say")
+
+
+# -- operators --------------------------------------------------------------------------------------------
+
+
+def test_all_unsupported_operators_come_in_one_error(build: Any) -> None:
+    nodes = [
+        helper.make_node("Det", ["x"], ["a"], name="d0"),
+        helper.make_node("Det", ["x"], ["b"], name="d1"),
+        helper.make_node("Hardmax", ["a"], ["c"]),
+        helper.make_node("FusedGelu", ["b"], ["d"], name="f0", domain="com.microsoft"),
+        helper.make_node("Sum", ["b", "c", "d"], ["y"]),
+    ]
+    model = build(nodes, {"x": [2, 2]}, opsets=[helper.make_opsetid("com.microsoft", 1)])
+    with pytest.raises(UnsupportedOpError) as caught:
+        import_onnx(model)
+    assert str(caught.value) == (
+        "model uses operators that are not supported: Det (node d0 and 1 more), Hardmax (node Hardmax_2), "
+        "com.microsoft.FusedGelu (node f0)"
+    )
+    assert caught.value.hint == f"supported operators: {', '.join(converters())}"
+
+
+def test_operators_that_onnx_does_not_know(build: Any) -> None:
+    nodes = [helper.make_node("Magic", ["x"], ["a"], name="m"), helper.make_node("Det", ["a"], ["y"], name="d")]
+    error = refused(build(nodes, {"x": [2, 2]}), "Det (node d)", "Magic (node m)")
+    assert isinstance(error, UnsupportedOpError)
+
+
+def test_unsupported_forms_are_collected_too(build: Any) -> None:
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["a"], name="volume", kernel_shape=[1, 1, 1]),
+        helper.make_node("Det", ["x"], ["b"], name="d"),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    refused(build(nodes, {"x": [1, 1, 2, 2, 2]}), "Det (node d)", "node volume (MaxPool): 3-D pooling")
+
+
+def test_one_unsupported_form_names_the_node_and_the_file(build: Any) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "s"], ["y"], name="shape")]
+    shape = helper.make_tensor_value_info("s", TensorProto.INT64, [1])
+    error = refused(build(nodes, {"x": [4], "s": shape}), "node shape (Reshape): shape is computed at run time")
+    assert error.loc == "model"
+    assert "--input-shape" in str(error.hint)
+
+
+def test_unsupported_operators_that_no_output_needs_do_not_matter(build: Any) -> None:
+    nodes = [helper.make_node("Det", ["x"], ["unused"]), relu("x", "y")]
+    assert len(import_onnx(build(nodes, {"x": [2, 2]})).nodes) == 1
+
+
+def test_outputs_that_are_not_made_matter_only_if_read(build: Any) -> None:
+    pool = helper.make_node("MaxPool", ["x"], ["y", "indices"], name="pool", kernel_shape=[2, 2])
+    inputs = {"x": [1, 1, 4, 4]}
+    assert import_onnx(build([pool], inputs)).output_names == ["y"]
+    refused(build([pool], inputs, outputs=["y", "indices"]), "node pool (MaxPool): its output 1 ('indices')")
+    reader = helper.make_node("Cast", ["indices"], ["z"], to=1)
+    refused(build([pool, reader], inputs, outputs=["y", "z"]), "node pool (MaxPool): its output 1 ('indices')")
+
+
+def test_control_flow_is_unsupported(build: Any) -> None:
+    branch = helper.make_graph([relu("x", "inner")], "b", [], [onnx.ValueInfoProto(name="inner")])
+    branch.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    branch.output[0].type.tensor_type.shape.SetInParent()
+    node = helper.make_node("If", ["c"], ["y"], name="choice", then_branch=branch, else_branch=branch)
+    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    error = refused(build([node], {"x": [4], "c": condition}), "If (node choice)")
+    assert isinstance(error, UnsupportedOpError)
+
+
+# -- local functions --------------------------------------------------------------------------------------
+
+
+def function_model(build: Any, body: list[Any], opset: int = 17) -> Any:
+    function = helper.make_function(
+        "local", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", opset)], attributes=["alpha"]
+    )
+    nodes = [
+        helper.make_node("Twice", ["x"], ["m"], name="t0", domain="local", alpha=0.5),
+        helper.make_node("Twice", ["m"], ["y"], name="t1", domain="local", alpha=0.25),
+    ]
+    return build(nodes, {"x": [4]}, functions=[function], opsets=[helper.make_opsetid("local", 1)])
+
+
+def test_local_functions_are_inlined(build: Any) -> None:
+    leaky = helper.make_node("LeakyRelu", ["a"], ["t"])
+    attribute = leaky.attribute.add(name="alpha", ref_attr_name="alpha")
+    attribute.type = onnx.AttributeProto.FLOAT
+    graph = import_onnx(function_model(build, [leaky, helper.make_node("Add", ["t", "t"], ["b"])]))
+    assert [n.op.name for n in graph.nodes] == ["leaky_relu", "add", "leaky_relu", "add"]
+    x = np.array([-1, 2, -3, 4], np.float32)
+    assert Interpreter(graph).run({"x": x})["y"].tolist() == [-0.5, 8.0, -1.5, 16.0]
+
+
+def test_unsupported_operator_within_a_function(build: Any) -> None:
+    error = refused(function_model(build, [helper.make_node("Hardmax", ["a"], ["b"])]), "Hardmax")
+    assert isinstance(error, UnsupportedOpError)
+
+
+def test_recursive_function(build: Any) -> None:
+    body = [helper.make_node("Twice", ["a"], ["b"], domain="local")]
+    model = function_model(build, body)
+    model.functions[0].opset_import.append(helper.make_opsetid("local", 1))
+    refused(model, "model")
