@@ -46,7 +46,7 @@ def _uncalibrated(value: Value) -> bool:
 
 
 def _channels_first(node: Node) -> bool:
-    return getattr(node.attrs, "layout", "NHWC") == "NCHW"
+    return getattr(node.attrs, "layout", "NHWC") == "NCHW" and len(node.inputs[0].shape) == 4
 
 
 FLOAT = Fact("float", _node(lambda node: node.is_integer), "run this pass before quantize")
@@ -56,7 +56,7 @@ NO_BATCH_NORM = Fact("no-batch-norm", _node(lambda node: node.op.name == "batch_
 """No batch_norm is left."""
 
 CHANNELS_LAST = Fact("channels-last", _node(_channels_first), "run to-nhwc before")
-"""Every operation with a layout works on NHWC."""
+"""Every operation with a layout works on NHWC where its tensor has four axes."""
 
 OBSERVED = Fact("observed", _node(_unobserved), "run insert-observers before")
 """Every tensor that an operation with an integer form makes has a QSpec."""
