@@ -1,4 +1,4 @@
-"""Arithmetic that several operations share: exact integer products, fused activations, accumulator epilogues."""
+"""Arithmetic that several operations share: integer products, fused activations, accumulator epilogues."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ ACTIVATIONS = (
     "silu",
     "gelu",
 )
-"""Activations that conv2d, conv_transpose2d, dense and add can carry; `alpha` and `beta` are their parameters.
+"""Activations that conv2d, conv_transpose2d, dense and add can carry; `alpha` and `beta` parametrize them.
 
-clip: bounds alpha, beta. leaky_relu: slope alpha. hard_sigmoid: max(0, min(1, alpha·x + beta)). The others take none.
+clip: bounds alpha, beta. leaky_relu: slope alpha. hard_sigmoid: max(0, min(1, alpha·x + beta)). The others
+take none; gelu is the exact one.
 """
 
 CLAMPS = ("none", "relu", "clip")
@@ -85,8 +86,8 @@ def clamp_bounds(activation: str, alpha: float, beta: float) -> tuple[float, flo
 def integer_matmul(a: Array, b: Array, reach: int = 255 * 128) -> Array:
     """Multiply integer matrices exactly, through BLAS.
 
-    float32 products and sums of integers are exact below 2^24, float64 ones below 2^53; the smaller type that is
-    safe for the worst case is used.
+    float32 products and sums of integers are exact below 2^24, float64 ones below 2^53; the smaller type that
+    is safe for the worst case is used.
 
     Args:
         a: integers [..., M, K].
@@ -104,8 +105,8 @@ def integer_matmul(a: Array, b: Array, reach: int = 255 * 128) -> Array:
 def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:
     """Turn accumulators into the node's result: raw, requantized, added to a residual, looked up, or real.
 
-    The result's form follows from the output's QParams: int32 with the accumulator's own scale (raw), none (real),
-    or int8; `attrs.pre_activation` holds the QParams before a table activation.
+    The result's form follows from the output's QParams: int32 with the accumulator's own scale (raw), none
+    (real), or int8; `attrs.pre_activation` holds the QParams before a table activation.
 
     Args:
         node: conv2d, conv_transpose2d or dense in integer form.
@@ -113,7 +114,8 @@ def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:
         residual: int8 operand of the fused add, or None.
     """
     x, w = node.inputs[0].qparams, node.inputs[1].qparams
-    assert x is not None and w is not None
+    assert x is not None
+    assert w is not None
     scales = accumulator_scales(x, w)
     result = node.output.qparams
     if result is None:
@@ -176,8 +178,6 @@ def check_accumulator(node: Node, terms: int) -> None:
         ValueError: it could overflow.
     """
     bias = node.inputs[2].data
-    worst = terms * 255 * 127 + (
-        int(np.abs(bias.astype(np.int64)).max()) if bias is not None and bias.size else 0
-    )
+    worst = terms * 255 * 127 + (int(np.abs(bias.astype(np.int64)).max()) if bias is not None and bias.size else 0)
     if worst > ACCUMULATOR_LIMIT:
         raise ValueError(f"an accumulator of {terms} products and its bias could reach {worst}, beyond int32")

@@ -138,3 +138,32 @@ def test_sums_that_could_leave_int32_are_refused(one_node):
 def test_global_pooling_needs_spatial_axes(import_one):
     with pytest.raises(QCompileError, match="no spatial axes"):
         import_one("GlobalMaxPool", [np.zeros((2, 3), "f4")])
+
+
+@pytest.mark.parametrize("op_type", ["ArgMax", "ArgMin"])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("last", [0, 1])
+def test_the_place_of_an_extreme_value(op_type, axis, last, against_ort, lowered):
+    # Small integers, so that ties abound.
+    x = np.random.default_rng(8).integers(-2, 3, (3, 4, 6)).astype("f4")
+    for keepdims in (0, 1):
+        against_ort(op_type, [x], opset=13, axis=axis, keepdims=keepdims, select_last_index=last)
+    against_ort(op_type, [x], opset=11, axis=axis)
+    best = x.max(axis=axis, keepdims=True)
+    for keepdims in (True, False):
+        attrs = {"axis": axis % 3, "keepdims": keepdims, "last": bool(last)}
+        ours, reference = lowered("first_index", [x, best], **attrs)
+        np.testing.assert_array_equal(ours, reference)
+
+
+def test_a_value_that_does_not_occur_gives_an_end(lowered):
+    x = np.array([[1, np.nan, 3], [2, 1, 0]], "f4")
+    value = np.array([[np.nan], [0]], "f4")
+    for last, expected in ((False, [2, 2]), (True, [0, 2])):
+        ours, reference = lowered("first_index", [x, value], axis=1, keepdims=False, last=last)
+        assert reference.tolist() == ours.tolist() == expected
+
+
+def test_axis_of_a_place_out_of_range_is_refused(import_one):
+    with pytest.raises(QCompileError, match="axis 2"):
+        import_one("ArgMax", [np.zeros((2, 3), "f4")], axis=2)
