@@ -21,5 +21,5 @@ NEON_INORDER = Isa(
     round_saturating=neon.round_saturating,
     narrow=neon.narrow,
     depthwise_int8=neon.NeonDepthwise(),
-    depthwise_float32=FmaDepthwise(lanes=4),
+    depthwise_float32=FmaDepthwise(lanes=4, vectors=1, tile=3),
 )

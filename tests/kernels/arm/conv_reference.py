@@ -73,7 +73,7 @@ def make_layer(work: ConvWorkload, rng: np.random.Generator) -> Layer:
 def sums(layer: Layer) -> np.ndarray:
     """Accumulators: int32 exactly, or float64 for a float32 layer."""
     work, (top, left, bottom, right) = layer.work, layer.work.pads
-    wide = np.int64 if work.precision == "int8" else np.float64
+    wide = np.float64  # exact for integers below 2^53, and fast
     x = layer.x.astype(wide) - (layer.scalars.x_zero_point if work.precision == "int8" else 0)
     x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     acc = np.zeros((work.batch, work.out_height, work.out_width, work.filters), wide) + layer.bias
@@ -129,6 +129,16 @@ SHAPES = [
     ConvWorkload(2, 6, 6, 12, 6, (1, 1), groups=2),
     ConvWorkload(1, 20, 30, 4, 6, (1, 7), pads=(0, 3, 0, 3)),
 ]
+
+LARGE = [
+    ConvWorkload(1, 7, 7, 960, 1280),
+    ConvWorkload(1, 1, 1, 2048, 1000),
+    ConvWorkload(1, 14, 14, 256, 384, (3, 3), pads=(1, 1, 1, 1)),
+    ConvWorkload(1, 56, 56, 64, 24, residual=True),
+    ConvWorkload(1, 28, 28, 96, 96, (3, 3), pads=(1, 1, 1, 1), groups=96),
+    ConvWorkload(2, 33, 65, 3, 32, (3, 3), (2, 2), pads=(1, 1, 1, 1)),
+]
+"""Layers that are cut into many parallel items, some by channels, since their weights exceed the cache."""
 
 DEPTHWISE = [
     ConvWorkload(1, 9, 9, 32, 32, (3, 3), pads=(1, 1, 1, 1), groups=32),

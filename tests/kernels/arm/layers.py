@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import aarch64_runner
@@ -29,9 +30,10 @@ def case(layer: conv_reference.Layer, target: Target, ranges: Sequence[tuple[int
 
 
 def split_at_random(rng: np.random.Generator, layer: conv_reference.Layer, target: Target) -> aarch64_runner.Case:
-    """The same in two calls, the later tiles first."""
+    """The same in up to five calls in any order."""
     whole = case(layer, target, [(0, None)])
     tiles = whole.kernel.tiles
-    cut = int(rng.integers(0, tiles + 1))
-    whole.ranges = [(cut, tiles), (0, cut)]
+    cuts = sorted({0, tiles, *(int(cut) for cut in rng.integers(0, tiles + 1, 4))})
+    pairs = list(itertools.pairwise(cuts))
+    whole.ranges = [pairs[i] for i in rng.permutation(len(pairs))]
     return whole

@@ -46,3 +46,9 @@ def test_depthwise_with_every_epilogue(machine: Target) -> None:
         *(conv_reference.epilogues(w, rng) for w in conv_reference.DEPTHWISE * 2),
     ]
     check([conv_reference.make_layer(work, rng) for work in works], machine, rng)
+
+
+@pytest.mark.usefixtures("qemu")
+def test_large_layers_cut_into_many_items(machine: Target) -> None:
+    rng = np.random.default_rng([4, *machine.name.encode()])
+    check([conv_reference.make_layer(work, rng) for work in conv_reference.LARGE], machine, rng)
