@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from qcompile.kernels.depthwise import depthwise_kernel, pack_depthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.parameters import LayerScalars, parameter_block
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 ACCUMULATOR_LIMIT = 2**31 - 1
 
 
@@ -57,7 +58,7 @@ def pack_conv(
         scalars: zero points, clamps, residual and activation parameters.
 
     Raises:
-        LoweringError: a weight or bias could overflow the accumulator.
+        LoweringError: a weight is too small for the instruction set, or a sum could overflow int32.
     """
     work, micro = workload.canonical(), micro_kernel(workload, isa)
     scalars = scalars or LayerScalars()
@@ -92,13 +93,18 @@ def pack_table(table: npt.NDArray[np.int8], isa: Isa) -> npt.NDArray[np.uint8]:
         isa: decides how codes are stored.
     """
     if isa.activation_dtype == "uint8":
-        return (table.astype(np.int16) + 128).astype(np.uint8)
-    return np.roll(table, 128).view(np.uint8).copy()
+        return np.asarray(table.astype(np.int16) + 128, np.uint8)
+    return np.asarray(np.roll(table, 128).view(np.uint8).copy())
 
 
 def _folded_bias(kernel: Array, bias: Array, zero_point: int, isa: Isa) -> npt.NDArray[np.int32]:
     stored = zero_point + (128 if isa.activation_dtype == "uint8" else 0)
     rows = kernel.reshape(len(kernel), -1).astype(np.int64)
+    if rows.min(initial=0) < isa.least_weight:
+        raise LoweringError(
+            f"a weight is {int(rows.min())}, but {isa.name} needs weights of at least {isa.least_weight}",
+            hint="quantize weights to [-127, 127]",
+        )
     folded = bias.astype(np.int64) - stored * rows.sum(axis=1)
     reach = np.abs(folded) + np.abs(rows).sum(axis=1) * (255 if stored != zero_point else 128)
     if reach.max(initial=0) > ACCUMULATOR_LIMIT:
@@ -107,13 +113,13 @@ def _folded_bias(kernel: Array, bias: Array, zero_point: int, isa: Isa) -> npt.N
             f"output channel {worst} can reach {int(reach[worst])}, past the int32 accumulator",
             hint="keep this layer in float, or calibrate its input with a larger scale",
         )
-    return folded.astype(np.int32)
+    return np.asarray(folded, np.int32)
 
 
 def _padded(values: Array, groups: int, lanes: int) -> Array:
     per_group = values.reshape(groups, -1)
     missing = -per_group.shape[1] % lanes
-    return np.pad(per_group, ((0, 0), (0, missing))).reshape(-1).copy()
+    return np.asarray(np.pad(per_group, ((0, 0), (0, missing))).reshape(-1).copy())
 
 
 def _pack_group(work: ConvWorkload, kernel: Array, nv: int, lanes: int, group: int) -> Array:

@@ -96,8 +96,8 @@ def _unpack_64(b: Builder, taps: Sequence[Expr]) -> list[Expr]:
     halves = [[b.let(_unpack(dealt[i], dealt[i + 1], 64, high)) for i in (0, 2)] for high in (0, 1)]
     quads = []
     for low, upper in halves:
-        words = [bitcast("uint16x32", low), bitcast("uint16x32", upper)]
-        quads += [b.let(bitcast("uint8x64", _unpack(*words, 32, high))) for high in (0, 1)]
+        x, y = bitcast("uint16x32", low), bitcast("uint16x32", upper)
+        quads += [b.let(bitcast("uint8x64", _unpack(x, y, 32, high))) for high in (0, 1)]
     return quads
 
 

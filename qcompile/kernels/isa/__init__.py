@@ -200,6 +200,7 @@ class Isa:
             ``zero`` a scalar int16, ``low`` and ``high`` scalars of the stored type.
         depthwise_int8: kernel of 8-bit depthwise convolutions; None: they run as grouped ones.
         depthwise_float32: kernel of float32 depthwise convolutions; None: likewise.
+        least_weight: least int8 weight for which no intermediate can overflow.
     """
 
     name: str
@@ -213,6 +214,7 @@ class Isa:
     narrow: Callable[[Sequence[Expr], Expr, Expr, Expr], Expr] | None = None
     depthwise_int8: DepthwiseKernel | None = None
     depthwise_float32: DepthwiseKernel | None = None
+    least_weight: int = -127
 
 
 def names() -> list[str]:

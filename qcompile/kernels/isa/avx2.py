@@ -62,4 +62,5 @@ AVX2 = Isa(
     narrow=_PACKS,
     depthwise_int8=PairDepthwise(lanes=8, tile=4, multiply=_multiply_pairs),
     depthwise_float32=FmaDepthwise(lanes=8),
+    least_weight=-128,
 )

@@ -124,4 +124,5 @@ AVX512_VNNI = Isa(
     narrow=_PACKS,
     depthwise_int8=VnniDepthwise(channels=64, tile=4, tail=VnniDepthwise(channels=16, tile=8)),
     depthwise_float32=FmaDepthwise(lanes=16),
+    least_weight=-128,
 )

@@ -75,4 +75,5 @@ PORTABLE = Isa(
     round_clamp=_round_clamp,
     depthwise_int8=WideningDepthwise(),
     depthwise_float32=FmaDepthwise(lanes=4, fused=False),
+    least_weight=-128,
 )

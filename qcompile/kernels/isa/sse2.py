@@ -43,4 +43,5 @@ SSE2 = Isa(
     narrow=_PACKS,
     depthwise_int8=PairDepthwise(lanes=4, tile=4, multiply=_multiply_pairs),
     depthwise_float32=FmaDepthwise(lanes=4, fused=False),
+    least_weight=-128,
 )

@@ -119,6 +119,21 @@ def test_any_split_gives_the_same_bits(machine: Target) -> None:
             np.testing.assert_array_equal(library.run(kernel, arguments, ranges=ranges), whole)
 
 
+def test_weights_of_minus_128_meet_activations_of_minus_128(machine: Target) -> None:
+    layer = conv_reference.make_layer(dense(20, 40, 33), np.random.default_rng(6))
+    grouped = conv_reference.make_layer(
+        ConvWorkload(1, 6, 6, 70, 70, (3, 3), groups=70), np.random.default_rng(7)
+    )
+    for one in (layer, grouped):
+        one.x[...], one.weights[...] = -128, -128
+    check([layer, grouped], machine)
+
+
+def test_a_weight_too_small_for_the_instruction_set_is_refused() -> None:
+    with pytest.raises(LoweringError, match="neon needs weights of at least -127"):
+        pack_conv(dense(1, 4, 1), instruction_sets.load("neon"), np.full((1, 4), -128, np.int8), None)
+
+
 def test_an_overflowing_bias_is_refused(machine: Target) -> None:
     isa = instruction_sets.load(machine.isa)
     weights = np.full((1, 8), 127, np.int8)
