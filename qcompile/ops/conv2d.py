@@ -101,6 +101,7 @@ class Conv2d(OpDef):
     Attrs = Conv2dAttrs
     activations = (0,)
     integer = Quantization.ACCUMULATE
+    adds_residual = True
     onnx: ClassVar[dict[str, Any]] = {"Conv": _from_onnx}
 
     def infer(self, attrs: Conv2dAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -143,7 +144,9 @@ class Conv2d(OpDef):
         x_params = node.inputs[0].qparams
         if x_params is None:
             raise ValueError(f"{node}: operand 0 is not quantized")
-        centred = inputs[0].astype(np.int16) - np.int16(x_params.scalar_zero_point)
+        # Whole numbers in float32 are exact here, and what the products need.
+        centred = inputs[0].astype(np.float32)
+        centred -= x_params.scalar_zero_point
         acc = integer_convolve(centred, inputs[1], attrs)
         acc += along_channels(inputs[2], attrs.layout)
         residual = to_nhwc(inputs[3], attrs.layout) if attrs.residual else None

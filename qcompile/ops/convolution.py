@@ -81,13 +81,13 @@ def integer_convolve(x: Array, weight: Array, attrs: Window) -> Array:
         order), float64 ones below 2^53
 
     Args:
-        x: centred int8 activations, |x| ≤ 255, in `attrs.layout`.
+        x: centred int8 activations, |x| ≤ 255, of any element type, in `attrs.layout`.
         weight: int8, OIHW or OHWI.
         attrs: the window.
     """
     reach = 255 * int(np.abs(weight.reshape(weight.shape[0], -1).astype(np.int64)).sum(axis=1).max())
     kind = np.float32 if reach < 2**24 else np.float64
-    return convolve(x.astype(kind), weight.astype(kind), attrs).astype(np.int32)
+    return convolve(x.astype(kind, copy=False), weight.astype(kind), attrs).astype(np.int32)
 
 
 def _pointwise(x: Array, weight: Array, strides: tuple[int, int], first: bool) -> Array:

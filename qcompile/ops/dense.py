@@ -117,6 +117,7 @@ class Dense(OpDef):
     Attrs = DenseAttrs
     activations = (0,)
     integer = Quantization.ACCUMULATE
+    adds_residual = True
     onnx: ClassVar[dict[str, Any]] = {"Gemm": _from_gemm, "MatMul": _from_matmul}
 
     def infer(self, attrs: DenseAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

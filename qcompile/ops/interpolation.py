@@ -61,10 +61,11 @@ class Axis:
             return np.zeros(1, np.float32)
         if self.coordinates == "tf_half_pixel_for_nn":
             return np.asarray((i + half) / scale, np.float32)
-        shift = np.float32(0)
+        centred = (i + half) / scale - half
         if self.coordinates == "half_pixel_symmetric":
-            shift = np.float32(self.size / 2 * (1 - self.out / (float(scale) * self.size)))
-        return np.asarray(shift + (i + half) / scale - half, np.float32)
+            size, out = np.float32(self.size), np.float32(self.out)
+            centred = size * half * (np.float32(1) - out / (scale * size)) + centred
+        return np.asarray(centred, np.float32)
 
     def nearest(self, rounding: str) -> Indices:
         """Return the element of the operand that each element of the result copies.

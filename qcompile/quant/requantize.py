@@ -18,11 +18,11 @@ from qcompile.quant.qparams import QParams
 Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.signedinteger[Any]]
 
-WIDE_SHIFT = 14
+WIDE_SHIFT = 12
 """Fraction bits of the int32 tensor that carries an accumulator into a residual add."""
 
-WIDE_LIMIT = 2**24
-"""Clamp of such a tensor, in LSB: ±1024 steps of the sum, and still exact in float32."""
+WIDE_LIMIT = 2**22
+"""Clamp of such a tensor, in LSB: ±1024 steps of the sum, and small enough to be rounded by adding 1.5 · 2^23 where there is no instruction for it."""
 
 RESIZE_BITS = 11
 """Fraction bits of an interpolation coefficient along one axis."""
@@ -53,16 +53,18 @@ def requantize(acc: Int32Array, m: npt.NDArray[np.float32], qparams: QParams) ->
         qparams: of the result, per tensor.
     """
     zp = qparams.scalar_zero_point
-    scaled = acc.astype(np.float32) * np.asarray(m, np.float32)
-    clamped = np.minimum(np.maximum(scaled, np.float32(qparams.qmin - zp)), np.float32(qparams.qmax - zp))
-    return np.asarray(np.rint(clamped).astype(np.int32) + zp).astype(qparams.dtype)
+    scaled = np.asarray(acc.astype(np.float32) * np.asarray(m, np.float32))
+    np.clip(scaled, np.float32(qparams.qmin - zp), np.float32(qparams.qmax - zp), out=scaled)
+    q = np.rint(scaled, out=scaled).astype(np.int32)
+    q += zp
+    return q.astype(qparams.dtype)
 
 
 def wide_qparams(result: QParams) -> QParams:
     """Return the parameters of the int32 tensor between a convolution and its residual add.
 
     Formula:
-        scale = scale_y / 2^14, zero_point = 0, |q| ≤ 2^24
+        scale = scale_y / 2^12, zero_point = 0, |q| ≤ 2^22
 
     Args:
         result: parameters of the sum, per tensor.
@@ -88,7 +90,7 @@ def add_constants(a: QParams, b: QParams, result: QParams, signs: tuple[int, int
     """Choose the fixed-point constants of y = a + b (or a − b, with signs (1, −1)).
 
     Formula:
-        M = rne(s / s_y · 2^k); k is the largest (≤ 20) that keeps 256·(|M_a| + |M_b|) below 2^30, and is 14
+        M = rne(s / s_y · 2^k); k is the largest (≤ 20) that keeps 256·(|M_a| + |M_b|) below 2^30, and is 12
         where an operand is wide, whose own factor is then exactly 1
 
     Args:
