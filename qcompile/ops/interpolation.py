@@ -143,4 +143,5 @@ def fixed_point(coefficients: Coefficients) -> npt.NDArray[np.int32]:
 def regular_factor(indices: Any) -> int | None:
     """Return f if index i is i // f throughout (nearest enlargement by a whole number), else None."""
     factor = int(np.argmax(indices > 0)) if (indices > 0).any() else len(indices)
-    return factor if (indices == np.arange(len(indices)) // factor).all() else None
+    regular = factor > 0 and bool((indices == np.arange(len(indices)) // factor).all())
+    return factor if regular else None
