@@ -21,7 +21,7 @@ class Canonicalize(Pass):
         and its tanh form → gelu; 1/(1 + e^−x) → sigmoid; ln(1 + e^x) → softplus; max(x, a·x) → leaky_relu;
         min and max with a number → clip; clips and relus in a row → one; clip(0, ∞) → relu
         arithmetic: x − c → x + (−c); x/c → x·(1/c); 1/x → reciprocal; x^½, x², x^−½ → sqrt, mul, reciprocal;
-        c + x → x + c; x + 0, x·1 and −(−x) → x
+        c + x → x + c; x + 0, x·1 and −(−x) → x; x + x·s → x·(s + 1) for a small tensor s
         normalization: (x − mean)/√(variance + ε)·γ + β → layer_norm
         products: x·W → dense; dense + c → its bias
         shapes: reshapes, transposes and concats in a row → one; those, slices, splits, expands and casts that

@@ -25,7 +25,6 @@ from qcompile.passmgr.layouts import (
 from qcompile.passmgr.patterns import Rule, apply_rules, emit, is_output, made_by, only_reader, replace
 from qcompile.passmgr.rules import shapes
 
-
 _GROWTH = 2
 """How much larger, in bytes, than its transposed operands a result may be that is transposed instead."""
 

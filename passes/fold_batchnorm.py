@@ -14,7 +14,7 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.batch_norm import channel_axis, folded
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
-from qcompile.passmgr.patterns import is_output, per_channel
+from qcompile.passmgr.patterns import is_output, is_present, only_reader, per_channel
 
 Array = npt.NDArray[Any]
 _Stats = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -28,6 +28,7 @@ class FoldBatchnorm(Pass):
         batch_norm(x) = g·x + s, with g = γ / √(σ² + ε) and s = β − g·μ.
         Into the layer before, y = W·x + b: W' = g·W, b' = g·b + s, per output channel.
         Into the layer after, y = W·(g·x + s) + b: W' = W·g, b' = b + Σ W·s, per input channel.
+        A factor in front of an addition in front of a layer that pads: W·(g·x + s) = (W·g)·(x + s/g).
         A batch_norm between neither becomes a depthwise 1×1 convolution with weight g and bias s: one
         multiply-add per element, whose int8 form has a scale per channel.
 
@@ -53,26 +54,38 @@ class FoldBatchnorm(Pass):
     tolerance: ClassVar[Tolerance] = AllClose(1e-5, 1e-6)
 
     def run(self, graph: Graph, context: PassContext) -> None:
-        """Fold in topological order, so that chains fold into the first layer."""
+        """Fold until nothing folds any more; then let the batch_norms that are left stand alone."""
         rewriter = context.rewriter(graph)
+        folded = True
+        while folded:
+            folded = sum(_fold_neighbours(node, rewriter) for node in list(graph.nodes)) > 0
         for node in list(graph.nodes):
-            if node.is_integer or node.op.name not in ("batch_norm", "mul", "add"):
+            if node.op.name != "batch_norm" or node.is_integer:
                 continue
             affine = _affine(node)
             if affine is None:
-                if node.op.name == "batch_norm":
-                    context.skip(node, "its parameters are computed at run time")
-                continue
-            before = _obstacle_before(graph, node, affine)
-            if before is None:
-                _fold_before(rewriter, node, affine)
-                continue
-            after = _obstacle_after(graph, node, affine)
-            if after is None:
-                _fold_after(rewriter, node, affine)
-            elif node.op.name == "batch_norm":
-                context.skip(node, f"{before}; {after}; it becomes a depthwise convolution")
+                context.skip(node, "its parameters are computed at run time")
+            else:
+                reasons = f"{_obstacle_before(graph, node, affine)}; {_obstacle_after(graph, node, affine)}"
+                context.skip(node, f"{reasons}; it becomes a depthwise convolution")
                 _to_depthwise(rewriter, node, affine)
+
+
+def _fold_neighbours(node: Node, rewriter: Rewriter) -> bool:
+    """Fold a node into the layer before it or those after it, and say whether that was possible."""
+    if node.is_integer or node.op.name not in ("batch_norm", "mul", "add") or not is_present(node):
+        return False
+    affine = _affine(node)
+    if affine is None:
+        return False
+    graph = rewriter.graph
+    if _obstacle_before(graph, node, affine) is None:
+        _fold_before(rewriter, node, affine)
+        return True
+    if _obstacle_after(graph, node, affine) is None:
+        _fold_after(rewriter, node, affine)
+        return True
+    return _fold_through_addition(rewriter, node, affine)
 
 
 @dataclass(frozen=True)
@@ -126,9 +139,10 @@ _LAYERS = ("conv2d", "conv_transpose2d", "dense")
 
 
 def _channels_of_neighbour(x: Value, node: Node) -> int | None:
-    """Return the channel axis that the layer before x, or the first layer after node, works on."""
-    for layer in (x.producer, *node.output.users()):
-        if layer is not None and layer.op.name in _LAYERS:
+    """Return the channel axis that the layer before x, or the first layer behind node, works on."""
+    after = node.output.users()
+    for layer in (x.producer, *after, *(user for reader in after for user in reader.outputs[0].users())):
+        if layer is not None and layer.op.name in _LAYERS and len(layer.inputs[0].shape) == len(x.shape):
             return _layer_axis(layer)
     return None
 
@@ -195,6 +209,33 @@ def _fold_after(rewriter: Rewriter, node: Node, affine: _Affine) -> None:
         new_bias = layer.inputs[2].constant().astype(np.float64) + (weight * offset).sum(axis=taps)
         _set_weights(rewriter, layer, weight * factor, new_bias)
     rewriter.replace_node(node, [affine.x])
+
+
+def _fold_through_addition(rewriter: Rewriter, node: Node, affine: _Affine) -> bool:
+    """Fold g where W·(g·x + s) pads with zeros: W·(g·x + s) = (W·g)·(x + s/g), and zeros stay zeros."""
+    addition = only_reader(node.output, rewriter.graph)
+    if node.op.name != "mul" or addition is None or addition.op.name != "add":
+        return False
+    shift = _affine(addition)
+    small = np.abs(affine.factor) < 1e-3 * np.abs(affine.factor).max(initial=0.0)
+    if shift is None or shift.x is not node.output or shift.axis != affine.axis or small.any():
+        return False
+    scale = _Affine(shift.x, shift.axis, affine.factor, np.zeros_like(affine.offset), None)
+    if _obstacle_after(rewriter.graph, addition, scale) is not None:
+        return False
+    for layer, _ in list(addition.output.uses):
+        weight = layer.inputs[1].constant().astype(np.float64)
+        bias = layer.inputs[2].constant().astype(np.float64)
+        _set_weights(rewriter, layer, weight * _along_inputs(layer, affine.factor), bias)
+    shape = [1] * len(affine.x.shape)
+    shape[affine.axis] = -1
+    quotient = (shift.offset / affine.factor).astype(np.float32)
+    quotient = quotient[:1] if (quotient == quotient[0]).all() else quotient.reshape(shape)
+    index = next(k for k in (0, 1) if addition.inputs[k].is_constant)
+    rewriter.set_operand(addition, index, rewriter.constant(f"{addition.inputs[index].name}.scaled", quotient))
+    addition.output.stats = None
+    rewriter.replace_node(node, [affine.x])
+    return True
 
 
 def _along_inputs(layer: Node, vector: Array) -> Array:

@@ -38,12 +38,13 @@ class Value:
         stats: (mean, standard deviation) per channel known from a folded BatchNorm, real units, or None.
     """
 
-    __slots__ = ("data", "name", "producer", "qparams", "qspec", "stats", "type", "uses")
+    __slots__ = ("_content", "data", "name", "producer", "qparams", "qspec", "stats", "type", "uses")
 
     def __init__(self, name: str, type: TensorType, data: npt.NDArray[Any] | None = None) -> None:
         self.name = name
         self.type = type
         self.data: npt.NDArray[Any] | None = None
+        self._content: str | None = None
         if data is not None:
             array = np.array(data, copy=True) if data.flags.writeable or not data.flags.c_contiguous else data
             array.setflags(write=False)
@@ -80,6 +81,12 @@ class Value:
         if self.data is None:
             raise InternalError(f"{self.name} is not a constant")
         return self.data
+
+    def content_digest(self) -> str:
+        """Return a digest of a constant's contents, "" for other values; it is computed once."""
+        if self._content is None:
+            self._content = hashlib.sha256(self.data.tobytes()).hexdigest() if self.data is not None else ""
+        return self._content
 
     def users(self) -> list[Node]:
         """Return the nodes that read this value, each once, in the order of their first use."""
@@ -253,7 +260,7 @@ class Graph:
         def describe(value: Value) -> str:
             if value not in numbers:
                 numbers[value] = f"v{len(numbers)}"
-                content = hashlib.sha256(value.data.tobytes()).hexdigest() if value.data is not None else ""
+                content = value.content_digest()
                 digest.update(
                     f"{numbers[value]}:{value.type}:{value.qparams}:{value.qspec}:{content};".encode()
                 )
@@ -281,6 +288,7 @@ class Graph:
             if value not in mapping:
                 new = Value(value.name, value.type, value.data)
                 new.qspec, new.qparams, new.stats = value.qspec, value.qparams, value.stats
+                new._content = value._content
                 mapping[value] = new
             return mapping[value]
 

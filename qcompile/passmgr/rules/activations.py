@@ -7,6 +7,7 @@ so that x·relu6(x + 3)/6, x·(relu6(x + 3)/6) and (x/6)·relu6(x + 3) are the s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
@@ -112,22 +113,31 @@ def ramp_to_hard_sigmoid(node: Node, rewriter: Rewriter) -> bool:
         clamp, factor = inner, pair[1]
     if clamp.attrs.min != 0.0 or not is_close(clamp.attrs.max * factor, 1.0):
         return False
-    x, slope, offset = _line(clamp.inputs[0])
-    if x is clamp.inputs[0] or not is_close(offset * factor, 0.5):
+    found: tuple[Value, float] | None = None
+    for x, slope, offset in _lines(clamp.inputs[0]):
+        if is_close(offset * factor, 0.5):
+            found = x, slope * factor
+        if only_reader(x, rewriter.graph) is None:
+            break  # Others read x, perhaps the product of a hard_swish.
+    if found is None:
         return False
-    return replace(rewriter, node, "hard_sigmoid", [x], alpha=slope * factor, beta=0.5)
+    return replace(rewriter, node, "hard_sigmoid", [found[0]], alpha=found[1], beta=0.5)
 
 
-def _line(value: Value) -> tuple[Value, float, float]:
-    """Return x, a and b where value is a·x + b."""
-    node = made_by(value, "add", "mul")
-    pair = None if node is None else with_scalar(node)
-    if node is None or pair is None:
-        return value, 1.0, 0.0
-    x, slope, offset = _line(pair[0])
-    if node.op.name == "add":
-        return x, slope, offset + pair[1]
-    return x, slope * pair[1], offset * pair[1]
+def _lines(value: Value) -> Iterator[tuple[Value, float, float]]:
+    """Iterate over all x, a and b where value is a·x + b, from the nearest x to the farthest."""
+    slope, offset = 1.0, 0.0
+    while True:
+        node = made_by(value, "add", "mul")
+        pair = None if node is None else with_scalar(node)
+        if node is None or pair is None:
+            return
+        if node.op.name == "add":
+            offset += slope * pair[1]
+        else:
+            slope *= pair[1]
+        value = pair[0]
+        yield value, slope, offset
 
 
 def _factors(value: Value, graph: Graph, *, root: bool = False) -> tuple[float, list[Value]]:
@@ -169,8 +179,10 @@ def _activation(gate: Node, x: Value, number: float, graph: Graph) -> tuple[str,
         fits = is_close(gate.attrs.alpha, 1 / 6) and is_close(gate.attrs.beta, 0.5)
         return ("hard_swish", {}) if fits else None
     if name == "clip" and (gate.attrs.min, gate.attrs.max) == (0.0, 6.0) and is_close(number, 1 / 6):
-        source, slope, offset = _line(gate.inputs[0])
-        return ("hard_swish", {}) if source is x and slope == 1.0 and is_close(offset, 3.0) else None
+        for source, slope, offset in _lines(gate.inputs[0]):
+            if source is x:
+                return ("hard_swish", {}) if is_close(slope, 1.0) and is_close(offset, 3.0) else None
+        return None
     if name == "tanh" and is_close(number, 1.0):
         inner = made_by(gate.inputs[0], "softplus")
         return ("mish", {}) if inner is not None and inner.inputs[0] is x else None

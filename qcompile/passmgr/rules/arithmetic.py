@@ -6,7 +6,16 @@ import numpy as np
 
 from qcompile.ir.graph import Node
 from qcompile.ir.rewrite import Rewriter
-from qcompile.passmgr.patterns import RuleTable, bypass, emit, made_by, replace, scalar, with_scalar
+from qcompile.passmgr.patterns import (
+    RuleTable,
+    bypass,
+    emit,
+    made_by,
+    only_reader,
+    replace,
+    scalar,
+    with_scalar,
+)
 
 
 def constant_second(node: Node, rewriter: Rewriter) -> bool:
@@ -70,6 +79,23 @@ def simple_power(node: Node, rewriter: Rewriter) -> bool:
     return False
 
 
+def factor_out(node: Node, rewriter: Rewriter) -> bool:
+    """Write x·(s + 1) for x + x·s, where s is much smaller than x."""
+    if getattr(node.attrs, "activation", "none") != "none" or node.output.dtype != "float32":
+        return False
+    for x, other in (node.inputs, node.inputs[::-1]):
+        product = made_by(other, "mul")
+        if product is None or x not in product.inputs or only_reader(other, rewriter.graph) is not node:
+            continue
+        s = product.inputs[1] if product.inputs[0] is x else product.inputs[0]
+        if s.type.size * 4 > x.type.size or s.is_constant or node.output.type != x.type:
+            continue
+        one = rewriter.constant(f"{s.name}.one", np.ones((), np.float32))
+        gain = emit(rewriter, node, "add", [s, one], f"{s.name}.plus_one")
+        return replace(rewriter, node, "mul", [x, gain])
+    return False
+
+
 def double_negation(node: Node, rewriter: Rewriter) -> bool:
     """−(−x) = x."""
     inner = made_by(node.inputs[0], "neg")
@@ -77,7 +103,7 @@ def double_negation(node: Node, rewriter: Rewriter) -> bool:
 
 
 RULES: RuleTable = {
-    "add": (constant_second, neutral),
+    "add": (constant_second, neutral, factor_out),
     "mul": (constant_second, neutral),
     "sub": (subtraction_to_addition,),
     "div": (division_to_multiplication,),
