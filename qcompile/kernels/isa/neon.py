@@ -251,6 +251,24 @@ def narrow(vectors: Sequence[Expr], zero: Expr, low: Expr, high: Expr) -> Expr:
     return code if len(vectors) > 1 else shuffle([code], range(4))
 
 
+def lookup(b: Builder, table: Memory, codes: Expr) -> Expr:
+    """``tbl`` in the first 64 entries, then ``tbx``, which changes only the lanes whose entry is among its 64."""
+    lanes = lanes_of(codes)
+    if lanes < 8:
+        repeated = splat(codes, 8) if lanes == 1 else shuffle([codes] * (8 // lanes), range(8))
+        return shuffle([lookup(b, table, b.let(repeated))], range(lanes))
+    dtype = f"uint8x{lanes}"
+    found = None
+    for quarter in range(4):
+        entries = [b.let(table.load(64 * quarter + 16 * i, 16)) for i in range(4)]
+        if found is None:
+            found = call_pure(dtype, f"{_NEON}tbl4.v{lanes}i8", *entries, codes)
+        else:
+            rest = codes - const(64 * quarter, dtype)  # wraps past 64 for the codes of earlier quarters
+            found = call_pure(dtype, f"{_NEON}tbx4.v{lanes}i8", found, *entries, rest)
+    return b.let(found)
+
+
 def _joined(parts: Sequence[Expr], dtype: str) -> Expr:
     """One vector of two halves; a lone half is doubled where the type wants twice its lanes."""
     if len(parts) == 1 and lanes_of(parts[0]) == int(dtype.partition("x")[2]):
@@ -267,6 +285,7 @@ NEON = Isa(
     round_clamp=round_clamp,
     round_saturating=round_saturating,
     narrow=narrow,
+    lookup=lookup,
     depthwise_int8=NeonDepthwise(),
     depthwise_float32=FmaDepthwise(lanes=4),
 )

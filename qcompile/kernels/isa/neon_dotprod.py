@@ -146,6 +146,7 @@ NEON_DOTPROD = Isa(
     round_clamp=neon.round_clamp,
     round_saturating=neon.round_saturating,
     narrow=neon.narrow,
+    lookup=neon.lookup,
     depthwise_int8=SdotDepthwise(),
     depthwise_float32=FmaDepthwise(lanes=4),
 )
