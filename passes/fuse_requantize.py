@@ -18,7 +18,7 @@ class FuseRequantize(Pass):
 
     Before:
         %acc = conv2d(%x, @w, @b) : i32[…] q(scale=[…], axis=3, dtype=int32)
-        %t = requantize(%acc) : i32[…] q(scale=s/2^14, dtype=int32, range=[…])
+        %t = requantize(%acc) : i32[…] q(scale=s/2^12, dtype=int32, range=[…])
         %y = add(%t, %r) : i8[…] q(scale=s, zp=…)
     After:
         %y = conv2d(%x, @w, @b, %r) {residual=true} : i8[…] q(scale=s, zp=…)

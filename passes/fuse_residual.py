@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
 
@@ -60,7 +59,7 @@ def _fuse(rewriter: Rewriter, add: Node, context: PassContext) -> None:
 
 def _can_take(node: Node) -> bool:
     return (
-        node.op.integer is Quantization.ACCUMULATE and hasattr(node.attrs, "residual") and not node.is_integer
+        node.op.adds_residual and not node.is_integer
     )
 
 

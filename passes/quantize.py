@@ -36,7 +36,7 @@ class Quantize(Pass):
         %yq = requantize(%acc) : i8[1,4,4,8] q(scale=…, zp=…)
         %y = dequantize(%yq) : f32[1,4,4,8]
 
-    An accumulator whose only reader is an addition goes there as int32 in steps of scale/2^14 rather than as
+    An accumulator whose only reader is an addition goes there as int32 in steps of scale/2^12 rather than as
     int8, so the addition rounds once. One read only in float is dequantized directly.
 
     Options:
@@ -238,7 +238,8 @@ class _IntegerBuilder:
 
 
 def _feeds_only(value: Value, node: Node, rewriter: Rewriter) -> bool:
-    return value.users() == [node] and value not in rewriter.graph.outputs and not _clamped(value)
+    takes = value.producer is not None and value.producer.op.adds_residual
+    return takes and value.users() == [node] and value not in rewriter.graph.outputs and not _clamped(value)
 
 
 def _clamped(value: Value) -> bool:

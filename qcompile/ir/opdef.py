@@ -50,6 +50,7 @@ class OpDef:
         Attrs: frozen dataclass of attributes.
         activations: indices of the operands that are activations (to be quantized); None means all of them.
         integer: how it takes part in quantization.
+        adds_residual: whether the epilogue of its integer form can add a residual.
         onnx: ONNX operator types whose conversion this file provides, with the converter of each.
     """
 
@@ -57,6 +58,7 @@ class OpDef:
     Attrs: ClassVar[type] = NoAttrs
     activations: ClassVar[tuple[int, ...] | None] = None
     integer: ClassVar[Quantization] = Quantization.FLOAT_ONLY
+    adds_residual: ClassVar[bool] = False
     onnx: ClassVar[dict[str, Callable[..., Any]]] = {}
 
     def infer(self, attrs: Any, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -3,11 +3,11 @@
 Kernels read it through pointer p7, as float32 and as int32.
 
     index  type     meaning
-    0, 1   float32  clamp of the scaled sums: qmin - zp, qmax - zp (with a residual: -2^22, 2^22)
+    0, 1   float32  clamp of the scaled sums: qmin - zp, qmax - zp (with a residual: ±WIDE_LIMIT)
     2      int32    zero point of the output, as stored
     3      int32    zero point of the input, as stored (padding)
     4      int32    residual multiplier M_r
-    5      int32    2^13 - z_r * M_r, z_r as stored
+    5      int32    2^(WIDE_SHIFT-1) - z_r * M_r, z_r as stored
     6, 7   int32    clamp after a residual add: qmin - zp, qmax - zp
     8, 9   float32  alpha, beta of a float activation
     10     float32  0.0, the padding of a float input (a constant would become a call of memset)
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.quant.requantize import WIDE_LIMIT, WIDE_SHIFT
+
 LO, HI, OUT_ZERO, IN_ZERO, RESIDUAL_FACTOR, RESIDUAL_OFFSET, INT_LO, INT_HI, ALPHA, BETA, PAD = range(11)
 WORDS = 16
-WIDE_SHIFT = 14
-WIDE_LIMIT = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LayerScalars:
         qmin: least output code (a fused ReLU raises it).
         qmax: greatest output code.
         residual_zero_point: of the residual tensor.
-        residual_factor: M_r = rne(s_r / s_y * 2^14).
+        residual_factor: M_r = rne(s_r / s_y * 2^WIDE_SHIFT).
         alpha: parameter of a float activation.
         beta: second parameter of a float activation.
     """
