@@ -72,6 +72,23 @@ def _silu(b: Builder, x: Expr, alpha: Expr, beta: Expr) -> Expr:
     return x * _sigmoid(b, x, alpha, beta)
 
 
+def _tanh(b: Builder, x: Expr, alpha: Expr, beta: Expr) -> Expr:
+    """(1 - e) / (1 + e), e = exp(-2x), where |x| is large; a polynomial where the difference would cancel."""
+    dtype = str(x.ty.dtype)
+    one, x = const(1.0, dtype), b.let(x)
+    decay = b.let(exp(b, x * const(-2.0, dtype)))
+    large = (one - decay) / (one + decay)
+    square = b.let(x * x)
+    series = const(_TANH_SERIES[-1], dtype)
+    for coefficient in reversed(_TANH_SERIES[:-1]):
+        series = b.let(series * square + const(coefficient, dtype))
+    small = square < const(0.1, dtype)
+    return tirx.Select(small, x * series, large)
+
+
+_TANH_SERIES = (1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925)
+"""Taylor coefficients of tanh(x) / x in x^2."""
+
 ACTIVATIONS: dict[str, Activation] = {
     "none": _none,
     "relu": _relu,
@@ -81,5 +98,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "hard_swish": _hard_swish,
     "sigmoid": _sigmoid,
     "silu": _silu,
+    "tanh": _tanh,
 }
 """clip: alpha = lo, beta = hi; leaky_relu: alpha = slope; hard_sigmoid: alpha * x + beta."""

@@ -9,6 +9,9 @@ from qcompile.errors import LoweringError
 Quad = tuple[int, int, int, int]
 Pair = tuple[int, int]
 
+ACTIVATIONS = ("none", "relu", "clip", "leaky_relu", "hard_sigmoid", "hard_swish", "sigmoid", "silu", "tanh")
+"""Float activations that can be fused; ``LayerScalars`` has their parameters."""
+
 MAX_K = (2**31 - 2**26) // (255 * 127)
 """Most products one int32 accumulator may sum, with room left for the bias."""
 
@@ -36,7 +39,7 @@ class ConvWorkload:
         output: "int8" (requantized), "int32" (raw sums, int8 only) or "float32".
         residual: a tensor of the output's shape is added; "int8" and float32 precision only.
         table: a 256-entry table is applied after requantizing, "int8" output only.
-        activation: name in ``activation.ACTIVATIONS``, "float32" output only; "none" otherwise.
+        activation: one of ``ACTIVATIONS``, "float32" output only; "none" otherwise.
     """
 
     batch: int
@@ -76,7 +79,9 @@ class ConvWorkload:
             found.append("a residual needs an output of its own precision")
         if self.table and self.output != "int8":
             found.append("a table needs an int8 output")
-        if self.activation != "none" and self.output != "float32":
+        if self.activation not in ACTIVATIONS:
+            found.append(f"no activation '{self.activation}' (there are {', '.join(ACTIVATIONS)})")
+        elif self.activation != "none" and self.output != "float32":
             found.append("an activation needs a float32 output")
         return found
 

@@ -190,7 +190,7 @@ class Isa:
         int8: inner kernel for 8-bit convolution and matmul, int32 sums.
         float32: inner kernel for float32.
         round_clamp: ``f(value, lo, hi)``: int32 vector ``int(rne(min(max(value, lo), hi)))`` of
-            float32 vectors, NaN giving lo; |lo|, |hi| <= 2^22 and integral.
+            float32 vectors, NaN giving lo; |lo|, |hi| <= 2^24 and integral.
         lookup: ``f(b, table, codes)``: bytes ``table[code]`` for a uint8 vector of codes, table a
             256-byte Memory; None: the generator looks codes up one at a time.
         round_saturating: ``f(value)``: int32 vector ``rne(value)`` of a float32 vector, the ends of

@@ -11,14 +11,13 @@ from typing import Any
 
 from tvm import tirx
 
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, cast, const, splat
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, cast, const, lanes_of, splat
 from qcompile.kernels.depthwise_micro import FmaDepthwise, WideningDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, clamp
 
 _TILES = ((6, 2), (4, 2), (12, 1), (3, 2), (2, 4))
-_MAGIC = 12582912.0  # 1.5 * 2^23: a float sum with it has its unit in the last place
-_MAGIC_BITS = 0x4B400000
+_TWO_23_BITS = 0x4B000000  # 2^23: a float sum with it has its unit in the last place
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,19 @@ class _WideningMicroKernel:
 
 
 def _round_clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
-    """Round by adding 1.5 * 2^23, exact for |x| <= 2^22.
+    """Round by adding 2^23 of the value's sign and taking it away; from 2^23 on floats are integers.
 
-    The clamp stands between the caller's multiplication and this addition, so they cannot become one
+    The clamp stands between the caller's multiplication and the addition, so they cannot become one
     fused operation with a different rounding.
     """
-    shifted = clamp(value, lo, hi) + const(_MAGIC, str(value.ty))
-    integers = str(value.ty).replace("float32", "int32")
-    return tirx.Sub(bitcast(integers, shifted), const(_MAGIC_BITS, integers))
+    integers, floats = f"int32x{lanes_of(value)}", f"float32x{lanes_of(value)}"
+    value = clamp(value, lo, hi)
+    bits = bitcast(integers, value)
+    sign = bits & const(-(1 << 31), integers)
+    unit = bitcast(floats, sign | const(_TWO_23_BITS, integers))
+    small = bits & const((1 << 31) - 1, integers)
+    rounded = tirx.Select(small < const(_TWO_23_BITS, integers), (value + unit) - unit, value)
+    return cast(integers, rounded)
 
 
 PORTABLE = Isa(

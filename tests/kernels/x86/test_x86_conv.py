@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompile.errors import LoweringError
+from qcompile.kernels import activation
 from qcompile.kernels import isa as instruction_sets
 from qcompile.kernels.conv_packing import pack_conv
-from qcompile.kernels.conv_workload import ConvWorkload, dense
+from qcompile.kernels.conv_workload import ACTIVATIONS, ConvWorkload, dense
 from qcompile.targets import Target
 
 EXTREME = [
@@ -89,6 +90,45 @@ def test_saturating_codes(machine: Target) -> None:
     check(layers, machine)
 
 
+ACTIVATION_FUNCTIONS = {
+    "none": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "clip": lambda x: np.clip(x, 0.1, 0.45),
+    "leaky_relu": lambda x: np.where(x < 0, 0.1 * x, x),
+    "hard_sigmoid": lambda x: np.clip(0.1 * x + 0.45, 0, 1),
+    "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+}
+
+
+def test_every_activation_has_a_function() -> None:
+    assert set(ACTIVATION_FUNCTIONS) == set(ACTIVATIONS) == set(activation.ACTIVATIONS)
+
+
+def test_fused_activations(machine: Target) -> None:
+    """One input channel of weight one, so that the input itself meets the activation."""
+    x = np.concatenate([np.linspace(-30, 30, 2001), np.logspace(-6, 2, 500), [-100.0, 0.0, 100.0]])
+    values = x.astype(np.float32)
+    layers = []
+    for name in ACTIVATIONS:
+        work = dense(len(x), 1, 3, precision="float32", output="float32", activation=name)
+        layer = conv_reference.make_layer(work, np.random.default_rng(8))
+        layer.x[...], layer.weights[...], layer.bias[...] = values.reshape(layer.x.shape), 1, 0
+        layer.scalars = replace(layer.scalars, alpha=0.1, beta=0.45)
+        layers.append(layer)
+    calls = [layers_x86.kernel_and_arguments(layer, machine) for layer in layers]
+    library = native_runner.Library([kernel for kernel, _ in calls], machine)
+    for name, (kernel, arguments) in zip(ACTIVATIONS, calls, strict=True):
+        result = library.run(kernel, arguments)
+        wanted = ACTIVATION_FUNCTIONS[name](values.astype(np.float64))
+        floor = 1e-6 if name.startswith("hard_") else 1e-30  # these subtract near their kink
+        for channel in range(3):
+            found = result[..., channel].ravel()
+            np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=floor, err_msg=name)
+
+
 def test_ties_round_to_even(machine: Target) -> None:
     layer = conv_reference.make_layer(dense(64, 4, 64), np.random.default_rng(4))
     layer.multipliers[...] = 0.5
@@ -103,6 +143,8 @@ def test_any_split_gives_the_same_bits(machine: Target) -> None:
         ConvWorkload(1, 40, 40, 32, 64, (3, 3), pads=(1, 1, 1, 1)),
         ConvWorkload(2, 28, 28, 48, 100),
         dense(1, 700, 900),
+        ConvWorkload(1, 6, 6, 64, 160, (3, 3), pads=(1, 1, 1, 1)),
+        ConvWorkload(1, 20, 20, 72, 72, (3, 3), pads=(1, 1, 1, 1), groups=72),
         ConvWorkload(1, 40, 40, 32, 64, (3, 3), pads=(1, 1, 1, 1), precision="float32", output="float32"),
     ]
     layers = [conv_reference.make_layer(work, rng) for work in works]
@@ -121,9 +163,7 @@ def test_any_split_gives_the_same_bits(machine: Target) -> None:
 
 def test_weights_of_minus_128_meet_activations_of_minus_128(machine: Target) -> None:
     layer = conv_reference.make_layer(dense(20, 40, 33), np.random.default_rng(6))
-    grouped = conv_reference.make_layer(
-        ConvWorkload(1, 6, 6, 70, 70, (3, 3), groups=70), np.random.default_rng(7)
-    )
+    grouped = conv_reference.make_layer(ConvWorkload(1, 6, 6, 70, 70, (3, 3), groups=70), np.random.default_rng(7))
     for one in (layer, grouped):
         one.x[...], one.weights[...] = -128, -128
     check([layer, grouped], machine)
@@ -149,7 +189,8 @@ def test_an_overflowing_bias_is_refused(machine: Target) -> None:
         ({"groups": 3}, "multiples of groups"),
         ({"output": "int32", "table": True}, "table"),
         ({"output": "float32", "residual": True}, "residual"),
-        ({"activation": "relu"}, "activation"),
+        ({"activation": "relu"}, "activation needs a float32 output"),
+        ({"activation": "softsign"}, "no activation 'softsign'"),
         ({"precision": "float32"}, "no int8 output"),
         ({"strides": (0, 1)}, "positive"),
     ],
