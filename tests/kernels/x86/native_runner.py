@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,10 @@ class Library:
             subprocess.run(command, check=True, capture_output=True)
             self._library = ctypes.CDLL(str(library))
 
+    def function(self, kernel: Kernel) -> Any:
+        """The C function of a kernel."""
+        return getattr(self._library, kernel.name)
+
     def run(
         self,
         kernel: Kernel,
@@ -69,7 +74,7 @@ class Library:
         held += [None] * (8 - len(held))
         scratch = Guarded(np.full(kernel.scratch_bytes, noise, np.uint8), noise)
         pointers = [ctypes.c_void_p(item.address if item else None) for item in held]
-        function = getattr(self._library, kernel.name)
+        function = self.function(kernel)
         for begin, end in ranges if ranges is not None else [(0, kernel.tiles)]:
             status = function(*pointers, ctypes.c_void_p(scratch.address), ctypes.c_int32(begin), ctypes.c_int32(end))
             assert status == 0
