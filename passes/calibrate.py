@@ -66,13 +66,15 @@ class Calibrate(Pass):
         self, graph: Graph, observed: list[Value], context: PassContext
     ) -> dict[str, TensorStatistics]:
         observers = {v.name: make_observer(v.qspec.observer) for v in observed if v.qspec is not None}
+        executor = Interpreter(graph)
         samples: Iterable[Mapping[str, Any]]
         if context.samples is not None:
-            executor, samples = Interpreter(graph), context.samples()
+            samples = context.samples()
         else:
             context.note("no calibration data: ranges come from synthetic inputs, accuracy is unverified")
-            executor = NormalizingInterpreter(graph)
             samples = synthetic_samples(graph_inputs(graph), self.samples, self.seed, context.preprocess)
+            executor = normalizing = NormalizingInterpreter(graph)
+            normalizing.learn(samples)
         return measure(
             executor,
             samples,

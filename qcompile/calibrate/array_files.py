@@ -180,9 +180,7 @@ def _parse_header(stream: Any, file: Path) -> Header:
     parse = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = parse(source)
     if dtype.hasobject:
-        raise CalibrationError(
-            f"'{file}' holds Python objects, which are never loaded", hint="save arrays of numbers"
-        )
+        raise CalibrationError(f"'{file}' holds Python objects, which are never loaded", hint="save arrays of numbers")
     return tuple(shape), dtype
 
 

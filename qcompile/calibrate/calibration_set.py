@@ -14,6 +14,22 @@ from qcompile.calibrate.sample import InputSpec, Sample, check_sample
 from qcompile.errors import CalibrationError
 
 
+class SampleIterator(Iterator[Sample]):
+    """One pass over a calibration set, which knows how long it is going to be.
+
+    Args:
+        samples: checked.
+        size: how many there are, or None where it is not known before the end.
+    """
+
+    def __init__(self, samples: Iterator[Sample], size: int | None) -> None:
+        self._samples = samples
+        self.size = size
+
+    def __next__(self) -> Sample:
+        return next(self._samples)
+
+
 class CalibrationSet:
     """Yields the samples of a reader, each checked against the model's inputs.
 
@@ -40,7 +56,10 @@ class CalibrationSet:
         """Number of samples, or None where it is not known before the end."""
         return self._reader.size()
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> SampleIterator:
+        return SampleIterator(self._checked(), self.size)
+
+    def _checked(self) -> Iterator[Sample]:
         digest = hashlib.sha256()
         inputs = self._reader.request.inputs
         empty = True
@@ -120,6 +139,4 @@ def _nothing_there(path: Path) -> CalibrationError:
     found = sorted({p.suffix or "files without suffix" for p in path.iterdir() if p.is_file()})
     if not found:
         return CalibrationError(f"calibration folder '{path}' is empty", hint=kinds)
-    return CalibrationError(
-        f"calibration folder '{path}' holds no image or array, only {', '.join(found)}", hint=kinds
-    )
+    return CalibrationError(f"calibration folder '{path}' holds no image or array, only {', '.join(found)}", hint=kinds)

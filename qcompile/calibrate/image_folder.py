@@ -77,10 +77,8 @@ class ImageFolder(Reader):
         few, most = FEW_SAMPLES * batch, MOST_SAMPLES * batch
         asked = self.request.limit * batch if self.request.limit else None
         crops = self.request.crops_per_image or math.ceil(min(asked or few, few) / count)
-        if self.request.crops_per_image:
-            limit = asked or count * crops
-        else:
-            limit = asked or (few if count < few else most)
+        whole = count * crops if self.request.crops_per_image else few if count < few else most
+        limit = asked or whole
         if crops > 1:
             pairs = [(index, crop) for crop in range(crops) for index in range(count)][:limit]
             self.notes.append(f"{len(pairs)} samples from {count} photographs, up to {crops} crops of each")
@@ -89,9 +87,7 @@ class ImageFolder(Reader):
             if len(pairs) < count:
                 self.notes.append(f"{len(pairs)} of {count} photographs, evenly spaced by name")
         if len(pairs) < batch:
-            raise CalibrationError(
-                f"'{self.source}' gives {len(pairs)} samples, the model takes {batch} at a time"
-            )
+            raise CalibrationError(f"'{self.source}' gives {len(pairs)} samples, the model takes {batch} at a time")
         return pairs
 
     def _item(self, file: Path, crop: int) -> Array:

@@ -36,9 +36,7 @@ class Observer(ABC):
         """
         return TensorStatistics(tensor, channel_axis=channel_axis)
 
-    def range(
-        self, statistics: TensorStatistics, *, levels: int = 256, symmetric: bool = False
-    ) -> tuple[float, float]:
+    def range(self, statistics: TensorStatistics, *, levels: int = 256, symmetric: bool = False) -> tuple[float, float]:
         """Return the range to quantize to; it always includes 0.
 
         A tensor without variation gets [0, c] or [c, 0]; one that is always zero (0, 1), since every scale

@@ -86,14 +86,10 @@ def check_names(names: Sequence[str], inputs: Sequence[InputSpec], where: str) -
     known = [spec.name for spec in inputs]
     for name in names:
         if name not in known:
-            raise CalibrationError(
-                f"{where}: the model has no input named '{name}'", hint=did_you_mean(name, known)
-            )
+            raise CalibrationError(f"{where}: the model has no input named '{name}'", hint=did_you_mean(name, known))
     for name in known:
         if name not in names:
-            raise CalibrationError(
-                f"{where}: input '{name}' is missing", hint=f"give all of: {_names(inputs)}"
-            )
+            raise CalibrationError(f"{where}: input '{name}' is missing", hint=f"give all of: {_names(inputs)}")
 
 
 def fit_array(array: Array, spec: InputSpec, where: str) -> Array:

@@ -142,9 +142,7 @@ def test_objects_are_never_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz"])
-@pytest.mark.parametrize(
-    "content", [b"", b"plain text, no array at all", b"PK\x03\x04 broken", b"\x93NUMPY\x01\x00"]
-)
+@pytest.mark.parametrize("content", [b"", b"plain text, no array at all", b"PK\x03\x04 broken", b"\x93NUMPY\x01\x00"])
 def test_files_that_are_no_arrays(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CalibrationError, match=f"{name}' cannot be read") as caught:

@@ -23,6 +23,11 @@ def test_lists_can_be_read_twice():
     assert len(list(samples)) == 2
 
 
+def test_a_pass_knows_its_length():
+    assert iter(open_calibration([np.zeros(2), np.ones(2)], [X])).size == 2
+    assert iter(open_calibration((x for x in [np.zeros(2)]), [X])).size is None
+
+
 def test_generators_can_be_read_once():
     samples = open_calibration((np.full(2, i, np.float32) for i in range(3)), [X], limit=2)
     assert samples.size is None

@@ -5,6 +5,7 @@ from qcompile.calibrate.data_free import NormalizingInterpreter, data_free_range
 from qcompile.ir.graph import Graph
 from qcompile.ir.types import TensorType
 from qcompile.ops import get
+from qcompile.ops.interpreter import Interpreter
 
 MEAN = np.array([1.0, -2.0], np.float32)
 STD = np.array([0.5, 2.0], np.float32)
@@ -26,17 +27,45 @@ def network(stats=(MEAN, STD), shape=(1, 3, 9, 9), **attrs):
     return graph
 
 
-def run(graph):
+def samples_of(graph, count=6):
     rng = np.random.default_rng(1)
-    inputs = {v.name: rng.standard_normal(v.shape).astype(np.float32) for v in graph.inputs}
-    return NormalizingInterpreter(graph).run(inputs)["y"], inputs
+    return [{v.name: rng.standard_normal(v.shape).astype(np.float32) for v in graph.inputs} for _ in range(count)]
+
+
+def run(graph):
+    samples = samples_of(graph)
+    interpreter = NormalizingInterpreter(graph)
+    interpreter.learn(samples)
+    return np.concatenate([interpreter.run(s)["y"] for s in samples]), samples
 
 
 def test_channels_get_their_trained_mean_and_deviation():
     y, _ = run(network())
-    assert y.mean(axis=(0, 2, 3)) == pytest.approx(MEAN, abs=1e-5)
-    assert y.std(axis=(0, 2, 3)) == pytest.approx(STD, rel=1e-5)
+    assert y.mean(axis=(0, 2, 3)) == pytest.approx(MEAN, abs=0.1)
+    assert y.std(axis=(0, 2, 3)) == pytest.approx(STD, rel=0.05)
     assert y.dtype == np.float32
+
+
+def test_samples_go_on_to_differ():
+    graph = network()
+    bright, dark = ({"x": np.full((1, 3, 9, 9), level, np.float32)} for level in (1.0, -1.0))
+    interpreter = NormalizingInterpreter(graph)
+    interpreter.learn([bright, dark] * 3)
+    means = [interpreter.run(s)["y"].mean(axis=(0, 2, 3)) for s in (bright, dark)]
+    assert (np.abs(means[0] - means[1]) > STD / 4).all()
+
+
+def test_runs_after_learning_are_fixed():
+    graph = network()
+    samples = samples_of(graph)
+    interpreter = NormalizingInterpreter(graph)
+    before = interpreter.run(samples[0])["y"]
+    assert np.array_equal(before, Interpreter(graph).run(samples[0])["y"])
+    interpreter.learn(samples)
+    first = interpreter.run(samples[0])["y"]
+    interpreter.run(samples[1])
+    assert np.array_equal(first, interpreter.run(samples[0])["y"])
+    assert not np.array_equal(before, first)
 
 
 def test_statistics_hold_before_the_fused_activation():
@@ -46,41 +75,67 @@ def test_statistics_hold_before_the_fused_activation():
 
 
 def test_statistics_hold_before_the_fused_residual():
-    plain, _ = run(network())
-    y, inputs = run(network(residual=True))
-    assert np.allclose(y, plain + inputs["r"], atol=1e-6)
+    graph = network(residual=True)
+    y, samples = run(graph)
+    without = y - np.concatenate([s["r"] for s in samples])
+    assert without.mean(axis=(0, 2, 3)) == pytest.approx(MEAN, abs=0.1)
+    assert without.std(axis=(0, 2, 3)) == pytest.approx(STD, rel=0.05)
 
 
 def test_without_statistics_nothing_changes():
-    y, inputs = run(network(stats=None))
-    assert y.mean(axis=(0, 2, 3)) == pytest.approx([5.0, 7.0], abs=1.0)
-    assert y.shape == (1, 2, *inputs["x"].shape[2:])
+    graph = network(stats=None)
+    y, samples = run(graph)
+    assert np.array_equal(y[:1], Interpreter(graph).run(samples[0])["y"])
 
 
-def test_too_few_values_are_left_alone():
-    few, _ = run(network(shape=(1, 3, 2, 2)))
-    plain, _ = run(network(stats=None, shape=(1, 3, 2, 2)))
-    assert np.array_equal(few, plain)
+def test_corrections_are_bounded():
+    y, _ = run(network(stats=(MEAN, 1000 * STD)))
+    plain, _ = run(network(stats=None))
+    assert y.std() < 4.5 * plain.std()
 
 
-def test_channels_without_variation_are_left_alone():
+def test_channels_without_variation_only_move():
     graph = network()
-    y = NormalizingInterpreter(graph).run({"x": np.zeros((1, 3, 9, 9), np.float32)})["y"]
-    assert np.unique(y[:, 0]).tolist() == [5.0]
+    zeros = {"x": np.zeros((1, 3, 9, 9), np.float32)}
+    interpreter = NormalizingInterpreter(graph)
+    interpreter.learn([zeros])
+    assert np.unique(interpreter.run(zeros)["y"]) == pytest.approx(sorted(MEAN))
 
 
-def test_ranges_reach_six_deviations():
-    assert data_free_range(network().outputs[0], -1.0, 1.0) == pytest.approx((-14.0, 10.0))
-    assert data_free_range(network().outputs[0], -20.0, 1.0) == pytest.approx((-20.0, 10.0))
+def layered(**attrs):
+    """A network with a weighted layer behind the one under test."""
+    graph = network(**attrs)
+    op = get("conv2d")
+    weight = graph.add_constant("w2", np.ones((1, 2, 1, 1), np.float32))
+    bias = graph.add_constant("b2", np.zeros(1, np.float32))
+    relu = graph.add_node(get("relu"), [graph.outputs[0]])
+    last = graph.add_node(op, [relu.output, weight, bias])
+    graph.set_outputs([graph.add_node(get("relu"), [last.output]).output])
+    return graph
+
+
+def test_ranges_reach_four_deviations():
+    value = network().outputs[0]
+    assert data_free_range(value, -1.0, 1.0) == pytest.approx((-10.0, 6.0))
+    assert data_free_range(value, -20.0, 1.0) == pytest.approx((-20.0, 6.0))
 
 
 def test_ranges_go_through_the_fused_activation():
-    assert data_free_range(network(activation="relu").outputs[0], 0.0, 1.0) == pytest.approx((0.0, 10.0))
-    clipped = network(activation="clip", alpha=0.0, beta=6.0).outputs[0]
-    assert data_free_range(clipped, 0.0, 3.0) == pytest.approx((0.0, 6.0))
+    assert data_free_range(network(activation="relu").outputs[0], 0.0, 1.0) == pytest.approx((0.0, 6.0))
+    clipped = network(activation="clip", alpha=0.0, beta=2.5).outputs[0]
+    assert data_free_range(clipped, 0.0, 1.0) == pytest.approx((0.0, 2.5))
+
+
+def test_scores_get_a_margin():
+    graph = layered(stats=None)
+    scores, hidden = graph.outputs[0], graph.nodes[0].output
+    assert data_free_range(scores, 0.0, 1.5) == (0.0, 3.0)
+    assert data_free_range(scores.producer.inputs[0], -1.0, 1.5) == (-2.0, 3.0)
+    assert data_free_range(hidden, -1.0, 1.0) == (-1.0, 1.0)
+    assert data_free_range(graph.nodes[1].output, 0.0, 1.0) == (0.0, 1.0)
 
 
 def test_ranges_that_statistics_say_nothing_about():
-    assert data_free_range(network(stats=None).outputs[0], -1.0, 1.0) == (-1.0, 1.0)
-    assert data_free_range(network(residual=True).outputs[0], -1.0, 1.0) == (-1.0, 1.0)
-    assert data_free_range(network().inputs[0], -1.0, 1.0) == (-1.0, 1.0)
+    graph = network()
+    assert data_free_range(graph.inputs[0], -1.0, 1.0) == (-1.0, 1.0)
+    assert data_free_range(network(residual=True).outputs[0], -1.0, 1.0) == (-2.0, 2.0)

@@ -127,18 +127,14 @@ def test_percentile_agrees_with_numpy(name, percentile):
 def test_mse_is_no_worse_than_minmax(name):
     values = DISTRIBUTIONS[name]
     statistics = seen(values)
-    assert measured_mse(values, Mse().range(statistics)) <= 1.02 * measured_mse(
-        values, MinMax().range(statistics)
-    )
+    assert measured_mse(values, Mse().range(statistics)) <= 1.02 * measured_mse(values, MinMax().range(statistics))
 
 
 @pytest.mark.parametrize(("name", "gain"), [("normal", 1.2), ("laplace", 1.15), ("student3", 1.2)])
 def test_mse_beats_minmax_on_tails(name, gain):
     values = DISTRIBUTIONS[name]
     statistics = seen(values)
-    assert gain * measured_mse(values, Mse().range(statistics)) < measured_mse(
-        values, MinMax().range(statistics)
-    )
+    assert gain * measured_mse(values, Mse().range(statistics)) < measured_mse(values, MinMax().range(statistics))
 
 
 @pytest.mark.parametrize("name", sorted(DISTRIBUTIONS))
@@ -148,9 +144,7 @@ def test_mse_is_close_to_an_exhaustive_search(name):
     lo, hi = min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
     factors = np.geomspace(1, 1 / 16, 24)
     best = min(
-        measured_mse(values, (lo * a, hi * b))
-        for a, b in itertools.product(factors, factors)
-        if lo * a < hi * b
+        measured_mse(values, (lo * a, hi * b)) for a, b in itertools.product(factors, factors) if lo * a < hi * b
     )
     assert measured_mse(values, Mse().range(statistics)) <= 1.03 * best
 
