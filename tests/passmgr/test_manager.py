@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from manager_graphs import BreaksUses, Raises, ScaleProduct, conv_graph
+
+from qcompile import ops
+from qcompile.errors import CalibrationError, InternalError, PassError
+from qcompile.ir.graph import Graph
+from qcompile.ir.parser import parse_graph
+from qcompile.ir.printer import print_graph
+from qcompile.passmgr import (
+    Exact,
+    Fact,
+    Pass,
+    PassContext,
+    PassManager,
+    Skip,
+    Tolerance,
+    parse_pipeline,
+    run_pipeline,
+)
+from qcompile.passmgr.registry import default_registry
+
+
+def test_the_given_graph_stays_as_it_is() -> None:
+    graph = conv_graph()
+    before = print_graph(graph)
+    result = run_pipeline(graph, [ScaleProduct(by=3.0)])
+    assert print_graph(graph) == before
+    assert print_graph(result) != before
+    assert run_pipeline(graph, "") is not graph
+
+
+def test_records() -> None:
+    context = PassContext()
+    manager = PassManager([ScaleProduct(by=1.0), ScaleProduct(by=2.0)])
+    manager.run(conv_graph(), context)
+    first, second = manager.records
+    assert (first.index, first.text, first.changed, first.nodes) == (0, "scale-product", False, 2)
+    assert (second.text, second.changed) == ("scale-product{by=2.0}", True)
+    assert first.skips == (Skip("conv2d Conv_0", "it is no product"),)
+    assert first.seconds > 0
+    assert context.skips == []
+    manager.run(conv_graph())
+    assert len(manager.records) == 2
+
+
+def test_changed_is_decided_by_the_graph_and_not_by_names() -> None:
+    @dataclass(frozen=True)
+    class Renames(Pass):
+        """Rename every value."""
+
+        name: ClassVar[str] = "renames"
+        tolerance: ClassVar[Tolerance] = Exact()
+
+        def run(self, graph: Graph, context: PassContext) -> None:
+            for node in graph.nodes:
+                node.output.name += ".new"
+
+    manager = PassManager([Renames()])
+    manager.run(conv_graph())
+    assert not manager.records[0].changed
+
+
+def test_a_users_pass_that_fails_is_the_users() -> None:
+    with pytest.raises(PassError, match="pass 'raises'.*ZeroDivisionError: an accident") as caught:
+        run_pipeline(conv_graph(), [ScaleProduct(), Raises()])
+    reproducer = caught.value.reproducer
+    assert reproducer is not None
+    assert "// pipeline: raises\n" in reproducer
+    again = parse_graph(reproducer, ops.all_ops())
+    assert [node.op.name for node in again.nodes] == ["conv2d", "mul"]
+
+
+def test_our_pass_that_fails_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = default_registry().get("fold-constants")
+    monkeypatch.setattr(cls, "run", Raises.run)
+    with pytest.raises(
+        InternalError, match="pass 'fold-constants' .number 1 of eliminate-dead,fold-constants"
+    ) as caught:
+        run_pipeline(conv_graph(), "eliminate-dead,fold-constants{limit=7}")
+    assert caught.value.reproducer is not None
+    (item,) = parse_pipeline(caught.value.reproducer.split("// pipeline: ")[1].splitlines()[0])
+    assert item == cls(limit=7)  # type: ignore[call-arg]
+
+
+def test_an_ill_formed_result_is_refused() -> None:
+    with pytest.raises(PassError, match="pass 'breaks-uses'.*does not list operand 0 among its uses"):
+        run_pipeline(conv_graph(), [BreaksUses()])
+
+
+def test_an_error_of_the_users_input_keeps_its_class_and_gets_the_pass() -> None:
+    @dataclass(frozen=True)
+    class Refuses(Pass):
+        """Refuse the samples."""
+
+        name: ClassVar[str] = "refuses"
+        tolerance: ClassVar[Tolerance] = Exact()
+
+        def run(self, graph: Graph, context: PassContext) -> None:
+            raise CalibrationError("no samples", hint="give some")
+
+    with pytest.raises(CalibrationError, match="pass 'refuses': no samples"):
+        run_pipeline(conv_graph(), [Refuses()])
+
+
+def test_interrupts_pass_through() -> None:
+    @dataclass(frozen=True)
+    class Interrupted(Pass):
+        """Behave as if Ctrl-C were pressed."""
+
+        name: ClassVar[str] = "interrupted"
+        tolerance: ClassVar[Tolerance] = Exact()
+
+        def run(self, graph: Graph, context: PassContext) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(conv_graph(), [Interrupted()])
+
+
+NO_MUL = Fact("product-free", lambda g: next((n for n in g.nodes if n.op.name == "mul"), None), "fold them")
+
+
+@pytest.mark.parametrize("kind", ["requires", "establishes"])
+def test_facts_are_checked(kind: str) -> None:
+    cls = dataclass(frozen=True)(type("Claims", (ScaleProduct,), {"name": "claims", kind: (NO_MUL,)}))
+    with pytest.raises(PassError, match="'product-free', which mul Mul_1 is not") as caught:
+        run_pipeline(conv_graph(), [cls()])
+    assert caught.value.hint is not None
+    if kind == "requires":
+        assert caught.value.hint == "fold them"
+
+
+def test_quantization_passes_in_the_wrong_order() -> None:
+    with pytest.raises(PassError, match="pass 'quantize' needs") as caught:
+        run_pipeline(conv_graph(), "insert-observers,quantize")
+    assert caught.value.hint == "run calibrate before"
+
+
+def test_a_graph_that_is_ill_formed_from_the_start() -> None:
+    graph = conv_graph()
+    graph.nodes.reverse()
+    with pytest.raises(InternalError, match="not computed before it is read"):
+        run_pipeline(graph, "eliminate-dead")
+
+
+def test_context_services() -> None:
+    calls: list[tuple[int, int, str]] = []
+    context = PassContext(on_progress=lambda *c: calls.append(c), samples=lambda: iter([{"x": np.zeros(1)}]))
+    context.progress(1, 2, "calibrating")
+    PassContext().progress(1, 2, "nobody listens")
+    context.note("unverified")
+    context.note("unverified")
+    assert calls == [(1, 2, "calibrating")]
+    assert context.notes == ["unverified"]
+    assert context.samples is not None
+    assert list(context.samples())[0]["x"].shape == next(context.samples())["x"].shape
+    context.skip(None, "no convolution")
+    context.skip(None, "no convolution")
+    assert [str(s) for s in context.skips] == ["no convolution"]
