@@ -20,6 +20,7 @@ from qcompile.ops.spatial import (
     plane,
     spatial_axes,
     to_nhwc,
+    window_attribute,
     window_extent,
     window_pads,
     windowed,
@@ -73,8 +74,8 @@ def _from_onnx(node: OnnxNode) -> Value:
     if axes not in (1, 2) or len(weight.shape) != axes + 2:
         node.fail(f"{axes}-D convolution of {x.type}; only 1-D and 2-D convolutions are supported")
     kernel = tuple(weight.shape[2:])
-    strides = tuple(node.attr("strides", [1] * axes))
-    dilations = tuple(node.attr("dilations", [1] * axes))
+    strides = window_attribute(node, "strides", axes)
+    dilations = window_attribute(node, "dilations", axes)
     pads = window_pads(node, kernel, strides, dilations, x.shape[2:])
     bias = node.value(2) if node.has(2) else node.constant("bias", np.zeros(weight.shape[0], x.dtype))
     return windowed(

@@ -16,6 +16,7 @@ from qcompile.ops.spatial import (
     Pads,
     plane,
     spatial_axes,
+    window_attribute,
     window_extent,
     window_pads,
     window_slice,
@@ -67,8 +68,8 @@ def pooled(node: OnnxNode, op: str, **extra: Any) -> Value:
         node.fail(f"{axes}-D pooling of {x.type}; only 1-D and 2-D pooling is supported")
     if len(kernel) != axes:
         node.fail(f"kernel_shape {list(kernel)} of a {axes}-D pooling")
-    strides = tuple(node.attr("strides", [1] * axes))
-    dilations = tuple(node.attr("dilations", [1] * axes))
+    strides = window_attribute(node, "strides", axes)
+    dilations = window_attribute(node, "dilations", axes)
     return windowed(
         node,
         op,

@@ -62,8 +62,8 @@ def window_pads(
     mode = node.attr("auto_pad", "NOTSET")
     if mode in ("NOTSET", ""):
         begin_end = list(node.attr("pads", [0] * (2 * len(kernel))))
-        if any(p < 0 for p in begin_end):
-            node.fail(f"negative pads {begin_end}")
+        if len(begin_end) != 2 * len(kernel) or any(p < 0 for p in begin_end):
+            node.fail(f"pads {begin_end}; they must be {2 * len(kernel)} numbers, none negative")
         return _plane_pads(begin_end[: len(kernel)], begin_end[len(kernel) :])
     if mode == "VALID":
         return (0, 0, 0, 0)
@@ -83,6 +83,20 @@ def _plane_pads(begins: Sequence[int], ends: Sequence[int]) -> Pads:
     if len(begins) == 1:
         return (0, begins[0], 0, ends[0])
     return (begins[0], begins[1], ends[0], ends[1])
+
+
+def window_attribute(node: OnnxNode, name: str, axes: int) -> tuple[int, ...]:
+    """Return strides or dilations: one per spatial axis, 1 by default.
+
+    Args:
+        node: the ONNX node under conversion.
+        name: of the attribute.
+        axes: how many spatial axes there are.
+    """
+    values = tuple(int(v) for v in node.attr(name, [1] * axes))
+    if len(values) != axes:
+        node.fail(f"{name} {list(values)} for {axes} spatial axes")
+    return values
 
 
 def plane(node: OnnxNode, value: Value, what: str) -> Value:

@@ -17,6 +17,7 @@ from qcompile.ir.types import TensorType
 from qcompile.ir.verify import verify
 from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter, evaluate_node
+from qcompile.ops.onnx_node import OnnxNode
 from qcompile.quant import affine
 from qcompile.quant.qparams import QParams
 
@@ -122,6 +123,18 @@ def make_node(name: str, attrs: dict[str, Any], operands: list[Any], results: An
 def one_node():
     """Make a node; see `make_node`."""
     return make_node
+
+
+@pytest.fixture(scope="session")
+def one_import_node():
+    """Make what a converter sees of an ONNX node, without ONNX's own checks before it."""
+
+    def run(op_type: str, shapes: list[tuple[int, ...]], attributes: dict[str, Any]) -> OnnxNode:
+        graph = Graph("one")
+        values = [graph.add_input(f"x{k}", TensorType("float32", shape)) for k, shape in enumerate(shapes)]
+        return OnnxNode(graph, op_type, "node", values, attributes, ["y"], 17, "model.onnx")
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -100,6 +100,24 @@ def test_three_dimensional_convolution_is_refused(import_one):
         import_one("Conv", [np.zeros((1, 1, 4, 4, 4), "f4"), np.zeros((1, 1, 2, 2, 2), "f4")], constants=(1,))
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"strides": [1]},
+        {"dilations": [1, 1, 1]},
+        {"strides": [0, 1]},
+        {"pads": [-1, 0, 0, 0]},
+        {"pads": [1, 1]},
+        {"group": 0},
+        {"auto_pad": "SAME"},
+    ],
+)
+def test_attributes_that_no_model_should_have_end_in_an_error(attributes, one_import_node):
+    node = one_import_node("Conv", [(1, 3, 5, 5), (4, 3, 3, 3)], attributes)
+    with pytest.raises(QCompileError):
+        ops.get("conv2d").onnx["Conv"](node)
+
+
 def test_operands_that_do_not_fit_are_refused():
     conv, f32 = ops.get("conv2d"), lambda *s: TensorType("float32", s)
     cases = [
