@@ -203,5 +203,5 @@ def test_a_pass_with_an_sqnr_sees_the_calibration_data() -> None:
 
     PassManager([Loose(by=1.001)], [VerifyNumerics()]).run(conv_graph(), PassContext(samples=samples))
     assert seen == [1]
-    with pytest.raises(PassError, match="on calibration input, output 'y': SQNR is .* dB, must be at least 30 dB"):
+    with pytest.raises(PassError, match=r"on calibration input, output 'y': SQNR is .* dB, must be at least 30 dB"):
         PassManager([Loose(by=1.2)], [VerifyNumerics()]).run(conv_graph(), PassContext(samples=samples))

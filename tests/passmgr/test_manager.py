@@ -67,7 +67,7 @@ def test_changed_is_decided_by_the_graph_and_not_by_names() -> None:
 
 
 def test_a_users_pass_that_fails_is_the_users() -> None:
-    with pytest.raises(PassError, match="pass 'raises'.*ZeroDivisionError: an accident") as caught:
+    with pytest.raises(PassError, match=r"pass 'raises'.*ZeroDivisionError: an accident") as caught:
         run_pipeline(conv_graph(), [ScaleProduct(), Raises()])
     reproducer = caught.value.reproducer
     assert reproducer is not None
@@ -80,7 +80,7 @@ def test_our_pass_that_fails_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     cls = default_registry().get("fold-constants")
     monkeypatch.setattr(cls, "run", Raises.run)
     with pytest.raises(
-        InternalError, match="pass 'fold-constants' .number 1 of eliminate-dead,fold-constants"
+        InternalError, match=r"pass 'fold-constants' .number 1 of eliminate-dead,fold-constants"
     ) as caught:
         run_pipeline(conv_graph(), "eliminate-dead,fold-constants{limit=7}")
     assert caught.value.reproducer is not None
@@ -89,7 +89,7 @@ def test_our_pass_that_fails_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_ill_formed_result_is_refused() -> None:
-    with pytest.raises(PassError, match="pass 'breaks-uses'.*does not list operand 0 among its uses"):
+    with pytest.raises(PassError, match=r"pass 'breaks-uses'.*does not list operand 0 among its uses"):
         run_pipeline(conv_graph(), [BreaksUses()])
 
 
@@ -159,7 +159,7 @@ def test_context_services() -> None:
     assert calls == [(1, 2, "calibrating")]
     assert context.notes == ["unverified"]
     assert context.samples is not None
-    assert list(context.samples())[0]["x"].shape == next(context.samples())["x"].shape
+    assert next(iter(context.samples()))["x"].shape == next(context.samples())["x"].shape
     context.skip(None, "no convolution")
     context.skip(None, "no convolution")
     assert [str(s) for s in context.skips] == ["no convolution"]

@@ -139,7 +139,7 @@ def test_a_pass_may_refuse_its_own_options() -> None:
             if self.alpha < 0:
                 raise ValueError(f"alpha {self.alpha} is negative")
 
-    with pytest.raises(UsageError, match="alpha -1.0 is negative"):
+    with pytest.raises(UsageError, match=r"alpha -1.0 is negative"):
         instantiate(Picky, {"alpha": -1.0})
 
 

@@ -1,0 +1,1 @@
+"""A pass for qcompile that zeroes small weights."""
