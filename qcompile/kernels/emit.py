@@ -63,13 +63,16 @@ class Emitter:
         if not self.varies(node):
             return splat(self.scalar(node), self.lanes)
         if node not in self._vectors:
-            self._vectors[node] = self.b.let(self._emit(node, self.value, self.lanes))
+            value = self._emit(node, self.value, self.lanes)
+            # TVM cannot name a vector of truth values; LLVM finds the repetition itself.
+            named = math.base(value) != "bool" or self.lanes == 1
+            self._vectors[node] = math.let(self.b, value) if named else value
         return self._vectors[node]
 
     def scalar(self, node: ex.Expr) -> Expr:
         """Return the value of a node that is the same in all lanes."""
         if node not in self._scalars:
-            self._scalars[node] = self.b.let(self._emit(node, self.scalar, 1))
+            self._scalars[node] = math.let(self.b, self._emit(node, self.scalar, 1))
         return self._scalars[node]
 
     def varies(self, node: ex.Expr) -> bool:

@@ -126,7 +126,7 @@ class Epilogue:
         return splat(self._integers.load(position), self._lanes)
 
     def _finish_integer(self, total: Expr, scale: Expr | None, to: Index) -> Expr:
-        """Integers relative to the zero point, clamped unless a narrowing follows; raw sums without a scale."""
+        """Integers relative to the zero point, unclamped if a narrowing follows; raw sums if unscaled."""
         if scale is None:
             return total
         b, integers = self._b, f"int32x{self._lanes}"

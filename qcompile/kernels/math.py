@@ -39,12 +39,22 @@ def like(x: Expr, kind: str) -> str:
     return kind + separator + lanes
 
 
+def let(b: Builder, x: Expr) -> Expr:
+    """Name a value, so that it is computed once.
+
+    A float is kept in a register: TVM's simplifier puts the definitions of names in place wherever it looks at a
+    condition, which takes exponential time when long formulas follow one another, but it does not look into
+    registers.
+    """
+    return b.register(dtype_of(x), x).get() if base(x).startswith("float") else b.let(x)
+
+
 def polynomial(b: Builder, x: Expr, coefficients: Sequence[float]) -> Expr:
     """Σ coefficients[k]·x^k by Horner's rule."""
     dtype = dtype_of(x)
     total = const(coefficients[-1], dtype)
     for coefficient in reversed(coefficients[:-1]):
-        total = b.let(total * x + const(coefficient, dtype))
+        total = let(b, total * x + const(coefficient, dtype))
     return total
 
 
@@ -61,17 +71,17 @@ def exp(b: Builder, x: Expr) -> Expr:
     dtype, kind = dtype_of(x), base(x)
     integer, position, bias = _BITS[kind]
     top = 89.0 if kind == "float32" else 710.0
-    x = b.let(tirx.Min(tirx.Max(x, const(-top * 1.17, dtype)), const(top, dtype)))
+    x = let(b, tirx.Min(tirx.Max(x, const(-top * 1.17, dtype)), const(top, dtype)))
     magic = const(_ROUND[kind], dtype)
     # A product that is clamped first cannot be contracted with the addition; the rounding stays exact.
     scaled = tirx.Max(x * const(1.0 / _LN2, dtype), const(-top * 2.0, dtype))
-    n = b.let((scaled + magic) - magic)
-    r = b.let(x - n * const(_LN2_HIGH[kind], dtype) - n * const(_LN2 - _LN2_HIGH[kind], dtype))
+    n = let(b, (scaled + magic) - magic)
+    r = let(b, x - n * const(_LN2_HIGH[kind], dtype) - n * const(_LN2 - _LN2_HIGH[kind], dtype))
     order = 7 if kind == "float32" else 10
     series = polynomial(b, r, [1.0 / _math.factorial(k) for k in range(order + 1)])
-    exponent = b.let(cast(like(x, integer), n))
-    half = b.let(exponent >> const(1, like(x, integer)))
-    rest = b.let(exponent - half)
+    exponent = let(b, cast(like(x, integer), n))
+    half = let(b, exponent >> const(1, like(x, integer)))
+    rest = let(b, exponent - half)
 
     def power_of_two(of: Expr) -> Expr:
         return bitcast(dtype, (of + const(bias, like(x, integer))) << const(position, like(x, integer)))
@@ -90,21 +100,21 @@ def log(b: Builder, x: Expr) -> Expr:
     integers = like(x, integer)
     tiny = 1.1754943508222875e-38 if kind == "float32" else 2.2250738585072014e-308
     lift = 2.0**position
-    small = b.let(x < const(tiny, dtype))
-    normal = b.let(tirx.Select(small, x * const(lift, dtype), x))
+    small = x < const(tiny, dtype)
+    normal = let(b, tirx.Select(small, x * const(lift, dtype), x))
     half_bits = 0x3F3504F3 if kind == "float32" else 0x3FE6A09E667F3BCD
-    offset = b.let(bitcast(integers, normal) - const(half_bits, integers))
-    n = b.let(offset >> const(position, integers))
+    offset = let(b, bitcast(integers, normal) - const(half_bits, integers))
+    n = let(b, offset >> const(position, integers))
     mantissa = bitcast(dtype, bitcast(integers, normal) - (n << const(position, integers)))
-    mantissa = b.let(mantissa)
+    mantissa = let(b, mantissa)
     lifted = tirx.Select(small, const(float(position), dtype), const(0.0, dtype))
-    exponent = b.let(cast(dtype, n) - lifted)
-    s = b.let((mantissa - const(1.0, dtype)) / (mantissa + const(1.0, dtype)))
+    exponent = let(b, cast(dtype, n) - lifted)
+    s = let(b, (mantissa - const(1.0, dtype)) / (mantissa + const(1.0, dtype)))
     terms = 5 if kind == "float32" else 8
-    series = polynomial(b, b.let(s * s), [2.0 / (2 * k + 1) for k in range(terms)])
-    y = b.let(exponent * const(_LN2, dtype) + s * series)
-    y = b.let(tirx.Select(x < const(float("inf"), dtype), y, x))
-    y = b.let(tirx.Select(const(0.0, dtype) < x, y, const(float("nan"), dtype)))
+    series = polynomial(b, let(b, s * s), [2.0 / (2 * k + 1) for k in range(terms)])
+    y = let(b, exponent * const(_LN2, dtype) + s * series)
+    y = let(b, tirx.Select(x < const(float("inf"), dtype), y, x))
+    y = let(b, tirx.Select(const(0.0, dtype) < x, y, const(float("nan"), dtype)))
     return tirx.Select(tirx.EQ(x, const(0.0, dtype)), const(float("-inf"), dtype), y)
 
 
@@ -128,10 +138,10 @@ def tanh(b: Builder, x: Expr) -> Expr:
         x·P(x²) for |x| < 0.625, else sign(x)·(1 − 2/(e^{2|x|} + 1))
     """
     dtype = dtype_of(x)
-    magnitude = b.let(absolute(x))
-    near = b.let(x * polynomial(b, b.let(x * x), _TANH))
+    magnitude = let(b, absolute(x))
+    near = let(b, x * polynomial(b, let(b, x * x), _TANH))
     far = const(1.0, dtype) - const(2.0, dtype) / (exp(b, magnitude * const(2.0, dtype)) + const(1.0, dtype))
-    return tirx.Select(magnitude < const(0.625, dtype), near, copy_sign(b.let(far), x))
+    return tirx.Select(magnitude < const(0.625, dtype), near, copy_sign(let(b, far), x))
 
 
 def erf(b: Builder, x: Expr) -> Expr:
@@ -141,10 +151,10 @@ def erf(b: Builder, x: Expr) -> Expr:
         x·P(x²) for |x| < 1, else sign(x)·(1 − e^{Q(|x| − 2.5)}), and ±1 beyond 4
     """
     dtype = dtype_of(x)
-    magnitude = b.let(tirx.Min(absolute(x), const(4.0, dtype)))
-    near = b.let(x * polynomial(b, b.let(x * x), _ERF_NEAR))
-    tail = exp(b, polynomial(b, b.let(magnitude - const(2.5, dtype)), _ERF_FAR))
-    far = b.let(const(1.0, dtype) - tail)
+    magnitude = let(b, tirx.Min(absolute(x), const(4.0, dtype)))
+    near = let(b, x * polynomial(b, let(b, x * x), _ERF_NEAR))
+    tail = exp(b, polynomial(b, let(b, magnitude - const(2.5, dtype)), _ERF_FAR))
+    far = let(b, const(1.0, dtype) - tail)
     return tirx.Select(magnitude < const(1.0, dtype), near, copy_sign(far, x))
 
 
@@ -164,14 +174,14 @@ def power(b: Builder, x: Expr, y: Expr) -> Expr:
     """
     single = dtype_of(x)
     double = like(x, "float64")
-    logarithm = log(b, b.let(cast(double, absolute(x))))
-    size = b.let(cast(single, exp(b, b.let(cast(double, y) * logarithm))))
-    size = b.let(tirx.Select(tirx.EQ(y, const(0.0, single)), const(1.0, single), size))
-    whole = b.let(tirx.EQ(call_pure(single, "llvm.floor", y), y))
-    half = b.let(y * const(0.5, single))
-    odd = b.let(tirx.And(whole, tirx.NE(call_pure(single, "llvm.floor", half), half)))
-    signed = b.let(tirx.Select(odd, const(0.0, single) - size, size))
-    below = b.let(tirx.Select(tirx.Or(whole, tirx.EQ(size, const(0.0, single))), signed, const(float("nan"), single)))
+    logarithm = log(b, let(b, cast(double, absolute(x))))
+    size = let(b, cast(single, exp(b, let(b, cast(double, y) * logarithm))))
+    size = let(b, tirx.Select(tirx.EQ(y, const(0.0, single)), const(1.0, single), size))
+    whole = tirx.EQ(call_pure(single, "llvm.floor", y), y)
+    half = let(b, y * const(0.5, single))
+    odd = tirx.And(whole, tirx.NE(call_pure(single, "llvm.floor", half), half))
+    signed = let(b, tirx.Select(odd, const(0.0, single) - size, size))
+    below = let(b, tirx.Select(tirx.Or(whole, tirx.EQ(size, const(0.0, single))), signed, const(float("nan"), single)))
     return tirx.Select(x < const(0.0, single), below, size)
 
 

@@ -74,7 +74,7 @@ class _Rows:
         logarithmic = work.kind == "log_softmax"
 
         def shifted(at: Expr) -> Expr:
-            return b.let(self.x.load(at, lanes) - most)
+            return math.let(b, self.x.load(at, lanes) - most)
 
         total = b.register(_wide("float32", lanes), const(0.0, _wide("float32", lanes)))
         with b.loop(work.length, stem="k") as k:
@@ -100,7 +100,7 @@ class _Rows:
     def _factor(self, total: Expr, lanes: int) -> Expr:
         """1 / total, or ln total for the logarithmic form."""
         if self.work.kind == "log_softmax":
-            return self.b.let(math.log(self.b, self.b.let(total)))
+            return self.b.let(math.log(self.b, math.let(self.b, total)))
         return self.b.let(const(1.0, _wide("float32", lanes)) / total)
 
     # -- along: one row, lanes along it ---------------------------------------------------------------------
@@ -119,7 +119,7 @@ class _Rows:
 
         def power(x: Expr, at: Expr) -> Expr:
             lanes = _lanes(x)
-            value = b.let(math.exp(b, b.let(x - splat(most, lanes))))
+            value = b.let(math.exp(b, math.let(b, x - splat(most, lanes))))
             if not logarithmic:
                 self.y.store(at, value, lanes)
             return value

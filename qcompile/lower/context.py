@@ -18,7 +18,7 @@ from qcompile.kernels.kernel import Kernel
 from qcompile.kernels.reduce import ReduceWorkload, accumulator, reduce_kernel
 from qcompile.lower import convolution, families
 from qcompile.lower.expressions import ExpressionBuilder, flat_offset
-from qcompile.lower.fusion import loaded, may_inline, renumbered
+from qcompile.lower.fusion import loaded, may_inline, merge_constants, renumbered
 from qcompile.lower.sources import Pending, Sources, constant_value
 from qcompile.lower.storage import Buffer, DraftStep, Weights
 from qcompile.targets import Target
@@ -124,10 +124,7 @@ class LoweringContext:
             extents: of the iteration space.
             store: offset in the buffer; by default the space is the tensor.
         """
-        stored = self.sources.stored(output, element)
-        order = loaded(stored)
-        if len(order) >= MAX_ARGS:
-            raise LoweringError(f"node {node}: {len(order)} operands, one kernel takes {MAX_ARGS - 1}")
+        stored, order = self._few_operands(node, self.sources.stored(output, element))
         if store is None:
             store = flat_offset(extents, [ex.index(n) for n in range(len(extents))])
         values = [self.sources.value(number) for number in order]
@@ -168,8 +165,7 @@ class LoweringContext:
         element = self.fused(output.type.size, lambda: body(builder, position, window), repeated=True)
         self.sources.inline = frozenset()
         last = self.sources.stored(output, finish(builder, accumulator(dtype), position))
-        both = ex.make("pair", dtype, (ex.cast(element, dtype), last))
-        order = loaded(both)
+        both, order = self._few_operands(node, ex.make("pair", dtype, (ex.cast(element, dtype), last)))
         values = [self.sources.value(number) for number in order]
         dtypes = (*_memory_dtypes(both, order), self.sources.stored_dtype(output))
         work = ReduceWorkload(
@@ -179,12 +175,22 @@ class LoweringContext:
             renumbered(both.args[0], order),
             combine,
             ex.constant(start, dtype),
-            renumbered(last, order),
+            renumbered(both.args[1], order),
             flat_offset(output.shape, position),
         )
         buffers = [self.read_buffer(v) for v in values]
         kernel = self.kernel(work, lambda: reduce_kernel(work, self.isa))
         self.emit(node, kernel, [*buffers, self.new_buffer(output)], len(buffers))
+
+    def _few_operands(self, node: Node, element: Expr) -> tuple[Expr, list[int]]:
+        """Return an expression that reads few enough tensors for one kernel, and their numbers."""
+        order = loaded(element)
+        if len(order) >= MAX_ARGS:
+            element = merge_constants(element, self.sources)
+            order = loaded(element)
+        if len(order) >= MAX_ARGS:
+            raise LoweringError(f"node {node}: {len(order)} operands, one kernel takes {MAX_ARGS - 1}")
+        return element, order
 
     def constant(self, array: Any) -> Value:
         """Return a handle for `e.at` on an array that the program carries."""

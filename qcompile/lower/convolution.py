@@ -108,7 +108,7 @@ def epilogue(node: Node, *, fuse_activation: bool = True) -> Epilogue:
     if not node.is_integer:
         fields = {"precision": "float32", "output": "float32", "residual": attrs.residual}
         fields["activation"] = attrs.activation if fuse_activation else "none"
-        return Epilogue(fields, np.zeros(0, np.float32), LayerScalars(alpha=attrs.alpha, beta=attrs.beta))
+        return Epilogue(fields, np.zeros(1, np.float32), LayerScalars(alpha=attrs.alpha, beta=attrs.beta))
     x, w, result = node.inputs[0].qparams, node.inputs[1].qparams, node.output.qparams
     if x is None or w is None:
         raise LoweringError(f"node {node}: operand 0 and the weights must both be quantized, or neither")

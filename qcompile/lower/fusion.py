@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from qcompile.ir.graph import Value
 from qcompile.kernels import expression as ex
 from qcompile.kernels.expression import Expr
 from qcompile.kernels.space import Space
 from qcompile.kernels.transpose import contiguous_elsewhere
 from qcompile.lower.expressions import flat_offset
+from qcompile.lower.sources import Sources, constant_value
 
 _FREE = {"load", "load_or", "index", "const", "flip", "cast", "add", "select", "lt", "le", "and"}
 """Operations that cost next to nothing when repeated."""
@@ -73,5 +76,31 @@ def renumbered(element: Expr, order: Iterable[int]) -> Expr:
         if node.op in ("load", "load_or"):
             return ex.make(node.op, node.dtype, args, places[node.data])
         return None
+
+    return ex.rebuild(element, change)
+
+
+def merge_constants(element: Expr, sources: Sources) -> Expr:
+    """Return the expression with its constants of one element type laid end to end, so that they need one pointer."""
+    groups: dict[str, list[Value]] = {}
+    for number in loaded(element):
+        value = sources.value(number)
+        if value.is_constant:
+            groups.setdefault(value.dtype, []).append(value)
+    places: dict[int, tuple[int, int]] = {}
+    for values in groups.values():
+        if len(values) < 2:
+            continue
+        joined = constant_value("constants", np.concatenate([v.constant().reshape(-1) for v in values]))
+        offset = 0
+        for value in values:
+            places[sources.number(value)] = (sources.number(joined), offset)
+            offset += value.type.size
+
+    def change(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        if node.op not in ("load", "load_or") or node.data not in places:
+            return None
+        number, offset = places[node.data]
+        return ex.make(node.op, node.dtype, (args[0] + offset, *args[1:]), number)
 
     return ex.rebuild(element, change)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +16,25 @@ from qcompile.ir.program import MAX_ARGS, Program
 from qcompile.targets import Target, load
 
 _GUARD = 64
+_X86 = {"avx512_vnni": "x86-64-v4-vnni", "avx2": "x86-64-v3", "portable": "x86-64"}
+_ARM = {"neon_dotprod": "rpi5", "neon": "rpi4", "portable": "aarch64"}
+_NEEDS = {
+    "avx512_vnni": {"avx512_vnni", "avx512bw", "avx512vl", "avx512dq"},
+    "avx2": {"avx2", "fma"},
+    "neon_dotprod": {"asimddp"},
+}
+_TARGETS = _X86 if platform.machine() == "x86_64" else _ARM
+
+INSTRUCTION_SETS = list(_TARGETS)
+"""What machines of this architecture may have."""
 
 
 def machine(isa: str) -> Target | None:
-    """Return a target of an instruction set that this machine can run, or None."""
-    import platform
-
-    if platform.machine() != "x86_64":
-        return None
+    """Return a target of an instruction set, or None where this machine cannot run it."""
     flags = set(Path("/proc/cpuinfo").read_text().split())
-    names = {"avx512_vnni": "x86-64-v4-vnni", "avx2": "x86-64-v3", "sse2": "x86-64", "portable": "x86-64"}
-    needs = {"avx512_vnni": {"avx512_vnni", "avx512bw"}, "avx2": {"avx2", "fma"}, "sse2": set(), "portable": set()}
-    if not needs[isa] <= flags:
+    if not _NEEDS.get(isa, set()) <= flags:
         return None
-    from dataclasses import replace
-
-    return replace(load(names[isa]), isa=isa)
+    return replace(load(_TARGETS[isa]), isa=isa)
 
 
 class Executable:
