@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import onnx
@@ -75,17 +76,14 @@ def _check_names(model: Model) -> None:
     """Refuse names that are defined twice, read but not defined, or empty where they must not be."""
     graph = model.proto.graph
     defined: dict[str, str] = {}
-    inputs = [v.name for v in graph.input]
-    for name in inputs:
-        if inputs.count(name) > 1:
-            raise ModelImportError(f"{model.source} has two inputs named '{name}'")
+    inputs = _distinct(model, graph.input, "inputs")
     for name, where in _defined(graph):
         if name in defined:
             raise ModelImportError(f"{model.source} defines tensor '{name}' twice: {defined[name]} and {where}")
         if name in inputs and where.startswith("node"):
             raise ModelImportError(f"{model.source} defines tensor '{name}' twice: an input and {where}")
         defined[name] = where
-    known = {*defined, *inputs}
+    known = defined.keys() | inputs
     for index, node in enumerate(graph.node):
         for name in node.input:
             if name and name not in known:
@@ -93,14 +91,19 @@ def _check_names(model: Model) -> None:
                 raise ModelImportError(
                     f"node {label} ({node.op_type}) of {model.source} reads '{name}', which nothing defines"
                 )
-    outputs = [v.name for v in graph.output]
+    outputs = _distinct(model, graph.output, "outputs")
     if not outputs:
         raise ModelImportError(f"{model.source} has no outputs")
-    for name in outputs:
-        if name not in known:
-            raise ModelImportError(f"output '{name}' of {model.source} is computed by no node")
-        if outputs.count(name) > 1:
-            raise ModelImportError(f"{model.source} has two outputs named '{name}'")
+    for name in outputs - known:
+        raise ModelImportError(f"output '{name}' of {model.source} is computed by no node")
+
+
+def _distinct(model: Model, values: Sequence[Any], what: str) -> set[str]:
+    """Return the names of inputs or outputs, which must differ."""
+    twice = [name for name, count in Counter(v.name for v in values).items() if count > 1]
+    if twice:
+        raise ModelImportError(f"{model.source} has two {what} named '{twice[0]}'")
+    return {v.name for v in values}
 
 
 def _sort_nodes(model: Model) -> None:

@@ -15,7 +15,7 @@ from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluat
 from qcompile.onnx_import.load import Model
 from qcompile.onnx_import.shapes import resolve_inputs
 from qcompile.onnx_import.support import DEFAULT_DOMAINS, converters, is_supported, qualified, report_unsupported
-from qcompile.onnx_import.tensors import TensorReader
+from qcompile.onnx_import.tensors import CONVERTED, TensorReader, element_name
 from qcompile.ops.onnx_node import OnnxNode
 
 
@@ -107,7 +107,9 @@ class _Conversion:
 
     def _apply(self, node: Any, label: str, values: list[Value | None]) -> tuple[Value | None, ...]:
         attributes = attribute_values(node, self.reader)
-        names = [name or f"{label}.unused{index}" for index, name in enumerate(node.output)]
+        names = [node.output[0] or label, *node.output[1:]]
+        while len(names) > 1 and not names[-1]:
+            names.pop()
         view = OnnxNode(
             self.graph, node.op_type, label, values, attributes, names, self.opset, self.model.source
         )
@@ -180,6 +182,11 @@ class _Conversion:
         if len(values) != len(names):
             raise InternalError(f"an output of {self.model.source} was lost without a report")
         self.graph.set_outputs(values, names)
+        for output in self.model.proto.graph.output:
+            kind = element_name(output.type.tensor_type.elem_type)
+            if kind in CONVERTED:
+                note = f"output '{output.name}' is {CONVERTED[kind]} in the model and float32 here"
+                self.model.notes.append(note)
         Rewriter(self.graph).eliminate_dead()
         self.graph.notes += [*self.model.notes, *self.reader.notes()]
         verify(self.graph)

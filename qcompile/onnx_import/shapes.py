@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,7 @@ def resolve_inputs(
     symbols: dict[str, tuple[int, str]] = {}
     for entry in known:
         if entry.name in given:
-            _apply(model, entry, tuple(given[entry.name]), symbols)
+            _apply(model, entry, given[entry.name], symbols)
     for entry in known:
         _substitute(entry, symbols)
     batched = [entry for entry in known if entry.dims and isinstance(entry.dims[0], str)]
@@ -84,9 +85,13 @@ def _read_input(model: Model, value: Any) -> InputType:
     return InputType(value.name, dtype, dims)
 
 
-def _apply(model: Model, entry: InputType, shape: tuple[int, ...], symbols: dict[str, tuple[int, str]]) -> None:
-    if any(not isinstance(d, int) or isinstance(d, bool) or d < 1 for d in shape):
-        raise UsageError(f"the shape {_text(shape)} given for input '{entry.name}' must hold positive integers")
+def _apply(model: Model, entry: InputType, given: Any, symbols: dict[str, tuple[int, str]]) -> None:
+    try:
+        shape = tuple(operator.index(d) for d in given)
+    except TypeError:
+        shape = (0,)
+    if min(shape, default=1) < 1:
+        raise UsageError(f"the shape {given!r} given for input '{entry.name}' must hold positive integers")
     if entry.dims is None:
         entry.dims = list(shape)
         return

@@ -170,7 +170,10 @@ class TensorReader:
                 hint="the data file does not belong to this model, or is truncated",
             )
         little = kind.newbyteorder("<") if kind.isbuiltin == 1 else kind
-        return np.fromfile(path, little, math.prod(shape), offset=offset).reshape(shape)
+        array = np.fromfile(path, little, math.prod(shape), offset=offset).reshape(shape)
+        # Read-only arrays need no copy of their own in the graph.
+        array.setflags(write=False)
+        return array
 
     def _side_file(self, name: str, location: str) -> Path:
         if self.model.path is None:

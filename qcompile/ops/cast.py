@@ -27,6 +27,8 @@ _ONNX_DTYPE = {
 }
 """IR element type of each ONNX type number; float16, float64 and bfloat16 are computed in float32."""
 
+_NARROWED = {10: "float16", 11: "float64", 16: "bfloat16"}
+
 
 @dataclass(frozen=True)
 class CastAttrs:
@@ -47,6 +49,9 @@ def _cast(node: OnnxNode) -> Value:
     number = int(node.attr("to"))
     if number not in _ONNX_DTYPE:
         node.fail(f"a cast to ONNX element type {number}")
+    if number in _NARROWED:
+        note = f"casts to {_NARROWED[number]} are left out: the model is computed in float32"
+        node.graph.notes += [] if note in node.graph.notes else [note]
     return _to_dtype(node, _ONNX_DTYPE[number])
 
 

@@ -184,6 +184,22 @@ def test_outputs_that_are_not_made_matter_only_if_read(build: Any) -> None:
     refused(build([pool, reader], inputs, outputs=["y", "z"]), "node pool (MaxPool): its output 1 ('indices')")
 
 
+def test_outputs_without_a_name_are_left_out(build: Any) -> None:
+    constants = {n: np.ones(3, np.float32) for n in "sbmv"}
+    node = helper.make_node("BatchNormalization", ["x", *"sbmv"], ["y", "", "", "", ""], name="bn")
+    model = build([node], {"x": [2, 3, 4]}, constants=constants, opset=9)
+    assert [n.op.name for n in import_onnx(model).nodes] == ["batch_norm"]
+    node.output[2] = "variance"
+    refused(build([node], {"x": [2, 3, 4]}, constants=constants, opset=9), "node bn", "training mode")
+
+
+def test_quantized_models_get_a_hint_of_their_own(build: Any) -> None:
+    constants = {"s": np.array(0.5, np.float32), "z": np.array(0, np.int8)}
+    node = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"], name="q")
+    error = refused(build([node], {"x": [4]}, constants=constants), "QuantizeLinear (node q)")
+    assert "quantized already" in str(error.hint)
+
+
 def test_control_flow_is_unsupported(build: Any) -> None:
     branch = helper.make_graph([relu("x", "inner")], "b", [], [onnx.ValueInfoProto(name="inner")])
     branch.output[0].type.tensor_type.elem_type = TensorProto.FLOAT

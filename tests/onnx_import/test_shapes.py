@@ -27,6 +27,14 @@ def test_open_batch_becomes_one_with_a_note(build: Any, batch: Any) -> None:
     assert graph.clone().notes == graph.notes
 
 
+def test_shapes_may_be_any_sequence_of_integers(build: Any) -> None:
+    import numpy as np
+
+    model = build(RELU, {"x": ["N", 3, "H", 8]})
+    for shape in ([2, 3, 4, 8], np.array([2, 3, 4, 8])):
+        assert shapes(import_onnx(model, {"x": shape})) == {"x": (2, 3, 4, 8)}
+
+
 def test_given_shape_wins_over_the_default(build: Any) -> None:
     graph = import_onnx(build(RELU, {"x": ["N", 3, "H", "W"]}), {"x": (4, 3, 32, 48)})
     assert shapes(graph) == {"x": (4, 3, 32, 48)}
@@ -82,6 +90,8 @@ def test_unknown_input_name_is_guessed(build: Any) -> None:
         ((1, 3, -1, 8), "positive integers"),
         ((1, 3, 8.0, 8), "positive integers"),
         ((), "has 0"),
+        (5, "positive integers"),
+        (("a", 3, 8, 8), "positive integers"),
     ],
 )
 def test_shapes_that_contradict_the_model(build: Any, given: Any, says: str) -> None:
@@ -122,6 +132,18 @@ def test_inputs_of_other_precision_become_float32(build: Any, kind: int, name: s
     graph = import_onnx(build(RELU, {"x": helper.make_tensor_value_info("x", kind, [1, 2])}))
     assert graph.inputs[0].dtype == "float32"
     assert graph.notes == [f"input 'x' is {name} in the model and float32 here"]
+
+
+def test_outputs_of_other_precision_become_float32(build: Any) -> None:
+    kind = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])
+    model = build([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT16)], {"x": kind})
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    graph = import_onnx(model)
+    assert graph.nodes == []
+    assert graph.notes == [
+        "casts to float16 are left out: the model is computed in float32",
+        "output 'y' is float16 in the model and float32 here",
+    ]
 
 
 def test_declared_types_of_results_are_not_trusted(build: Any) -> None:
