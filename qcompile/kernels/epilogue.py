@@ -25,6 +25,7 @@ from qcompile.kernels.builder import (
 )
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.isa import Isa
+from qcompile.quant.requantize import WIDE_SHIFT
 
 
 def storage_dtype(isa: Isa, dtype: str) -> str:
@@ -138,7 +139,7 @@ class Epilogue:
         if self._work.residual:
             other = cast(integers, self._residual.load(to, self._lanes))
             q = q + other * self._integer(at.RESIDUAL_FACTOR) + self._integer(at.RESIDUAL_OFFSET)
-            q = b.let(q >> const(at.WIDE_SHIFT, integers))
+            q = b.let(q >> const(WIDE_SHIFT, integers))
             if self._narrowing is None:
                 q = b.let(tirx.Min(tirx.Max(q, self._integer(at.INT_LO)), self._integer(at.INT_HI)))
         return q

@@ -68,10 +68,16 @@ class Library:
         output: int = 6,
         ranges: Sequence[tuple[int, int]] | None = None,
         noise: int = 0x5A,
+        in_place: int | None = None,
     ) -> np.ndarray:
-        """Call a kernel over its tiles (or the given ranges); returns the output array."""
+        """Call a kernel over its tiles (or the given ranges); returns the output array.
+
+        ``in_place`` is the position of an operand which the output overwrites.
+        """
         held = [None if array is None else Guarded(array, noise) for array in arguments]
         held += [None] * (8 - len(held))
+        if in_place is not None:
+            held[output] = held[in_place]
         scratch = Guarded(np.full(kernel.scratch_bytes, noise, np.uint8), noise)
         pointers = [ctypes.c_void_p(item.address if item else None) for item in held]
         function = self.function(kernel)

@@ -161,6 +161,20 @@ def test_any_split_gives_the_same_bits(machine: Target) -> None:
             np.testing.assert_array_equal(library.run(kernel, arguments, ranges=ranges), whole)
 
 
+def test_the_output_may_overwrite_the_residual(machine: Target) -> None:
+    rng = np.random.default_rng(9)
+    works = [
+        ConvWorkload(1, 9, 9, 24, 100, residual=True),
+        ConvWorkload(1, 9, 9, 70, 70, (3, 3), pads=(1, 1, 1, 1), groups=70, residual=True),
+        ConvWorkload(1, 9, 9, 24, 100, precision="float32", output="float32", residual=True),
+    ]
+    calls = [layers_x86.kernel_and_arguments(conv_reference.make_layer(w, rng), machine) for w in works]
+    library = native_runner.Library([kernel for kernel, _ in calls], machine)
+    for kernel, arguments in calls:
+        apart = library.run(kernel, arguments)
+        np.testing.assert_array_equal(library.run(kernel, arguments, in_place=4), apart)
+
+
 def test_weights_of_minus_128_meet_activations_of_minus_128(machine: Target) -> None:
     layer = conv_reference.make_layer(dense(20, 40, 33), np.random.default_rng(6))
     grouped = conv_reference.make_layer(ConvWorkload(1, 6, 6, 70, 70, (3, 3), groups=70), np.random.default_rng(7))
