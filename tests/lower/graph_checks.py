@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from program_execution import Executable
 
@@ -11,6 +13,13 @@ from qcompile.ir.parser import parse_graph
 from qcompile.lower import lower_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.targets import Target
+
+GRAPHS = Path(__file__).parent / "graphs"
+
+
+def graph_texts(*names: str) -> dict[str, str]:
+    """Return the texts of graphs/<name>.qir by name."""
+    return {name: (GRAPHS / f"{name}.qir").read_text() for name in names}
 
 
 def graph_of(text: str) -> Graph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import platform
 import subprocess
 import sys
@@ -66,7 +67,7 @@ class Executable:
             pointers += [None] * (MAX_ARGS - len(pointers))
             function = getattr(self._library, step.kernel)
             cuts = sorted({round(step.tiles * n / pieces) for n in range(pieces + 1)})
-            for begin, end in zip(cuts, cuts[1:], strict=False):
+            for begin, end in itertools.pairwise(cuts):
                 arguments = [ctypes.c_void_p(p) for p in [*pointers, self.scratch.ctypes.data]]
                 assert function(*arguments, ctypes.c_int32(begin), ctypes.c_int32(end)) == 0
         for memory in outputs:
