@@ -94,7 +94,7 @@ def _check_names(model: Model) -> None:
     outputs = _distinct(model, graph.output, "outputs")
     if not outputs:
         raise ModelImportError(f"{model.source} has no outputs")
-    for name in outputs - known:
+    for name in sorted(outputs - known):
         raise ModelImportError(f"output '{name}' of {model.source} is computed by no node")
 
 
