@@ -34,7 +34,7 @@ from qcompile.kernels.depthwise import depthwise_kernel, plan_depthwise
 from qcompile.kernels.epilogue import Epilogue, storage_dtype
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
-from qcompile.kernels.staging import Stage
+from qcompile.kernels.staging import Gather, Stage
 
 _KEPT = 12
 """Operands that LLVM may keep in registers from one block of channels to the next; more would spill."""
@@ -66,11 +66,23 @@ def plan_conv(workload: ConvWorkload, isa: Isa, target: Caches) -> Kernel:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a tile reads its pixels: a view, the element of the block's first pixel, strides."""
+    """Where a tile reads its pixels.
+
+    Args:
+        memory: a view of the input or of scratch.
+        base: element under the tile's first output and first tap.
+        row_step: elements from an output row's pixels to the next one's.
+        column_step: elements from an output column's pixels to the next one's.
+        tap_row: elements from a filter row to the next.
+        tap_column: elements from a filter column to the next.
+    """
 
     memory: Memory
     base: Index
-    row_stride: int
+    row_step: int
+    column_step: int
+    tap_row: int
+    tap_column: int
 
 
 class _Generator:
@@ -79,7 +91,7 @@ class _Generator:
     def __init__(self, work: ConvWorkload, isa: Isa, tiling: Tiling, blocking: Blocking) -> None:
         self.work, self.isa, self.tiling, self.blocking = work, isa, tiling, blocking
         self.micro = micro_kernel(work, isa)
-        self.walk: Walk = walk(work, self.micro.group)
+        self.walk: Walk = walk(work, self.micro)
         self.per_group = channel_blocks(work, isa, tiling)
         self.blocks = self.per_group * work.groups
         self.block_channels = tiling.nv * self.micro.lanes
@@ -87,6 +99,10 @@ class _Generator:
         self.stage: Stage | None = None
         if any(work.pads) or self.micro.a_dtype != self.stored:
             self.stage = Stage(work, blocking, self.micro.a_dtype, isa.vector_bytes)
+        self.gather: Gather | None = None
+        if self.walk.gathered:
+            used = self.stage.scratch_bytes if self.stage else 0
+            self.gather = Gather(work, blocking, self.walk.padded, used)
         self.b = Builder()
         self.input = self.b.argument(0, self.stored)
         self.weights = self.b.argument(1, self.micro.b_dtype)
@@ -106,13 +122,14 @@ class _Generator:
             self._item(item, part, image if self.work.batch > 1 else 0, row, column)
         name = symbol("conv", self.work, self.isa.name, self.tiling, self.blocking)
         items = self.work.batch * row_blocks * column_blocks * parts
-        return Kernel(name, b.function(name), items, self.stage.scratch_bytes if self.stage else 0)
+        last = self.gather or self.stage
+        return Kernel(name, b.function(name), items, last.scratch_bytes if last else 0)
 
     def _item(self, item: Expr, part: Index, image: Index, row: Index, column: Index) -> None:
         b, work = self.b, self.work
         rows = _remaining(b, row, self.blocking.rows, work.out_height)
         columns = _remaining(b, column, self.blocking.columns, work.out_width)
-        source = self._source(item, part, image, row, column, rows)
+        source = self._source(item, part, image, (row, column), (rows, columns))
         first = part * self.blocking.blocks if isinstance(part, int) else b.let(part * self.blocking.blocks)
         blocks = _remaining(b, first, self.blocking.blocks, self.blocks)
         pixel = b.let((image * work.out_height + row) * work.out_width + column)
@@ -120,8 +137,7 @@ class _Generator:
         def tile_row(r: Index, height: int) -> None:
             def tile(c: Index, width: int) -> None:
                 at = pixel + r * work.out_width + c
-                corner = source.base + r * work.strides[0] * source.row_stride
-                corner = b.let(corner + c * work.strides[1] * work.channels)
+                corner = b.let(source.base + r * source.row_step + c * source.column_step)
                 self._blocks(replace(source, base=corner), b.let(at), height, width, first, blocks)
 
             _over(b, columns, self.tiling.columns, work.out_width, tile)
@@ -129,23 +145,35 @@ class _Generator:
         _over(b, rows, self.tiling.rows, work.out_height, tile_row)
 
     def _source(
-        self, item: Expr, part: Index, image: Index, row: Index, column: Index, rows: Index
+        self, item: Expr, part: Index, image: Index, at: tuple[Index, Index], size: tuple[Index, Index]
     ) -> _Source:
-        work = self.work
-        if self.stage is None:
-            start = (image * work.height + row * work.strides[0]) * work.width + column * work.strides[1]
-            return _Source(self.input, self.b.let(start * work.channels), work.width * work.channels)
-        if isinstance(part, int):
-            staged = self.stage.emit(self.b, self.input, image, row, column, rows)
-        else:  # the parts of one block of pixels follow one another and share its copy
-            with self.b.when(tirx.Or(equal(item, self.b.begin), equal(part, 0))):
-                self.stage.emit(self.b, self.input, image, row, column, rows)
-            staged = self.b.scratch(self.micro.a_dtype)
-        return _Source(staged, 0, self.stage.row_stride)
+        """Bring the block of outputs of ``size`` that starts ``at`` (row, column) a copy, where it needs one."""
+        b, work = self.b, self.work
+        memory, row_stride = self.input, work.width * work.channels
+        base = (image * work.height + at[0] * work.strides[0]) * work.width + at[1] * work.strides[1]
+        base = b.let(base * work.channels)
+        if self.stage is not None:
+            memory, base, row_stride = b.scratch(self.micro.a_dtype), 0, self.stage.row_stride
 
-    def _blocks(
-        self, source: _Source, pixel: Expr, height: int, width: int, first: Index, blocks: Index
-    ) -> None:
+        def copy() -> None:
+            if self.stage is not None:
+                self.stage.emit(b, self.input, image, *at, size[0])
+            if self.gather is not None:
+                self.gather.emit(b, memory, base, row_stride, *size)
+
+        if isinstance(part, int):
+            copy()
+        elif self.stage is not None or self.gather is not None:
+            with b.when(tirx.Or(equal(item, b.begin), equal(part, 0))):
+                copy()  # the parts of one block of pixels follow one another and share its copy
+        if self.gather is not None:
+            record, first = self.gather.record, self.gather.first
+            return _Source(b.scratch(self.micro.a_dtype), first, self.blocking.columns * record, record, 0, 0)
+        taps = work.dilations[0] * row_stride, work.dilations[1] * work.channels
+        steps = work.strides[0] * row_stride, work.strides[1] * work.channels
+        return _Source(memory, base, *steps, *taps)
+
+    def _blocks(self, source: _Source, pixel: Expr, height: int, width: int, first: Index, blocks: Index) -> None:
         """Emit the channel blocks of one rectangle of pixels."""
         b, micro = self.b, self.micro
         filters = self.work.filters // self.work.groups
@@ -210,12 +238,11 @@ class _Generator:
         """Emit one register tile: sums over the whole filter, then the epilogue."""
         b, work, micro = self.b, self.work, self.micro
         pixels = [(i, j) for i in range(height) for j in range(width)]
-        step_row, step_column = work.strides[0] * source.row_stride, work.strides[1] * work.channels
-        corners = [i * step_row + j * step_column for i, j in pixels]
+        corners = [i * source.row_step + j * source.column_step for i, j in pixels]
         state = micro.start(b, len(pixels), nv, self.epilogue.bias(places.channel, nv))
         lanes, size = nv * micro.lanes, micro.group * micro.unroll
         with b.loop(self.walk.rows, stem="kh") as kh, b.loop(self.walk.taps, stem="kw") as kw:
-            tap = kh * (work.dilations[0] * source.row_stride) + kw * (work.dilations[1] * work.channels)
+            tap = kh * source.tap_row + kw * source.tap_column
             entry = b.let(places.input + tap)
             weights = b.let(places.weights + (kh * self.walk.taps + kw) * (self.walk.padded * lanes))
 

@@ -12,7 +12,7 @@ from qcompile.errors import LoweringError
 from qcompile.kernels.conv_plan import choose_tiling, micro_kernel, walk
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import depthwise_kernel, pack_depthwise
-from qcompile.kernels.isa import Isa
+from qcompile.kernels.isa import Isa, MicroKernel
 from qcompile.kernels.parameters import LayerScalars, parameter_block
 
 Array = npt.NDArray[Any]
@@ -73,7 +73,7 @@ def pack_conv(
         groups, lanes, packed = 1, depthwise.channels, pack_depthwise(workload, isa, kernel)
     else:
         nv, lanes = choose_tiling(work, isa).nv, micro.lanes
-        flat = [_pack_group(work, part, nv, lanes, micro.group) for part in np.split(kernel, groups)]
+        flat = [_pack_group(work, part, nv, micro) for part in np.split(kernel, groups)]
         packed = np.concatenate(flat).astype(micro.b_dtype)
     scaled = work.precision == "int8" and work.output != "int32"
     factors = np.broadcast_to(np.asarray(multipliers, np.float32), (filters,))
@@ -122,9 +122,9 @@ def _padded(values: Array, groups: int, lanes: int) -> Array:
     return np.asarray(np.pad(per_group, ((0, 0), (0, missing))).reshape(-1).copy())
 
 
-def _pack_group(work: ConvWorkload, kernel: Array, nv: int, lanes: int, group: int) -> Array:
+def _pack_group(work: ConvWorkload, kernel: Array, nv: int, micro: MicroKernel) -> Array:
     """One group's weights: [block][filter row][tap][K / group][channel of the block][group]."""
-    order = walk(work, group)
+    order, lanes, group = walk(work, micro), micro.lanes, micro.group
     runs = kernel.reshape(len(kernel), order.rows * order.taps, order.run)
     missing = -len(runs) % lanes
     runs = np.pad(runs, ((0, missing), (0, 0), (0, order.padded - order.run)))

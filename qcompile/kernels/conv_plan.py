@@ -13,6 +13,7 @@ _NARROW_CYCLES = 1.5
 _TILE_CYCLES = 12.0
 _NEAR_BYTES = 1 << 15
 _FAR_BYTES_PER_CYCLE = 20
+_GATHER_CYCLES = 6.0
 _WANTED_ITEMS = 16
 _ITEM_MACS = 200_000
 
@@ -34,12 +35,15 @@ class Walk:
         taps: runs in one filter row (1, or the kernel's columns).
         run: K values of a run.
         padded: the run rounded up to the dot group.
+        gathered: the pixels under the filter are first laid side by side in scratch, so that the
+            whole filter is one run: for few channels, whose rows would mostly be padding.
     """
 
     rows: int
     taps: int
     run: int
     padded: int
+    gathered: bool = False
 
     @property
     def length(self) -> int:
@@ -47,14 +51,27 @@ class Walk:
         return self.rows * self.taps * self.padded
 
 
-def walk(workload: ConvWorkload, group: int) -> Walk:
-    """Choose the runs of a workload for a dot group."""
+def walk(workload: ConvWorkload, micro: MicroKernel) -> Walk:
+    """Choose the runs of a workload for an inner kernel."""
     kernel_rows, kernel_columns = workload.kernel
     per_group = workload.channels // workload.groups
     joined = workload.groups == 1 and (workload.dilations[1] == 1 or kernel_columns == 1)
     taps = 1 if joined else kernel_columns
     run = per_group * kernel_columns if joined else per_group
-    return Walk(kernel_rows, taps, run, -(-run // group) * group)
+    plain = Walk(kernel_rows, taps, run, _rounded(run, micro.group))
+    if not joined or kernel_rows == 1 or workload.precision != "int8":
+        return plain
+    whole = kernel_rows * run
+    gathered = Walk(1, 1, whole, _rounded(whole, micro.group), gathered=True)
+    mr, nv = micro.tiles[0]
+    per_pixel = micro.cycles(mr, nv) / mr * -(-workload.filters // (nv * micro.lanes))
+    saved = (plain.length - gathered.length) / micro.group * per_pixel
+    return gathered if saved > _GATHER_CYCLES * kernel_rows * -(-run // 16) else plain
+
+
+def _rounded(run: int, group: int) -> int:
+    """Next multiple of the dot group."""
+    return -(-run // group) * group
 
 
 @dataclass(frozen=True)
@@ -100,7 +117,7 @@ def _cycles(work: ConvWorkload, micro: MicroKernel, tiling: Tiling, fit: int) ->
     which takes up to ``fit`` vectors of sums, a power of two.
     """
     vectors = -(-(work.filters // work.groups) // micro.lanes)
-    groups = walk(work, micro.group).length / micro.group
+    groups = walk(work, micro).length / micro.group
     size = 4 if work.precision == "float32" else 1
     step = micro.lanes * micro.group * size
     far = vectors * groups * step > _NEAR_BYTES
@@ -151,7 +168,7 @@ def choose_blocking(workload: ConvWorkload, isa: Isa, tiling: Tiling, l2_bytes: 
     per_group = channel_blocks(work, isa, tiling)
     blocks = per_group * work.groups
     size = 4 if work.precision == "float32" else 1
-    weights = blocks * walk(work, micro.group).length * tiling.nv * micro.lanes * size
+    weights = blocks * walk(work, micro).length * tiling.nv * micro.lanes * size
     pixels = work.batch * work.out_height * work.out_width
     wanted = max(1, min(_WANTED_ITEMS, work.macs // _ITEM_MACS))
     if weights > l2_bytes * 3 // 4:  # weights are streamed: as many pixels as fit share one reading

@@ -55,9 +55,7 @@ class Stage:
         used = self.rows * self.row_stride * _BYTES[self.dtype] + SLACK_BYTES
         return -(-used // 64) * 64
 
-    def emit(
-        self, b: Builder, source: Memory, image: Index, row: Index, column: Index, rows: Index
-    ) -> Memory:
+    def emit(self, b: Builder, source: Memory, image: Index, row: Index, column: Index, rows: Index) -> Memory:
         """Emit the copy of a block.
 
         Args:
@@ -127,6 +125,51 @@ class Stage:
             copy_elements(b, source, start, staged, to, self.row_stride, wide)
         with b.when(tirx.Not(full)):
             copy_elements(b, source, start, staged, to, _reach(remainder, work, 1) * work.channels, wide)
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Lays what a filter sees of a block side by side: one record of scratch per output pixel.
+
+    Args:
+        work: canonical workload, without groups or column dilation.
+        blocking: output rows and columns of a block.
+        record: elements of a record, at least what a filter sees.
+        first: element of scratch where the records start.
+    """
+
+    work: ConvWorkload
+    blocking: Blocking
+    record: int
+    first: int
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes up to the end of the records, a multiple of 64."""
+        used = self.first + self.blocking.rows * self.blocking.columns * self.record + SLACK_BYTES
+        return -(-used // 64) * 64
+
+    def emit(self, b: Builder, source: Memory, base: Index, row_stride: int, rows: Index, columns: Index) -> None:
+        """Emit the copy, in whole vectors: what runs over a record's end, the next one overwrites.
+
+        Args:
+            b: builder.
+            source: 8-bit pixels, padding included.
+            base: element under the block's first output and first tap.
+            row_stride: elements from an input row to the next.
+            rows: output rows that exist in the block.
+            columns: output columns that exist in the block.
+        """
+        work, staged = self.work, b.scratch(source.dtype)
+        run = work.channels * work.kernel[1]
+        with b.loop(rows, stem="y") as y, b.loop(columns, stem="x") as x:
+            start = b.let(base + y * (work.strides[0] * row_stride) + x * (work.strides[1] * work.channels))
+            to = b.let(self.first + (y * self.blocking.columns + x) * self.record)
+            for i in range(work.kernel[0]):
+                for done in range(0, run, 16):
+                    wide = min(16, 1 << (run - done - 1).bit_length())
+                    pixels = source.load(start + i * work.dilations[0] * row_stride + done, wide)
+                    staged.store(to + i * run + done, pixels, wide)
 
 
 def _reach(outputs: int, work: ConvWorkload, axis: int) -> int:
