@@ -10,7 +10,7 @@ import numpy as np
 
 from qcompile.errors import UsageError, did_you_mean
 from qcompile.ir.graph import Graph, Value
-from qcompile.ir.literal import Scanner, build
+from qcompile.ir.literal import Scanner, accepts, build, describe_type
 from qcompile.ir.opdef import OpDef
 from qcompile.ir.types import LONG_DTYPE, TensorType
 from qcompile.quant.qparams import INT_RANGE, QParams, QSpec
@@ -37,7 +37,24 @@ def parse_graph(
     Raises:
         UsageError: the text is not a graph; the message has the line.
     """
-    return _GraphParser(Scanner(text, source), ops, constants or {}).graph()
+    scan = Scanner(text, source)
+    try:
+        return _GraphParser(scan, ops, constants or {}).graph()
+    except UsageError as error:
+        error.loc = error.loc or scan.place()
+        raise
+    except (ValueError, OverflowError) as error:
+        raise UsageError(str(error), loc=scan.place()) from error
+
+
+_QPARAMS: dict[str, Any] = {
+    "scale": float | tuple[float, ...],
+    "zp": int | tuple[int, ...],
+    "axis": int | None,
+    "dtype": str,
+    "range": tuple[int, int],
+}
+"""Fields of q(…) and their types."""
 
 
 class _GraphParser:
@@ -65,6 +82,8 @@ class _GraphParser:
                 outputs.append((name, self._use()))
             else:
                 self._node()
+        if scan.kind != "end":
+            raise scan.error("the end")
         self.result.set_outputs([v for _, v in outputs], [n for n, _ in outputs])
         return self.result
 
@@ -90,10 +109,16 @@ class _GraphParser:
         if short not in LONG_DTYPE:
             raise UsageError(f"unknown element type '{short}'", hint=did_you_mean(short, list(LONG_DTYPE)))
         self.scan.expect("[")
-        shape = self.scan.sequence("]", lambda: int(self.scan.take("number", "an extent")))
-        return TensorType(LONG_DTYPE[short], tuple(shape))
+        return TensorType(LONG_DTYPE[short], tuple(self.scan.sequence("]", self._extent)))
+
+    def _extent(self) -> int:
+        if not self.scan.token.isdecimal():
+            raise self.scan.error("an extent")
+        return int(self.scan.advance())
 
     def _define(self, value: Value, name: str) -> Value:
+        if name in self.values:
+            raise UsageError(f"value {name} is defined twice")
         self.values[name] = value
         return value
 
@@ -120,6 +145,8 @@ class _GraphParser:
             return np.asarray(self.pool[key]).reshape(type.shape)
         if scan.accept("["):
             items = scan.sequence("]", scan.literal)
+            if len(items) != type.size or any(not isinstance(i, (int, float)) for i in items):
+                raise UsageError(f"the contents are not {type.size} numbers for {type}")
             return np.asarray(items, type.dtype).reshape(type.shape)
         for kind in ("normal", "uniform"):
             if scan.accept(kind):
@@ -165,7 +192,14 @@ class _GraphParser:
         given = scan.assignments(")", value)
         if "scale" not in given:
             raise scan.error("'scale' within q(…)")
+        for name in given:
+            if name not in _QPARAMS:
+                raise UsageError(f"q(…) has no field '{name}'", hint=did_you_mean(name, list(_QPARAMS)))
+            if not accepts(_QPARAMS[name], given[name]):
+                raise UsageError(f"q(…): '{name}' must be {describe_type(_QPARAMS[name])}")
         dtype = given.get("dtype", "int8")
+        if dtype not in INT_RANGE:
+            raise UsageError(f"unknown quantized type '{dtype}'", hint=did_you_mean(dtype, list(INT_RANGE)))
         qmin, qmax = given.get("range", INT_RANGE[dtype])
         scales = given["scale"] if isinstance(given["scale"], tuple) else (float(given["scale"]),)
         zp = given.get("zp", 0)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qcompile.errors import UsageError
-from qcompile.ir.literal import Scanner
+from qcompile.ir.literal import Scanner, build
 from qcompile.ir.printer import print_fields
-from qcompile.passmgr.options import instantiate
 from qcompile.passmgr.passbase import Pass
 from qcompile.passmgr.registry import PassRegistry, default_registry
 
@@ -35,7 +34,7 @@ def parse_pipeline(text: str, registry: PassRegistry | None = None, *, source: s
             scan.expect(",")
         name = scan.take("word", "the name of a pass")
         cls = known.get(name.replace("_", "-"))
-        passes.append(instantiate(cls, _options(scan, name)))
+        passes.append(build(cls, _options(scan, name), f"pass '{cls.name}'"))
     return tuple(passes)
 
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcompile.errors import PassError, QCompileError, UsageError
-from qcompile.ir.literal import Scanner
+from qcompile.ir.literal import Scanner, build
 from qcompile.passmgr import PassRegistry, parse_pipeline, print_pass, print_pipeline
-from qcompile.passmgr.options import instantiate, options_of
+from qcompile.passmgr.options import options_of
 
 FILE = '''
 from dataclasses import dataclass
@@ -140,7 +140,7 @@ def test_a_pass_may_refuse_its_own_options() -> None:
                 raise ValueError(f"alpha {self.alpha} is negative")
 
     with pytest.raises(UsageError, match=r"alpha -1.0 is negative"):
-        instantiate(Picky, {"alpha": -1.0})
+        build(Picky, {"alpha": -1.0}, "pass 'picky'")
 
 
 def test_the_scanner_names_the_line() -> None:
