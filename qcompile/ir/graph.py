@@ -46,7 +46,7 @@ class Value:
         self.data: npt.NDArray[Any] | None = None
         self._content: str | None = None
         if data is not None:
-            array = np.array(data, copy=True) if data.flags.writeable or not data.flags.c_contiguous else data
+            array = np.array(data, order="C") if data.flags.writeable or not data.flags.c_contiguous else data
             array.setflags(write=False)
             if TensorType(array.dtype.name, array.shape) != type:
                 raise InternalError(f"constant {name} holds {array.dtype}{array.shape}, its type says {type}")
@@ -237,14 +237,14 @@ class Graph:
         for node in self.nodes:
             yield from node.outputs
 
-    def to_networkx(self) -> nx.MultiDiGraph:
+    def to_networkx(self) -> nx.MultiDiGraph[Node]:
         """Return a view for graph algorithms: nodes are Node objects, one edge per operand read.
 
         Each edge carries `value` and `operand`; graph inputs and constants have no edge.
         """
         import networkx as nx
 
-        view: nx.MultiDiGraph = nx.MultiDiGraph()
+        view: nx.MultiDiGraph[Node] = nx.MultiDiGraph()
         view.add_nodes_from(self.nodes)
         for node in self.nodes:
             for index, value in enumerate(node.inputs):

@@ -163,7 +163,7 @@ class _GraphParser:
         generator = np.random.default_rng(arguments[0])
         given = [float(a) for a in arguments[1:]]
         if kind == "normal":
-            noise = generator.normal(0.0, *(given or [1.0]), type.shape)
+            noise = generator.normal(0.0, given[0] if given else 1.0, type.shape)
         else:
             low, high = [*given, *[0.0, 1.0][len(given) :]]
             noise = generator.uniform(low, high, type.shape)

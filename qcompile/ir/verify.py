@@ -83,6 +83,9 @@ def _verify_quantization(node: Node) -> None:
             continue
         if value.dtype != qparams.dtype:
             raise InternalError(f"{node}: {value.name} is {value.dtype}, its QParams say {qparams.dtype}")
+        if qparams.axis is not None and not 0 <= qparams.axis < len(value.shape):
+            axis = f"axis {qparams.axis}, which does not exist"
+            raise InternalError(f"{node}: {value.name} has {len(qparams.scale)} scales on {axis}")
         if qparams.axis is not None and value.shape[qparams.axis] != len(qparams.scale):
             raise InternalError(
                 f"{node}: {value.name} has {len(qparams.scale)} scales on an axis of {value.shape[qparams.axis]}"
