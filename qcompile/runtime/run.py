@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -105,6 +106,9 @@ class _COptions(ctypes.Structure):
         ("abi_version", ctypes.c_uint32), ("threads", ctypes.c_int32), ("message", ctypes.c_char_p),
         ("message_bytes", ctypes.c_size_t),
     ]  # fmt: skip
+
+
+_SPELLINGS = itertools.count()
 
 
 def load(path: str | os.PathLike[str], threads: int = 1) -> Session:
@@ -301,8 +305,11 @@ def _open_library(folder: str, manifest: Mapping[str, Any]) -> ctypes.CDLL:
     if manifest["abi"].get("version") != ABI_VERSION:
         found = f"version {manifest['abi'].get('version')} of the C interface, known: {ABI_VERSION}"
         raise BundleError(f"{folder} has {found}", "use the run.py that lies in the bundle")
+    # The loader recognizes a library by its path, and would return the old one where a bundle was replaced after
+    # it was loaded. No path is spelled twice, so it has to compare the files themselves.
+    folder, dots = os.path.dirname(path), "/." * next(_SPELLINGS)
     try:
-        return ctypes.CDLL(path)
+        return ctypes.CDLL(f"{folder}{dots}/libmodel.so")
     except OSError as error:
         raise BundleError(f"this system cannot load libmodel.so: {error}") from None
 
