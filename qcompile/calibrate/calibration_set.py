@@ -42,6 +42,7 @@ class CalibrationSet:
         source: what the user gave.
         notes: what was chosen for the user, one sentence each.
         preprocess: the resolved image steps, or None where the samples are no images.
+        count: samples of the latest complete pass.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -49,6 +50,7 @@ class CalibrationSet:
         self.source = reader.source
         self.notes = tuple(reader.notes)
         self.preprocess: Preprocess | None = reader.preprocess
+        self.count: int | None = None
         self._digest: str | None = None
 
     @property
@@ -62,17 +64,17 @@ class CalibrationSet:
     def _checked(self) -> Iterator[Sample]:
         digest = hashlib.sha256()
         inputs = self._reader.request.inputs
-        empty = True
+        count = 0
         for where, given in self._reader:
             sample = check_sample(given, inputs, where)
             for spec in inputs:
                 digest.update(f"{spec};".encode())
                 digest.update(sample[spec.name].data)
-            empty = False
+            count += 1
             yield sample
-        if empty:
+        if not count:
             raise CalibrationError(f"'{self.source}' gives no calibration sample")
-        self._digest = digest.hexdigest()
+        self.count, self._digest = count, digest.hexdigest()
 
     def digest(self) -> str:
         """Return the SHA-256 of all samples as the model gets them: names, types, shapes and bytes in order.

@@ -90,7 +90,8 @@ class TensorStatistics:
             low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
             wide = chunk.astype(np.float64)
             total += float(wide.sum())
-            squares += float(wide @ wide)
+            # Not a BLAS dot product, whose threads cost more than the work and whose sums depend on them.
+            squares += float(np.square(wide, out=wide).sum())
             self._count(chunk)
         if low > high:
             return

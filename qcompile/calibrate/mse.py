@@ -68,8 +68,8 @@ class _Cost:
         first, last = np.searchsorted(self.x, lo), np.searchsorted(self.x, hi, side="right")
         below, above = slice(0, first), slice(last, None)
         inside = slice(first, last)
-        clipped = float(self.counts[below] @ (self.x[below] - lo) ** 2)
-        clipped += float(self.counts[above] @ (self.x[above] - hi) ** 2)
+        clipped = float(np.sum(self.counts[below] * (self.x[below] - lo) ** 2))
+        clipped += float(np.sum(self.counts[above] * (self.x[above] - hi) ** 2))
         return clipped + self._rounding(inside, step), clipped
 
     def _rounding(self, inside: slice, step: float) -> float:
@@ -78,7 +78,7 @@ class _Cost:
         # A cell narrower than a step has the error of its middle (and its own spread); over a wide one
         # rounding errors are spread evenly, with variance step² / 12.
         error = np.minimum(remainder**2 + width**2 / 12, step**2 / 4)
-        return float(counts @ np.where(width < step / 4, error, step**2 / 12))
+        return float(np.sum(counts * np.where(width < step / 4, error, step**2 / 12)))
 
 
 def _with_low(cost: _Cost, lo: float, hi: float, factor: float) -> tuple[float, float]:

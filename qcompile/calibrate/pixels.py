@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
 
 def converted(image: Image, color: str | None) -> Image:
-    """Return an image in 8-bit grey or RGB; transparency is dropped, 16-bit grey is scaled."""
-    from PIL import Image as Images
+    """Return an image upright, as its EXIF data say, in 8-bit grey or RGB.
 
+    Transparency is dropped, 16-bit grey is scaled.
+    """
+    from PIL import Image as Images
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image) or image
     if image.mode.startswith("I"):
         # Pillow would cut 16-bit samples off at 255.
         deep = np.asarray(image, np.float32)

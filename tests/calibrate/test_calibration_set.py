@@ -1,7 +1,11 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from qcompile import ops
 from qcompile.calibrate.calibration_set import open_calibration, readers
 from qcompile.calibrate.sample import InputSpec, check_sample, graph_inputs
 from qcompile.errors import CalibrationError, UsageError
@@ -111,3 +115,23 @@ def test_folders_with_both_kinds(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
     with pytest.raises(CalibrationError, match="fits several readers: arrays and image-folder"):
         open_calibration(tmp_path, [X])
+
+
+def test_integer_inputs_are_bounded_by_the_table_they_select_from():
+    graph = Graph()
+    ids = graph.add_input("ids", TensorType("int64", (1, 5)))
+    mask = graph.add_input("mask", TensorType("int64", (1, 5)))
+    table = graph.add_constant("table", np.zeros((30, 4), np.float32))
+    gather = ops.get("gather")
+    rows = graph.add_node(gather, [table, ids], gather.Attrs(axis=0))
+    graph.set_outputs([rows.output, mask])
+    assert [spec.bound for spec in graph_inputs(graph)] == [30, None]
+
+
+def test_reading_samples_loads_neither_pillow_nor_a_compiler():
+    code = (
+        "import sys, qcompile.calibrate.calibration_set, qcompile.calibrate.runner\n"
+        "print(sorted({'PIL', 'onnx', 'tvm', 'networkx'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

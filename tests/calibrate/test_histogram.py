@@ -1,4 +1,5 @@
 import math
+import time
 import tracemalloc
 
 import numpy as np
@@ -176,3 +177,12 @@ def test_memory_is_bounded():
     everything = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
     statistics.update(everything[np.isfinite(everything)])
     assert statistics.nbytes <= 391 * 1024
+
+
+def test_seven_million_values_take_a_fraction_of_a_second():
+    values = np.random.default_rng(5).standard_normal(7_000_000).astype(np.float32)
+    statistics = TensorStatistics("t")
+    start = time.process_time()
+    statistics.update(values)
+    # 64 such samples in 15 s would be 0.23 s each; 0.03 s is usual.
+    assert time.process_time() - start < 0.23
