@@ -6,6 +6,7 @@ operand is contiguous along a reduced axis instead, they run along that one and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,6 +93,11 @@ class _Reduction:
     def target(self) -> Memory:
         return self.memories[len(self.memories) - 1]
 
+    @property
+    def window(self) -> int:
+        """Elements that one output element gathers."""
+        return math.prod(self.space.extents[self.space.outer :])
+
     def prefers_reduced_axis(self) -> bool:
         """Whether loads are contiguous along the last reduced axis and not along the output's."""
         outer, last = self.space.outer, len(self.space.extents) - 1
@@ -110,7 +116,7 @@ class _Reduction:
         wide = self.lanes * _SIDE_BY_SIDE
         while wide > 1 and wide > self.space.extents[outer - 1]:
             wide //= 2
-        nest = plan_nest(self.space.extents[:outer], outer - 1, wide)
+        nest = plan_nest(self.space.extents[:outer], outer - 1, wide, self.window)
         for_each_vector(self.b, nest, self._output_block)
         return nest.tiles
 
@@ -149,7 +155,7 @@ class _Reduction:
     def along_reduced(self) -> int:
         """Emit with vectors of reduced elements; returns the tiles."""
         outer = self.space.outer
-        nest = plan_nest(self.space.extents[:outer], outer - 1, 1)
+        nest = plan_nest(self.space.extents[:outer], outer - 1, 1, self.window)
         for_each_vector(self.b, nest, lambda place, _: self._output_element(place))
         return nest.tiles
 

@@ -47,10 +47,10 @@ def rows_kernel(work: RowsWorkload, isa: Isa) -> Kernel:
         lanes = emit.lanes
         while lanes > work.inner:
             lanes //= 2
-        nest = plan_nest((work.outer, work.inner), 1, lanes)
+        nest = plan_nest((work.outer, work.inner), 1, lanes, work.length)
         for_each_vector(emit.b, nest, emit.across)
         return Kernel(name, emit.b.function(name), nest.tiles, 0)
-    nest = plan_nest((work.outer, 1), 1, 1)
+    nest = plan_nest((work.outer,), 0, 1, work.length)
     for_each_vector(emit.b, nest, lambda place, _: emit.along(index(place[0]) * index(work.length)))
     return Kernel(name, emit.b.function(name), nest.tiles, 0)
 

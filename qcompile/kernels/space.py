@@ -142,8 +142,15 @@ class Nest:
         return math.prod(self.extents[n] for n in self.others[: self.prefix]) * self.chunks
 
 
-def plan_nest(extents: Sequence[int], axis: int, lanes: int) -> Nest:
-    """Cut a space into at least some sixteen tiles where it is large enough for that."""
+def plan_nest(extents: Sequence[int], axis: int, lanes: int, work: int = 1) -> Nest:
+    """Cut a space into at least some sixteen tiles where it is large enough for that.
+
+    Args:
+        extents: of the axes, elements.
+        axis: the vector axis.
+        lanes: elements of a vector.
+        work: elements read for one element of the space.
+    """
     others = [n for n in range(len(extents)) if n != axis]
     prefix, tiles = 0, 1
     while prefix < len(others) and tiles < WANTED_TILES:
@@ -153,7 +160,7 @@ def plan_nest(extents: Sequence[int], axis: int, lanes: int) -> Nest:
     if tiles >= WANTED_TILES or prefix < len(others):
         return nest
     wanted = -(-WANTED_TILES // tiles)
-    chunk = max(-(-nest.vectors // wanted), -(-_CHUNK_ELEMENTS // lanes))
+    chunk = max(-(-nest.vectors // wanted), -(-_CHUNK_ELEMENTS // (lanes * work)))
     return Nest(tuple(extents), axis, lanes, prefix, chunk) if chunk < nest.vectors else nest
 
 

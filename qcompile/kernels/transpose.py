@@ -54,7 +54,7 @@ def transposing(b: Builder, space: Space, along: int, memories: dict[int, Memory
     while lanes > space.extents[along]:
         lanes //= 2
     # The innermost axis leaves the nest: the body covers it block by block.
-    nest = plan_nest(space.extents[:inner], along, lanes)
+    nest = plan_nest(space.extents[:inner], along, lanes, rows_extent)
 
     def body(place: Place, width: int) -> None:
         block = rows_extent if rows_extent <= _WHOLE_ROWS else max(2, width)

@@ -57,11 +57,16 @@ def check(graph: Graph, machine: Target, *, rtol: float = 1e-5, pieces: int = 3)
         inputs = random_inputs(graph, seed)
         want = Interpreter(graph).run(inputs)
         got = executable.run(inputs, pieces if seed == 1 else 1)
-        for name, expected in want.items():
-            assert got[name].dtype == expected.dtype
-            assert got[name].shape == expected.shape
-            if expected.dtype.kind == "f":
-                finite = np.abs(expected[np.isfinite(expected)]).max(initial=1.0)
-                np.testing.assert_allclose(got[name], expected, rtol, rtol * finite / 10, err_msg=name)
-            else:
-                np.testing.assert_array_equal(got[name], expected, err_msg=name)
+        compare(got, want, rtol)
+
+
+def compare(got: dict[str, np.ndarray], want: dict[str, np.ndarray], rtol: float) -> None:
+    """Compare outputs: integers and truth values bit for bit, floats within a tolerance; see `check`."""
+    for name, expected in want.items():
+        assert got[name].dtype == expected.dtype
+        assert got[name].shape == expected.shape
+        if expected.dtype.kind == "f" and rtol:
+            finite = np.abs(expected[np.isfinite(expected)]).max(initial=1.0)
+            np.testing.assert_allclose(got[name], expected, rtol, rtol * finite / 10, err_msg=name)
+        else:
+            np.testing.assert_array_equal(got[name], expected, err_msg=name)

@@ -1,0 +1,91 @@
+"""Runs a Program for another architecture: all its memory goes to an emulated player and comes back."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from qcompile.ir.program import MAX_ARGS, Program
+
+PLAYER = Path(__file__).parent / "step_player.c"
+_CPU = {"rpi3": "cortex-a53", "rpi4": "cortex-a72", "rpi5": "cortex-a76", "graviton2": "neoverse-n1"}
+
+
+def emulator() -> str | None:
+    """Return the path of qemu-aarch64, or None."""
+    return shutil.which("qemu-aarch64")
+
+
+class _Layout:
+    """Where the program's memory lies in the player's one block."""
+
+    def __init__(self, program: Program, inputs: dict[str, np.ndarray]) -> None:
+        self.data = bytearray()
+        self.inputs = [self._put(np.asarray(inputs[i.name], i.dtype).tobytes()) for i in program.inputs]
+        self.outputs = [self._put(bytes(np.empty(o.shape, o.dtype).nbytes)) for o in program.outputs]
+        self.weights = self._put(program.weights)
+        self.arena = self._put(b"\xa5" * program.arena_bytes)
+        self.scratch = self._put(bytes(program.scratch_bytes + 64))
+
+    def _put(self, data: bytes) -> int:
+        at = len(self.data)
+        self.data += data + bytes(64) + bytes(-(len(data)) % 64)
+        return at
+
+    def address(self, ref) -> int:
+        spaces = {"input": self.inputs, "output": self.outputs}
+        if ref.space in spaces:
+            return spaces[ref.space][ref.offset]
+        bases = {"arena": self.arena, "weights": self.weights}
+        return -1 if ref.space == "none" else bases[ref.space] + ref.offset
+
+
+def run_emulated(program: Program, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run a program for an ARM target under its core's emulation, which refuses instructions it lacks."""
+    layout = _Layout(program, inputs)
+    names = sorted({step.kernel for step in program.steps})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _compile(program, names, folder)
+        (folder / "program").write_bytes(_encode(program, names, layout))
+        command = [str(emulator()), "-cpu", _CPU[program.target.name], "player", "program", "results"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, f"the player ended with {done.returncode}: {done.stderr}"
+        memory = (folder / "results").read_bytes()
+    found = {}
+    for at, info in zip(layout.outputs, program.outputs, strict=True):
+        count = int(np.prod(info.shape))
+        found[info.name] = np.frombuffer(memory, info.dtype, count, at).reshape(info.shape)
+    return found
+
+
+def _encode(program: Program, names: list[str], layout: _Layout) -> bytes:
+    head = struct.pack("<qq", len(layout.data), len(program.steps))
+    steps = bytearray()
+    for step in program.steps:
+        places = [layout.address(ref) for ref in step.args]
+        places += [-1] * (MAX_ARGS - len(places)) + [layout.scratch]
+        steps += struct.pack("<11q", names.index(step.kernel), step.tiles, *places)
+    return head + bytes(layout.data) + bytes(steps)
+
+
+def _compile(program: Program, names: list[str], folder: Path) -> None:
+    pointers = ", ".join(["uint8_t *"] * 9)
+    table = [f"typedef int32_t kernel_function({pointers}, int32_t, int32_t);"]
+    table += [f"kernel_function {name};" for name in names]
+    table.append(f"static kernel_function *const kernels[] = {{{', '.join(names)}}};")
+    (folder / "kernel_table.h").write_text("\n".join(["#include <stdint.h>", *table, ""]))
+    objects = []
+    for number, data in enumerate(program.objects):
+        objects.append(f"{number}.o")
+        (folder / objects[-1]).write_bytes(data)
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static", "-O1", "-I."]
+    command += ["-o", "player", str(PLAYER), *objects, "-lm"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
