@@ -41,7 +41,8 @@ class InsertObservers(Pass):
         """Annotate the graph."""
         make_observer(self.observer)
         for node in graph.nodes:
-            if node.op.integer is Quantization.FLOAT_ONLY or node.outputs[0].dtype != "float32":
+            real = not node.is_integer and node.outputs[0].dtype == "float32"
+            if node.op.integer is Quantization.FLOAT_ONLY or not real:
                 continue
             for index in node.op.operand_activations(node):
                 self._observe(node.inputs[index])

@@ -56,6 +56,8 @@ class Quantize(Pass):
         """Rewrite the graph."""
         builder = _IntegerBuilder(context.rewriter(graph))
         for node in list(graph.nodes):
+            if node.is_integer:
+                continue
             if node.precision == INT8:
                 builder.rewrite(node)
             else:
@@ -84,7 +86,8 @@ class _IntegerBuilder:
 
     def is_integer(self, value: Value) -> bool:
         """Return whether a tensor is computed in integers."""
-        return value.producer is not None and value.producer.precision == INT8
+        node = value.producer
+        return node is not None and node.precision == INT8 and not node.is_integer
 
     def integer(self, value: Value, before: Node | None) -> Value:
         """Return the int8 form of a float tensor, made right before its first reader."""
@@ -124,6 +127,7 @@ class _IntegerBuilder:
                 types=[value.type],
                 loc=value.producer.loc if value.producer is not None else "",
             )
+            node.precision = INT8
             self.reals[value] = node.output
         return self.reals[value]
 
@@ -135,6 +139,7 @@ class _IntegerBuilder:
             before, ops.get(op), [source], name=f"{value.name}.q", types=types, loc=loc
         )
         node.output.qparams = qparams
+        node.precision = INT8
         return node.output
 
     def _constant(self, name: str, data: Any, qparams: QParams) -> Value:

@@ -15,7 +15,7 @@ from qcompile.passmgr.execution import Instrument, PassRecord, Rejection
 from qcompile.passmgr.passbase import Pass
 from qcompile.passmgr.stimuli import stimuli
 from qcompile.passmgr.tolerance import AllClose, MinSqnrDb, Tolerance
-from qcompile.quant.affine import dequantize
+from qcompile.quant.affine import dequantize, quantize
 
 Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
@@ -73,13 +73,19 @@ def evaluate(graph: Graph, inputs: dict[str, Array]) -> Outputs:
 
     Args:
         graph: float or integer form.
-        inputs: one array per graph input.
+        inputs: one array per graph input; real values are quantized for an input that is kept in integers.
     """
     from qcompile.ops.interpreter import Interpreter
 
     with np.errstate(all="ignore"):
-        outputs = Interpreter(graph).run(inputs)
+        outputs = Interpreter(graph).run({v.name: _at_input(v, inputs[v.name]) for v in graph.inputs})
     return {name: _real(value, outputs[name]) for name, value in _named_outputs(graph).items()}
+
+
+def _at_input(value: Value, array: Array) -> Array:
+    if value.qparams is None or array.dtype.kind != "f":
+        return array
+    return quantize(array, value.qparams)
 
 
 def rounding_noise(graph: Graph, inputs: dict[str, Array], outputs: Outputs) -> dict[str, float]:
