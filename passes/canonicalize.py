@@ -27,7 +27,8 @@ class Canonicalize(Pass):
         shapes: reshapes, transposes and concats in a row → one; those, slices, splits, expands and casts that
         change nothing → none; an expand that broadcasting does anyway → none
         windows: zero padding → pads of the conv2d or pooling behind it; mean and maximum over the image, and
-        poolings as large as it → global_avg_pool, global_max_pool
+        poolings as large as it → global_avg_pool, global_max_pool; poolings of one element and resizes by 1
+        → none
 
     Before:
         %a = add(%x, @three) : f32[1,8,4,4]

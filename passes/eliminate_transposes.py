@@ -172,7 +172,9 @@ def _sink_through_reshape(node: Node, rewriter: Rewriter) -> bool:
     shape, perm = found
     if perm == tuple(range(len(perm))):
         return replace(rewriter, node, "reshape", [x], shape=shape)
-    earlier = emit(rewriter, node, "reshape", [x], f"{node.output.name}.before", shape=shape)
+    # The reshape is what readers know; the transpose behind it may yet vanish.
+    earlier = emit(rewriter, node, "reshape", [x], f"{node.output.name}.moved", shape=shape)
+    earlier.name, node.output.name = node.output.name, earlier.name
     return replace(rewriter, node, "transpose", [earlier], perm=perm)
 
 

@@ -148,14 +148,15 @@ def reshape_before_transpose(shape: Sequence[int], perm: Perm, target: Sequence[
 
 
 def _with_units(order: list[int], target: Sequence[int]) -> tuple[Perm, Perm]:
-    """Put axes of extent 1 where they stand in the target: before the axis that follows them, or at the end."""
-    waiting: list[int] = []
+    """Place axes of extent 1 as in the target: in front, else each behind the axis that it follows there."""
+    front: list[int] = []
     runs: dict[int, list[int]] = {}
+    latest = front
     for axis, extent in enumerate(target):
-        waiting.append(axis)
         if extent != 1:
-            runs[axis], waiting = waiting, []
-    placed = [axis for head in order for axis in runs[head]] + waiting
+            latest = runs[axis] = []
+        latest.append(axis)
+    placed = [*front, *(axis for head in order for axis in runs[head])]
     shape = tuple(target[axis] for axis in placed)
     return shape, tuple(placed.index(axis) for axis in range(len(target)))
 

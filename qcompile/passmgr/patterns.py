@@ -33,6 +33,7 @@ def apply_rules(rewriter: Rewriter, rules: RuleTable) -> None:
         InternalError: the rules go on for ever.
     """
     graph = rewriter.graph
+    rewriter.eliminate_dead()
     budget = 20 * (len(graph.nodes) + 10)
     changed = True
     while changed:
@@ -40,17 +41,31 @@ def apply_rules(rewriter: Rewriter, rules: RuleTable) -> None:
         for node in list(graph.nodes):
             for rule in rules.get(node.op.name, ()):
                 # An earlier rewrite in this sweep may have erased the node.
-                if not node.is_integer and is_present(node) and rule(node, rewriter):
-                    rewriter.eliminate_dead()
+                if node.is_integer or not is_present(node):
+                    break
+                sources = [value.producer for value in node.inputs]
+                if rule(node, rewriter):
+                    _erase_unread(rewriter, [node, *sources])
                     changed, budget = True, budget - 1
                     if budget < 0:
                         raise InternalError(f"rewrite rules do not come to an end; the last was at {node}")
                     break
 
 
+def _erase_unread(rewriter: Rewriter, candidates: list[Node | None]) -> None:
+    """Erase those of the candidates that nobody reads, and what only they read."""
+    while candidates:
+        node = candidates.pop()
+        if node is None or not is_present(node):
+            continue
+        if not any(value.uses or is_output(rewriter.graph, value) for value in node.outputs):
+            candidates += [value.producer for value in node.inputs]
+            rewriter.erase(node)
+
+
 def is_present(node: Node) -> bool:
     """Return whether a node has not been erased: an erased node is in no use list of its operands."""
-    return all((node, index) in value.uses for index, value in enumerate(node.inputs))
+    return bool(node.inputs) and all((node, index) in value.uses for index, value in enumerate(node.inputs))
 
 
 def is_output(graph: Graph, value: Value) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.spatial import Pads, spatial_axes
-from qcompile.passmgr.patterns import RuleTable, emit, made_by, replace
+from qcompile.passmgr.patterns import RuleTable, bypass, emit, made_by, replace
 
 
 def pad_into_window(node: Node, rewriter: Rewriter) -> bool:
@@ -108,10 +108,27 @@ def reduction_to_global(node: Node, rewriter: Rewriter) -> bool:
     return replace(rewriter, node, "reshape", [pooled], shape=node.output.shape)
 
 
+def trivial_pool(node: Node, rewriter: Rewriter) -> bool:
+    """A pooling over single elements, one by one, is no operation."""
+    attrs = node.attrs
+    single = attrs.kernel == (1, 1) and attrs.strides == (1, 1) and not any(attrs.pads)
+    return single and bypass(rewriter, node, node.inputs[0])
+
+
+def same_size_resize(node: Node, rewriter: Rewriter) -> bool:
+    """A resize by a factor of 1 is no operation: every coordinate it looks up is a whole number."""
+    attrs = node.attrs
+    unchanged = node.output.type == node.inputs[0].type and tuple(attrs.scales) == (1.0, 1.0)
+    return unchanged and attrs.coordinates in _EXACT_COORDINATES and bypass(rewriter, node, node.inputs[0])
+
+
+_EXACT_COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "half_pixel_symmetric")
+
 RULES: RuleTable = {
     "conv2d": (pad_into_window,),
-    "max_pool": (pad_into_window, pool_to_global),
-    "avg_pool": (pad_into_window, pool_to_global),
+    "max_pool": (trivial_pool, pad_into_window, pool_to_global),
+    "avg_pool": (trivial_pool, pad_into_window, pool_to_global),
+    "resize": (same_size_resize,),
     "reduce_mean": (reduction_to_global,),
     "reduce_max": (reduction_to_global,),
 }
