@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qcompile.errors import PassError
 from qcompile.ir.cost import modelled_ns
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ops.arithmetic import CLAMPS
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
+from qcompile.passmgr.selection import selected
 
 if TYPE_CHECKING:
     import networkx as nx
 
 INT8, FLOAT = "int8", "float32"
+
+_KEPT = "kept in float by request"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class AssignPrecision(Pass):
         %y = conv2d(%x, @w, @b) : f32[1,4,4,8] spec(range=[0.0, 6.0]) precision(int8)
 
     Options:
-        keep_float: node names or glob patterns that stay in float32.
+        keep_float: nodes that stay in float32: names, globs, "/regular expressions/", "op:softmax", or
+            "from..to" for all nodes between two tensors.
 
     Refusals: a node stays in float32, with the reason, where its operation has no integer form, a tensor has no
     range, or a weight is not constant.
@@ -49,8 +51,8 @@ class AssignPrecision(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Set `precision` on every node."""
-        self._check_patterns(graph)
-        obstacles = {node: self._obstacle(node) for node in graph.nodes}
+        kept = selected(graph, self.keep_float, option="keep_float")
+        obstacles = {node: _KEPT if node in kept else _obstacle(node) for node in graph.nodes}
         for node, reason in obstacles.items():
             if reason is not None:
                 context.skip(node, reason)
@@ -60,36 +62,23 @@ class AssignPrecision(Pass):
             if node.precision == FLOAT and obstacles[node] is None:
                 context.skip(node, "its conversions would cost more than integers save")
 
-    def _check_patterns(self, graph: Graph) -> None:
-        for pattern in self.keep_float:
-            if not any(_matches(node, pattern) for node in graph.nodes):
-                raise PassError(
-                    f"keep_float pattern '{pattern}' matches no node",
-                    hint="`qcompile inspect MODEL` lists the node names",
-                )
 
-    def _obstacle(self, node: Node) -> str | None:
-        if any(_matches(node, pattern) for pattern in self.keep_float):
-            return "kept in float by request"
-        if node.op.integer is Quantization.FLOAT_ONLY:
-            return f"{node.op.name} has no integer form"
-        if any(v.dtype != "float32" for v in node.outputs):
-            return f"it computes {node.outputs[0].dtype}"
-        if node.op.integer is Quantization.ACCUMULATE and not all(v.is_constant for v in node.inputs[1:3]):
-            return "its weight or bias is computed at run time"
-        if getattr(node.attrs, "activation", "none") not in CLAMPS:
-            return f"its fused {node.attrs.activation} hides the tensor before it; fuse it after quantization"
-        tensors = [node.inputs[i] for i in node.op.operand_activations(node)] + list(node.outputs)
-        unknown = [
-            v for v in tensors if v.qspec is None or (v.qspec.kind != "shared" and v.qspec.range is None)
-        ]
-        if unknown:
-            return f"the range of {unknown[0].name} is not known"
-        return node.op.integer_obstacle(node)
-
-
-def _matches(node: Node, pattern: str) -> bool:
-    return fnmatchcase(node.loc, pattern) or fnmatchcase(node.outputs[0].name, pattern)
+def _obstacle(node: Node) -> str | None:
+    if node.op.integer is Quantization.FLOAT_ONLY:
+        return f"{node.op.name} has no integer form"
+    if any(v.dtype != "float32" for v in node.outputs):
+        return f"it computes {node.outputs[0].dtype}"
+    if node.op.integer is Quantization.ACCUMULATE and not all(v.is_constant for v in node.inputs[1:3]):
+        return "its weight or bias is computed at run time"
+    if getattr(node.attrs, "activation", "none") not in CLAMPS:
+        return f"its fused {node.attrs.activation} hides the tensor before it; fuse it after quantization"
+    tensors = [node.inputs[i] for i in node.op.operand_activations(node)] + list(node.outputs)
+    unknown = [
+        v for v in tensors if v.qspec is None or (v.qspec.kind != "shared" and v.qspec.range is None)
+    ]
+    if unknown:
+        return f"the range of {unknown[0].name} is not known"
+    return node.op.integer_obstacle(node)
 
 
 def _node_cost(node: Node, precision: str) -> float:
