@@ -26,8 +26,9 @@ def definitions(base: type[T]) -> list[type[T]]:
         own = [
             item
             for item in vars(module).values()
-            if isinstance(item, type) and issubclass(item, base) and item is not base
-            if item.__module__ == module.__name__
+            # Python 3.10 takes an alias such as list[int] for a type, but not for a class of this module.
+            if isinstance(item, type) and getattr(item, "__module__", None) == module.__name__
+            if issubclass(item, base) and item is not base
         ]
         if not own:
             continue

@@ -46,8 +46,8 @@ def all_ops() -> dict[str, OpDef]:
 def _is_definition(candidate: object, module: str) -> bool:
     return (
         isinstance(candidate, type)
+        and getattr(candidate, "__module__", None) == module
         and issubclass(candidate, OpDef)
-        and candidate.__module__ == module
         and "name" in vars(candidate)
     )
 
