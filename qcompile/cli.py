@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from qcompile.errors import InternalError, QCompileError, UsageError, did_you_mean
+
+_COMMANDS = ("compile", "run", "bench", "inspect", "targets", "passes")
 
 EPILOG = """Examples:
 
@@ -70,42 +75,65 @@ def _root(
 
 @app.command("compile")
 def compile_command(
-    model: Annotated[Path, typer.Argument(help="ONNX file. Settings in MODEL.yaml beside it apply first.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write the bundle to.")],
-    target: Annotated[str | None, typer.Option(help="Target name or YAML file; `host` by default.")] = None,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="ONNX file. Settings in MODEL.yaml beside it apply first.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Directory to write the bundle to.")
+    ],
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Machine to compile for, or a YAML file; `host` by default."),
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers (the default).")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Keep 32-bit floating point.")] = False,
     calib: Annotated[
-        str | None, typer.Option(help="Calibration inputs: image folder, .npy/.npz, or module:function.")
+        str | None,
+        typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Calibration samples to use at most.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", help="Calibration samples to use at most (64).")
+    ] = None,
     preprocess: Annotated[
-        str | None, typer.Option(help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'.")
+        str | None,
+        typer.Option(metavar="STEPS", help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'."),
     ] = None,
     input_shape: Annotated[
-        list[str] | None, typer.Option(help="Extents of a dynamic input, e.g. x=1,3,224,224. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NAME=N,…", help="Extents of a dynamic input, e.g. x=1,3,224,224. Repeatable."),
     ] = None,
     observer: Annotated[
         str | None,
-        typer.Option(help="Range of activations: mse, minmax, percentile{percentile=99.9}, entropy, …"),
+        typer.Option(
+            metavar="NAME", help="Choice of ranges: mse (default), minmax, entropy, 'percentile{percentile=99.9}', …"
+        ),
     ] = None,
     keep_float: Annotated[
-        list[str] | None, typer.Option(help="Node name or glob that stays in float32. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NODE", help="Node name or glob that stays in float32. Repeatable."),
     ] = None,
     io: Annotated[
-        str | None, typer.Option(help="float, or int8 to keep inputs and outputs quantized.")
+        str | None, typer.Option(metavar="TYPE", help="float (default), or int8: inputs and outputs stay quantized.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Text file with one class name a line.")] = None,
-    passes: Annotated[str | None, typer.Option(help="Further passes, e.g. 'my-pass{alpha=2}'.")] = None,
-    pass_path: Annotated[list[str] | None, typer.Option(help="Directory with passes. Repeatable.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with any of these settings.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of synthetic inputs.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes that compile kernels.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Text file with one class name a line.")
+    ] = None,
+    passes: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Further passes, e.g. 'my-pass{alpha=2}'.")
+    ] = None,
+    pass_path: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="Directory with passes. Repeatable.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file with any of these settings.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of made-up inputs (0).")] = None,
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="Threads that compile kernels (2).")] = None,
     dump_ir: Annotated[
-        Path | None, typer.Option(help="Write the IR after every pass into this directory.")
+        Path | None, typer.Option(metavar="DIR", help="Write the IR after every pass into this directory.")
     ] = None,
     print_ir_after: Annotated[
-        str | None, typer.Option(help="Print the IR after this pass, or after 'all'.")
+        str | None, typer.Option(metavar="PASS", help="Print the IR after this pass; 'all', 'change'.")
     ] = None,
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Print the time of each pass.")] = False,
     verify_numerics: Annotated[
@@ -121,53 +149,61 @@ def compile_command(
     Example: qcompile model.onnx --target rpi4 --int8 --calib photos/ -o build/
     """
     from qcompile import driver
-    from qcompile.calibrate.preprocess import Preprocess
+    from qcompile.passmgr.instruments import instruments_for
     from qcompile.progress import ProgressReporter
     from qcompile.report.terminal import print_bundle, print_pass_times, print_skips
 
     if int8 and fp32:
         raise UsageError("--int8 and --fp32 exclude each other", hint="give one of them")
+    started = time.monotonic()
     settings: dict[str, Any] = {
         "target": target,
         "precision": "int8" if int8 else "fp32" if fp32 else None,
         "calib": calib,
         "samples": samples,
-        "preprocess": Preprocess.parse(preprocess).to_mapping() if preprocess else None,
+        "preprocess": preprocess,
         "input_shapes": _parse_shapes(input_shape or []) or None,
         "observer": observer,
-        "keep_float": keep_float,
+        "keep_float": keep_float or None,
         "io": io,
         "labels": labels,
         "passes": passes,
-        "pass_path": pass_path,
+        "pass_path": pass_path or None,
         "seed": seed,
         "jobs": jobs,
     }
-    watch = _instruments(dump_ir, print_ir_after, verify_numerics)
+    resolved = driver.resolve_config(model, config, settings, "command line")
+    instruments = instruments_for(
+        dump_ir=dump_ir,
+        print_ir_after=print_ir_after,
+        verify_numerics=verify_numerics,
+        pass_path=resolved.pass_path,
+        write=sys.stdout.write,
+    )
     with ProgressReporter(quiet=quiet) as progress:
-        merged, notes = driver.resolve_config(model, config, settings)
-        bundle = driver.compile(model, config=merged, output=output, progress=progress, instruments=watch)
-    bundle.notes[:0] = notes
+        bundle = driver.compile(model, config=resolved, output=output, progress=progress, instruments=instruments)
     if time_passes:
         print_pass_times(bundle.records)
     if verbose:
         print_skips(bundle.records)
     if not quiet:
-        print_bundle(bundle)
+        print_bundle(bundle, time.monotonic() - started)
 
 
 @app.command()
 def run(
-    bundle: Annotated[Path, typer.Argument(help="Directory of a bundle.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
     input: Annotated[
         list[str],
-        typer.Option(help="Image, .npy or .npz; NAME=FILE where the model has several inputs. Repeatable."),
+        typer.Option(
+            metavar="FILE", help="Image, .npy or .npz; NAME=FILE where the model has several inputs. Repeatable."
+        ),
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write all outputs to this .npz file.")
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write all outputs to this .npz file.")
     ] = None,
-    top: Annotated[int, typer.Option(help="Classes to print.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads to use.")] = 1,
+    top: Annotated[int, typer.Option(metavar="N", help="Largest values to print.")] = 5,
+    threads: Annotated[int, typer.Option(metavar="N", help="Threads to use; 0 for one a core.")] = 1,
 ) -> None:
     """Run a bundle on one input and print what it answers.
 
@@ -181,10 +217,10 @@ def run(
 
 @app.command()
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="Directory of a bundle.")],
-    threads: Annotated[int, typer.Option(help="Threads to use.")] = 1,
-    runs: Annotated[int, typer.Option(help="Inferences to time.")] = 50,
-    warmup: Annotated[int, typer.Option(help="Inferences before timing.")] = 5,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
+    threads: Annotated[int, typer.Option(metavar="N", help="Threads to use; 0 for one a core.")] = 1,
+    runs: Annotated[int, typer.Option(metavar="N", help="Inferences to time.")] = 50,
+    warmup: Annotated[int, typer.Option(metavar="N", help="Inferences before timing.")] = 5,
     profile: Annotated[bool, typer.Option("--profile", help="Also print the time of each layer.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -193,27 +229,27 @@ def bench(
     Example: qcompile bench build/ --threads 2 --profile
     """
     from qcompile.evaluate.benchmark import benchmark
-    from qcompile.progress import ProgressReporter
     from qcompile.report.terminal import print_benchmark
 
-    with ProgressReporter(quiet=json) as progress:
-        result = benchmark(
-            bundle, threads=threads, runs=runs, warmup=warmup, profile=profile, progress=progress
-        )
-    print_benchmark(result, as_json=json)
+    print_benchmark(benchmark(bundle, threads=threads, runs=runs, warmup=warmup, profile=profile), as_json=json)
 
 
 @app.command()
 def inspect(
-    model: Annotated[Path, typer.Argument(help="ONNX file.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file.")],
     input_shape: Annotated[
-        list[str] | None, typer.Option(help="Extents of a dynamic input, as for compile.")
+        list[str] | None,
+        typer.Option(metavar="NAME=N,…", help="Extents of a dynamic input, as for compile. Repeatable."),
     ] = None,
     passes: Annotated[
-        str, typer.Option(help="Passes to run first, e.g. 'canonicalize,fold-batchnorm'.")
+        str, typer.Option(metavar="TEXT", help="Passes to run first, e.g. 'canonicalize,fold-batchnorm'.")
     ] = "",
-    pass_path: Annotated[list[str] | None, typer.Option(help="Directory with passes. Repeatable.")] = None,
-    format: Annotated[str, typer.Option(help="text, dot or summary.")] = "text",
+    pass_path: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="Directory with passes. Repeatable.")
+    ] = None,
+    format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="text, dot (for Graphviz) or summary.")
+    ] = "text",
 ) -> None:
     """Print a model's graph as qcompile sees it.
 
@@ -232,7 +268,7 @@ def inspect(
 @app.command()
 def targets(
     name: Annotated[
-        str | None, typer.Argument(help="Show one target: a name, a YAML file or `host`.")
+        str | None, typer.Argument(metavar="NAME", help="Show one target: a name, a YAML file or `host`.")
     ] = None,
 ) -> None:
     """List the machines that qcompile compiles for.
@@ -249,8 +285,12 @@ def targets(
 
 @app.command()
 def passes(
-    name: Annotated[str | None, typer.Argument(help="Show one pass with its documentation.")] = None,
-    pass_path: Annotated[list[str] | None, typer.Option(help="Directory with passes. Repeatable.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show one pass with its documentation.")
+    ] = None,
+    pass_path: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="Directory with passes. Repeatable.")
+    ] = None,
 ) -> None:
     """List the passes with their options.
 
@@ -264,22 +304,6 @@ def passes(
         print_passes(registry)
     else:
         print_pass(registry, name)
-
-
-def _instruments(dump_ir: Path | None, print_ir_after: str | None, verify_numerics: bool) -> list[Any]:
-    """Return what watches the passes."""
-    from qcompile.passmgr.instruments import DumpIr, PrintIr
-    from qcompile.passmgr.verify_numerics import VerifyNumerics
-
-    chosen: list[Any] = []
-    if dump_ir is not None:
-        chosen.append(DumpIr(dump_ir))
-    if print_ir_after is not None:
-        names = None if print_ir_after == "all" else [n.strip() for n in print_ir_after.split(",")]
-        chosen.append(PrintIr(sys.stdout.write, names))
-    if verify_numerics:
-        chosen.append(VerifyNumerics())
-    return chosen
 
 
 def _parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
@@ -326,34 +350,53 @@ def run_command(arguments: list[str]) -> int:
         return 0
     except Exception as error:
         if hasattr(error, "format_message"):  # a parser error; its class lives in a private module of typer
-            _print_error(error.format_message(), f"see `qcompile {_command_of(error)}--help`")
+            _print_error(*_parser_error(error))
             return 2
         _print_internal(error, None)
         return 1
     return 0
 
 
-def _command_of(error: Any) -> str:
-    name = getattr(getattr(error, "ctx", None), "info_name", None)
-    return f"{name} " if name and name in ("compile", "run", "bench", "inspect", "targets", "passes") else ""
+def _parser_error(error: Any) -> tuple[str, str]:
+    """Return message and hint for what the parser refuses."""
+    message = str(error.format_message()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    name = getattr(context, "info_name", None)
+    hint = f"see `qcompile {name + ' ' if name in _COMMANDS else ''}--help`"
+    option = getattr(error, "option_name", None)
+    if option is not None and context is not None and message.lower().startswith("no such option"):
+        known = [text for parameter in context.command.params for text in parameter.opts if text.startswith("--")]
+        close = get_close_matches(option, known, n=1)
+        return f"no such option: {option}", f"did you mean {close[0]}?" if close else hint
+    return message[:1].lower() + message[1:], hint
+
+
+def _one_line(text: str) -> str:
+    """Return a message on one line; names in it are the user's and may hold anything, even terminal commands."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 def _print_error(message: str, hint: str | None) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {_one_line(message)}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {_one_line(hint)}", file=sys.stderr)
 
 
 def _print_internal(error: BaseException, reproducer: str | None) -> None:
     from qcompile.report.reproducer import write_reproducer
 
     path = write_reproducer(error, reproducer, sys.argv)
-    print(f"internal error: {type(error).__name__}: {error}", file=sys.stderr)
+    print(f"internal error: {type(error).__name__}: {_one_line(str(error))}", file=sys.stderr)
     print(f"This is a fault of qcompile, not of your input. Please report it with {path}", file=sys.stderr)
+
+
+def _terminate(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def main() -> None:
     """Entry point of the `qcompile` program."""
+    signal.signal(signal.SIGTERM, _terminate)  # leave nothing behind, as after Ctrl-C
     sys.exit(run_command(sys.argv[1:]))
 
 

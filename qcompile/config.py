@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PRECISIONS = ("int8", "fp32")
+
+_NOT_RECORDED = ("jobs", "sources")
 
 _STRING, _STRINGS = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
 _POSITIVE = {"type": "integer", "minimum": 1}
@@ -25,7 +27,7 @@ SCHEMA: dict[str, Any] = {
         "calib": _STRING,
         "samples": _POSITIVE,
         "crops_per_image": _POSITIVE,
-        "preprocess": {"type": "object"},
+        "preprocess": {"type": ["object", "string"]},
         "input_shapes": {
             "type": "object",
             "additionalProperties": {"type": "array", "items": {"type": "integer", "minimum": 0}},
@@ -66,7 +68,8 @@ class CompileConfig:
         pass_path: directories with passes.
         labels: text file with one class name a line.
         seed: of synthetic samples.
-        jobs: processes that compile kernels.
+        jobs: threads that compile kernels; the bundle does not depend on it.
+        sources: files that these settings were read from; not a setting itself.
     """
 
     target: str = "host"
@@ -86,6 +89,7 @@ class CompileConfig:
     labels: str | None = None
     seed: int = 0
     jobs: int = 2
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.io == "int8" and self.precision != "int8":
@@ -111,17 +115,28 @@ class CompileConfig:
             if name in values:
                 values[name] = tuple(values[name])
         if "input_shapes" in values:
-            shapes = {n: tuple(s) for n, s in values["input_shapes"].items()}
+            shapes = {n: tuple(int(d) for d in s) for n, s in values["input_shapes"].items()}
             values["input_shapes"] = {**self.input_shapes, **shapes}
         return replace(self, **values)
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the settings as JSON can hold them: the effective configuration of a manifest."""
-        result = asdict(self)
+    def recorded(self) -> dict[str, Any]:
+        """Return the effective configuration as a manifest records it.
+
+        Where the inputs lie is not part of it: of a path only its last part is kept (contents are recorded as
+        digests), and what has no influence on the bundle is left out.
+        """
+        result = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
         result["input_shapes"] = {name: list(shape) for name, shape in self.input_shapes.items()}
-        for name in ("keep_float", "pass_path"):
-            result[name] = list(result[name])
+        result["keep_float"] = list(self.keep_float)
+        result["pass_path"] = [Path(path).name for path in self.pass_path]
+        for name in ("target", "calib", "labels"):
+            result[name] = place_name(result[name]) if result[name] is not None else None
         return result
+
+
+def place_name(text: str) -> str:
+    """Return the last part of a path; anything else, such as `module:function`, as it is."""
+    return text if ":" in text else Path(text).name or text
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -130,37 +145,63 @@ def read_config(path: Path) -> dict[str, Any]:
     Args:
         path: the file.
 
+    Returns:
+        Settings by name.
+
     Raises:
         UsageError: it cannot be read or is not a mapping of known settings.
     """
+    settings = _parsed(path)
+    _validate(settings, str(path))
+    for name in ("calib", "labels"):
+        if name in settings:
+            settings[name] = _beside(path, settings[name])
+    if str(settings.get("target", "")).endswith((".yaml", ".yml")):
+        settings["target"] = _beside(path, settings["target"])
+    if "pass_path" in settings:
+        settings["pass_path"] = [_beside(path, folder) for folder in settings["pass_path"]]
+    return settings
+
+
+def read_sidecar(model: Path) -> tuple[str, dict[str, Any]] | None:
+    """Read the settings that accompany a model: `model.yaml` beside `model.onnx`.
+
+    Returns:
+        The file's path and its settings; None where there is no such file, or where it is not meant for us (other
+        tools, too, write a YAML file of a model's name): no key in it is a setting.
+
+    Raises:
+        UsageError: it cannot be read, or only some of its keys are settings.
+    """
+    path = model.with_suffix(".yaml")
+    if not path.is_file() or not set(_parsed(path)) & set(SCHEMA["properties"]):
+        return None
+    return str(path), read_config(path)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file, its keys spelled with underscores."""
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read configuration '{path}': {error}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(
-            f"configuration '{path}' is not valid YAML: {' '.join(str(error).split())}"
-        ) from error
-    settings = {} if content is None else content
-    if not isinstance(settings, dict):
-        raise UsageError(
-            f"configuration '{path}' must be a mapping of settings", hint="such as `target: rpi4`"
-        )
-    settings = {str(name).replace("-", "_"): value for name, value in settings.items()}
-    _validate(settings, str(path))
-    for name in ("calib", "labels"):
-        value = settings.get(name)
-        if value is not None and ":" not in value and not Path(value).is_absolute():
-            settings[name] = str(path.parent / value)
-    return settings
+    except OSError as error:
+        raise UsageError(f"cannot read configuration '{path}': {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"configuration '{path}' is not a text file") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"configuration '{path}' is not valid YAML: {reason}") from None
+    if content is not None and not isinstance(content, dict):
+        message = f"configuration '{path}' is not a mapping of settings"
+        raise UsageError(message, hint="write one setting a line, such as `target: rpi4`")
+    # A name without a value, such as `calib:`, is a setting that is not given.
+    return {str(k).replace("-", "_"): v for k, v in (content or {}).items() if v is not None}
 
 
-def sidecar(model: Path) -> Path | None:
-    """Return the configuration file that accompanies a model, `model.yaml` beside `model.onnx`, if there is one."""
-    candidate = model.with_suffix(".yaml")
-    return candidate if candidate.is_file() else None
+def _beside(path: Path, text: str) -> str:
+    """Return a path that is relative to a file's folder as one that is relative to the working directory."""
+    return text if ":" in text else str(path.parent / text)
 
 
 def read_labels(path: str) -> list[str]:
@@ -181,18 +222,32 @@ def read_labels(path: str) -> list[str]:
 def _validate(settings: Mapping[str, Any], source: str) -> None:
     import jsonschema
 
-    known = [f.name for f in fields(CompileConfig)]
+    known = list(SCHEMA["properties"])
     for name in settings:
         if name not in known:
             raise UsageError(f"{source}: unknown setting '{name}'", hint=did_you_mean(name, known))
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
-    if "input_shapes" in plain and isinstance(plain["input_shapes"], dict):
-        plain["input_shapes"] = {
-            n: list(s) if isinstance(s, tuple) else s for n, s in plain["input_shapes"].items()
-        }
-    errors = sorted(
-        jsonschema.Draft202012Validator(SCHEMA).iter_errors(plain), key=lambda e: list(map(str, e.path))
-    )
-    if errors:
-        where = ".".join(map(str, errors[0].path)) or "settings"
-        raise UsageError(f"{source}: {where}: {errors[0].message}")
+    faults = jsonschema.Draft202012Validator(SCHEMA).iter_errors(_listed(settings))
+    for fault in sorted(faults, key=lambda f: [str(part) for part in f.path]):
+        where = ".".join(str(part) for part in fault.path)
+        raise UsageError(f"{source}: {where} is {fault.instance!r}, expected {_expected(fault)}")
+
+
+def _listed(value: Any) -> Any:
+    """Return a value with lists for tuples, the only arrays that a schema knows."""
+    if isinstance(value, dict):
+        return {name: _listed(item) for name, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+_WORDS = {"string": "a text", "integer": "a whole number", "boolean": "true or false", "array": "a list",
+          "object": "a mapping"}  # fmt: skip
+
+
+def _expected(fault: Any) -> str:
+    """Return what a JSON schema wanted, in words."""
+    wanted = fault.validator_value
+    if fault.validator == "type":
+        return " or ".join(_WORDS[name] for name in ([wanted] if isinstance(wanted, str) else wanted))
+    if fault.validator == "enum":
+        return " or ".join(repr(value) for value in wanted)
+    return f"{wanted} or more" if fault.validator == "minimum" else str(fault.message)

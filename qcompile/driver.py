@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qcompile.config import CompileConfig, read_config, read_labels, sidecar
+from qcompile.bundle import check_output
+from qcompile.config import CompileConfig, read_config, read_labels, read_sidecar
 from qcompile.errors import UsageError
 
 if TYPE_CHECKING:
     from qcompile.calibrate.calibration_set import CalibrationSet
+    from qcompile.calibrate.preprocess import Preprocess
     from qcompile.evaluate.comparison import Comparison
+    from qcompile.evaluate.self_test import Check
     from qcompile.ir.graph import Graph
     from qcompile.ir.program import Program
     from qcompile.passmgr import PassContext, PassRecord
@@ -27,6 +32,8 @@ SIMPLIFY = (
 FINISH_FLOAT = "fuse-residual,fuse-activation,eliminate-dead"
 """Fusions for what is computed in float."""
 
+REPORT = "report.html"
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -40,6 +47,7 @@ class Bundle:
         report: its HTML report.
         notes: what the user should know, in plain words.
         records: what each pass did.
+        check: how the library was found to run on this machine; None where it is for another.
     """
 
     path: Path
@@ -47,6 +55,7 @@ class Bundle:
     report: Path
     notes: list[str] = field(default_factory=list)
     records: list[PassRecord] = field(default_factory=list)
+    check: Check | None = None
 
 
 @dataclass
@@ -60,6 +69,7 @@ class Compilation:
         program: its code.
         comparison: integers against float, None for a float build.
         records: what each pass did.
+        labels: class names, or None.
     """
 
     context: PassContext
@@ -68,12 +78,13 @@ class Compilation:
     program: Program
     comparison: Comparison | None
     records: list[PassRecord]
+    labels: list[str] | None
 
 
 def compile(
     model: str | Path,
     *,
-    target: str | None = None,
+    target: str | Path | None = None,
     precision: str | None = None,
     calibration: str | Path | Iterable[Mapping[str, Any]] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -81,56 +92,86 @@ def compile(
     output: str | Path,
     progress: Progress | None = None,
     instruments: Sequence[Instrument] = (),
+    **settings: Any,
 ) -> Bundle:
     """Compile an ONNX model to a bundle.
 
     Args:
-        model: path of the ONNX file; a `model.yaml` beside it is read first.
+        model: path of the ONNX file; settings in a `model.yaml` beside it apply first.
         target: name or YAML path of a target; "host" by default.
         precision: "int8" (default) or "fp32".
-        calibration: samples as {input name: array}, or a folder, file or `module:function`.
+        calibration: samples as {input name: array}, or a folder, file or `module:function`; None makes samples up.
         input_shapes: extents of inputs with open ones, by name.
-        config: further settings: a record, a mapping or a YAML file; the arguments above win.
+        config: further settings: a YAML file, a mapping, or a record that is complete; the arguments win over it.
         output: directory to write.
         progress: called with (done, total, what) during long work.
         instruments: watch the passes.
+        **settings: any other setting of `CompileConfig`, such as `keep_float=["Gelu_17"]` or `io="int8"`.
 
     Raises:
         QCompileError: something about the model, the data, the target or a setting is wrong.
         InternalError: our own fault.
     """
-    model = Path(model)
-    settings = {"target": target, "precision": precision, "input_shapes": _listed(input_shapes)}
+    given: dict[str, Any] = {**settings, "precision": precision}
+    given["target"] = str(target) if target is not None else None
+    given["input_shapes"] = _whole(input_shapes) if input_shapes is not None else None
     if isinstance(calibration, (str, Path)):
-        settings["calib"], calibration = str(calibration), None
-    resolved, notes = resolve_config(model, config, settings)
+        given["calib"], calibration = str(calibration), None
+    model, output = Path(model), Path(output)
+    resolved = resolve_config(model, config, given)
+    check_output(output, [REPORT])
+    labels = read_labels(resolved.labels) if resolved.labels else None
     context, samples, graph = prepare(model, resolved, calibration, progress)
-    context.notes[:0] = notes
     simplified, records = simplify(graph, resolved, context, instruments)
     final, more = to_precision(simplified, resolved, context, instruments)
     comparison = measure(simplified, final, samples, context)
     program = lower(final, context, resolved.jobs, progress)
-    made = Compilation(context, samples, final, program, comparison, [*records, *more])
-    return write(model, Path(output), resolved, made)
+    made = Compilation(context, samples, final, program, comparison, [*records, *more], labels)
+    return write(model, output, resolved, made)
 
 
 def resolve_config(
-    model: Path, config: CompileConfig | Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]
-) -> tuple[CompileConfig, list[str]]:
-    """Merge defaults, the file beside the model, the user's configuration and explicit settings, in this order."""
-    notes: list[str] = []
-    if isinstance(config, CompileConfig):
-        return config.updated(settings, "arguments"), notes
-    resolved = CompileConfig()
-    beside = sidecar(model)
-    if beside is not None:
-        resolved = resolved.updated(read_config(beside), str(beside))
-        notes.append(f"settings of {beside} apply")
+    model: Path,
+    config: CompileConfig | Mapping[str, Any] | str | Path | None,
+    settings: Mapping[str, Any],
+    source: str = "arguments",
+) -> CompileConfig:
+    """Merge defaults, the file beside the model, the user's configuration and explicit settings, in this order.
+
+    Args:
+        model: path of the ONNX file.
+        config: as for `compile`.
+        settings: explicit settings by name; None means not given.
+        source: where these come from, for messages.
+
+    Raises:
+        UsageError: a file cannot be read, or a setting is unknown or has a wrong value.
+    """
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    if not isinstance(config, CompileConfig):
+        beside = read_sidecar(model)
+        layers += [beside] if beside is not None else []
     if isinstance(config, (str, Path)):
-        resolved = resolved.updated(read_config(Path(config)), str(config))
-    elif config is not None:
-        resolved = resolved.updated(config, "config")
-    return resolved.updated(settings, "arguments"), notes
+        layers.append((str(config), read_config(Path(config))))
+    files = tuple(name for name, _ in layers)
+    if isinstance(config, Mapping):
+        layers.append(("config", config))
+    resolved = config if isinstance(config, CompileConfig) else CompileConfig(sources=files)
+    for name, values in (*layers, (source, settings)):
+        resolved = resolved.updated(_with_steps(values), name)
+    return resolved
+
+
+def _with_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with `preprocess`, which may be a text as on the command line, in full and checked."""
+    from qcompile.calibrate.preprocess import Preprocess
+
+    given = settings.get("preprocess")
+    if isinstance(given, str):
+        return {**settings, "preprocess": Preprocess.parse(given).to_mapping()}
+    if isinstance(given, Mapping):
+        return {**settings, "preprocess": Preprocess.from_mapping(given).to_mapping()}
+    return dict(settings)
 
 
 def prepare(
@@ -140,32 +181,45 @@ def prepare(
     progress: Progress | None,
 ) -> tuple[PassContext, CalibrationSet | None, Graph]:
     """Load the target, the model and the calibration set."""
-    from qcompile.calibrate.calibration_set import open_calibration
+    from qcompile.calibrate.observer import make_observer
     from qcompile.calibrate.preprocess import Preprocess
-    from qcompile.calibrate.sample import graph_inputs
     from qcompile.onnx_import import import_onnx
     from qcompile.passmgr import PassContext
     from qcompile.targets import load
 
     target = load(config.target)
-    graph = import_onnx(model, dict(config.input_shapes))
-    samples = None
-    source = calibration if calibration is not None else config.calib
+    make_observer(config.observer)
     preprocess = Preprocess.from_mapping(config.preprocess)
-    if source is not None and config.precision == "int8":
-        samples = open_calibration(
-            source,
-            graph_inputs(graph),
-            preprocess,
-            limit=config.samples,
-            crops_per_image=config.crops_per_image,
-        )
+    graph = import_onnx(model, dict(config.input_shapes))
     context = PassContext(target=target, preprocess=preprocess, on_progress=progress, seed=config.seed)
+    context.notes += [f"settings of {Path(source).name} apply" for source in config.sources]
+    context.notes += graph.notes
+    samples = _samples(graph, config, calibration, preprocess)
     if samples is not None:
         context.samples = samples.__iter__
         context.notes += samples.notes
-    context.notes += graph.notes
     return context, samples, graph
+
+
+def _samples(
+    graph: Graph, config: CompileConfig, given: Iterable[Mapping[str, Any]] | None, preprocess: Preprocess
+) -> CalibrationSet | None:
+    """Open the calibration set; None for a float build, which needs no ranges, and where none was given."""
+    from qcompile.calibrate.calibration_set import open_calibration
+    from qcompile.calibrate.sample import graph_inputs
+
+    if config.precision != "int8" or (given is None and config.calib is None):
+        return None
+    if isinstance(given, Iterator):
+        # It can be read but once, and the samples are needed again for the comparison with float.
+        given = list(islice(given, config.samples))
+    return open_calibration(
+        given if given is not None else str(config.calib),
+        graph_inputs(graph),
+        preprocess,
+        limit=config.samples,
+        crops_per_image=config.crops_per_image,
+    )
 
 
 def simplify(
@@ -181,21 +235,32 @@ def to_precision(
     graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
 ) -> tuple[Graph, list[PassRecord]]:
     """Run the passes that lead to the wanted precision."""
-    pipeline = FINISH_FLOAT
-    if config.precision == "int8":
-        pipeline = f"{quantization_pipeline(config)},{FINISH_FLOAT}"
-    return _run(pipeline, graph, config, context, instruments)
+    from qcompile.passmgr.selection import check_selection
+
+    if config.precision == "fp32":
+        return _run(FINISH_FLOAT, graph, config, context, instruments)
+    observed, before = _run(observation_pipeline(config), graph, config, context, instruments)
+    # Calibration takes long: a name that does not exist is reported before it.
+    check_selection(observed, config.keep_float, option="--keep-float", original=graph)
+    pipeline = f"{quantization_pipeline(config)},{FINISH_FLOAT}"
+    final, after = _run(pipeline, observed, config, context, instruments)
+    return final, [*before, *after]
+
+
+def observation_pipeline(config: CompileConfig) -> str:
+    """Return the pipeline text that asks for the ranges of a simplified float graph."""
+    from qcompile.ir.printer import print_literal
+
+    options = f"observer={print_literal(config.observer)}, weights={print_literal(config.weights)}"
+    options += f", per_channel={print_literal(config.per_channel)}"
+    return f"fuse-activation{{tables=false}},insert-observers{{{options}}}"
 
 
 def quantization_pipeline(config: CompileConfig) -> str:
-    """Return the pipeline text from a simplified float graph to an integer graph."""
+    """Return the pipeline text from there to an integer graph."""
     from qcompile.ir.printer import print_literal
 
-    observe = f"observer={print_literal(config.observer)}, weights={print_literal(config.weights)}"
-    observe += f", per_channel={print_literal(config.per_channel)}"
     steps = [
-        "fuse-activation{tables=false}",
-        f"insert-observers{{{observe}}}",
         f"calibrate{{seed={config.seed}}}",
         f"assign-precision{{keep_float={print_literal(config.keep_float)}}}",
         f"quantize{{io={print_literal(config.io)}}}",
@@ -225,7 +290,9 @@ def measure(
 
     if not any(node.is_integer for node in final.nodes):
         return None
-    return compare_graphs(reference, final, samples, seed=context.seed, progress=context.progress)
+    return compare_graphs(
+        reference, final, samples, seed=context.seed, preprocess=context.preprocess, progress=context.progress
+    )
 
 
 def lower(graph: Graph, context: PassContext, jobs: int, progress: Progress | None) -> Program:
@@ -238,17 +305,25 @@ def lower(graph: Graph, context: PassContext, jobs: int, progress: Progress | No
 
 
 def write(model: Path, output: Path, config: CompileConfig, made: Compilation) -> Bundle:
-    """Write the bundle with its report."""
+    """Write the bundle with its report, and run it where this machine can."""
     from qcompile.bundle import write_bundle
+    from qcompile.evaluate.self_test import check_bundle
     from qcompile.provenance import provenance_of
     from qcompile.report.html import report_html
 
-    labels = read_labels(config.labels) if config.labels else None
-    provenance = provenance_of(model, config, made, labels)
+    made.context.progress(0, 2, "linking")
+    provenance = provenance_of(model, config, made)
+    made.context.progress(1, 2, "linking")
     report = report_html(made, provenance)
-    manifest = write_bundle(made.program, output, provenance=provenance, files={"report.html": report.encode()})
-    return Bundle(output, manifest, output / "report.html", made.context.notes, made.records)
+    manifest = write_bundle(made.program, output, provenance=provenance, files={REPORT: report.encode()})
+    made.context.progress(2, 2, "linking")
+    check = check_bundle(output)
+    return Bundle(output, manifest, output / REPORT, made.context.notes, made.records, check)
 
 
-def _listed(shapes: Mapping[str, Sequence[int]] | None) -> dict[str, list[int]] | None:
-    return {name: list(shape) for name, shape in shapes.items()} if shapes is not None else None
+def _whole(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Return shapes with plain integers for NumPy's; what is no sequence of integers is left for the checks."""
+    return {
+        name: [int(d) if isinstance(d, Integral) else d for d in shape] if isinstance(shape, Iterable) else shape
+        for name, shape in shapes.items()
+    }

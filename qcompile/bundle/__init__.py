@@ -3,8 +3,7 @@
 The C interface is described in `csrc/model.h.in`, the manifest in `manifest.schema.json`.
 """
 
-from qcompile.bundle.bundle import add_file, build_executable, read_manifest, write_bundle
-from qcompile.bundle.directory import check_output
+from qcompile.bundle.bundle import add_file, build_executable, check_output, read_manifest, write_bundle
 from qcompile.bundle.manifest import Provenance
 
 __all__ = [

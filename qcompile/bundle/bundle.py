@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,8 +14,21 @@ from qcompile.ir.program import Program
 Content = bytes | str | Callable[[dict[str, Any]], bytes | str]
 """A file's content, or a function of the manifest that returns it."""
 
-_LOADER = Path(__file__).parent.parent / "runtime" / "run.py"
-_CORE = ("libmodel.so", "model.h", "example/main.c", "bin/qcrun", "run.py")
+_RUNTIME = Path(__file__).parent.parent / "runtime"
+_CORE = ("libmodel.so", "model.h", "example/main.c", "bin/qcrun", "run.py", "self_test.py")
+
+
+def check_output(output: str | Path, files: Iterable[str] = ()) -> None:
+    """Check that a bundle can be written to a directory, before hours are spent on making it.
+
+    Args:
+        output: the directory; it need not exist.
+        files: relative paths of more files for it, as for `write_bundle`.
+
+    Raises:
+        BundleError: something of the user's is in the way, or the place cannot be written.
+    """
+    directory.check_output(Path(output), [*_CORE, *files])
 
 
 def write_bundle(
@@ -106,8 +119,9 @@ def add_file(path: str | Path, name: str, content: bytes) -> dict[str, Any]:
 def _core_files(program: Program) -> dict[str, bytes]:
     code = source.sources(program)
     built = link.build(code, program.target)
-    every = (built["libmodel.so"], code["model.h"], code["main.c"], built["qcrun"], _LOADER.read_bytes())
-    return dict(zip(_CORE, every, strict=True))
+    every = (built["libmodel.so"], code["model.h"], code["main.c"], built["qcrun"])
+    python = ((_RUNTIME / name).read_bytes() for name in ("run.py", "self_test.py"))
+    return dict(zip(_CORE, (*every, *python), strict=True))
 
 
 def _check_name(name: str) -> None:

@@ -1,16 +1,16 @@
-"""Times a bundle with its own native program."""
+"""Times a bundle with its own program."""
 
 from __future__ import annotations
 
+import re
 import subprocess
-from collections.abc import Callable
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from qcompile.errors import BundleError
+from qcompile.errors import BundleError, UsageError
+from qcompile.evaluate.noise import seeded_inputs
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Benchmark:
         p90_ms: ninetieth percentile, milliseconds.
         fastest_ms: milliseconds.
         first_ms: the very first inference, milliseconds.
-        peak_mb: largest resident set of a native program that only runs the model, megabytes; None where that
-            program does not run on this machine.
+        peak_mb: largest resident set of the program, MiB.
+        macs: multiply-accumulates of one inference.
         layers: time of each step, empty without a profile.
     """
 
@@ -61,8 +61,14 @@ class Benchmark:
     p90_ms: float
     fastest_ms: float
     first_ms: float
-    peak_mb: float | None
+    peak_mb: float
+    macs: int
     layers: tuple[LayerTime, ...] = field(default=())
+
+    @property
+    def gmacs(self) -> float:
+        """Thousand million multiply-accumulates per second, of the median inference."""
+        return self.macs / self.median_ms / 1e6 if self.median_ms > 0 else 0.0
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -70,54 +76,34 @@ class Benchmark:
 
 
 def benchmark(
-    bundle: Path,
-    *,
-    threads: int = 1,
-    runs: int = 50,
-    warmup: int = 5,
-    profile: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+    bundle: Path, *, threads: int = 1, runs: int = 50, warmup: int = 5, profile: bool = False
 ) -> Benchmark:
     """Run a bundle on seeded noise and measure it.
 
+    The bundle's own program bin/qcrun is what is measured: it holds nothing but the model.
+
     Args:
         bundle: its directory.
-        threads: threads to use.
+        threads: threads to use; 0 for one a core.
         runs: inferences to time.
         warmup: inferences before timing.
         profile: also measure each step.
-        progress: called with (done, total, what).
 
     Raises:
-        BundleError: the bundle does not run on this machine.
+        BundleError: the bundle is damaged or does not run on this machine.
+        UsageError: a number is out of range.
     """
-    from time import perf_counter
+    from qcompile import runtime
 
-    from qcompile.evaluate.execution import open_session
-    from qcompile.evaluate.noise import seeded_inputs
-
-    session = open_session(bundle, threads)
-    inputs = seeded_inputs(session)
-    times = []
-    for i in range(1 + warmup + max(runs, 1)):
-        start = perf_counter()
-        session.run(inputs)
-        times.append((perf_counter() - start) * 1e3)
-        if progress is not None:
-            progress(i + 1, 1 + warmup + max(runs, 1), "timing")
-    timed = np.asarray(times[1 + warmup :])
-    layers = _layers(session, inputs) if profile else ()
-    return Benchmark(
-        str(bundle),
-        threads,
-        len(timed),
-        float(np.median(timed)),
-        float(np.percentile(timed, 90)),
-        float(timed.min()),
-        times[0],
-        _native_peak(bundle, threads),
-        layers,
-    )
+    for name, value, least in (("runs", runs, 1), ("warmup", warmup, 0)):
+        if value < least:
+            raise UsageError(f"--{name} is {value}, expected {least} or more")
+    with runtime.load(bundle, threads) as session:
+        inputs = seeded_inputs(session)
+        layers = _layers(session, inputs) if profile else ()
+        macs = sum(step["macs"] for step in session.manifest["steps"])
+    median, p90, fastest, first, peak = _measured(bundle, list(inputs.values()), threads, runs, warmup)
+    return Benchmark(str(bundle), threads, runs, median, p90, fastest, first, peak, macs, layers)
 
 
 def _layers(session: Any, inputs: dict[str, Any], repeats: int = 11) -> tuple[LayerTime, ...]:
@@ -127,20 +113,27 @@ def _layers(session: Any, inputs: dict[str, Any], repeats: int = 11) -> tuple[La
     )
 
 
-def _native_peak(bundle: Path, threads: int) -> float | None:
-    """Return the peak memory of the bundle's own program, which holds nothing but the model."""
-    program = bundle / "bin" / "qcrun"
+_RESULT = re.compile(
+    r"median (\S+) ms, p90 (\S+) ms, fastest (\S+) ms, first (\S+) ms, \d+ runs, peak memory (\S+) MB"
+)
+
+
+def _measured(bundle: Path, inputs: list[Any], threads: int, runs: int, warmup: int) -> list[float]:
+    """Return what the bundle's program prints: median, p90, fastest, first (ms), peak memory (MB)."""
+    program = bundle.resolve() / "bin" / "qcrun"
+    numbers = ["--bench", str(runs), "--warmup", str(warmup), "--threads", str(threads), "--top", "0"]
     try:
-        done = subprocess.run(
-            [str(program.resolve()), "--bench", "3", "--threads", str(threads)],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    for word, number in zip(done.stdout.split(), done.stdout.split()[2:], strict=False):
-        if word == "peak":
-            return float(number)
-    raise BundleError(f"{program} printed no peak memory", hint="compile the model again")
+        with tempfile.TemporaryDirectory(prefix="qcompile-") as folder:
+            files = [Path(folder) / f"{i}.bin" for i in range(len(inputs))]
+            for file, array in zip(files, inputs, strict=True):
+                array.tofile(file)
+            command = [str(program), *numbers, *map(str, files)]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        hint = "copy the bundle again, with its permissions; `python run.py --bench 50` needs no program"
+        raise BundleError(f"cannot run {program}: {error.strerror}", hint=hint) from error
+    found = _RESULT.search(done.stdout)
+    if done.returncode != 0 or found is None:
+        reason = " ".join(done.stderr.split()) or f"it ended with status {done.returncode}"
+        raise BundleError(f"{program} failed: {reason}", hint="compile the model again")
+    return [float(text) for text in found.groups()]

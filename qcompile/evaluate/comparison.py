@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.calibrate.preprocess import Preprocess
+from qcompile.calibrate.reader import spaced
 from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Value
@@ -20,7 +22,11 @@ from qcompile.quant.affine import dequantize
 
 Array = npt.NDArray[Any]
 
-_SUFFIX = re.compile(r"(\.(q|fused|real))+(\.\d+)?$")
+SYNTHETIC = 4
+"""Made-up inputs where there are no samples."""
+
+_SUFFIX = re.compile(r"\.(q|fused|real)(\.\d+)?$")
+"""What the quantizing passes append to the name of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class TensorError:
 
     Args:
         name: of the tensor in the float graph.
-        loc: ONNX node that makes it.
+        loc: ONNX node that makes it, or the tensor's own name in the integer graph.
         op: operation that makes it, in the integer graph.
         sqnr_db: signal to quantization noise ratio over all samples, dB.
     """
@@ -48,7 +54,7 @@ class Comparison:
         samples: how many were run.
         verified: whether they were the user's, not synthetic ones.
         outputs: SQNR of each graph output by name, dB.
-        tensors: error of each quantized tensor, in order of computation.
+        tensors: error of each tensor that the float graph has too, in order of computation.
     """
 
     samples: int
@@ -89,6 +95,7 @@ def compare_graphs(
     *,
     count: int = 8,
     seed: int = 0,
+    preprocess: Preprocess | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Comparison:
     """Run both graphs in the interpreter and compare what they compute.
@@ -100,30 +107,39 @@ def compare_graphs(
         reference: float graph.
         actual: integer graph made from it; its tensors keep the float tensors' names.
         samples: inputs; None for synthetic ones.
-        count: samples to use at most.
+        count: samples to use at most, evenly spaced over all.
         seed: of synthetic inputs.
+        preprocess: the image steps, for the range of synthetic inputs.
         progress: called with (done, total, what).
     """
     verified = samples is not None
-    chosen: Iterable[Mapping[str, Array]] = (
-        samples if samples is not None else synthetic_samples(graph_inputs(reference), count=4, seed=seed)
-    )
-    known = {v.name for node in reference.nodes for v in node.outputs}
+    given = samples if samples is not None else synthetic_samples(graph_inputs(reference), SYNTHETIC, seed, preprocess)
+    total, chosen = _spread(given, count)
+    counterparts = match_tensors(reference, actual)
     powers: dict[Value, _Power] = {}
     outputs = {name: _Power() for name in actual.output_names}
     float_run, integer_run = Interpreter(reference), Interpreter(actual)
     done = 0
-    for sample in islice(chosen, count):
+    for sample in chosen:
         expected: dict[str, Array] = {}
         real = float_run.run(sample, on_value=partial(_remember, expected))
-        result = integer_run.run(_at_inputs(actual, sample), on_value=partial(_compare, expected, powers, known))
+        result = integer_run.run(_at_inputs(actual, sample), on_value=partial(_compare, expected, powers, counterparts))
         for name, power in outputs.items():
             power.add(real[name], _real(actual.outputs[actual.output_names.index(name)], result[name]))
         done += 1
         if progress is not None:
-            progress(done, 0, "comparing with float")
-    tensors = tuple(_tensor_error(v, p) for v, p in powers.items())
+            progress(done, total, "comparing with float")
+    tensors = tuple(_tensor_error(counterparts[v], v, p) for v, p in powers.items())
     return Comparison(done, verified, {n: p.db for n, p in outputs.items()}, tensors)
+
+
+def _spread(samples: Iterable[Mapping[str, Array]], count: int) -> tuple[int, Iterator[Mapping[str, Array]]]:
+    """Return how many samples are used (0 if that is not known) and these, evenly spaced where their number is."""
+    size = getattr(samples, "size", None)
+    if size is None:
+        return 0, islice(samples, count)
+    chosen = set(spaced(size, count))
+    return len(chosen), (sample for index, sample in enumerate(samples) if index in chosen)
 
 
 def _remember(expected: dict[str, Array], value: Value, array: Array) -> None:
@@ -131,25 +147,42 @@ def _remember(expected: dict[str, Array], value: Value, array: Array) -> None:
 
 
 def _compare(
-    expected: Mapping[str, Array], powers: dict[Value, _Power], known: set[str], value: Value, array: Array
+    expected: Mapping[str, Array],
+    powers: dict[Value, _Power],
+    counterparts: Mapping[Value, str],
+    value: Value,
+    array: Array,
 ) -> None:
-    name = base_name(value)
-    if value.qparams is not None and value.qparams.dtype == "int8" and name in known:
-        reference = expected[name]
-        if reference.shape == array.shape:
-            powers.setdefault(value, _Power()).add(reference, dequantize(array, value.qparams))
+    if value in counterparts:
+        powers.setdefault(value, _Power()).add(expected[counterparts[value]], _real(value, array))
 
 
-def base_name(value: Value) -> str:
-    """Return the name of the float tensor that an integer tensor stands for."""
-    return _SUFFIX.sub("", value.name)
+def match_tensors(reference: Graph, actual: Graph) -> dict[Value, str]:
+    """Return, for each computed tensor of the integer graph that has one, the name of its float counterpart.
+
+    Quantizing passes append to the names of the tensors they replace, and a fused operation takes the name of the
+    last tensor it computes. Accumulators, which no float tensor stands for, are left out.
+
+    Args:
+        reference: the float graph.
+        actual: the integer graph made from it.
+    """
+    known = {v.name: v for v in (*reference.inputs, *(v for node in reference.nodes for v in node.outputs))}
+    found = {}
+    for value in (v for node in actual.nodes for v in node.outputs):
+        name = value.name
+        while name not in known and _SUFFIX.search(name):
+            name = _SUFFIX.sub("", name)
+        per_tensor = value.qparams is None or not value.qparams.per_channel
+        if name in known and known[name].shape == value.shape and per_tensor:
+            found[value] = name
+    return found
 
 
-def _tensor_error(value: Value, power: _Power) -> TensorError:
+def _tensor_error(name: str, value: Value, power: _Power) -> TensorError:
     node = value.producer
-    return TensorError(
-        base_name(value), node.loc if node else "", node.op.name if node else "input", power.db
-    )
+    loc, op = (node.loc, node.op.name) if node else ("", "input")
+    return TensorError(name, loc or value.name, op, power.db)
 
 
 def _real(value: Value, array: Array) -> Array:

@@ -2,21 +2,67 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.errors import BundleError, UsageError, did_you_mean
+from qcompile.errors import CalibrationError, UsageError, did_you_mean
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.qparams import QParams
 
 Array = npt.NDArray[Any]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+@dataclass(frozen=True)
+class Score:
+    """One class of a classifier's output.
+
+    Args:
+        index: of the class.
+        value: what the model gives it.
+        probability: by softmax, or the value itself where the outputs already are probabilities; 0 to 1.
+    """
+
+    index: int
+    value: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a run.
+
+    Args:
+        name: of the output.
+        values: real values, shape as compiled.
+    """
+
+    name: str
+    values: Array
+
+    def best(self, count: int) -> list[Score] | None:
+        """Return the largest values of a vector with their places, largest first; None for other shapes."""
+        vector = np.asarray(self.values, np.float64).reshape(-1)
+        if vector.size < 2 or vector.size != max(self.values.shape) or not np.isfinite(vector).all():
+            return None
+        powers = np.exp(vector - vector.max())
+        normalized = vector.min() >= 0 and abs(vector.sum() - 1) < 1e-2
+        shares = vector if normalized else powers / powers.sum()
+        chosen = np.argsort(-vector, kind="stable")[:count]
+        return [Score(int(i), float(vector[i]), float(shares[i])) for i in chosen]
+
+    def summary(self) -> str:
+        """Return type, shape and extremes in one line."""
+        kind = f"{self.values.dtype}{list(self.values.shape)}"
+        if self.values.size == 0:
+            return kind
+        real = self.values.astype(np.float64)
+        return f"{kind}, min {real.min():.5g}, mean {real.mean():.5g}, max {real.max():.5g}"
 
 
 @dataclass(frozen=True)
@@ -24,26 +70,12 @@ class Answer:
     """What a bundle says to one input.
 
     Args:
-        outputs: real values by output name.
+        outputs: in the model's order.
         labels: class names, or None.
     """
 
-    outputs: dict[str, Array]
+    outputs: tuple[Output, ...]
     labels: list[str] | None
-
-
-def open_session(bundle: Path, threads: int = 1) -> Any:
-    """Load a bundle for this machine.
-
-    Raises:
-        BundleError: it is damaged, or not for this machine.
-    """
-    from qcompile import runtime
-
-    try:
-        return runtime.load(str(bundle), threads=threads)
-    except runtime.BundleError as error:
-        raise BundleError(str(error), hint=getattr(error, "hint", None)) from error
 
 
 def run_bundle(bundle: Path, inputs: Sequence[str], *, threads: int = 1, save: Path | None = None) -> Answer:
@@ -61,18 +93,15 @@ def run_bundle(bundle: Path, inputs: Sequence[str], *, threads: int = 1, save: P
     """
     from qcompile import runtime
 
-    session = open_session(bundle, threads)
-    manifest = session.manifest
-    named = _assign(inputs, [t.name for t in session.inputs])
-    arrays = {t.name: load_input(Path(named[t.name]), t, manifest.get("preprocess")) for t in session.inputs}
-    try:
+    with runtime.load(bundle, threads) as session:
+        named = _assign(inputs, [t.name for t in session.inputs])
+        preprocess = session.manifest.get("preprocess")
+        arrays = {t.name: load_input(Path(named[t.name]), t, preprocess) for t in session.inputs}
         results = session.run({t.name: _to_bundle(arrays[t.name], t) for t in session.inputs})
-    except runtime.BundleError as error:
-        raise UsageError(str(error), hint=getattr(error, "hint", None)) from error
-    outputs = {t.name: _from_bundle(results[t.name], t) for t in session.outputs}
+        outputs = {t.name: _from_bundle(results[t.name], t) for t in session.outputs}
     if save is not None:
         _save(save, outputs)
-    return Answer(outputs, manifest.get("labels"))
+    return Answer(tuple(Output(n, a) for n, a in outputs.items()), session.manifest.get("labels"))
 
 
 def _qparams(tensor: Any) -> QParams:
@@ -122,15 +151,15 @@ def load_input(path: Path, tensor: Any, preprocess: dict[str, Any] | None) -> Ar
     Raises:
         UsageError: the file cannot be read or does not fit.
     """
+    from qcompile.calibrate.image_folder import SUFFIXES, load_image
+    from qcompile.calibrate.preprocess import Preprocess
     from qcompile.calibrate.sample import InputSpec, fit_array
-    from qcompile.errors import CalibrationError
 
-    spec = InputSpec(
-        tensor.name, "float32" if tensor.scale is not None else tensor.dtype, tuple(tensor.shape)
-    )
+    real = "float32" if tensor.scale is not None else tensor.dtype
+    spec = InputSpec(tensor.name, real, tuple(tensor.shape))
     try:
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            array = _load_image(path, spec, preprocess)
+        if path.suffix.lower() in SUFFIXES:
+            array = load_image(path, Preprocess.from_mapping(preprocess or {}), spec)
         else:
             array = _load_array(path, spec)
         return fit_array(array, spec, str(path))
@@ -138,44 +167,35 @@ def load_input(path: Path, tensor: Any, preprocess: dict[str, Any] | None) -> Ar
         raise UsageError(str(error), hint=error.hint) from error
 
 
-def _load_image(path: Path, spec: Any, preprocess: dict[str, Any] | None) -> Array:
-    from PIL import Image, UnidentifiedImageError
-
-    from qcompile.calibrate.preprocess import Preprocess
-
-    recipe = Preprocess.from_mapping(preprocess or {}).resolve(spec)
-    try:
-        with Image.open(path) as image:
-            return recipe.apply(image, spec)[None]
-    except (OSError, UnidentifiedImageError) as error:
-        raise UsageError(f"cannot read image '{path}': {error}") from error
-
-
 def _load_array(path: Path, spec: Any) -> Array:
+    kinds = "give an image, a .npy file or a .npz file"
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(
-            f"cannot read '{path}': {error}", hint="give an image, a .npy file or a .npz file with one array"
-        ) from error
-    if isinstance(loaded, np.lib.npyio.NpzFile):
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            return np.asarray(loaded)
         with loaded:
             names = loaded.files
-            if spec.name in names:
-                return np.asarray(loaded[spec.name])
-            if len(names) != 1:
-                raise UsageError(f"'{path}' has no array '{spec.name}'", hint=f"it has: {', '.join(names)}")
-            return np.asarray(loaded[names[0]])
-    return np.asarray(loaded)
+            chosen = spec.name if spec.name in names else names[0] if len(names) == 1 else None
+            if chosen is not None:
+                return np.asarray(loaded[chosen])
+    except OSError as error:
+        raise UsageError(f"cannot read '{path}': {error.strerror or error}", hint=kinds) from error
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise UsageError(f"'{path}' is not an array file, or is damaged", hint=kinds) from error
+    held = f"it has: {', '.join(names)}" if names else "it is empty"
+    raise UsageError(f"'{path}' has no array '{spec.name}'", hint=held)
 
 
 def _save(path: Path, outputs: dict[str, Array]) -> None:
     """Write all outputs to a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            np.savez(file, **outputs)  # type: ignore[arg-type]
+        with ZipFile(temporary, "w") as archive:  # numpy.savez takes some names for its own arguments
+            for name, array in outputs.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
         temporary.replace(path)
     except OSError as error:
+        raise UsageError(f"cannot write '{path}': {error.strerror or error}") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise UsageError(f"cannot write '{path}': {error.strerror}") from error

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def seeded_inputs(session: Any, seed: int = 0) -> dict[str, Any]:
-    """Return normal noise for float inputs and uniform integers for the others.
+    """Return normal noise for float inputs, uniform integers for 8-bit ones, zeros and ones for others.
 
     Args:
         session: a loaded bundle.
@@ -17,8 +17,12 @@ def seeded_inputs(session: Any, seed: int = 0) -> dict[str, Any]:
     generator = np.random.default_rng(seed)
     inputs = {}
     for tensor in session.inputs:
-        if np.dtype(tensor.dtype).kind == "f":
-            inputs[tensor.name] = generator.standard_normal(tensor.shape).astype(tensor.dtype)
+        dtype = np.dtype(tensor.dtype)
+        if dtype.kind == "f":
+            values = generator.standard_normal(tensor.shape)
+        elif dtype.kind in "iu" and dtype.itemsize == 1:
+            values = generator.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, tensor.shape)
         else:
-            inputs[tensor.name] = generator.integers(0, 100, tensor.shape).astype(tensor.dtype)
+            values = generator.integers(0, 2, tensor.shape)  # these may be indices: small ones are always valid
+        inputs[tensor.name] = values.astype(dtype)
     return inputs

@@ -1,79 +1,128 @@
-"""Tables on the terminal."""
+"""Tables on the terminal: aligned columns that wrap on a terminal and stay whole in a pipe."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
     from qcompile.driver import Bundle
     from qcompile.evaluate.benchmark import Benchmark
-    from qcompile.evaluate.execution import Answer
+    from qcompile.evaluate.execution import Answer, Score
     from qcompile.passmgr import PassRecord, PassRegistry
     from qcompile.passmgr.options import Option
 
-_PLAIN_WIDTH = 100
+_UNLIMITED = 10_000
+"""Width where standard output is no terminal: whoever reads it, a file or a program, wants whole lines."""
 
 
 def _console() -> Console:
-    """Return a console; without a terminal its width is fixed, so that logs do not depend on the machine."""
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
+    # Names of nodes, files and classes are the user's: nothing in them is markup.
+    plain = {"markup": False, "highlight": False, "emoji": False}
+    return Console(**plain) if sys.stdout.isatty() else Console(**plain, width=_UNLIMITED)  # type: ignore[arg-type]
 
 
-def _facts(rows: Sequence[tuple[str, str]]) -> Table:
-    table = Table(show_header=False, box=None, pad_edge=False)
+def _show(table: Table) -> None:
+    """Print a table without the spaces that pad its last column."""
+    console = _console()
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        print(line.rstrip())
+
+
+def _columns(*names: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
+    """Return an empty table.
+
+    Args:
+        names: headings.
+        right: columns of numbers.
+        whole: columns that are never wrapped.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in names:
+        justify = "right" if name in right else "left"
+        table.add_column(name, justify=justify, no_wrap=name in right or name in whole, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def _facts(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and what they are; long texts continue under themselves."""
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)
-    return table
+    _show(table)
 
 
-def print_bundle(bundle: Bundle) -> None:
-    """Print the closing table of a compilation, and its notes."""
+def print_bundle(bundle: Bundle, seconds: float) -> None:
+    """Print the closing table of a compilation, and its notes.
+
+    Args:
+        bundle: what was made.
+        seconds: how long it took.
+    """
     manifest = bundle.manifest
+    target, steps = manifest["target"], manifest["steps"]
     rows = [
-        (
-            "model",
-            f"{manifest['model']['file']} for {manifest['target']['name']} ({manifest['target']['cpu']})",
-        ),
-        ("size", _size_row(manifest)),
-        ("memory", f"{manifest['memory']['arena'] / 1024:.0f} KiB arena, allocated once"),
-        ("layers", layer_counts(manifest["steps"])),
-        ("int8 MACs", f"{int8_share(manifest['steps']):.1%}"),
+        ("model", f"{manifest['model']['file']} for {target['name']} ({target['cpu']})"),
+        ("size", _size(manifest)),
+        ("memory", f"{bytes_text(manifest['memory']['arena'])} arena, allocated once"),
+        ("layers", layer_counts(steps)),
     ]
+    if any(step["macs"] for step in steps):
+        rows.append(("MACs", f"{sum(s['macs'] for s in steps) / 1e6:.1f} million, {int8_share(steps):.0%} in int8"))
     accuracy = manifest["recipe"].get("accuracy")
     if accuracy:
-        worst = min(accuracy["outputs"].values())
-        source = "calibration samples" if accuracy["verified"] else "synthetic inputs: unverified"
-        rows.append(("SQNR", f"{worst:.1f} dB at the worst output, {accuracy['samples']} {source}"))
-    rows.append(
-        ("files", f"{bundle.path}/  libmodel.so  model.h  run.py  bin/qcrun  manifest.json  report.html")
-    )
-    console = _console()
-    console.print(_facts(rows))
-    for note in bundle.notes:
-        console.print(f"note: {note}", markup=False)
+        rows.append(("accuracy", accuracy_text(accuracy)))
+    if bundle.check is not None:
+        same = "same bits as" if bundle.check.exact else "agrees with"
+        rows.append(("checked", f"{same} the simulation; {bundle.check.median_ms:.2f} ms here, one thread"))
+    names = ("libmodel.so", "model.h", "run.py", "bin/qcrun", "manifest.json", "report.html")
+    rows += [("time", f"{seconds:.1f} s"), ("files", f"{bundle.path}/: {', '.join(names)}")]
+    _facts(rows)
+    _facts([("note:", note) for note in bundle.notes])
 
 
-def _size_row(manifest: dict[str, Any]) -> str:
-    library = manifest["files"]["libmodel.so"]["bytes"]
+def _size(manifest: dict[str, Any]) -> str:
+    library, weights = manifest["files"]["libmodel.so"]["bytes"], manifest["memory"]["weights"]
+    text = f"libmodel.so {bytes_text(library)}, of it {bytes_text(weights)} weights"
     model = manifest["model"].get("bytes", 0)
-    ratio = f", {model / library:.1f} times smaller than the ONNX file" if library and model > library else ""
-    return f"libmodel.so {library / 1e6:.2f} MB with {manifest['memory']['weights'] / 1e6:.2f} MB of weights{ratio}"
+    return f"{text}; {model / library:.1f} times smaller than the model file" if model > 1.05 * library else text
+
+
+def bytes_text(count: int) -> str:
+    """Return a number of bytes for people."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}" if unit != "KiB" else f"{count / size:.0f} {unit}"
+    return f"{count} bytes"
+
+
+def accuracy_text(accuracy: dict[str, Any]) -> str:
+    """Return how close the quantized model is to the float model, in words.
+
+    Args:
+        accuracy: the manifest's `recipe.accuracy`.
+    """
+    worst, count = min(accuracy["outputs"].values()), accuracy["samples"]
+    where = "worst output" if len(accuracy["outputs"]) > 1 else "output"
+    if accuracy["verified"]:
+        return f"SQNR {worst:.1f} dB at the {where} against float, {count} calibration samples"
+    return f"unverified: SQNR {worst:.1f} dB at the {where} on {count} made-up inputs says little"
 
 
 def layer_counts(steps: Sequence[dict[str, Any]]) -> str:
     """Return how many steps run in each precision, in words."""
     counts = Counter(step["precision"] for step in steps)
-    return ", ".join(f"{count} in {precision}" for precision, count in counts.most_common())
+    return ", ".join(f"{count} in {precision}" for precision, count in counts.most_common()) or "none"
 
 
 def int8_share(steps: Sequence[dict[str, Any]]) -> float:
@@ -84,49 +133,43 @@ def int8_share(steps: Sequence[dict[str, Any]]) -> float:
 
 def print_pass_times(records: Sequence[PassRecord]) -> None:
     """Print what each pass took."""
-    table = Table("pass", "ms", "changed", "nodes")
+    total = sum(record.seconds for record in records) or 1.0
+    table = _columns("pass", "ms", "share", "changed", "nodes", right=("ms", "share", "nodes"))
     for record in records:
-        table.add_row(
-            record.text, f"{record.seconds * 1e3:.1f}", "yes" if record.changed else "no", str(record.nodes)
-        )
-    _console().print(table)
+        name, changed = record.text.split("{")[0], "yes" if record.changed else "no"
+        share = f"{record.seconds / total:.1%}"
+        table.add_row(name, f"{record.seconds * 1e3:.1f}", share, changed, str(record.nodes))
+    table.add_row("total", f"{total * 1e3:.1f}")
+    _show(table)
 
 
 def print_skips(records: Sequence[PassRecord]) -> None:
     """Print what each pass left alone, and why."""
-    console = _console()
-    for record in records:
-        for skip in record.skips:
-            console.print(f"{record.text.split('{')[0]}: {skip}", markup=False)
+    _facts([(record.text.split("{")[0], str(skip)) for record in records for skip in record.skips])
 
 
 def print_answer(answer: Answer, *, top: int) -> None:
     """Print the largest classes of classifier outputs, and a summary of others."""
-    console = _console()
-    for name, values in answer.outputs.items():
-        scores = np.asarray(values)
-        if scores.ndim == 2 and scores.shape[0] == 1 and scores.size >= 2:
-            _print_classes(console, name, scores[0], answer.labels, top)
+    for output in answer.outputs:
+        best = output.best(top)
+        if best is None:
+            _facts([(output.name, output.summary())])
         else:
-            console.print(f"{name}: {_summary(scores)}", markup=False)
+            _show(_classes(output.name, best, answer.labels))
 
 
-def _print_classes(console: Console, name: str, scores: Any, labels: list[str] | None, top: int) -> None:
-    table = Table("class", name, "probability", title=None)
-    shifted = np.exp(scores - scores.max())
-    looks_normalized = scores.min() >= 0 and abs(scores.sum() - 1) < 1e-2
-    probabilities = scores if looks_normalized else shifted / shifted.sum()
-    for index in np.argsort(-scores, kind="stable")[:top]:
-        label = labels[index] if labels is not None and index < len(labels) else ""
-        table.add_row(f"{index} {label}".strip(), f"{scores[index]:.4f}", f"{probabilities[index]:.1%}")
-    console.print(table)
-
-
-def _summary(values: Any) -> str:
-    if values.size == 0:
-        return f"{values.dtype}{list(values.shape)}"
-    real = values.astype(np.float64)
-    return f"{values.dtype}{list(values.shape)}, min {real.min():.5g}, mean {real.mean():.5g}, max {real.max():.5g}"
+def _classes(name: str, best: Sequence[Score], labels: Sequence[str] | None) -> Table:
+    """Return the largest values; with class names they are scores, and probabilities make sense."""
+    if labels is None:
+        table = _columns("index", name, right=("index", name))
+    else:
+        table = _columns("class", name, "probability", "label", right=("class", name, "probability"))
+    for score in best:
+        row = [str(score.index), f"{score.value:.5g}"]
+        if labels is not None:
+            row += [f"{score.probability:.1%}", labels[score.index] if score.index < len(labels) else ""]
+        table.add_row(*row)
+    return table
 
 
 def print_benchmark(result: Benchmark, *, as_json: bool) -> None:
@@ -139,35 +182,41 @@ def print_benchmark(result: Benchmark, *, as_json: bool) -> None:
         ("p90", f"{result.p90_ms:.3f} ms"),
         ("fastest", f"{result.fastest_ms:.3f} ms"),
         ("first", f"{result.first_ms:.3f} ms"),
-        (
-            "peak memory",
-            f"{result.peak_mb:.1f} MB (native program)" if result.peak_mb is not None else "unknown",
-        ),
-        ("runs", f"{result.runs}, threads: {result.threads}"),
+        ("peak memory", f"{result.peak_mb:.1f} MB"),
+        ("speed", f"{result.gmacs:.1f} GMAC/s ({result.macs / 1e6:.1f} million MACs)"),
+        ("measured", f"{result.runs} runs, {result.threads} thread{'s' * (result.threads != 1)}, native program"),
     ]
-    console = _console()
-    console.print(_facts(rows))
+    _facts([row for row in rows if row[0] != "speed" or result.macs])
     if result.layers:
-        table = Table("node", "op", "precision", "ms", "share", "GMAC/s")
-        total = sum(layer.ms for layer in result.layers)
-        for layer in result.layers:
-            share = f"{layer.ms / total:.1%}" if total else ""
-            gmacs = f"{layer.gmacs:.1f}" if layer.macs else ""
-            table.add_row(layer.node, layer.op, layer.precision, f"{layer.ms:.4f}", share, gmacs)
-        console.print(table)
+        print()
+        _show(_layers(result))
+
+
+def _layers(result: Benchmark) -> Table:
+    numbers = ("ms", "share", "GMAC/s")
+    table = _columns("node", "op", "precision", *numbers, right=numbers, whole=("op", "precision"))
+    total = sum(layer.ms for layer in result.layers) or 1.0
+    for layer in result.layers:
+        speed = f"{layer.gmacs:.1f}" if layer.macs else ""
+        table.add_row(layer.node, layer.op, layer.precision, f"{layer.ms:.4f}", f"{layer.ms / total:.1%}", speed)
+    table.add_row("total", "", "", f"{total:.4f}")
+    return table
 
 
 def print_targets() -> None:
-    """Print all targets."""
+    """Print all targets; "host" is the machine this runs on."""
     from qcompile import targets
+    from qcompile.errors import TargetError
 
-    table = Table("target", "cpu", "instructions", "description")
+    table = _columns("target", "cpu", "instructions", "description", whole=("target", "cpu", "instructions"))
     for name in targets.names():
-        target = targets.load(name)
-        table.add_row(name, target.cpu, target.isa, target.description)
-    host = targets.host()
-    table.add_row("host", host.cpu, host.isa, f"this machine: {host.description}")
-    _console().print(table)
+        try:
+            target = targets.load(name)
+        except TargetError as error:  # this machine may be one that we have no code for
+            table.add_row(name, "", "", str(error))
+        else:
+            table.add_row(name, target.cpu, target.isa, target.description)
+    _show(table)
 
 
 def print_target(name: str) -> None:
@@ -177,19 +226,19 @@ def print_target(name: str) -> None:
     from qcompile import targets
 
     settings = asdict(targets.load(name))
-    rows = [(key, ", ".join(v) if isinstance(v, (tuple, list)) else str(v)) for key, v in settings.items()]
-    _console().print(_facts(rows))
+    _facts([(key, ", ".join(v) if isinstance(v, (tuple, list)) else str(v)) for key, v in settings.items()])
 
 
 def print_passes(registry: PassRegistry) -> None:
     """Print all passes with their options."""
-    table = Table("pass", "options", "what it does")
+    table = _columns("pass", "what it does, and its options", whole=("pass",))
     for name in registry.names():
         info = registry.describe(name)
-        options = "\n".join(_option(o) for o in info.options)
-        origin = "" if info.origin == "qcompile" else f" ({info.origin})"
-        table.add_row(name, options, info.summary + origin)
-    _console().print(table, markup=False)
+        origin = "" if info.origin == "qcompile" else f" (from {info.origin})"
+        table.add_row(name, info.summary + origin)
+        for option in info.options:
+            table.add_row("", f"  {_option(option)}")
+    _show(table)
 
 
 def _option(option: Option) -> str:
@@ -201,9 +250,7 @@ def print_pass(registry: PassRegistry, name: str) -> None:
     info = registry.describe(name)
     rows = [("pass", info.name), ("from", info.origin), ("tolerance", info.tolerance)]
     rows += [("option", _option(o)) for o in info.options]
-    if info.requires:
-        rows.append(("requires", ", ".join(info.requires)))
-    console = _console()
-    console.print(_facts(rows))
-    console.print()
-    console.print(info.doc, markup=False)
+    rows += [("requires", ", ".join(info.requires))] if info.requires else []
+    rows += [("establishes", ", ".join(info.establishes))] if info.establishes else []
+    _facts(rows)
+    print(f"\n{info.doc}")

@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 import ctypes
 import hashlib
-import itertools
 import json
 import os
 import platform
+import runpy
 import struct
 import sys
 import threading
@@ -64,8 +64,7 @@ class Tensor(NamedTuple):
         name: the ONNX model's name.
         dtype: NumPy's name of the element type.
         shape: extents.
-        scale: real = scale * (q - zero_point); None for a real-valued tensor.
-        zero_point: see `scale`.
+        scale, zero_point: real = scale * (q - zero_point); None for a real-valued tensor.
     """
 
     name: str
@@ -84,10 +83,8 @@ class _CTensor(ctypes.Structure):
 
 
 class _CStep(ctypes.Structure):
-    _fields_ = [
-        ("node", ctypes.c_char_p), ("op", ctypes.c_char_p), ("precision", ctypes.c_char_p),
-        ("macs", ctypes.c_int64), ("bytes", ctypes.c_int64),
-    ]  # fmt: skip
+    _fields_ = [("node", ctypes.c_char_p), ("op", ctypes.c_char_p), ("precision", ctypes.c_char_p),
+                ("macs", ctypes.c_int64), ("bytes", ctypes.c_int64)]  # fmt: skip
 
 
 class _CInfo(ctypes.Structure):
@@ -102,13 +99,8 @@ class _CInfo(ctypes.Structure):
 
 
 class _COptions(ctypes.Structure):
-    _fields_ = [
-        ("abi_version", ctypes.c_uint32), ("threads", ctypes.c_int32), ("message", ctypes.c_char_p),
-        ("message_bytes", ctypes.c_size_t),
-    ]  # fmt: skip
-
-
-_SPELLINGS = itertools.count()
+    _fields_ = [("abi_version", ctypes.c_uint32), ("threads", ctypes.c_int32), ("message", ctypes.c_char_p),
+                ("message_bytes", ctypes.c_size_t)]  # fmt: skip
 
 
 def load(path: str | os.PathLike[str], threads: int = 1) -> Session:
@@ -129,8 +121,7 @@ class Session:
     """A loaded model. It can be shared between threads of Python; they take turns.
 
     Args:
-        path: see `load`.
-        threads: see `load`.
+        path, threads: see `load`.
 
     Attributes:
         manifest: contents of the bundle's manifest.json.
@@ -216,13 +207,12 @@ class Session:
         if handle is not None:
             self._function("destroy", None, ctypes.c_void_p)(handle)
 
+    __del__ = close
+
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.close()
-
-    def __del__(self) -> None:
         self.close()
 
     def _function(self, name: str, result: Any, *arguments: Any) -> Any:
@@ -279,10 +269,9 @@ def _read_manifest(folder: str) -> dict[str, Any]:
         raise BundleError(f"{path} is damaged: not valid JSON", "copy the bundle again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != "qcompile-bundle":
         raise BundleError(f"{folder} is not a bundle: its manifest.json is not qcompile's")
-    version = manifest.get("schema_version")
+    version, hint = manifest.get("schema_version"), "use the run.py that lies in the bundle"
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         found = f"manifest version {version}, known: {SCHEMA_VERSION}"
-        hint = "use the run.py that lies in the bundle"
         raise BundleError(f"{folder} was written by a newer qcompile ({found})", hint)
     try:
         manifest["abi"]["prefix"].encode("ascii"), manifest["files"]["libmodel.so"]["sha256"].lower()
@@ -307,9 +296,9 @@ def _open_library(folder: str, manifest: Mapping[str, Any]) -> ctypes.CDLL:
         raise BundleError(f"{folder} has {found}", "use the run.py that lies in the bundle")
     # The loader recognizes a library by its path, and would return the old one where a bundle was replaced after
     # it was loaded. No path is spelled twice, so it has to compare the files themselves.
-    folder, dots = os.path.dirname(path), "/." * next(_SPELLINGS)
+    detour = "".join("/." if bit == "1" else "/" for bit in f"{time.monotonic_ns():b}")
     try:
-        return ctypes.CDLL(f"{folder}{dots}/libmodel.so")
+        return ctypes.CDLL(f"{os.path.dirname(path)}{detour}/libmodel.so")
     except OSError as error:
         raise BundleError(f"this system cannot load libmodel.so: {error}") from None
 
@@ -415,9 +404,7 @@ def _read_inputs(values: Sequence[str], session: Session) -> dict[str, np.ndarra
 
 
 def _print_top(values: np.ndarray[Any, Any], tensor: Tensor, labels: Sequence[str], top: int) -> None:
-    flat = values.reshape(-1).astype(np.float64)
-    if tensor.scale is not None and tensor.zero_point is not None:
-        flat = tensor.scale * (flat - tensor.zero_point)
+    flat = (values.reshape(-1).astype(np.float64) - (tensor.zero_point or 0)) * (tensor.scale or 1.0)
     print(f"{tensor.name}:")
     for index in np.argsort(-flat, kind="stable")[:top]:
         label = f"  {labels[index]}" if len(labels) == flat.size else ""
@@ -452,25 +439,38 @@ def _bench(session: Session, inputs: Mapping[str, np.ndarray[Any, Any]], runs: i
           f"fastest {min(times):.3f} ms, {runs} runs, peak memory {peak:.1f} MB (with Python and NumPy)")
 
 
+def _self_test(session: Session, folder: str) -> None:
+    test, path = session.manifest["recipe"].get("self_test"), os.path.join(folder, "self_test.py")
+    if not test or not os.path.exists(path):
+        raise BundleError(f"{folder} has no self-test")
+    wrong = runpy.run_path(path)["failures"](session)
+    if wrong:
+        raise BundleError(f"the self-test failed: wrong values in output {', '.join(wrong)}", "copy the bundle again")
+    how = f"outputs within {test['tolerance']} of the foreseen" if test["tolerance"] else "exactly the foreseen bits"
+    print(f"self-test passed: {how}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Run the compiled model in this directory.")
-    here = os.path.dirname(os.path.abspath(__file__))
     add = parser.add_argument
-    add("--bundle", default=here, help="another bundle's directory")
+    add("--bundle", default=os.path.dirname(os.path.abspath(__file__)), help="another bundle's directory")
     add("--input", action="append", default=[], metavar="[NAME=]FILE.npy", help="once for each input")
     add("--output", metavar="FILE.npz", help="write the outputs")
     add("--threads", type=int, default=1, help="0: one for each core (default 1)")
     add("--top", type=int, default=5, help="how many of the largest elements to print (default 5)")
     add("--bench", type=int, default=0, metavar="N", help="run N times more and print the times")
     add("--profile", action="store_true", help="print the time of each step")
+    add("--self-test", action="store_true", help="compare with the answer that the compiler foresaw")
     return parser
 
 
 def _command(options: argparse.Namespace) -> None:
     with load(options.bundle, options.threads) as session:
-        if not options.input and not (options.bench > 0 or options.profile):
-            names = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in session.inputs)
-            raise InputError("no input was given", f"--input FILE.npy; the model takes {names}")
+        if options.self_test:
+            _self_test(session, options.bundle)
+        elif not options.input and not (options.bench > 0 or options.profile):
+            takes = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in session.inputs)
+            raise InputError("no input was given", f"--input FILE.npy; the model takes {takes}")
         inputs = _read_inputs(options.input, session) if options.input else session.zeros()
         outputs = session.run(inputs)
         for tensor in session.outputs if options.input else []:

@@ -53,8 +53,8 @@ def test_a_bundle_has_its_files_and_a_valid_manifest(tiny_program: Maker, tmp_pa
     )
     made = bundle.write_bundle(tiny_program("host"), tmp_path / "a" / "b", origin, files={"report.html": "<p>"})
     files = contents(tmp_path / "a" / "b")
-    assert set(files) == {"libmodel.so", "model.h", "manifest.json", "run.py", "report.html", "example/main.c",
-                          "bin/qcrun"}  # fmt: skip
+    assert set(files) == {"libmodel.so", "model.h", "manifest.json", "run.py", "self_test.py", "report.html",
+                          "example/main.c", "bin/qcrun"}  # fmt: skip
     assert json.loads(files["manifest.json"]) == made == bundle.read_manifest(tmp_path / "a/b")
     schema = json.loads((Path(bundle.__file__).parent / "manifest.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)

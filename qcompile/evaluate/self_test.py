@@ -1,0 +1,89 @@
+"""Foresees what a bundle must answer to a made-up input, and checks a finished bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from qcompile.errors import InternalError
+from qcompile.ir.graph import Graph
+from qcompile.ops.interpreter import Interpreter
+from qcompile.runtime import self_test
+
+FLOAT_TOLERANCE = 1e-3
+"""For a float model, relative to the largest value: far more than rounding gives, far less than any fault."""
+
+MIXED_TOLERANCE = 0.05
+"""Where integers follow a float operation, one rounding error can become one step of a quantized tensor."""
+
+_COPIES = frozenset({"reshape", "transpose", "identity", "slice", "split", "concat", "gather", "pad", "max_pool"})
+"""Float operations that only move values: their bits are the same everywhere."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """How a finished bundle was found to run on this machine.
+
+    Args:
+        exact: whether its answer was compared bit for bit, not within a tolerance.
+        median_ms: wall clock of one inference on one thread, milliseconds; a first impression, not a benchmark.
+    """
+
+    exact: bool
+    median_ms: float
+
+
+def foresee(graph: Graph, seed: int) -> dict[str, Any]:
+    """Return the manifest's self-test: the seed, the tolerance, and what identifies each output's values.
+
+    Integers give the same bits everywhere. Where float operations remain, the last digits differ between
+    processors, and the tolerance is above zero.
+
+    Args:
+        graph: what is compiled.
+        seed: of the input.
+    """
+    with np.errstate(all="ignore"):
+        outputs = Interpreter(graph).run(self_test.inputs(graph.inputs, seed))
+    integers = [node.is_integer for node in graph.nodes if node.op.name not in _COPIES]
+    tolerance = 0.0 if all(integers) else MIXED_TOLERANCE if any(integers) else FLOAT_TOLERANCE
+    kept = {name: self_test.record(array, tolerance) for name, array in outputs.items()}
+    return {"seed": seed, "tolerance": tolerance, "outputs": kept}
+
+
+def check_bundle(path: Path, runs: int = 5) -> Check | None:
+    """Run a new bundle on its self-test.
+
+    Args:
+        path: its directory.
+        runs: inferences to time.
+
+    Returns:
+        None where the bundle is for another machine.
+
+    Raises:
+        InternalError: it does not answer what the interpreter does.
+    """
+    from qcompile import runtime
+
+    try:
+        session = runtime.load(path)
+    except runtime.BundleError:
+        return None
+    with session:
+        wrong = self_test.failures(session)
+        if wrong:
+            outputs = ", ".join(f"'{name}'" for name in wrong)
+            raise InternalError(f"the model in {path} does not compute what the interpreter does: output {outputs}")
+        times = []
+        inputs = session.zeros()
+        for _ in range(runs):
+            start = perf_counter()
+            session.run(inputs)
+            times.append((perf_counter() - start) * 1e3)
+        exact = session.manifest["recipe"]["self_test"]["tolerance"] == 0.0
+    return Check(exact, float(np.median(times)))
