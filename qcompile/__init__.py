@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# Installed, the passes and targets lie inside this package. In a checkout they lie beside it, and Python started
+# there finds this very file first, installed or not.
+_beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if not os.path.isdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), "passes")) and os.path.isfile(
+    os.path.join(_beside, "passes", "assign_precision.py")
+):
+    __path__.append(_beside)
+
 if TYPE_CHECKING:
-    from qcompile.driver import compile as compile  # noqa: A004
+    from qcompile.driver import compile as compile
     from qcompile.ir.graph import Graph as Graph
     from qcompile.onnx_import import import_onnx as import_onnx
     from qcompile.passmgr import Pass as Pass
