@@ -1,0 +1,121 @@
+"""A process that runs one model with one runtime whenever it is told to; stands alone, for other environments.
+
+    python contender.py '{"runtime": "onnxruntime", "model": "m.onnx", "threads": 1}'
+
+Answers one line of JSON when it is ready, and one for each line of input: a number of runs in, the
+nanoseconds of each run out.  Between these it is blocked, so contenders do not disturb one another.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[], Any]
+
+
+def noise(shape: Sequence[int], seed: int = 0) -> Any:
+    """Return seeded normal float32 noise: what models are timed and calibrated with.
+
+    Args:
+        shape: extents.
+        seed: of the generator.
+    """
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def start_qcompile(model: str, threads: int) -> tuple[Run, str]:
+    """Load a bundle with its own run.py; returns what runs it, and the version."""
+    spec = importlib.util.spec_from_file_location("bundle_run", os.path.join(model, "run.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bundle_run"] = module
+    spec.loader.exec_module(module)
+    session = module.load(model, threads)
+    inputs = {t.name: noise(t.shape).astype(t.dtype) for t in session.inputs}
+    return lambda: session.run(inputs), ""
+
+
+def start_onnxruntime(model: str, threads: int) -> tuple[Run, str]:
+    """Load an ONNX file with ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    inputs = {t.name: noise(t.shape) for t in session.get_inputs()}
+    return lambda: session.run(None, inputs), str(onnxruntime.__version__)
+
+
+def start_openvino(model: str, threads: int) -> tuple[Run, str]:
+    """Load an ONNX file or an OpenVINO model; float models stay in float32, where bfloat16 would be quicker."""
+    import openvino
+
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", options)
+    request = compiled.create_infer_request()
+    for number, port in enumerate(compiled.inputs):
+        request.set_input_tensor(number, openvino.Tensor(noise(list(port.shape))))
+    return request.infer, str(openvino.__version__).partition("-")[0]
+
+
+def start_litert(model: str, threads: int) -> tuple[Run, str]:
+    """Load a .tflite file with LiteRT."""
+    import ai_edge_litert
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=model, num_threads=threads)
+    interpreter.allocate_tensors()
+    for entry in interpreter.get_input_details():
+        interpreter.set_tensor(entry["index"], noise(entry["shape"]).astype(entry["dtype"]))
+    return interpreter.invoke, str(getattr(ai_edge_litert, "__version__", ""))
+
+
+RUNTIMES = {
+    "qcompile": start_qcompile,
+    "onnxruntime": start_onnxruntime,
+    "openvino": start_openvino,
+    "litert": start_litert,
+}
+
+
+def main() -> None:
+    """Load, then time on demand until the input ends."""
+    wanted = json.loads(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what runtimes print must not mix with the answers
+    began = time.perf_counter_ns()
+    run, version = RUNTIMES[wanted["runtime"]](wanted["model"], wanted["threads"])
+    loaded = time.perf_counter_ns()
+    run()
+    first = time.perf_counter_ns()
+    answers.write(json.dumps({"version": version, "load_ns": loaded - began, "first_ns": first - loaded}) + "\n")
+    # One thread's work is told from what else runs on the machine by the processor time it takes.
+    clock = time.process_time_ns if wanted["threads"] == 1 else time.perf_counter_ns
+    for line in sys.stdin:
+        times = []
+        for _ in range(int(line)):
+            start = clock()
+            run()
+            times.append(clock() - start)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        answers.write(json.dumps({"ns": times, "peak_kb": peak}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
