@@ -1,6 +1,10 @@
 """Products of two activations, batch by batch: register tiles that read both operands where they lie.
 
 Rows of B are vectors as they are, so nothing is packed; an element of A is repeated over the lanes.
+
+Codes are multiplied as floats, since every machine has its widest multiply-add there: products of two centred
+codes are at most 255², so that the sum of 256 of them is a whole number below 2^24 and exact, fused or not. Longer
+sums are carried on in int32.
 """
 
 from __future__ import annotations
@@ -10,13 +14,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qcompile.kernels import expression as ex
-from qcompile.kernels.builder import Builder, Expr, Index, cast, const, equal, index, quotient, remainder, splat
+from qcompile.kernels.builder import (
+    Builder,
+    Expr,
+    Index,
+    Register,
+    cast,
+    const,
+    equal,
+    index,
+    quotient,
+    remainder,
+    splat,
+)
 from qcompile.kernels.emit import Emitter
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 
 _ROWS = 6
 _VECTORS = 2
+_EXACT_TERMS = 256
+"""Products of codes that a float32 sums exactly: 256 · 255² < 2^24."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +85,7 @@ class _Product:
     def __init__(self, work: MatmulWorkload, isa: Isa) -> None:
         self.work, self.isa, self.b = work, isa, Builder()
         self.a, self.right, self.c = (self.b.argument(n, work.stored[n]) for n in range(3))
+        self.left = self.b.scratch("float32") if work.integer else self.a
         self.lanes = isa.float32.lanes
         blocks = -(-work.rows // _ROWS)
         self.height = -(-work.rows // blocks)
@@ -93,7 +112,8 @@ class _Product:
                     with b.when(index(block) < index(self.blocks - 1)):
                         self._row_block(a_start, b_base, c_start, self.height)
         name = symbol("matmul", work.text(), self.isa.name)
-        return Kernel(name, b.function(name), tiles, 0)
+        scratch = -(-self.height * work.inner * 4 // 64) * 64 if work.integer else 0
+        return Kernel(name, b.function(name), tiles, scratch)
 
     def _bases(self, entry: Index) -> tuple[Expr, Expr]:
         """First elements of A's and B's matrices of a batch entry."""
@@ -107,6 +127,9 @@ class _Product:
         return b.let(a_base), b.let(b_base)
 
     def _row_block(self, a: Expr, right: Expr, c: Expr, height: int) -> None:
+        if self.work.integer:
+            self._centre(a, height)
+            a = index(0)
         wide = self.lanes * _VECTORS
         whole = self.work.columns // wide
         if whole:
@@ -115,43 +138,106 @@ class _Product:
         for start, widths in _column_blocks(whole * wide, self.work.columns, self.lanes):
             self._tile(a, right, c, height, index(start), widths)
 
+    def _centre(self, first: Expr, height: int) -> None:
+        """Bring the rows of A to scratch as floats relative to their zero point; they lie one after another."""
+        b, count = self.b, height * self.work.inner
+        whole = count // self.lanes
+        if whole:
+            with b.loop(whole, stem="v") as v:
+                at = b.let(index(v) * index(self.lanes))
+                self.left.store(at, self._centred(0, first + at, self.lanes), self.lanes)
+        if count % self.lanes:
+            with b.loop(count % self.lanes, whole * self.lanes, stem="e") as e:
+                self.left.store(index(e), self._centred(0, first + index(e), 1))
+
     def _tile(self, a: Expr, right: Expr, c: Expr, height: int, column: Expr, widths: Sequence[int]) -> None:
         """Emit one register tile over the whole of K."""
         b, work = self.b, self.work
-        kind = "int32" if work.integer else "float32"
-        starts = [sum(widths[:n]) for n in range(len(widths))]
-        sums = [[b.register(_wide(kind, w), const(0, _wide(kind, w))) for w in widths] for _ in range(height)]
-        with b.loop(work.inner, stem="k") as k:
-            at = b.let(right + index(k) * index(work.columns) + column)
-            vectors = [self._load_right(at + index(s), w) for s, w in zip(starts, widths, strict=True)]
-            for row, totals in enumerate(sums):
-                value = self._load_left(a + index(row * work.inner) + index(k))
-                for total, vector, width in zip(totals, vectors, widths, strict=True):
-                    total.set(total.get() + splat(value, width) * vector)
-        for row, totals in enumerate(sums):
-            for total, start, width in zip(totals, starts, widths, strict=True):
+        tile = _Tile(a, b.let(right + column), widths, self._registers("float32", height, widths))
+        if not work.integer or work.inner <= _EXACT_TERMS:
+            self._products(tile, index(0), work.inner)
+            totals = tile.sums
+        else:
+            totals = self._registers("int32", height, widths)
+            whole, rest = divmod(work.inner, _EXACT_TERMS)
+            with b.loop(whole, stem="part") as part:
+                self._carry(tile, b.let(index(part) * index(_EXACT_TERMS)), _EXACT_TERMS, totals)
+            if rest:
+                self._carry(tile, index(whole * _EXACT_TERMS), rest, totals)
+        for row, line in enumerate(totals):
+            for total, start, width in zip(line, tile.starts, widths, strict=True):
                 at = b.let(c + index(row * work.columns + start) + column)
                 self.c.store(at, self._finished(b.let(total.get()), width), width)
 
-    def _load_left(self, at: Expr) -> Expr:
-        value = self.a.load(at)
-        if not self.work.integer:
-            return self.b.let(value)
-        return self.b.let(cast("int32", value) - const(self.work.zero_points[0], "int32"))
+    def _registers(self, kind: str, height: int, widths: Sequence[int]) -> list[list[Register]]:
+        zeros = [(_wide(kind, width), const(0, _wide(kind, width))) for width in widths]
+        return [[self.b.register(*zero) for zero in zeros] for _ in range(height)]
 
-    def _load_right(self, at: Expr, width: int) -> Expr:
-        value = self.right.load(at, width)
-        if not self.work.integer:
-            return self.b.let(value)
-        kind = _wide("int32", width)
-        return self.b.let(cast(kind, value) - const(self.work.zero_points[1], kind))
+    def _products(self, tile: _Tile, first: Expr, count: int) -> None:
+        """Add the products of `count` values of K."""
+        b, work = self.b, self.work
+        with b.loop(count, stem="k") as k:
+            here = b.let(first + index(k))
+            at = b.let(tile.right + here * index(work.columns))
+            vectors = [self._load(1, at + index(s), w) for s, w in zip(tile.starts, tile.widths, strict=True)]
+            for row, totals in enumerate(tile.sums):
+                value = self._load(0, tile.a + index(row * work.inner) + here, 1)
+                for total, vector, width in zip(totals, vectors, tile.widths, strict=True):
+                    total.set(total.get() + splat(value, width) * vector)
+
+    def _carry(self, tile: _Tile, first: Expr, count: int, totals: list[list[Register]]) -> None:
+        """Add the exact products of a part of K to int32 totals."""
+        for line in tile.sums:
+            for partial in line:
+                partial.set(const(0, partial.dtype))
+        self._products(tile, first, count)
+        for line, partials in zip(totals, tile.sums, strict=True):
+            for total, partial in zip(line, partials, strict=True):
+                total.set(total.get() + cast(total.dtype, partial.get()))
+
+    def _load(self, operand: int, at: Expr, lanes: int) -> Expr:
+        """Return elements of A or B as floats."""
+        if operand == 0:
+            return self.b.let(self.left.load(at, lanes))
+        return self._centred(1, at, lanes) if self.work.integer else self.b.let(self.right.load(at, lanes))
+
+    def _centred(self, operand: int, at: Expr, lanes: int) -> Expr:
+        """Return codes of A or B relative to their zero point, as floats."""
+        kind = _wide("int32", lanes)
+        codes = (self.a, self.right)[operand].load(at, lanes)
+        centred = cast(kind, codes) - const(self.work.zero_points[operand], kind)
+        return self.b.let(cast(_wide("float32", lanes), centred))
 
     def _finished(self, total: Expr, width: int) -> Expr:
         if self.work.finish is None:
             return total
+        if str(total.ty.dtype).startswith("float"):
+            total = self.b.let(cast(_wide("int32", width), total))
         return Emitter(self.b, self.isa, {}, {0: index(0)}, 0 if width > 1 else None, width, total).value(
             self.work.finish
         )
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One register tile.
+
+    Args:
+        a: first element of the rows of A.
+        right: first element of the columns of B.
+        widths: elements of each vector.
+        sums: float registers, rows by vectors.
+    """
+
+    a: Expr
+    right: Expr
+    widths: Sequence[int]
+    sums: list[list[Register]]
+
+    @property
+    def starts(self) -> list[int]:
+        """Column of each vector, relative to the tile."""
+        return [sum(self.widths[:n]) for n in range(len(self.widths))]
 
 
 def _wide(dtype: str, lanes: int) -> str:

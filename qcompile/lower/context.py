@@ -9,6 +9,7 @@ import numpy as np
 
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import NoAttrs
 from qcompile.ir.program import MAX_ARGS
 from qcompile.kernels import expression as ex
 from qcompile.kernels import isa as instruction_sets
@@ -222,6 +223,10 @@ class LoweringContext:
         """Normalize rows to zero mean and unit variance."""
         families.layer_norm(self, node)
 
+    def scatter(self, node: Node) -> None:
+        """Write rows at computed places of a copy."""
+        families.scatter(self, node)
+
     def matmul(self, node: Node) -> None:
         """Multiply two activations."""
         families.matmul(self, node)
@@ -284,7 +289,7 @@ class LoweringContext:
             element = self._whole(value)
             self.sources.inside(value)
             buffer = Buffer(value.type.nbytes)
-            self.emit_map(node, element, buffer, value, value.shape)
+            self.emit_map(_copy_of(value), element, buffer, value, value.shape)
             self.sources.buffers[value] = buffer
         return buffer
 
@@ -321,7 +326,6 @@ class LoweringContext:
         for number, value in enumerate(self.graph.outputs):
             if value.type.size == 0:
                 continue
-            node = value.producer
             target = Buffer(value.type.nbytes, "output", number)
             if value in self.sources.pending:
                 self.sources.pending[value].emit()
@@ -329,17 +333,21 @@ class LoweringContext:
             if buffer.space == "arena" and not buffer.overread and not self.sources.shifted(value):
                 buffer.space, buffer.offset = "output", number
                 continue
-            assert node is not None or value in self.graph.inputs or value.is_constant
             self._copy_out(value, target)
 
     def _copy_out(self, value: Value, target: Buffer) -> None:
-        from qcompile import ops
+        copy = _copy_of(value)
+        self.sources.at_boundary(copy.output)
+        self.emit_map(copy, self._whole(value), target, copy.output, value.shape)
 
-        copy = Node(ops.get("identity"), [value], [Value(f"{value.name}.copy", value.type)], None, value.name)
-        result = copy.outputs[0]
-        result.qparams = value.qparams
-        self.sources.at_boundary(result)
-        self.emit_map(copy, self._whole(value), target, result, value.shape)
+
+def _copy_of(value: Value) -> Node:
+    """Return a node, of no graph, that copies a value; it names the step in reports."""
+    from qcompile import ops
+
+    result = Value(f"{value.name}.copy", value.type)
+    result.qparams = value.qparams
+    return Node(ops.get("identity"), [value], [result], NoAttrs(), value.name)
 
 
 def _memory_dtypes(element: Expr, order: Sequence[int]) -> list[str]:

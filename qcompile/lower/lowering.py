@@ -105,12 +105,23 @@ def _info(name: str, value: Value) -> TensorInfo:
     )
 
 
+_SEEN_THROUGH = ("quantize", "dequantize", "identity")
+
+
 def _layout(value: Value) -> str:
-    """Return "NCHW" for a tensor that a layout pass turns to or from channels last, or that is an image."""
+    """Return "NCHW" for an image: a pass turns it to or from channels last, or a spatial operation reads it so."""
     if len(value.shape) != 4:
         return ""
-    turned = [node for node in value.users() if node.op.name == "transpose" and node.attrs.perm == (0, 2, 3, 1)]
     made = value.producer
+    while made is not None and made.op.name in _SEEN_THROUGH:
+        made = made.inputs[0].producer
     back = made is not None and made.op.name == "transpose" and made.attrs.perm == (0, 3, 1, 2)
-    spatial = [node for node in value.users() if getattr(node.attrs, "layout", "") == "NCHW"]
-    return "NCHW" if turned or back or spatial else ""
+    return "NCHW" if back or any(_reads_image(node) for node in value.users()) else ""
+
+
+def _reads_image(node: Node) -> bool:
+    if node.op.name in _SEEN_THROUGH:
+        return any(_reads_image(user) for user in node.output.users())
+    if node.op.name == "transpose":
+        return bool(node.attrs.perm == (0, 2, 3, 1))
+    return getattr(node.attrs, "layout", "") == "NCHW"

@@ -17,6 +17,11 @@ from qcompile.targets import Target
 GRAPHS = Path(__file__).parent / "graphs"
 
 
+def graph_names() -> list[str]:
+    """Return the names of all graphs/<name>.qir."""
+    return sorted(path.stem for path in GRAPHS.glob("*.qir"))
+
+
 def graph_texts(*names: str) -> dict[str, str]:
     """Return the texts of graphs/<name>.qir by name."""
     return {name: (GRAPHS / f"{name}.qir").read_text() for name in names}

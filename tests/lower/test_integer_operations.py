@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from graph_checks import check, graph_of, graph_texts
+from graph_checks import check, graph_names, graph_of, graph_texts
 
 from qcompile import ops
 from qcompile.ir.opdef import Quantization
 from qcompile.targets import Target
 
-GRAPHS = graph_texts("integer_elementwise", "integer_moves", "integer_windows", "integer_layers")
+GRAPHS = graph_texts(*(name for name in graph_names() if name.startswith("integer")))
 
 
 @pytest.mark.parametrize("name", list(GRAPHS))

@@ -20,6 +20,7 @@ few = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 extents = st.integers(1, 9)
+long = st.sampled_from([256, 300, 513])
 channels = st.sampled_from([1, 2, 3, 4, 7, 8, 16, 17, 31, 33, 64, 65, 100])
 
 
@@ -108,7 +109,7 @@ def test_softmax(shape: tuple[int, ...], axis: int, machine: Target) -> None:
 
 @pytest.mark.parametrize("quantized", [False, True])
 @few
-@given(rows=st.integers(1, 14), inner=channels, columns=channels, batch=st.sampled_from([(), (3,), (2, 3)]))
+@given(rows=st.integers(1, 14), inner=channels | long, columns=channels, batch=st.sampled_from([(), (3,), (2, 3)]))
 def test_matmul(rows: int, inner: int, columns: int, batch, quantized: bool, machine: Target) -> None:
     graph = Graph("matmul")
     a = add_input(graph, "a", (*batch, rows, inner), grid(0.05, -7) if quantized else None)
