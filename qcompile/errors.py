@@ -8,6 +8,7 @@
     ├── CalibrationError          calibration data that cannot be used
     ├── PassError                 an unknown pass, or a pass whose preconditions do not hold
     ├── LoweringError             something has no code for this target
+    ├── AccuracyError             a model is not as accurate as it was asked to be
     └── BundleError               a bundle cannot be written, or is not fit to be loaded
     InternalError                 our own fault; exit code 1
 
@@ -70,6 +71,10 @@ class PassError(QCompileError):
 
 class LoweringError(QCompileError):
     """Something has no code for the chosen target."""
+
+
+class AccuracyError(QCompileError):
+    """A model is not as accurate as it was asked to be."""
 
 
 class BundleError(QCompileError):

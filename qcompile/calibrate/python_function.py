@@ -30,7 +30,7 @@ class PythonFunction(Reader):
 
     def __init__(self, source: str, request: Request) -> None:
         super().__init__(source, request)
-        self._function = _resolve(source)
+        self._function = load_function(source)
 
     @classmethod
     def claims(cls, source: str) -> bool:
@@ -74,7 +74,12 @@ class PythonFunction(Reader):
         return CalibrationError(f"'{self.source}' raised {type(error).__name__}: {error}")
 
 
-def _resolve(source: str) -> Callable[[], object]:
+def load_function(source: str) -> Callable[..., object]:
+    """Return the function that `package.module:function` or `file.py:function` names.
+
+    Raises:
+        CalibrationError: the text has another form, or there is no such module or function.
+    """
     match = _FORM.fullmatch(source)
     if match is None:
         raise CalibrationError(f"'{source}' is not of the form module:function")

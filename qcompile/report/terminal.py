@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
+
+from qcompile.report.columns import columns, facts, show
 
 if TYPE_CHECKING:
     from qcompile.driver import Bundle
@@ -17,49 +17,6 @@ if TYPE_CHECKING:
     from qcompile.evaluate.execution import Answer, Score
     from qcompile.passmgr import PassRecord, PassRegistry
     from qcompile.passmgr.options import Option
-
-_UNLIMITED = 10_000
-"""Width where standard output is no terminal: whoever reads it, a file or a program, wants whole lines."""
-
-
-def _console() -> Console:
-    # Names of nodes, files and classes are the user's: nothing in them is markup.
-    plain = {"markup": False, "highlight": False, "emoji": False}
-    return Console(**plain) if sys.stdout.isatty() else Console(**plain, width=_UNLIMITED)  # type: ignore[arg-type]
-
-
-def _show(table: Table) -> None:
-    """Print a table without the spaces that pad its last column."""
-    console = _console()
-    with console.capture() as capture:
-        console.print(table)
-    for line in capture.get().splitlines():
-        print(line.rstrip())
-
-
-def _columns(*names: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
-    """Return an empty table.
-
-    Args:
-        names: headings.
-        right: columns of numbers.
-        whole: columns that are never wrapped.
-    """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in names:
-        justify = "right" if name in right else "left"
-        table.add_column(name, justify=justify, no_wrap=name in right or name in whole, overflow="fold")  # type: ignore[arg-type]
-    return table
-
-
-def _facts(rows: Sequence[tuple[str, str]]) -> None:
-    """Print names and what they are; long texts continue under themselves."""
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    _show(table)
 
 
 def print_bundle(bundle: Bundle, seconds: float) -> None:
@@ -87,8 +44,8 @@ def print_bundle(bundle: Bundle, seconds: float) -> None:
         rows.append(("checked", f"{same} the simulation; {bundle.check.median_ms:.2f} ms here, one thread"))
     names = ("libmodel.so", "model.h", "run.py", "bin/qcrun", "manifest.json", "report.html")
     rows += [("time", f"{seconds:.1f} s"), ("files", f"{bundle.path}/: {', '.join(names)}")]
-    _facts(rows)
-    _facts([("note:", note) for note in bundle.notes])
+    facts(rows)
+    facts([("note:", note) for note in bundle.notes])
 
 
 def _size(manifest: dict[str, Any]) -> str:
@@ -134,18 +91,18 @@ def int8_share(steps: Sequence[dict[str, Any]]) -> float:
 def print_pass_times(records: Sequence[PassRecord]) -> None:
     """Print what each pass took."""
     total = sum(record.seconds for record in records) or 1.0
-    table = _columns("pass", "ms", "share", "changed", "nodes", right=("ms", "share", "nodes"))
+    table = columns("pass", "ms", "share", "changed", "nodes", right=("ms", "share", "nodes"))
     for record in records:
         name, changed = record.text.split("{")[0], "yes" if record.changed else "no"
         share = f"{record.seconds / total:.1%}"
         table.add_row(name, f"{record.seconds * 1e3:.1f}", share, changed, str(record.nodes))
     table.add_row("total", f"{total * 1e3:.1f}")
-    _show(table)
+    show(table)
 
 
 def print_skips(records: Sequence[PassRecord]) -> None:
     """Print what each pass left alone, and why."""
-    _facts([(record.text.split("{")[0], str(skip)) for record in records for skip in record.skips])
+    facts([(record.text.split("{")[0], str(skip)) for record in records for skip in record.skips])
 
 
 def print_answer(answer: Answer, *, top: int) -> None:
@@ -153,17 +110,17 @@ def print_answer(answer: Answer, *, top: int) -> None:
     for output in answer.outputs:
         best = output.best(top)
         if best is None:
-            _facts([(output.name, output.summary())])
+            facts([(output.name, output.summary())])
         else:
-            _show(_classes(output.name, best, answer.labels))
+            show(_classes(output.name, best, answer.labels))
 
 
 def _classes(name: str, best: Sequence[Score], labels: Sequence[str] | None) -> Table:
     """Return the largest values; with class names they are scores, and probabilities make sense."""
     if labels is None:
-        table = _columns("index", name, right=("index", name))
+        table = columns("index", name, right=("index", name))
     else:
-        table = _columns("class", name, "probability", "label", right=("class", name, "probability"))
+        table = columns("class", name, "probability", "label", right=("class", name, "probability"))
     for score in best:
         row = [str(score.index), f"{score.value:.5g}"]
         if labels is not None:
@@ -186,15 +143,15 @@ def print_benchmark(result: Benchmark, *, as_json: bool) -> None:
         ("speed", f"{result.gmacs:.1f} GMAC/s ({result.macs / 1e6:.1f} million MACs)"),
         ("measured", f"{result.runs} runs, {result.threads} thread{'s' * (result.threads != 1)}, native program"),
     ]
-    _facts([row for row in rows if row[0] != "speed" or result.macs])
+    facts([row for row in rows if row[0] != "speed" or result.macs])
     if result.layers:
         print()
-        _show(_layers(result))
+        show(_layers(result))
 
 
 def _layers(result: Benchmark) -> Table:
     numbers = ("ms", "share", "GMAC/s")
-    table = _columns("node", "op", "precision", *numbers, right=numbers, whole=("op", "precision"))
+    table = columns("node", "op", "precision", *numbers, right=numbers, whole=("op", "precision"))
     total = sum(layer.ms for layer in result.layers) or 1.0
     for layer in result.layers:
         speed = f"{layer.gmacs:.1f}" if layer.macs else ""
@@ -208,7 +165,7 @@ def print_targets() -> None:
     from qcompile import targets
     from qcompile.errors import TargetError
 
-    table = _columns("target", "cpu", "instructions", "description", whole=("target", "cpu", "instructions"))
+    table = columns("target", "cpu", "instructions", "description", whole=("target", "cpu", "instructions"))
     for name in targets.names():
         try:
             target = targets.load(name)
@@ -216,7 +173,7 @@ def print_targets() -> None:
             table.add_row(name, "", "", str(error))
         else:
             table.add_row(name, target.cpu, target.isa, target.description)
-    _show(table)
+    show(table)
 
 
 def print_target(name: str) -> None:
@@ -226,19 +183,19 @@ def print_target(name: str) -> None:
     from qcompile import targets
 
     settings = asdict(targets.load(name))
-    _facts([(key, ", ".join(v) if isinstance(v, (tuple, list)) else str(v)) for key, v in settings.items()])
+    facts([(key, ", ".join(v) if isinstance(v, (tuple, list)) else str(v)) for key, v in settings.items()])
 
 
 def print_passes(registry: PassRegistry) -> None:
     """Print all passes with their options."""
-    table = _columns("pass", "what it does, and its options", whole=("pass",))
+    table = columns("pass", "what it does, and its options", whole=("pass",))
     for name in registry.names():
         info = registry.describe(name)
         origin = "" if info.origin == "qcompile" else f" (from {info.origin})"
         table.add_row(name, info.summary + origin)
         for option in info.options:
             table.add_row("", f"  {_option(option)}")
-    _show(table)
+    show(table)
 
 
 def _option(option: Option) -> str:
@@ -252,5 +209,5 @@ def print_pass(registry: PassRegistry, name: str) -> None:
     rows += [("option", _option(o)) for o in info.options]
     rows += [("requires", ", ".join(info.requires))] if info.requires else []
     rows += [("establishes", ", ".join(info.establishes))] if info.establishes else []
-    _facts(rows)
+    facts(rows)
     print(f"\n{info.doc}")

@@ -1,0 +1,126 @@
+"""How good a compiled model is: the steps behind `qcompile eval`, on the stages of the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from qcompile import driver
+from qcompile.config import read_labels
+from qcompile.errors import AccuracyError
+
+if TYPE_CHECKING:
+    from qcompile.evaluate.engine import BundleEngine
+    from qcompile.evaluate.evaluation import Evaluation
+
+Progress = Callable[[int, int, str], None]
+
+
+def evaluate(
+    subject: Path,
+    data: str,
+    *,
+    metric: str = "top1",
+    reference: Path | None = None,
+    threads: int = 1,
+    limit: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a bundle on labelled samples, beside the float model it was made from.
+
+    Args:
+        subject: a bundle's directory, or an ONNX file, which is then run in float32.
+        data: labelled samples: a folder of images by class, a list of files and labels, an .npz file,
+            `module:function`; samples without labels where the metric compares with the float model.
+        metric: such as "topk{k=5}", or `module:function`.
+        reference: ONNX file of the float model, compiled in float32 for the comparison; None for none.
+        threads: threads to use.
+        limit: samples to use at most.
+        settings: of the float model: preprocess, input_shapes, labels.
+        progress: called with (done, total, what).
+
+    Raises:
+        QCompileError: the bundle, the model, the data or the metric cannot be used.
+    """
+    from qcompile.evaluate.evaluation import evaluate_samples
+    from qcompile.evaluate.labelled_set import LabelledSet
+    from qcompile.evaluate.measure import make_measure
+
+    measure = make_measure(metric)
+    options = dict(settings or {})
+    with ExitStack() as stack:
+        engine = _engine(subject, options, threads, stack, progress)
+        recipe = _recipe(engine, options)
+        names = read_labels(options["labels"]) if options.get("labels") else engine.manifest.get("labels")
+        samples = LabelledSet(data, engine.inputs, recipe, names=names, limit=limit)
+        shapes = {spec.name: spec.shape for spec in engine.inputs}
+        theirs = None
+        if reference is not None:
+            theirs = _float_build(reference, {**options, "input_shapes": shapes}, threads, stack, progress)
+        result = evaluate_samples(
+            samples,
+            measure,
+            engine,
+            theirs,
+            names=names,
+            calibrated=(engine.manifest.get("calibration") or {}).get("ranges"),
+            size=samples.size,
+            progress=progress,
+        )
+        notes = [*samples.notes, *_origin_notes(engine, theirs), *result.notes]
+    return replace(result, notes=tuple(notes))
+
+
+def require(result: Evaluation, bound: float) -> None:
+    """Raise AccuracyError unless a result is at least as good as a bound, in the metric's unit."""
+    value = result.model.value
+    if value < bound if result.higher_is_better else value > bound:
+        side = "under" if result.higher_is_better else "over"
+        message = f"{result.metric} is {value:.4f}, {side} the {bound:g} asked for ({result.samples} samples)"
+        raise AccuracyError(message, hint="`qcompile analyze MODEL --calib …` shows which node costs most")
+
+
+def _engine(
+    subject: Path, options: Mapping[str, Any], threads: int, stack: ExitStack, progress: Progress | None
+) -> BundleEngine:
+    from qcompile.evaluate.engine import BundleEngine
+
+    if subject.is_file() and subject.suffix == ".onnx":
+        return _float_build(subject, options, threads, stack, progress)
+    return stack.enter_context(BundleEngine(subject, threads))
+
+
+def _float_build(
+    model: Path, options: Mapping[str, Any], threads: int, stack: ExitStack, progress: Progress | None
+) -> BundleEngine:
+    """Compile a model in float32 for this machine, in a directory that goes when the evaluation ends."""
+    from qcompile.evaluate.engine import BundleEngine
+
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="qcompile-eval-"))) / "float"
+    given = {**options, "precision": "fp32", "target": "host", "io": "float"}
+    config = driver.resolve_config(model, None, given)
+    bundle = driver.compile(model, config=config, output=folder, progress=progress)
+    return stack.enter_context(BundleEngine(bundle.path, threads))
+
+
+def _recipe(engine: BundleEngine, options: Mapping[str, Any]) -> Any:
+    """Return how images become inputs: what the user says, else what the bundle was calibrated with."""
+    from qcompile.calibrate.preprocess import Preprocess
+
+    given = options.get("preprocess")
+    if given:
+        return Preprocess.parse(given) if isinstance(given, str) else Preprocess.from_mapping(given)
+    return Preprocess.from_mapping(engine.manifest.get("preprocess") or {})
+
+
+def _origin_notes(engine: BundleEngine, theirs: BundleEngine | None) -> list[str]:
+    """Return what the user should know of how the two models belong together."""
+    if theirs is None:
+        return []
+    ours, other = (e.manifest["model"].get("sha256") for e in (engine, theirs))
+    return ["the reference is not the file that the bundle was made from"] if ours and other and ours != other else []

@@ -1,0 +1,75 @@
+"""The commands that judge accuracy: `qcompile eval` and `qcompile analyze`; `qcompile.cli` registers them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    subject: Annotated[
+        Path, typer.Argument(metavar="BUNDLE|MODEL", help="Directory of a bundle, or an ONNX file to run in float32.")
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="Labelled samples: image folder with a folder for each class, list of files and labels (.txt, .csv), "
+            ".npz with `labels`, or module:function.",
+        ),
+    ],
+    reference: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="ONNX file of the float model, run beside the bundle.")
+    ] = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            metavar="METRIC",
+            help="top1, topk{k=5}, agreement, sqnr, cosine, psnr, f1_boxes, map, wer, cer or module:function.",
+        ),
+    ] = "top1",
+    threads: Annotated[int, typer.Option(metavar="N", min=0, help="Threads to use; 0 for one a core.")] = 1,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Samples to use at most (all).")] = None,
+    fail_under: Annotated[
+        float | None, typer.Option(metavar="X", help="Fail (exit code 2) if the metric is worse than X.")
+    ] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(metavar="STEPS", help="Image to input, where the bundle does not say it.")
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N,N,…", help="Extents of a dynamic input of MODEL. Repeatable.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(metavar="FILE", help="Class names (or characters), one a line.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a bundle on labelled samples, with the float model beside it.
+
+    Example: qcompile eval build/ --data photos/ --reference model.onnx --fail-under 0.7
+    """
+    from qcompile.assessment import evaluate as run
+    from qcompile.assessment import require
+    from qcompile.config import read_shapes
+    from qcompile.progress import ProgressReporter
+    from qcompile.report.accuracy_tables import print_evaluation
+
+    settings: dict[str, Any] = {
+        "preprocess": preprocess,
+        "input_shapes": read_shapes(input_shape or []) or None,
+        "labels": labels,
+    }
+    with ProgressReporter(quiet=json) as progress:
+        result = run(
+            subject,
+            data,
+            metric=metric,
+            reference=reference,
+            threads=threads,
+            limit=limit,
+            settings=settings,
+            progress=progress,
+        )
+    print_evaluation(result, as_json=json)
+    if fail_under is not None:
+        require(result, fail_under)

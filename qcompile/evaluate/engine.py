@@ -1,0 +1,84 @@
+"""Models that run: a bundle through its loader, a graph in the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.calibrate.sample import InputSpec
+from qcompile.ir.graph import Graph
+from qcompile.ops.interpreter import Interpreter
+from qcompile.quant.affine import dequantize, quantize
+from qcompile.quant.qparams import QParams
+
+Array = npt.NDArray[Any]
+
+
+class BundleEngine:
+    """A bundle on this machine; takes and returns real values, also where the bundle keeps them quantized.
+
+    Args:
+        path: the bundle's directory.
+        threads: threads to use.
+
+    Attributes:
+        manifest: contents of its manifest.json.
+        inputs: what it takes, in real values.
+
+    Raises:
+        BundleError: it is damaged, or not for this machine.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        from qcompile import runtime
+
+        self._session = runtime.load(path, threads)
+        self.manifest: dict[str, Any] = self._session.manifest
+        self._to = {t.name: _qparams(t) for t in self._session.inputs}
+        self._from = {t.name: _qparams(t) for t in self._session.outputs}
+        self.inputs = tuple(
+            InputSpec(t.name, "float32" if t.scale is not None else t.dtype, tuple(t.shape))
+            for t in self._session.inputs
+        )
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once."""
+        given = {n: quantize(a, q) if (q := self._to[n]) is not None else a for n, a in inputs.items()}
+        results = self._session.run(given)
+        return {n: dequantize(a, q) if (q := self._from[n]) is not None else np.array(a) for n, a in results.items()}
+
+    def __enter__(self) -> BundleEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session.close()
+
+
+class GraphEngine:
+    """A graph in the interpreter: slow, and without compiling anything.
+
+    Args:
+        graph: float, integer or mixed.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._interpreter = Interpreter(graph)
+        self._quantized = {v.name: v.qparams for v in graph.inputs}
+        self._outputs = {n: v.qparams for n, v in zip(graph.output_names, graph.outputs, strict=True)}
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once."""
+        given = {n: quantize(a, q) if (q := self._quantized.get(n)) is not None else a for n, a in inputs.items()}
+        results = self._interpreter.run(given)
+        return {n: dequantize(a, q) if (q := self._outputs[n]) is not None else a for n, a in results.items()}
+
+
+def _qparams(tensor: Any) -> QParams | None:
+    return QParams((tensor.scale,), (tensor.zero_point,), tensor.dtype) if tensor.scale is not None else None

@@ -1,0 +1,150 @@
+"""Runs models on labelled samples and measures how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.errors import UsageError
+from qcompile.evaluate.labelled_set import Labelled
+from qcompile.evaluate.measure import Estimate, Measure, Observation
+
+Array = npt.NDArray[Any]
+
+
+class Engine(Protocol):
+    """Whatever computes a model's outputs."""
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return real values by output name, from one real array per input."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `qcompile eval` found.
+
+    Args:
+        metric: its name.
+        unit: of the values.
+        higher_is_better: the direction.
+        samples: how many were run.
+        model: of the model under evaluation.
+        reference: of the float model on the same samples; None where there is none, or where the metric itself
+            is a comparison with it.
+        difference: model − reference, from paired resamples; None where there is no reference.
+        notes: what the user should know.
+    """
+
+    metric: str
+    unit: str
+    higher_is_better: bool
+    samples: int
+    model: Estimate
+    reference: Estimate | None
+    difference: Estimate | None
+    notes: tuple[str, ...] = ()
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+class InputRanges:
+    """Follows the smallest and largest value of each input, to compare with what calibration saw."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[float, float]] = {}
+
+    def include(self, inputs: Mapping[str, Array]) -> None:
+        """Take a sample into account."""
+        for name, array in inputs.items():
+            if array.dtype.kind == "f" and array.size:
+                lo, hi = self._found.get(name, (np.inf, -np.inf))
+                self._found[name] = min(lo, float(array.min())), max(hi, float(array.max()))
+
+    def beyond(self, calibrated: Mapping[str, Sequence[float]], share: float = 0.1) -> list[str]:
+        """Return one sentence per input that leaves the calibrated range by more than a share of its width."""
+        notes = []
+        for name, (lo, hi) in self._found.items():
+            if name not in calibrated:
+                continue
+            low, high = calibrated[name]
+            slack = share * (high - low)
+            if lo < low - slack or hi > high + slack:
+                notes.append(
+                    f"input '{name}' goes from {lo:.4g} to {hi:.4g} here, but calibration saw only {low:.4g} to"
+                    f" {high:.4g}: values beyond are clipped; is the preprocessing the same?"
+                )
+        return notes
+
+
+def evaluate_samples(
+    samples: Iterable[Labelled],
+    measure: Measure,
+    engine: Engine,
+    reference: Engine | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    calibrated: Mapping[str, Sequence[float]] | None = None,
+    seed: int = 0,
+    size: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Evaluation:
+    """Run one or two models on the same samples and measure both.
+
+    Args:
+        samples: with labels where the measure needs them.
+        measure: what to measure.
+        engine: the model under evaluation.
+        reference: the float model, or None.
+        names: class names in the order of the output, or None.
+        calibrated: [lowest, highest] value of each input at calibration; inputs beyond are noted.
+        seed: of the resamples behind the confidence intervals.
+        size: number of samples, if known.
+        progress: called with (done, total, what).
+
+    Raises:
+        UsageError: the measure needs labels or the float model and there is none; there is no sample.
+    """
+    if measure.needs_reference and reference is None:
+        raise UsageError(f"metric '{measure.name}' compares with the float model", hint="add --reference MODEL.onnx")
+    rows: list[Any] = []
+    reference_rows: list[Any] = []
+    ranges = InputRanges()
+    for sample in samples:
+        if measure.needs_label and sample.label is None:
+            raise UsageError(
+                f"{sample.where} has no label, which metric '{measure.name}' needs",
+                hint="give one folder for each class, a list of files and labels, or `labels` in the .npz file",
+            )
+        ranges.include(sample.inputs)
+        outputs = engine(sample.inputs)
+        expected = reference(sample.inputs) if reference is not None else None
+        rows.append(measure.row(Observation(sample.where, outputs, sample.label, expected, names)))
+        if expected is not None and not _is_comparison(measure, sample):
+            reference_rows.append(measure.row(Observation(sample.where, expected, sample.label, expected, names)))
+        if progress is not None:
+            progress(len(rows), size or 0, "evaluating")
+    if not rows:
+        raise UsageError("there is no sample to evaluate on")
+    theirs = measure.estimate(reference_rows, seed) if reference_rows else None
+    difference = measure.difference(rows, reference_rows, seed) if reference_rows else None
+    return Evaluation(
+        measure.name,
+        measure.unit,
+        measure.higher_is_better,
+        len(rows),
+        measure.estimate(rows, seed),
+        theirs,
+        difference,
+        tuple(ranges.beyond(calibrated or {})),
+    )
+
+
+def _is_comparison(measure: Measure, sample: Labelled) -> bool:
+    """Return whether the value of the float model itself says nothing, as it would be compared with itself."""
+    return measure.needs_reference or (sample.label is None and measure.name != "user")

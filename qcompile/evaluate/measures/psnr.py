@@ -1,0 +1,54 @@
+"""Peak signal to noise ratio of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompile.errors import UsageError
+from qcompile.evaluate import metrics
+from qcompile.evaluate.measure import Array, Measure, Observation, only_output, output_name
+
+_LIMIT_DB = 100.0
+
+
+@dataclass(frozen=True)
+class Psnr(Measure):
+    """Return the mean PSNR against the labels (true images), or against the float model where there are none.
+
+    Formula:
+        mean over samples of min(100, 10·log₁₀(peak² / mean((r − a)²)))
+
+    Args:
+        peak: largest possible value of a pixel, in the unit of the output: 1.0 or 255.
+        output: the output with the image; "" for the only one.
+    """
+
+    name: ClassVar[str] = "psnr"
+    unit: ClassVar[str] = "dB"
+
+    peak: float = 1.0
+    output: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.peak > 0:
+            raise ValueError(f"peak must be above 0, got {self.peak}")
+
+    def row(self, seen: Observation) -> Any:
+        """Return (decibels, 1)."""
+        image = only_output(seen, self.output)
+        truth = seen.label
+        if truth is None:
+            if seen.reference is None:
+                raise UsageError("metric 'psnr' needs labels or the float model", hint="add --reference MODEL.onnx")
+            truth = seen.reference[output_name(seen, self.output)]
+        target = np.asarray(truth)
+        if target.size != image.size or target.dtype.kind not in "fiu":
+            raise UsageError(f"{seen.where}: label of shape {list(target.shape)} for an output of {list(image.shape)}")
+        return min(_LIMIT_DB, metrics.psnr_db(target.reshape(image.shape), image, self.peak)), 1.0
+
+    def value(self, sums: Array) -> Array:
+        """Return the mean."""
+        return np.asarray(sums[..., 0] / sums[..., 1])

@@ -1,0 +1,48 @@
+"""Signal to quantization noise ratio at the outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompile.evaluate.measure import Array, Measure, Observation, output_name
+
+_LIMIT_DB = 200.0
+
+
+@dataclass(frozen=True)
+class Sqnr(Measure):
+    """Return how far the outputs are above their error, against the float model; of several outputs the worst.
+
+    Formula:
+        min over outputs of 10·log₁₀(Σ r² / Σ (r − a)²), sums over all elements of all samples, within ±200 dB
+
+    Args:
+        output: the output to look at; "" for all.
+    """
+
+    name: ClassVar[str] = "sqnr"
+    unit: ClassVar[str] = "dB"
+    needs_reference: ClassVar[bool] = True
+
+    output: str = ""
+
+    def row(self, seen: Observation) -> Any:
+        """Return (signal, noise) of each output."""
+        names = [output_name(seen, self.output)] if self.output else list(seen.outputs)
+        sums: list[float] = []
+        for name in names:
+            r = np.asarray((seen.reference or {})[name], np.float64)
+            a = np.asarray(seen.outputs[name], np.float64)
+            sums += [float(np.square(r).sum()), float(np.square(r - a).sum())]
+        return tuple(sums)
+
+    def value(self, sums: Array) -> Array:
+        """Return the decibels of the worst output."""
+        signal, noise = sums[..., 0::2], sums[..., 1::2]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            decibel = 10 * (np.log10(signal) - np.log10(noise))
+        decibel = np.where(noise == 0, _LIMIT_DB, decibel)
+        return np.asarray(np.clip(decibel, -_LIMIT_DB, _LIMIT_DB).min(axis=-1))

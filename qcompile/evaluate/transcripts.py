@@ -1,0 +1,95 @@
+"""Texts: how a recognizer's outputs become one, and how far two of them are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from qcompile.calibrate.python_function import load_function
+from qcompile.errors import UsageError
+from qcompile.evaluate.measure import Observation, output_name
+
+Tokens = Sequence[Any]
+
+_decoder = cache(load_function)
+
+
+def transcript(seen: Observation, outputs: Mapping[str, Any], decode: str, output: str) -> str | list[int]:
+    """Return what a model reads: a text, or class indices where the names of the classes are not known.
+
+    Without a decoder, an output of integers is taken as it is, and scores [1, steps, classes] by best path
+    (connectionist temporal classification, blank 0): equal neighbours are one, blanks nothing.
+
+    Args:
+        seen: the sample; its `names` are the characters, with or without one for the blank.
+        outputs: of the model in question.
+        decode: `module:function` from the outputs to a text or a list of indices, or "".
+        output: the output's name, "" for the only one.
+
+    Raises:
+        UsageError: the output has another form, or the decoder fails.
+
+    Source:
+        Graves et al., "Connectionist temporal classification", 2006, §3.2 (best path).
+    """
+    if decode:
+        function: Any = _decoder(decode)
+        try:
+            read = function(dict(outputs))
+        except Exception as error:
+            raise UsageError(f"decoder '{decode}' raised {type(error).__name__}: {error}", loc=seen.where) from error
+        return read if isinstance(read, str) else [int(i) for i in read]
+    name = output_name(seen, output)
+    array = np.asarray(outputs[name])
+    if array.dtype.kind in "iu":
+        return _named(array.reshape(-1).tolist(), seen.names, 0)
+    steps = array.reshape(array.shape[-2:]) if array.ndim >= 2 and array.size == np.prod(array.shape[-2:]) else None
+    if steps is None:
+        raise UsageError(
+            f"output '{name}' of shape {list(array.shape)} is no sequence of scores",
+            hint='give metric{decode="module:function"}: from the outputs to a text',
+        )
+    best = steps.argmax(axis=1)
+    kept = best[np.concatenate([[True], best[1:] != best[:-1]])]
+    return _named([int(i) for i in kept if i != 0], seen.names, steps.shape[1])
+
+
+def _named(indices: list[int], names: Sequence[str] | None, classes: int) -> str | list[int]:
+    if names is None:
+        return indices
+    # A list of characters that is one short has no entry for the blank, which is class 0.
+    shift = 1 if classes == len(names) + 1 else 0
+    return "".join(names[i - shift] for i in indices if 0 <= i - shift < len(names))
+
+
+def truth_like(read: str | list[int], label: Any, where: str) -> str | list[int]:
+    """Return a label in the form of what was read.
+
+    Raises:
+        UsageError: one is a text and the other is not.
+    """
+    if isinstance(read, str) and isinstance(label, (str, np.str_)):
+        return str(label)
+    if not isinstance(read, str) and not isinstance(label, (str, np.str_)) and np.asarray(label).dtype.kind in "iu":
+        return [int(i) for i in np.asarray(label).reshape(-1)]
+    hint = "give the characters with --labels, one a line" if not isinstance(read, str) else "give texts as labels"
+    raise UsageError(f"{where}: the label {label!r} is not comparable with what was read: {read!r}", hint=hint)
+
+
+def edits(read: Tokens, truth: Tokens) -> int:
+    """Return the least number of insertions, deletions and replacements between two sequences.
+
+    Source:
+        Wagner and Fischer, "The string-to-string correction problem", 1974.
+    """
+    previous = list(range(len(truth) + 1))
+    for row, token in enumerate(read, 1):
+        current = [row]
+        for column, wanted in enumerate(truth, 1):
+            replaced = previous[column - 1] + (token != wanted)
+            current.append(min(replaced, previous[column] + 1, current[column - 1] + 1))
+        previous = current
+    return previous[-1]

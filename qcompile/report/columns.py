@@ -1,0 +1,52 @@
+"""Aligned columns on standard output, which wrap on a terminal and stay whole in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+_UNLIMITED = 10_000
+"""Width where standard output is no terminal: whoever reads it, a file or a program, wants whole lines."""
+
+
+def _console() -> Console:
+    # Names of nodes, files and classes are the user's: nothing in them is markup.
+    plain = {"markup": False, "highlight": False, "emoji": False}
+    return Console(**plain) if sys.stdout.isatty() else Console(**plain, width=_UNLIMITED)  # type: ignore[arg-type]
+
+
+def show(table: Table) -> None:
+    """Print a table without the spaces that pad its last column."""
+    console = _console()
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        print(line.rstrip())
+
+
+def columns(*names: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
+    """Return an empty table.
+
+    Args:
+        names: headings.
+        right: columns of numbers.
+        whole: columns that are never wrapped.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in names:
+        justify = "right" if name in right else "left"
+        table.add_column(name, justify=justify, no_wrap=name in right or name in whole, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and what they are; long texts continue under themselves."""
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    show(table)
