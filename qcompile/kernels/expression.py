@@ -13,10 +13,11 @@ from typing import Any
 
 from qcompile.errors import InternalError
 
-_RANK = {"bool": 0, "int8": 1, "uint8": 1, "int16": 2, "int32": 3, "int64": 4, "float16": 5, "float32": 6, "float64": 7}
+_RANK = {"bool": 0, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 3, "uint32": 3, "int64": 4, "uint64": 4,
+         "float16": 5, "float32": 6, "float64": 7}  # fmt: skip
 
-ITEMSIZE = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "int32": 4, "int64": 8, "float16": 2, "float32": 4,
-            "float64": 8}  # fmt: skip
+ITEMSIZE = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8,
+            "float16": 2, "float32": 4, "float64": 8}  # fmt: skip
 """Bytes of an element in memory."""
 
 Build = Callable[[], "Expr"]
@@ -195,6 +196,9 @@ _FOLD: dict[str, Callable[[Any, Any], Any]] = {
     "quotient": lambda x, y: x // y,
     "remainder": lambda x, y: x % y,
     "shr": lambda x, y: x >> y,
+    "bit_and": lambda x, y: x & y,
+    "bit_or": lambda x, y: x | y,
+    "bit_xor": lambda x, y: x ^ y,
     "max": max,
     "min": min,
     "lt": lambda x, y: x < y,

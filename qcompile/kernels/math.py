@@ -164,6 +164,62 @@ def sigmoid(b: Builder, x: Expr) -> Expr:
     return one / (one + exp(b, const(0.0, dtype_of(x)) - x))
 
 
+_PI_4 = 0.78539816339744831
+_QUARTERS = 2.0**40
+
+
+def sine(b: Builder, x: Expr, quarters: int) -> Expr:
+    """Sine of an angle plus a number of quarter turns; computed in float64, so that large angles come out right.
+
+    Formula:
+        x = n·π/2 + r, |r| ≤ π/4; ±sin r or ±cos r by their Taylor series, as n + quarters says
+
+    Args:
+        b: builder.
+        x: radians, float32; right up to some 10^6, NaN for infinity.
+        quarters: 0 for the sine, 1 for the cosine.
+    """
+    single, double = dtype_of(x), like(x, "float64")
+    wide = let(b, cast(double, x))
+    magic = const(_ROUND["float64"], double)
+    reach = const(_QUARTERS, double)
+    turns = tirx.Min(tirx.Max(wide * const(0.5 / _PI_4, double), const(0.0, double) - reach), reach)
+    n = let(b, (turns + magic) - magic)
+    r = let(b, wide - n * const(2.0 * _PI_4, double))
+    square = let(b, r * r)
+    odd_terms = [(-1.0) ** k / _math.factorial(2 * k + 1) for k in range(6)]
+    even_terms = [(-1.0) ** k / _math.factorial(2 * k) for k in range(7)]
+    near_zero = let(b, r * polynomial(b, square, odd_terms))
+    near_one = polynomial(b, square, even_terms)
+    integers = like(x, "int64")
+    quadrant = let(b, cast(integers, n) + const(quarters, integers))
+    zero = const(0, integers)
+    turned = tirx.EQ(tirx.bitwise_and(quadrant, const(1, integers)), zero)
+    y = let(b, tirx.Select(turned, near_zero, near_one))
+    upper = tirx.EQ(tirx.bitwise_and(quadrant, const(2, integers)), zero)
+    return cast(single, tirx.Select(upper, y, const(0.0, double) - y))
+
+
+def arctangent(b: Builder, x: Expr) -> Expr:
+    """Inverse tangent, in radians.
+
+    Formula:
+        t = |x|, or 1/|x| above 1, where the result is π/2 − arctan t; z = t, or (t − 1)/(t + 1) above tan(π/8), where
+        arctan t = π/4 + arctan z; arctan z = z − z³/3 + z⁵/5 − …
+    """
+    dtype = dtype_of(x)
+    one, size = const(1.0, dtype), let(b, absolute(x))
+    large = one < size
+    t = let(b, tirx.Select(large, one / size, size))
+    middle = const(0.41421356237309503, dtype) < t
+    z = let(b, tirx.Select(middle, (t - one) / (t + one), t))
+    series = polynomial(b, let(b, z * z), [(-1.0) ** k / (2 * k + 1) for k in range(9)])
+    y = let(b, z * series)
+    y = let(b, tirx.Select(middle, y + const(_PI_4, dtype), y))
+    y = let(b, tirx.Select(large, const(2.0 * _PI_4, dtype) - y, y))
+    return copy_sign(y, x)
+
+
 def power(b: Builder, x: Expr, y: Expr) -> Expr:
     """x^y in float64: e^{y·ln|x|}, negative for a negative x and an odd y, NaN for one and a fraction.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
@@ -22,6 +23,7 @@ from qcompile.lower.expressions import ExpressionBuilder, flat_offset
 from qcompile.lower.fusion import loaded, may_inline, merge_constants, renumbered
 from qcompile.lower.sources import Pending, Sources, constant_value
 from qcompile.lower.storage import Buffer, DraftStep, Weights
+from qcompile.quant.qparams import QParams
 from qcompile.targets import Target
 
 Position = tuple[Expr, ...]
@@ -68,6 +70,32 @@ class LoweringContext:
             self.sources.pending[output] = Pending(output, ex.cast(element, output.dtype), emit)
         else:
             self.emit_map(node, element, self.new_buffer(output), output, output.shape)
+
+    def map_table(
+        self,
+        node: Node,
+        fn: Callable[[ExpressionBuilder, Position], Any],
+        before: QParams,
+        table: npt.NDArray[np.int8],
+    ) -> None:
+        """Compute each element's code from its index, then map the codes through a table.
+
+        Args:
+            node: has one result.
+            fn: as for `map`, but the codes it returns are under `before`.
+            before: QParams of the table's operand.
+            table: 256 codes of the result, by q + 128.
+        """
+        output = node.output
+        if not self.wanted(output):
+            return
+        middle = Value(f"{output.name}.before", output.type)
+        middle.qparams = before
+        position = tuple(ex.index(n) for n in range(len(output.shape)))
+        builder = ExpressionBuilder(node, middle, self.sources)
+        element = self.fused(output.type.size, lambda: fn(builder, position))
+        self.emit_map(node, element, self.new_buffer(middle), middle, output.shape)
+        families.look_up(self, node, middle, table)
 
     def wanted(self, value: Value) -> bool:
         """Return whether a result has elements and somebody reads it."""

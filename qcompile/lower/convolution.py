@@ -18,6 +18,7 @@ from qcompile.kernels.conv_packing import PackedConv, pack_conv, pack_table
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.conv_workload import dense as dense_workload
 from qcompile.kernels.parameters import LayerScalars
+from qcompile.lower.families import look_up
 from qcompile.lower.storage import Buffer
 from qcompile.ops.arithmetic import accumulator_scales, activation_op, activation_table
 from qcompile.ops.elementwise import Unary
@@ -206,9 +207,16 @@ def conv_transpose2d(context: LoweringContext, node: Node) -> None:
     phases = [(y, x) for y in range(attrs.strides[0]) for x in range(attrs.strides[1])]
     if len(phases) > _MOST_PHASES:
         raise LoweringError(f"node {node}: strides {attrs.strides} are too large for a transposed convolution")
-    buffer = context.new_buffer(node.output)
+    end = epilogue(node) if node.is_integer else None
+    result = node.output
+    if end is not None and end.table is not None:
+        result = Value(f"{node.output.name}.before", node.output.type)
+        result.qparams = attrs.pre_activation
+    buffer = context.new_buffer(result)
     for phase in phases:
-        _Phase(context, node, products, phase).emit(buffer)
+        _Phase(context, node, products, result, end, phase).emit(buffer)
+    if end is not None and end.table is not None:
+        look_up(context, node, result, end.table)
 
 
 def _products(context: LoweringContext, node: Node) -> Value:
@@ -234,8 +242,17 @@ def _products(context: LoweringContext, node: Node) -> Value:
 class _Phase:
     """The output pixels (y, x) with y ≡ phase[0] and x ≡ phase[1] modulo the strides."""
 
-    def __init__(self, context: LoweringContext, node: Node, products: Value, phase: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        context: LoweringContext,
+        node: Node,
+        products: Value,
+        result: Value,
+        end: Epilogue | None,
+        phase: tuple[int, int],
+    ) -> None:
         self.context, self.node, self.products, self.phase = context, node, products, phase
+        self.result, self.end = result, end
         self.kernel = node.inputs[1].shape[1:3]
         self.outputs = node.inputs[1].shape[0]
 
@@ -248,15 +265,15 @@ class _Phase:
         counts = [-(-(shape[1 + a] - self.phase[a]) // attrs.strides[a]) for a in (0, 1)]
         if min(counts) < 1:
             return
-        twin = Node(self.node.op, [self.products], [self.node.output], attrs, self.node.loc)
-        e = ExpressionBuilder(twin, self.node.output, self.context.sources)
+        twin = Node(self.node.op, [self.products], [self.result], attrs, self.node.loc)
+        e = ExpressionBuilder(twin, self.result, self.context.sources)
         n, y, x, o = (ex.index(axis) for axis in range(4))
         element = self._finished(e, self._sum(e, n, y, x, o), o)
         rows = y * attrs.strides[0] + self.phase[0]
         columns = x * attrs.strides[1] + self.phase[1]
         store = flat_offset(shape, (n, rows, columns, o))
         extents = (shape[0], counts[0], counts[1], shape[3])
-        self.context.emit_map(self.node, element, buffer, self.node.output, extents, store)
+        self.context.emit_map(self.node, element, buffer, self.result, extents, store)
 
     def _sum(self, e: Any, n: Any, y: Any, x: Any, o: Any) -> Any:
         """Σ products over the taps of this phase that meet a pixel."""
@@ -314,22 +331,15 @@ class _Phase:
         node, attrs, constant = self.node, self.node.attrs, self.context.constant
         _, bias = constants(node)
         total = total + e.at(constant(bias), o)
-        if not node.is_integer:
+        if self.end is None:
             if attrs.activation == "none":
                 return total
             op, parameters = activation_op(attrs.activation, attrs.alpha, attrs.beta)
             if not isinstance(op, Unary):
                 raise LoweringError(f"node {node}: no code for the activation {attrs.activation}")
             return op.expression(e, parameters, total)
-        end = epilogue(node)
-        factors = np.broadcast_to(end.multipliers, (self.outputs,))
-        if end.fields["output"] == "int32":
+        if self.end.fields["output"] == "int32":
             return total
+        factors = np.broadcast_to(self.end.multipliers, (self.outputs,))
         m = e.at(constant(np.ascontiguousarray(factors)), o)
-        if end.fields["output"] == "float32":
-            return e.cast(total, "float32") * m
-        if end.table is None:
-            return e.requantize(total, m)
-        assert node.attrs.pre_activation is not None
-        q = e.requantize_to(total, m, node.attrs.pre_activation)
-        return e.at(constant(end.table), e.cast(q, "int32") + 128)
+        return e.cast(total, "float32") * m if self.result.qparams is None else e.requantize(total, m)

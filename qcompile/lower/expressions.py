@@ -166,6 +166,34 @@ class ExpressionBuilder:
         """Return the error function."""
         return ex.unary("erf", x)
 
+    def sin(self, x: Expr) -> Expr:
+        """Return the sine of an angle in radians."""
+        return ex.unary("sin", x)
+
+    def cos(self, x: Expr) -> Expr:
+        """Return the cosine of an angle in radians."""
+        return ex.unary("cos", x)
+
+    def atan(self, x: Expr) -> Expr:
+        """Return the inverse tangent, in radians."""
+        return ex.unary("atan", x)
+
+    def bit_and(self, x: Any, y: Any) -> Expr:
+        """Return the bits that both integers have."""
+        return ex.binary("bit_and", x, y)
+
+    def bit_or(self, x: Any, y: Any) -> Expr:
+        """Return the bits that either integer has."""
+        return ex.binary("bit_or", x, y)
+
+    def bit_xor(self, x: Any, y: Any) -> Expr:
+        """Return the bits in which the integers differ."""
+        return ex.binary("bit_xor", x, y)
+
+    def shift_left(self, x: Any, y: Any) -> Expr:
+        """Return x · 2^y; y is less than the width."""
+        return ex.binary("shl", x, y)
+
     def sigmoid(self, x: Expr) -> Expr:
         """Return 1 / (1 + e^−x)."""
         return ex.unary("sigmoid", x)
@@ -187,17 +215,13 @@ class ExpressionBuilder:
             accumulator: int32.
             multiplier: float constant, or a float32 expression.
         """
-        return self.requantize_to(accumulator, multiplier, self._params(self.output))
-
-    def requantize_to(self, accumulator: Expr, multiplier: Any, params: QParams) -> Expr:
-        """Return the code of an int32 accumulator under given QParams; see `requantize`."""
         m = multiplier if isinstance(multiplier, Expr) else self.f32(multiplier)
-        return self._rounded(ex.cast(accumulator, "float32") * m, params)
+        return self._rounded(ex.cast(accumulator, "float32") * m)
 
     def quantize(self, real: Expr) -> Expr:
         """Return the code of a real number: int(rne(clamp(x · inv))) + zp."""
         scale = np.float32(self._params(self.output).scalar_scale)
-        return self._rounded(real * self.f32(float(np.float32(1.0) / scale)), self._params(self.output))
+        return self._rounded(real * self.f32(float(np.float32(1.0) / scale)))
 
     def clamp_store(self, centred: Expr) -> Expr:
         """Return the code of an int32 that already has the result's scale: clamp(v) + zp."""
@@ -206,7 +230,8 @@ class ExpressionBuilder:
         low, high = self.i32(params.qmin - zp), self.i32(params.qmax - zp)
         return ex.cast(self.min(self.max(ex.cast(centred, "int32"), low), high) + zp, params.dtype)
 
-    def _rounded(self, scaled: Expr, params: QParams) -> Expr:
+    def _rounded(self, scaled: Expr) -> Expr:
+        params = self._params(self.output)
         zp = params.scalar_zero_point
         if max(abs(params.qmin - zp), abs(params.qmax - zp)) > _EXACT_CLAMP:
             raise LoweringError(f"node {self.node}: codes of more than 22 bits have no code here")

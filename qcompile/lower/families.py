@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Node, Value
 from qcompile.kernels import expression as ex
@@ -13,6 +16,7 @@ from qcompile.kernels.conv_packing import pack_table
 from qcompile.kernels.matmul import MatmulWorkload, matmul_kernel
 from qcompile.kernels.reduce import accumulator
 from qcompile.kernels.rows import RowsWorkload, rows_kernel
+from qcompile.kernels.scatter import ScatterWorkload, scatter_kernel
 from qcompile.kernels.table import TableWorkload, table_kernel
 from qcompile.lower.expressions import ExpressionBuilder, flat_offset
 from qcompile.quant import requantize as rq
@@ -57,18 +61,23 @@ def table(context: LoweringContext, node: Node) -> None:
         return
     op, attrs = node.op, node.attrs
     entries = rq.table(lambda real: op.function(attrs, real), x, y)
-    look_up(context, node, node.inputs[0], pack_table(entries, context.isa).tobytes())
+    look_up(context, node, node.inputs[0], entries)
 
 
-def look_up(context: LoweringContext, node: Node, operand: Value, entries: bytes) -> None:
-    """Append a look-up step of every code of a tensor."""
-    import numpy as np
+def look_up(context: LoweringContext, node: Node, operand: Value, entries: npt.NDArray[np.int8]) -> None:
+    """Append a step that maps every code of a tensor to the node's result.
 
+    Args:
+        context: takes the step.
+        node: gives the result.
+        operand: the codes; its memory may become the result's.
+        entries: 256 codes, by q + 128.
+    """
     source = context.own_buffer(node, operand)
     result = context.new_buffer(node.output)
     work = TableWorkload(node.output.type.size)
     kernel = context.kernel(work, lambda: table_kernel(work, context.isa))
-    packed = context.weights.add(np.frombuffer(entries, np.uint8))
+    packed = context.weights.add(pack_table(entries, context.isa))
     context.emit(node, kernel, [source, packed, result], 2, (source,))
 
 
@@ -100,6 +109,26 @@ def _rows(context: LoweringContext, node: Node, work: RowsWorkload, parameters: 
     extra = [context.read_buffer(value) for value in parameters]
     kernel = context.kernel(work, lambda: rows_kernel(work, context.isa))
     context.emit(node, kernel, [source, context.new_buffer(node.output), *extra], 1, (source,))
+
+
+def scatter(context: LoweringContext, node: Node) -> None:
+    """Copy operand 0, then write the rows of operand 2 at the numbers of operand 1."""
+    x, numbers, updates = node.inputs
+    output = node.output
+    if not context.wanted(output):
+        return
+    if node.is_integer:
+        raise LoweringError(f"node {node}: rows are scattered in float only")
+    position = tuple(ex.index(n) for n in range(len(x.shape)))
+    builder = ExpressionBuilder(node, output, context.sources)
+    element = context.fused(output.type.size, lambda: builder.load(0, *position))
+    buffer = context.new_buffer(output)
+    context.emit_map(node, element, buffer, output, output.shape)
+    if not numbers.type.size:
+        return
+    work = ScatterWorkload(x.shape[0], numbers.shape[0], x.shape[1], x.dtype, node.attrs.reduction)
+    kernel = context.kernel(work, lambda: scatter_kernel(work, context.isa))
+    context.emit(node, kernel, [context.read_buffer(numbers), context.read_buffer(updates), buffer], 2)
 
 
 def matmul(context: LoweringContext, node: Node) -> None:

@@ -37,13 +37,17 @@ def compile_kernels(
     groups = [unique[n : n + _PER_OBJECT] for n in range(0, len(unique), _PER_OBJECT)]
     objects = []
     done = 0
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+    pool = ThreadPoolExecutor(max_workers=max(1, jobs))
+    try:
         results = pool.map(lambda group: _compile(group, target), groups)
         for group, result in zip(groups, results, strict=True):
             objects.append(result)
             done += len(group)
             if progress is not None:
                 progress(done, len(unique), "compiling kernels")
+    finally:
+        # After Ctrl-C or an error, what has not begun is not begun any more.
+        pool.shutdown(cancel_futures=True)
     return tuple(objects)
 
 

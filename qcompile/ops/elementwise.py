@@ -252,18 +252,14 @@ def lower_sum(
     """
     (a, b), (y,) = qparams_of(node)
     constants = rq.add_constants(a, b, before or y, signs)
-    handle = None if table is None else context.constant(table)
 
     def emit(e: Any, i: Any) -> Any:
         terms = [e.centred(k, *e.broadcast(k, i)) * e.i32(constants.multipliers[k]) for k in (0, 1)]
-        shifted = (terms[0] + terms[1] + e.i32(1 << (constants.shift - 1))) >> e.i32(constants.shift)
-        if handle is None or before is None:
-            return e.clamp_store(shifted)
-        zp = before.scalar_zero_point
-        clamped = e.min(e.max(shifted, e.i32(before.qmin - zp)), e.i32(before.qmax - zp))
-        # The table holds q; clamp_store wants it relative to the zero point and knows how q is stored.
         return e.clamp_store(
-            e.cast(e.at(handle, clamped + e.i32(zp + 128)), "int32") - e.i32(y.scalar_zero_point)
+            (terms[0] + terms[1] + e.i32(1 << (constants.shift - 1))) >> e.i32(constants.shift)
         )
 
-    context.map(node, emit)
+    if table is None or before is None:
+        context.map(node, emit)
+    else:
+        context.map_table(node, emit, before, table)
