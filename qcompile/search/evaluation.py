@@ -1,0 +1,197 @@
+"""Scores candidates on samples that their calibration never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.calibrate.calibration_set import SampleIterator
+from qcompile.calibrate.reader import spaced
+from qcompile.ir.graph import Graph
+from qcompile.ops.interpreter import Interpreter
+from qcompile.quant.affine import dequantize, quantize
+from qcompile.search.drop import classifier_drop, is_classifier, signal_drop
+from qcompile.search.processes import run_tasks
+from qcompile.search.score import Score, int8_share, modelled_ms
+
+Array = npt.NDArray[Any]
+Sample = Mapping[str, Array]
+
+MOST = 32
+"""Samples for verification at most."""
+
+FEWEST_TO_SPLIT = 16
+"""With fewer samples than this, all serve for calibration and verification alike."""
+
+_SHARE = 4
+"""One in so many samples is kept for verification."""
+
+_LIMIT_DB = 200.0
+
+
+@dataclass(frozen=True)
+class Split:
+    """The user's samples, divided.
+
+    Args:
+        source: gives all samples, the same in every pass.
+        verification: the samples kept for verification.
+        indices: their places in `source`; empty where the samples are too few to be divided.
+        total: number of samples in `source`.
+    """
+
+    source: Callable[[], Iterable[Sample]]
+    verification: tuple[Sample, ...]
+    indices: frozenset[int]
+    total: int
+
+    def calibration(self) -> SampleIterator:
+        """Return a pass over the samples for calibration."""
+        return SampleIterator(self._calibration(), self.total - len(self.indices))
+
+    def _calibration(self) -> Iterator[dict[str, Array]]:
+        for index, sample in enumerate(self.source()):
+            if index not in self.indices:
+                yield dict(sample)
+
+    def few(self, count: int) -> tuple[Sample, ...]:
+        """Return some of the samples for calibration, evenly spaced."""
+        wanted = set(spaced(self.total - len(self.indices), count))
+        return tuple(sample for index, sample in enumerate(self.calibration()) if index in wanted)
+
+
+def split_samples(source: Callable[[], Iterable[Sample]]) -> Split:
+    """Divide the samples into those that calibrate and those that verify.
+
+    Args:
+        source: gives all samples, the same in every pass.
+    """
+    total = sum(1 for _ in source())
+    if total < FEWEST_TO_SPLIT:
+        chosen = frozenset(spaced(total, MOST))
+        return Split(source, _taken(source(), chosen), frozenset(), total)
+    kept = range(_SHARE // 2, total, _SHARE)
+    chosen = frozenset(kept[i] for i in spaced(len(kept), MOST))
+    return Split(source, _taken(source(), chosen), chosen, total)
+
+
+def _taken(samples: Iterable[Sample], chosen: frozenset[int]) -> tuple[Sample, ...]:
+    return tuple(sample for index, sample in enumerate(samples) if index in chosen)
+
+
+@dataclass(frozen=True)
+class _Deviation:
+    """What one sample says of a candidate: per output, signal and noise power; class scores of a classifier."""
+
+    signal: tuple[float, ...]
+    noise: tuple[float, ...]
+    scores: tuple[float, ...] | None
+
+
+class Evaluator:
+    """Compares candidates with the float network.
+
+    Args:
+        reference: float graph.
+        samples: inputs, real values.
+        jobs: processes.
+        progress: called with (done, total, what).
+    """
+
+    def __init__(
+        self,
+        reference: Graph,
+        samples: Sequence[Sample],
+        *,
+        jobs: int = 1,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> None:
+        self._samples = tuple(samples)
+        self._jobs = jobs
+        self._progress = progress
+        self._names = list(reference.output_names)
+        self._classifier = is_classifier(reference)
+        run = Interpreter(reference)
+        with np.errstate(all="ignore"):
+            self._expected = [self._outputs(run.run(sample)) for sample in self._samples]
+
+    def _outputs(self, named: Mapping[str, Array]) -> list[Array]:
+        return [np.asarray(named[name]) for name in self._names]
+
+    def _scores(self) -> list[Array]:
+        return [outputs[0].reshape(-1).astype(np.float64) for outputs in self._expected]
+
+    def score(self, graph: Graph, what: str = "checking a candidate") -> Score:
+        """Return how close a graph is to the reference, and its modelled time.
+
+        Args:
+            graph: float, integer or mixed; its outputs are those of the reference.
+            what: for the progress report.
+        """
+        run = Interpreter(graph)
+
+        def work(index: int) -> _Deviation:
+            with np.errstate(all="ignore"):
+                actual = run.run(_bound(graph, self._samples[index]))
+            return self._deviation(self._expected[index], self._real(graph, actual))
+
+        def progress(done: int, total: int) -> None:
+            if self._progress is not None:
+                self._progress(done, total, what)
+
+        found = run_tasks(work, len(self._samples), jobs=self._jobs, progress=progress)
+        sqnr = min(
+            _decibel(sum(d.signal[i] for d in found), sum(d.noise[i] for d in found)) for i in range(len(self._names))
+        )
+        drop, agreement = signal_drop(sqnr), None
+        if self._classifier:
+            actual = [np.asarray(d.scores, np.float64) for d in found]
+            drop, agreement = classifier_drop(self._scores(), actual)
+        ms, share = round(modelled_ms(graph), 6), round(int8_share(graph), 6)
+        return Score(round(sqnr, 4), round(drop, 8), agreement, ms, share)
+
+    def _real(self, graph: Graph, named: Mapping[str, Array]) -> list[Array]:
+        pairs = zip(graph.output_names, graph.outputs, strict=True)
+        real = {n: dequantize(named[n], v.qparams) if v.qparams is not None else named[n] for n, v in pairs}
+        return self._outputs(real)
+
+    def _deviation(self, expected: list[Array], actual: list[Array]) -> _Deviation:
+        powers = [deviation_power(e, a) for e, a in zip(expected, actual, strict=True)]
+        scores = None
+        if self._classifier:
+            scores = tuple(np.nan_to_num(actual[0].reshape(-1).astype(np.float64)).tolist())
+        return _Deviation(tuple(s for s, _ in powers), tuple(n for _, n in powers), scores)
+
+
+def deviation_power(expected: Array, actual: Array) -> tuple[float, float]:
+    """Return the power of a signal and of what another array deviates from it.
+
+    Args:
+        expected: signal; what is not finite in it does not count.
+        actual: the same shape; what is not finite in it counts as a deviation as large as the signal.
+
+    Returns:
+        Σ e², Σ (a − e)².
+    """
+    e, a = expected.astype(np.float64).reshape(-1), actual.astype(np.float64).reshape(-1)
+    known = np.isfinite(e)
+    e, a = np.where(known, e, 0.0), np.where(known, a, 0.0)
+    a = np.where(np.isfinite(a), a, -e)
+    return float(np.square(e).sum()), float(np.square(a - e).sum())
+
+
+def _decibel(signal: float, noise: float) -> float:
+    if noise <= 0.0:
+        return _LIMIT_DB
+    return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -_LIMIT_DB, _LIMIT_DB))
+
+
+def _bound(graph: Graph, sample: Sample) -> dict[str, Array]:
+    """Return a sample as the inputs of a graph take it: some may be kept in integers."""
+    return {
+        v.name: quantize(sample[v.name], v.qparams) if v.qparams is not None else sample[v.name] for v in graph.inputs
+    }

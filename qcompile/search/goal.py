@@ -1,0 +1,99 @@
+"""What a search is after: how much accuracy may be lost, and how long an inference may take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from qcompile.errors import UsageError
+from qcompile.search.score import Score
+
+DEFAULT_DROP = 0.005
+"""The largest drop where the user names no goal."""
+
+_SMALLEST_DROP = 1e-6
+"""Drops below this count as this: they differ by rounding of the float network itself."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Targets of a search; those that are None do not count.
+
+    Args:
+        max_drop: largest share of the metric that may be lost, 0 to 1.
+        min_sqnr: lowest SQNR at the worst output, dB.
+        max_ms: longest inference by the cost model, milliseconds on one core.
+    """
+
+    max_drop: float | None = None
+    min_sqnr: float | None = None
+    max_ms: float | None = None
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether there is a target for the accuracy."""
+        return self.max_drop is not None or self.min_sqnr is not None
+
+    def shortfall_db(self, score: Score) -> float:
+        """Return by how much the accuracy misses the worst of its targets.
+
+        Formula:
+            max(min_sqnr − SQNR, k·log10(drop / max_drop)), dB; 0 or less where all are met. k is 10 where the drop
+            is a power, 20 where it is a share of turned decisions, which grows with the noise's amplitude: about
+            so many dB the noise must sink. Without a target, −SQNR.
+
+        Args:
+            score: of a candidate.
+        """
+        gaps = []
+        if self.min_sqnr is not None:
+            gaps.append(self.min_sqnr - score.sqnr_db)
+        if self.max_drop is not None:
+            lowest = max(self.max_drop, _SMALLEST_DROP)
+            factor = 10 if score.agreement is None else 20
+            gaps.append(factor * math.log10(max(score.drop, _SMALLEST_DROP) / lowest))
+        return max(gaps) if gaps else -score.sqnr_db
+
+    def is_accurate(self, score: Score) -> bool:
+        """Return whether every target for the accuracy is met; False where there is none."""
+        return self.has_accuracy and self.shortfall_db(score) <= 0.0
+
+    def is_fast(self, score: Score) -> bool:
+        """Return whether the target for the time is met."""
+        return self.max_ms is None or score.ms <= self.max_ms
+
+    def text(self) -> str:
+        """Return the targets in words."""
+        parts = []
+        if self.max_drop is not None:
+            parts.append(f"a drop of at most {100 * self.max_drop:g} %")
+        if self.min_sqnr is not None:
+            parts.append(f"an SQNR of at least {self.min_sqnr:g} dB")
+        if self.max_ms is not None:
+            parts.append(f"at most {self.max_ms:g} ms by the cost model")
+        return " and ".join(parts) or "the best accuracy"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the targets that count, by name."""
+        named = {"max_drop": self.max_drop, "min_sqnr": self.min_sqnr, "max_ms": self.max_ms}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def parse_drop(text: str) -> float:
+    """Return the share that a text such as "0.5%" or "0.005" means.
+
+    Args:
+        text: a percentage with "%", or a share of 1.
+
+    Raises:
+        UsageError: it is neither, or not from 0 to 1.
+    """
+    stripped = text.strip()
+    try:
+        share = float(stripped[:-1]) / 100 if stripped.endswith("%") else float(stripped)
+    except ValueError:
+        share = math.nan
+    if not 0.0 <= share <= 1.0:
+        raise UsageError(f"--max-drop '{text}' is no share of the accuracy", hint="give 0.5% or 0.005")
+    return share

@@ -1,0 +1,129 @@
+"""Climbs from the cheapest means against a loss of accuracy to the dearest, until the goal is met."""
+
+from __future__ import annotations
+
+from qcompile.search.candidates import Candidates
+from qcompile.search.goal import Goal
+from qcompile.search.mixed_precision import PrefixSearch
+from qcompile.search.plan import Step
+from qcompile.search.recipe import Recipe
+from qcompile.search.result import Attempt, SearchResult
+from qcompile.search.rung import Rung
+from qcompile.search.score import Score
+from qcompile.search.sensitivity import Sensitivity
+
+RUNGS: tuple[Rung, ...] = (
+    Rung("ranges from minimum to maximum", "insert-observers", {"observer": "minmax"}),
+    Rung("ranges without the rarest values", "insert-observers", {"observer": "percentile{percentile=99.99}"}),
+    Rung("the best range for each tensor", "insert-observers", {"observer": "auto"}),
+    Rung("weight equalization", "equalize-weights", after=""),
+    Rung("bias correction", "correct-bias", after="fuse-requantize"),
+    Rung("rounding of weights by layer", "round-weights", after="fuse-requantize", instead_of=("correct-bias",)),
+)
+"""Means in order of cost; those that need more time on the device, float32 for some nodes, come last of all."""
+
+WORTH_DB = 0.1
+"""A means is kept where it brings the goal nearer by at least this."""
+
+
+class Ladder:
+    """One search.
+
+    Args:
+        candidates: builds and measures.
+        goal: targets.
+        rungs: means to try, in order.
+    """
+
+    def __init__(self, candidates: Candidates, goal: Goal, rungs: tuple[Rung, ...] = RUNGS) -> None:
+        self._candidates = candidates
+        self._goal = goal
+        self._rungs = rungs
+        self._attempts: list[Attempt] = []
+        self._sensitivities: list[Sensitivity] = []
+
+    def climb(self, recipe: Recipe, sizes: tuple[int, int], *, means: bool = True) -> SearchResult:
+        """Search for the cheapest recipe that meets the goal.
+
+        Args:
+            recipe: what to start from; without `means` also what to change nothing of but precisions.
+            sizes: number of samples for calibration and for verification.
+            means: whether to try the rungs; otherwise only float32 for some nodes is.
+
+        Returns:
+            The recipe, and how it was found.
+        """
+        if means:
+            recipe = self._stripped(recipe)
+        score = self._candidates.score(recipe, "checking the start")
+        self._attempts.append(Attempt("plain int8" if means else "int8", "start", score))
+        if means and not self._goal.is_accurate(score):
+            recipe, score = self._try_rungs(recipe, score)
+        kept: tuple[str, ...] = ()
+        if not self._goal.is_accurate(score):
+            recipe, score, kept = self._keep_float(recipe)
+        met = (self._goal.is_accurate(score) or not self._goal.has_accuracy) and self._goal.is_fast(score)
+        return SearchResult(
+            self._goal, recipe, score, met, self._reason(score, kept), tuple(self._attempts), kept,
+            tuple(self._sensitivities), *sizes,
+        )  # fmt: skip
+
+    def _stripped(self, recipe: Recipe) -> Recipe:
+        """Return the recipe without the passes that are rungs, since each must show that it helps."""
+        return recipe.without([rung.name for rung in self._rungs if rung.after is not None])
+
+    def _try_rungs(self, recipe: Recipe, score: Score) -> tuple[Recipe, Score]:
+        """Try each means on the best recipe so far, until the goal is met."""
+        registry = self._candidates.registry
+        for rung in self._rungs:
+            if not rung.is_available(registry):
+                continue
+            candidate = rung.applied(recipe, registry)
+            if candidate == recipe:
+                continue
+            found = self._candidates.score(candidate, rung.title)
+            gain = self._goal.shortfall_db(score) - self._goal.shortfall_db(found)
+            kept = gain >= WORTH_DB or (self._goal.is_accurate(found) and gain > 0)
+            self._attempts.append(Attempt(rung.title, "kept" if kept else "dropped", found))
+            if kept:
+                recipe, score = candidate, found
+            if self._goal.is_accurate(score):
+                break
+        return recipe, score
+
+    def _keep_float(self, recipe: Recipe) -> tuple[Recipe, Score, tuple[str, ...]]:
+        """Keep nodes in float32, the most harmful for their time first."""
+        self._sensitivities, steps = self._candidates.sensitivity(recipe)
+
+        def measure(index: int) -> Score:
+            names = steps[index].names
+            return self._candidates.score(recipe.keeping_float(names), f"{len(names)} nodes in float32")
+
+        search = PrefixSearch(steps, self._goal, measure)
+        chosen = search.run()
+        for choice in search.measured:
+            if choice.index:
+                outcome = "chosen" if choice.index == chosen.index else "checked"
+                self._attempts.append(self._float_attempt(steps[choice.index], outcome, choice.score))
+        names = steps[chosen.index].names
+        return recipe.keeping_float(names), chosen.score, names
+
+    @staticmethod
+    def _float_attempt(step: Step, outcome: str, score: Score) -> Attempt:
+        count = len(step.names)
+        return Attempt(f"{count} node{'s' if count > 1 else ''} in float32", outcome, score, count)
+
+    def _reason(self, score: Score, kept: tuple[str, ...]) -> str:
+        """Return why the search stopped."""
+        accurate = self._goal.is_accurate(score) or not self._goal.has_accuracy
+        if not self._goal.is_fast(score):
+            fastest = min(a.score.ms for a in self._attempts)
+            return f"the goal, {self._goal.text()}, is out of reach: the fastest candidate takes {fastest:.3f} ms"
+        if accurate and self._goal.has_accuracy:
+            by = f" with {len(kept)} node{'s' if len(kept) > 1 else ''} in float32" if kept else ""
+            return f"the goal, {self._goal.text()}, is met{by}: {score.text()}"
+        if accurate:
+            return f"this is the most accurate within {self._goal.max_ms:g} ms: {score.text()}"
+        missing = f"it is missed by {self._goal.shortfall_db(score):.1f} dB: {score.text()}"
+        limit = "within the time" if self._goal.max_ms is not None else "at all"
+        return f"the goal, {self._goal.text()}, cannot be met {limit}; {missing}"

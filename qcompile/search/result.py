@@ -1,0 +1,86 @@
+"""What a search found, and how it came to it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qcompile.search.goal import Goal
+from qcompile.search.recipe import Recipe
+from qcompile.search.score import Score
+from qcompile.search.sensitivity import Sensitivity
+
+MOST_RECORDED = 20
+"""Sensitivities that a manifest records, the most harmful first."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One candidate on the way.
+
+    Args:
+        title: what was tried, in words.
+        outcome: "start", "kept", "dropped", "checked" or "chosen".
+        score: as measured.
+        kept_float: how many nodes it keeps in float32 beyond those that the user named.
+    """
+
+    title: str
+    outcome: str
+    score: Score
+    kept_float: int = 0
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The end of a search.
+
+    Args:
+        goal: what was wanted.
+        recipe: passes from the simplified float graph to the final one.
+        score: of this recipe, on the samples kept for verification.
+        met: whether all targets are met.
+        reason: why the search stopped, in one sentence.
+        attempts: every candidate, in order.
+        kept_float: results of the nodes that the search keeps in float32.
+        sensitivities: what each node does to the outputs, the most harmful first; empty where it was not needed.
+        calibration: samples that calibrated.
+        verification: samples that verified.
+    """
+
+    goal: Goal
+    recipe: Recipe
+    score: Score
+    met: bool
+    reason: str
+    attempts: tuple[Attempt, ...]
+    kept_float: tuple[str, ...]
+    sensitivities: tuple[Sensitivity, ...]
+    calibration: int
+    verification: int
+
+    def front(self) -> list[Attempt]:
+        """Return the candidates that no other one beats in both time and accuracy, the fastest first."""
+        found: list[Attempt] = []
+        for attempt in sorted(self.attempts, key=lambda a: (a.score.ms, -a.score.sqnr_db)):
+            if not found or attempt.score.sqnr_db > found[-1].score.sqnr_db:
+                found.append(attempt)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the search as a manifest records it."""
+        return {
+            "goal": self.goal.to_json(),
+            "met": self.met,
+            "stopped": self.reason,
+            "samples": {"calibration": self.calibration, "verification": self.verification},
+            "attempts": [_attempt(a) for a in self.attempts],
+            "front": [_attempt(a) for a in self.front()],
+            "kept_float": list(self.kept_float),
+            "sensitivity": [asdict(row) for row in self.sensitivities[:MOST_RECORDED]],
+        }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    fields = {"title": attempt.title, "outcome": attempt.outcome, "kept_float": attempt.kept_float}
+    return {**fields, **attempt.score.to_json()}

@@ -1,0 +1,51 @@
+"""One means against a loss of accuracy: a pass to add, or other options for one that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qcompile.calibrate.observer import make_observer
+from qcompile.errors import UsageError
+from qcompile.passmgr import PassRegistry
+from qcompile.search.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of the ladder.
+
+    Args:
+        title: what it does, in words.
+        name: of the pass.
+        options: of the pass.
+        after: the pass that it is put behind where it does not take part yet; "" puts it first; None means that
+            it must take part already.
+        instead_of: passes that it makes needless.
+    """
+
+    title: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    after: str | None = None
+    instead_of: tuple[str, ...] = ()
+
+    def is_available(self, registry: PassRegistry) -> bool:
+        """Return whether the pass, and the observer that it names, exist."""
+        if self.name not in registry.names():
+            return False
+        try:
+            make_observer(str(self.options.get("observer", "minmax")))
+        except UsageError:
+            return False
+        return True
+
+    def applied(self, recipe: Recipe, registry: PassRegistry) -> Recipe:
+        """Return a recipe with this means."""
+        recipe = recipe.without(self.instead_of)
+        if recipe.has(self.name):
+            return recipe.with_options(self.name, self.options)
+        if self.after is None:
+            return recipe
+        return recipe.inserted(registry.get(self.name)(**self.options), self.after)

@@ -1,0 +1,61 @@
+"""How good a candidate is: closeness to the float network, and modelled time."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qcompile.ir.cost import modelled_ns
+from qcompile.ir.graph import Graph, Node
+
+
+@dataclass(frozen=True)
+class Score:
+    """Measurements of one candidate.
+
+    Args:
+        sqnr_db: signal to quantization noise ratio at the worst output, dB.
+        drop: share of the metric lost against float, 0 to 1; see `qcompile.search.drop`.
+        agreement: share of samples with the same best class as float; None for other outputs than class scores.
+        ms: modelled time of one inference on one core, milliseconds.
+        int8_share: share of the multiply-accumulates computed in int8, 0 to 1.
+    """
+
+    sqnr_db: float
+    drop: float
+    agreement: float | None
+    ms: float
+    int8_share: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> Score:
+        """Return the score that `to_json` wrote."""
+        return Score(**fields)
+
+    def text(self) -> str:
+        """Return the score in words."""
+        agreement = "" if self.agreement is None else f", agreement {100 * self.agreement:.1f} %"
+        share = f"{100 * self.int8_share:.1f} % of the MACs in int8"
+        return f"SQNR {self.sqnr_db:.1f} dB, drop {100 * self.drop:.2f} %{agreement}, {share}, {self.ms:.3f} ms"
+
+
+def modelled_ms(graph: Graph) -> float:
+    """Return the modelled time of one inference on one core, milliseconds."""
+    return sum(node_ns(node) for node in graph.nodes) / 1e6
+
+
+def node_ns(node: Node) -> float:
+    """Return the modelled time of one node in the form it has, nanoseconds."""
+    moved = sum(value.type.nbytes for value in (*node.inputs, *node.outputs))
+    return modelled_ns(node.op.macs(node), moved, "int8" if node.is_integer else "float32")
+
+
+def int8_share(graph: Graph) -> float:
+    """Return the share of the multiply-accumulates that a graph computes in int8; 1 where it has none."""
+    macs = [(node.op.macs(node), node.is_integer) for node in graph.nodes]
+    total = sum(count for count, _ in macs)
+    return sum(count for count, integer in macs if integer) / total if total else 1.0

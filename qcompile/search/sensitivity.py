@@ -1,0 +1,313 @@
+"""How much noise each node adds at the outputs of a network when it alone is quantized.
+
+A source of noise is put into the float network, and only what lies behind it is computed again. Where even that
+is too much work, a first-order estimate takes its place for the sources that matter least: the noise is assumed
+to reach the outputs as large, relative to the signal, as it is where it arises, times the median of the factors
+measured for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ops.interpreter import Interpreter, evaluate_node
+from qcompile.quant.affine import dequantize, quantize
+from qcompile.search.evaluation import deviation_power
+from qcompile.search.processes import run_tasks
+from qcompile.search.score import node_ns
+from qcompile.search.sources import Source
+
+Array = npt.NDArray[Any]
+Sample = Mapping[str, Array]
+
+WORK = 250.0
+"""Most work for one sample, in runs of the whole network; what exceeds it is estimated."""
+
+_CHUNK = 8.0
+"""Work of one task, in runs of the whole network; each task also runs the network once."""
+
+_TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What one source adds at the outputs.
+
+    Args:
+        source: where it arises.
+        outputs: noise power over signal power at each graph output.
+        exact: False where it is estimated.
+    """
+
+    source: Source
+    outputs: tuple[float, ...]
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What the quantization of one node alone does to the outputs.
+
+    Args:
+        node: ONNX name of the node, or the name of its result; of the graph input where that is rounded.
+        op: operation, or "input".
+        sqnr_db: at the worst output, dB.
+        weights_db: the same if only its constants are rounded; None where it has none.
+        exact: False where it is estimated.
+    """
+
+    node: str
+    op: str
+    sqnr_db: float
+    weights_db: float | None
+    exact: bool
+
+
+def measure_noise(
+    graph: Graph,
+    sources: Sequence[Source],
+    samples: Sequence[Sample],
+    *,
+    jobs: int = 1,
+    work: float = WORK,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[Noise]:
+    """Return what each source adds at the outputs.
+
+    Formula:
+        noise of source s at output o = Σ (y_o(s) − y_o)² / Σ y_o², sums over all elements of all samples, with
+        y(s) the outputs when only s is rounded
+
+    The activations of one sample per process are held in memory, nothing more.
+
+    Args:
+        graph: calibrated float graph.
+        sources: of this graph.
+        samples: inputs, real values.
+        jobs: processes.
+        work: most work for one sample, in runs of the whole network.
+        progress: called with (done, total, what).
+    """
+    paths = _Paths(graph)
+    shares = [paths.share(source) for source in sources]
+    chosen = list(range(len(sources)))
+    local: list[float] = []
+    if sum(shares) > work:
+        local = _local_noise(paths, sources, samples, jobs, progress)
+        chosen = _most_important(local, shares, work)
+    measured = _measure(paths, sources, samples, chosen, shares, jobs, progress)
+    if not local:
+        return [Noise(s, measured[i], True) for i, s in enumerate(sources)]
+    factors = _factors(measured, local, len(graph.outputs))
+    found = []
+    for index, source in enumerate(sources):
+        if index in measured:
+            found.append(Noise(source, measured[index], True))
+        else:
+            pairs = zip(factors, paths.reaches(source), strict=True)
+            found.append(Noise(source, tuple(local[index] * f if reached else 0.0 for f, reached in pairs), False))
+    return found
+
+
+def _factors(
+    measured: Mapping[int, tuple[float, ...]], local: Sequence[float], outputs: int
+) -> tuple[float, ...]:
+    """Return, per output, the median of what becomes of one unit of relative noise on its way there."""
+    known = [(noise, local[i]) for i, noise in measured.items() if local[i] > 0]
+    return tuple(median([noise[o] / start for noise, start in known] or [1.0]) for o in range(outputs))
+
+
+def _most_important(local: Sequence[float], shares: Sequence[float], work: float) -> list[int]:
+    """Return the sources with the most noise of their own that can be measured with some work."""
+    chosen: list[int] = []
+    for index in sorted(range(len(local)), key=lambda i: (-local[i], i)):
+        if shares[index] <= work:
+            chosen.append(index)
+            work -= shares[index]
+    return sorted(chosen)
+
+
+class _Paths:
+    """What lies behind each tensor of a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.order = {node: index for index, node in enumerate(graph.nodes)}
+        self.last_reader = {value: node for node in graph.nodes for value in node.inputs}
+        self._time = {node: node_ns(node) for node in graph.nodes}
+        self._total = sum(self._time.values()) or 1.0
+        self._behind: dict[Value, list[Node]] = {}
+
+    def behind(self, value: Value) -> list[Node]:
+        """Return the nodes that depend on a tensor, in order of computation."""
+        if value not in self._behind:
+            found: set[Node] = set()
+            pending = [value]
+            while pending:
+                for reader in pending.pop().users():
+                    if reader not in found:
+                        found.add(reader)
+                        pending.extend(reader.outputs)
+            self._behind[value] = sorted(found, key=self.order.__getitem__)
+        return self._behind[value]
+
+    def share(self, source: Source) -> float:
+        """Return the work of measuring a source once, in runs of the whole network."""
+        nodes = self.behind(source.value)
+        own = self._time[source.node] if source.constants and source.node is not None else 0.0
+        return (own + sum(self._time[node] for node in nodes)) / self._total
+
+    def reaches(self, source: Source) -> list[bool]:
+        """Return which outputs depend on a source."""
+        results = {source.value, *(v for node in self.behind(source.value) for v in node.outputs)}
+        return [value in results for value in self.graph.outputs]
+
+    def run(self, sample: Sample) -> dict[Value, Array]:
+        """Return every tensor of the float network for one sample."""
+        known: dict[Value, Array] = {}
+        with np.errstate(all="ignore"):
+            Interpreter(self.graph).run(sample, on_value=known.__setitem__)
+        return known
+
+    def rounded(self, source: Source, known: Mapping[Value, Array]) -> Array:
+        """Return the tensor at a source once the source is rounded."""
+        with np.errstate(all="ignore"):
+            if not source.constants or source.node is None:
+                assert source.qparams is not None
+                return dequantize(quantize(known[source.value], source.qparams), source.qparams)
+            operands = [
+                source.constants.get(i, known[v] if v.data is None else v.data)
+                for i, v in enumerate(source.node.inputs)
+            ]
+            return evaluate_node(source.node, operands)[source.node.outputs.index(source.value)]
+
+    def outputs(self, source: Source, known: Mapping[Value, Array]) -> list[Array]:
+        """Return the graph's outputs when only one source is rounded."""
+        changed = {source.value: self.rounded(source, known)}
+        kept = set(self.graph.outputs)
+        for node in self.behind(source.value):
+            operands = [
+                v.data if v.data is not None else changed[v] if v in changed else known[v] for v in node.inputs
+            ]
+            with np.errstate(all="ignore"):
+                changed.update(zip(node.outputs, evaluate_node(node, operands), strict=True))
+            for value in node.inputs:
+                if self.last_reader[value] is node and value not in kept:
+                    changed.pop(value, None)
+        return [changed[v] if v in changed else _content(v, known) for v in self.graph.outputs]
+
+
+def _content(value: Value, known: Mapping[Value, Array]) -> Array:
+    return value.data if value.data is not None else known[value]
+
+
+Powers = list[tuple[float, float]]
+"""Signal and noise power, per output."""
+
+
+def _measure(
+    paths: _Paths,
+    sources: Sequence[Source],
+    samples: Sequence[Sample],
+    chosen: Sequence[int],
+    shares: Sequence[float],
+    jobs: int,
+    progress: Callable[[int, int, str], None] | None,
+) -> dict[int, tuple[float, ...]]:
+    """Return the noise at the outputs of the chosen sources, by index."""
+    chunks = _chunks(chosen, shares)
+    tasks = [(sample, chunk) for sample in range(len(samples)) for chunk in chunks]
+
+    def work(index: int) -> list[Powers]:
+        sample, chunk = tasks[index]
+        known = paths.run(samples[sample])
+        expected = [_content(v, known) for v in paths.graph.outputs]
+        return [
+            [deviation_power(e, a) for e, a in zip(expected, paths.outputs(sources[i], known), strict=True)]
+            for i in chunk
+        ]
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, "measuring sensitivity")
+
+    found = run_tasks(work, len(tasks), jobs=jobs, progress=report)
+    sums: dict[int, list[list[float]]] = {i: [[0.0, 0.0] for _ in paths.graph.outputs] for i in chosen}
+    for (_, chunk), results in zip(tasks, found, strict=True):
+        for i, powers in zip(chunk, results, strict=True):
+            for total, (signal, noise) in zip(sums[i], powers, strict=True):
+                total[0] += signal
+                total[1] += noise
+    return {i: tuple(noise / max(signal, _TINY) if noise else 0.0 for signal, noise in t) for i, t in sums.items()}
+
+
+def _chunks(chosen: Iterable[int], shares: Sequence[float]) -> list[list[int]]:
+    """Divide the sources into tasks of about the same work."""
+    chunks: list[list[int]] = []
+    filled = _CHUNK
+    for index in chosen:
+        if filled >= _CHUNK:
+            chunks.append([])
+            filled = 0.0
+        chunks[-1].append(index)
+        filled += shares[index]
+    return chunks
+
+
+def _local_noise(
+    paths: _Paths,
+    sources: Sequence[Source],
+    samples: Sequence[Sample],
+    jobs: int,
+    progress: Callable[[int, int, str], None] | None,
+) -> list[float]:
+    """Return noise over signal of each source where it arises."""
+
+    def work(index: int) -> Powers:
+        known = paths.run(samples[index])
+        return [deviation_power(known[s.value], paths.rounded(s, known)) for s in sources]
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, "estimating sensitivity")
+
+    found = run_tasks(work, len(samples), jobs=jobs, progress=report)
+    columns = [[powers[i] for powers in found] for i in range(len(sources))]
+    return [sum(n for _, n in c) / max(sum(s for s, _ in c), _TINY) if any(n for _, n in c) else 0.0 for c in columns]
+
+
+def sensitivities(noises: Sequence[Noise]) -> list[Sensitivity]:
+    """Return what each node does to the outputs, the most harmful first.
+
+    Formula:
+        SQNR = −10·log10 max_o Σ noise of the node's constants and results at output o
+
+    Args:
+        noises: of `measure_noise`.
+    """
+    groups: dict[str, list[Noise]] = {}
+    for noise in noises:
+        node = noise.source.node
+        groups.setdefault(noise.source.name if node is None else node.loc or node.outputs[0].name, []).append(noise)
+    rows = []
+    for name, group in groups.items():
+        node = group[0].source.node
+        weights = [n for n in group if n.source.kind == "weights"]
+        exact = all(n.exact for n in group)
+        weights_db = worst_db(weights) if weights else None
+        rows.append(Sensitivity(name, node.op.name if node else "input", worst_db(group), weights_db, exact))
+    return sorted(rows, key=lambda row: row.sqnr_db)
+
+
+def worst_db(noises: Sequence[Noise]) -> float:
+    """Return the SQNR at the worst output when the noises of some sources add up, dB."""
+    width = len(noises[0].outputs) if noises else 0
+    worst = max((sum(n.outputs[o] for n in noises) for o in range(width)), default=0.0)
+    return float(np.clip(-10 * np.log10(max(worst, 1e-20)), -200.0, 200.0))

@@ -1,0 +1,102 @@
+"""Starts a search: divides the samples, finds what an earlier run measured, climbs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from qcompile.errors import UsageError
+from qcompile.ir.graph import Graph
+from qcompile.passmgr import PassContext, PassRegistry
+from qcompile.search.candidates import Candidates
+from qcompile.search.evaluation import Split, split_samples
+from qcompile.search.goal import Goal
+from qcompile.search.ladder import Ladder
+from qcompile.search.recipe import Recipe
+from qcompile.search.result import SearchResult
+from qcompile.search.state import SearchState
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search.
+
+    Args:
+        goal: targets.
+        means: whether to try other means than float32 for some nodes.
+        folder: where measurements are kept; None keeps them in memory.
+        jobs: processes.
+    """
+
+    goal: Goal
+    means: bool = True
+    folder: Path | None = None
+    jobs: int = 1
+
+
+def search(
+    graph: Graph,
+    pipeline: str,
+    context: PassContext,
+    settings: SearchSettings,
+    registry: PassRegistry | None = None,
+) -> tuple[SearchResult, SearchState]:
+    """Search for the cheapest recipe that meets a goal.
+
+    The samples for verification take no part in calibration, neither here nor later: `context.samples` gives
+    only the others afterwards.
+
+    Args:
+        graph: simplified float graph.
+        pipeline: passes from there to the final graph, as they are without a search.
+        context: of the compilation; its samples are needed.
+        settings: how to search.
+        registry: where passes come from.
+
+    Returns:
+        What was found, and the measurements, for `SearchState.remove` once they are not needed any more.
+
+    Raises:
+        UsageError: there are no samples, or the state cannot be kept.
+    """
+    if context.samples is None:
+        raise UsageError("a search for accuracy needs calibration samples", hint="give them with --calib")
+    registry = registry or PassRegistry()
+    split = split_samples(context.samples)
+    recipe = Recipe.parse(pipeline, registry)
+    state = SearchState(settings.folder, _key(graph, recipe, split, context.seed))
+    if state.resumed:
+        context.note(f"the search goes on with {state.resumed} measurements of an earlier run")
+    candidates = Candidates(graph, context, split, registry, state, settings.jobs)
+    sizes = (split.total - len(split.indices), len(split.verification))
+    found = Ladder(candidates, settings.goal).climb(recipe, sizes, means=settings.means)
+    context.samples = split.calibration
+    context.note(f"search: {found.reason}")
+    return found, state
+
+
+def _key(graph: Graph, recipe: Recipe, split: Split, seed: int) -> str:
+    """Return a digest of all that measurements depend on besides the recipe measured."""
+    from qcompile import __version__
+
+    # Recipes name nodes by their results.
+    names = [value.name for node in graph.nodes for value in node.outputs]
+    digest = hashlib.sha256(graph.structural_hash().encode())
+    digest.update(json.dumps([__version__, recipe.text, seed, names]).encode())
+    for sample in split.source():
+        _add(digest, sample)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, sample: Mapping[str, npt.NDArray[Any]]) -> None:
+    for name in sorted(sample):
+        digest.update(f"{name}:{sample[name].dtype}{sample[name].shape};".encode())
+        digest.update(sample[name].tobytes())
+
+

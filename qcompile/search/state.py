@@ -1,0 +1,86 @@
+"""What a search has measured so far, on disk, so that a killed search goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from qcompile.errors import UsageError
+
+NAME = "search.json"
+VERSION = 1
+
+
+class SearchState:
+    """A table of measurements, written after each new one.
+
+    Every decision of a search follows from measurements, and these follow from the recipe measured: a search that
+    starts again with the table takes the same way to the same end.
+
+    Args:
+        folder: of the file; None keeps nothing on disk.
+        key: digest of all that the measurements depend on; a table with another key is not used.
+
+    Raises:
+        UsageError: the folder cannot be made or read.
+    """
+
+    def __init__(self, folder: Path | None, key: str) -> None:
+        self._folder = folder
+        self._key = key
+        self._entries: dict[str, Any] = {}
+        self.resumed = 0
+        if folder is not None:
+            self._entries = self._read(folder)
+            self.resumed = len(self._entries)
+
+    def get(self, kind: str, recipe: str) -> Any | None:
+        """Return a measurement, or None where it is not known.
+
+        Args:
+            kind: what was measured.
+            recipe: pipeline text.
+        """
+        return self._entries.get(f"{kind}:{recipe}")
+
+    def put(self, kind: str, recipe: str, value: Any) -> None:
+        """Remember a measurement, a JSON value, on disk as well."""
+        self._entries[f"{kind}:{recipe}"] = value
+        if self._folder is not None:
+            self._write(self._folder)
+
+    def remove(self) -> None:
+        """Delete the file, and its folder where nothing else is in it."""
+        if self._folder is None:
+            return
+        (self._folder / NAME).unlink(missing_ok=True)
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        path = folder / NAME
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except OSError as error:
+            raise UsageError(f"cannot keep the state of the search in '{folder}': {error.strerror}") from None
+        except ValueError:
+            hint = "delete it; the search then starts from the beginning"
+            raise UsageError(f"'{path}' is damaged", hint=hint) from None
+        if not isinstance(content, dict) or content.get("version") != VERSION or content.get("key") != self._key:
+            return {}
+        entries = content.get("measurements")
+        return dict(entries) if isinstance(entries, dict) else {}
+
+    def _write(self, folder: Path) -> None:
+        content = {"version": VERSION, "key": self._key, "measurements": self._entries}
+        temporary = folder / f".{NAME}.{os.getpid()}"
+        try:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(folder / NAME)
+        except OSError as error:
+            raise UsageError(f"cannot keep the state of the search in '{folder}': {error.strerror}") from None
+        finally:
+            temporary.unlink(missing_ok=True)
