@@ -12,6 +12,7 @@ from qcompile.targets.features import CPUINFO_NAMES, RUNTIME_FEATURES
 
 _V3 = ("sse4_2", "popcnt", "movbe", "avx", "f16c", "fma", "avx2", "bmi1", "bmi2", "lzcnt")
 _V4_VNNI = (*_V3, "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512vnni")
+_V4_AMX = (*_V4_VNNI, "amx_tile", "amx_int8")
 _V8_2 = ("asimd", "crc32", "atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "asimddp")
 _ARM_CORES = {"0xd03": "cortex-a53", "0xd08": "cortex-a72", "0xd0b": "cortex-a76", "0xd0c": "neoverse-n1"}
 _FOUND_V8_0 = ("cortex-a53", "cortex-a72")
@@ -52,6 +53,10 @@ def detect(root: Path = Path("/")) -> dict[str, Any]:
 
 def _x86_level(present: set[str]) -> dict[str, Any]:
     """Choose one of the levels that have kernels; the same words as in the YAML files of these levels."""
+    if present.issuperset(_V4_AMX):
+        extra = [f"+{name}" for name in _V4_VNNI[len(_V3):]]
+        return {"cpu": "x86-64-v4", "features": [*extra, "+amx-tile", "+amx-int8", "-prefer-256-bit"],
+                "isa": "amx_int8", "requires": list(_V4_AMX)}  # fmt: skip
     if present.issuperset(_V4_VNNI):
         extra = [f"+{name}" for name in _V4_VNNI[len(_V3):]]
         return {"cpu": "x86-64-v4", "features": [*extra, "-prefer-256-bit"], "isa": "avx512_vnni",

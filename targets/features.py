@@ -41,6 +41,7 @@ ISA_REQUIRES: dict[str, frozenset[str]] = {
     "sse2": frozenset(),
     "avx2": frozenset({"avx2", "fma"}),
     "avx512_vnni": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"}),
+    "amx_int8": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "amx_tile", "amx_int8"}),
     "neon": frozenset({"asimd"}),
     "neon_inorder": frozenset({"asimd"}),
     "neon_dotprod": frozenset({"asimd", "asimddp"}),

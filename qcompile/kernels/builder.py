@@ -113,6 +113,10 @@ class Memory:
         where = tirx.Ramp(index(at), index(1), lanes) if lanes > 1 else index(at)
         return tirx.BufferLoad(self._buffer, [where])
 
+    def address(self, at: Index) -> Expr:
+        """Pointer to an element, for instructions that address memory themselves."""
+        return tirx.call_intrin("handle", "tirx.address_of", tirx.BufferLoad(self._buffer, [index(at)]))
+
     def gather(self, where: Expr) -> Expr:
         """Read the elements at a vector of indices (a ramp may have any stride), one by one."""
         return tirx.BufferLoad(self._buffer, [where])
@@ -171,6 +175,10 @@ class Builder:
     def emit(self, statement: Any) -> None:
         """Append a TIR statement."""
         self._blocks[-1].append(statement)
+
+    def call(self, intrinsic: str, *args: Expr) -> None:
+        """Call an LLVM intrinsic for its effect."""
+        self.emit(tirx.Evaluate(tirx.call_intrin("void", "tirx.call_llvm_intrin", _intrinsic_id(intrinsic), *args)))
 
     def _view(self, pointer: Any, dtype: str, stem: str) -> Memory:
         buffer = tirx.decl_buffer((_WHOLE,), dtype, name=self._name(stem), layout=None)

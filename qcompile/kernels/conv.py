@@ -18,6 +18,7 @@ from typing import Protocol
 
 from tvm import tirx
 
+from qcompile.kernels.amx import AmxKernel, AmxTiles, Filters, Pixels
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, equal, index, less, quotient, remainder
 from qcompile.kernels.conv_plan import (
     Blocking,
@@ -107,6 +108,16 @@ class _Generator:
         self.input = self.b.argument(0, self.stored)
         self.weights = self.b.argument(1, self.micro.b_dtype)
         self.epilogue = Epilogue(self.b, work, isa, self.micro.lanes)
+        self.matrix: AmxTiles | None = None
+        if isinstance(self.micro, AmxKernel):
+            runs, chunk = (self.walk.rows, self.walk.taps, self.walk.padded), self.micro.chunk(self.walk.run)
+            self.matrix = AmxTiles(self.b, work, self.epilogue, runs, chunk, self._copied_bytes)
+
+    @property
+    def _copied_bytes(self) -> int:
+        """Bytes of scratch that hold copies of the input."""
+        last = self.gather or self.stage
+        return last.scratch_bytes if last else 0
 
     def kernel(self) -> Kernel:
         """Emit everything."""
@@ -114,16 +125,20 @@ class _Generator:
         column_blocks = -(-self.work.out_width // self.blocking.columns)
         parts = -(-self.blocks // self.blocking.blocks)
         b = self.b
+        if self.matrix is not None:
+            self.matrix.begin()
         with b.loop(b.end - b.begin, b.begin, "item") as item:
             pixel_block, part = _split(b, item, parts)
             row_block, column_block = _split(b, pixel_block, column_blocks)
             image, row = _split(b, row_block, row_blocks)
             row, column = row * self.blocking.rows, column_block * self.blocking.columns
             self._item(item, part, image if self.work.batch > 1 else 0, row, column)
+        if self.matrix is not None:
+            self.matrix.end()
         name = symbol("conv", self.work, self.isa.name, self.tiling, self.blocking)
         items = self.work.batch * row_blocks * column_blocks * parts
-        last = self.gather or self.stage
-        return Kernel(name, b.function(name), items, last.scratch_bytes if last else 0)
+        scratch = self.matrix.scratch_bytes if self.matrix is not None else self._copied_bytes
+        return Kernel(name, b.function(name), items, scratch)
 
     def _item(self, item: Expr, part: Index, image: Index, row: Index, column: Index) -> None:
         b, work = self.b, self.work
@@ -215,6 +230,8 @@ class _Generator:
 
     def _unlooped_groups(self) -> int:
         """Dot groups of a row that no loop over K surrounds: LLVM keeps their pixels from block to block."""
+        if isinstance(self.micro, AmxKernel):
+            return 0
         steps, rest = divmod(self.walk.padded // self.micro.group, self.micro.unroll)
         return rest + (self.micro.unroll if steps == 1 else 0)
 
@@ -237,6 +254,12 @@ class _Generator:
     def _tile(self, source: _Source, places: _Places, height: int, width: int, nv: int, valid: int) -> None:
         """Emit one register tile: sums over the whole filter, then the epilogue."""
         b, work, micro = self.b, self.work, self.micro
+        if self.matrix is not None:
+            strides = (source.row_step, source.column_step, source.tap_row, source.tap_column)
+            filters = Filters(self.weights, places.weights, places.channel, places.output, nv, valid)
+            self.matrix.emit(Pixels(source.memory, places.input, *strides), filters, height, width)
+            return
+        assert not isinstance(micro, AmxKernel), "its tiles are the matrix generator's"
         pixels = [(i, j) for i in range(height) for j in range(width)]
         corners = [i * source.row_step + j * source.column_step for i, j in pixels]
         state = micro.start(b, len(pixels), nv, self.epilogue.bias(places.channel, nv))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.errors import LoweringError
+from qcompile.kernels.amx import AmxKernel
 from qcompile.kernels.conv_plan import choose_tiling, micro_kernel, walk
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import depthwise_kernel, pack_depthwise
@@ -122,7 +123,7 @@ def _padded(values: Array, groups: int, lanes: int) -> Array:
     return np.asarray(np.pad(per_group, ((0, 0), (0, missing))).reshape(-1).copy())
 
 
-def _pack_group(work: ConvWorkload, kernel: Array, nv: int, micro: MicroKernel) -> Array:
+def _pack_group(work: ConvWorkload, kernel: Array, nv: int, micro: MicroKernel | AmxKernel) -> Array:
     """One group's weights: [block][filter row][tap][K / group][channel of the block][group]."""
     order, lanes, group = walk(work, micro), micro.lanes, micro.group
     runs = kernel.reshape(len(kernel), order.rows * order.taps, order.run)

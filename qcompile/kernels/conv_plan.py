@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from qcompile.kernels.amx import AmxKernel
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.isa import Isa, MicroKernel
 
@@ -18,8 +19,10 @@ _WANTED_ITEMS = 16
 _ITEM_MACS = 200_000
 
 
-def micro_kernel(workload: ConvWorkload, isa: Isa) -> MicroKernel:
-    """The inner kernel for the workload's precision."""
+def micro_kernel(workload: ConvWorkload, isa: Isa) -> MicroKernel | AmxKernel:
+    """The inner kernel for the workload's precision and shape."""
+    if isa.matrix_int8 is not None and isa.matrix_int8.fits(workload):
+        return isa.matrix_int8
     return isa.int8 if workload.precision == "int8" else isa.float32
 
 
@@ -51,13 +54,15 @@ class Walk:
         return self.rows * self.taps * self.padded
 
 
-def walk(workload: ConvWorkload, micro: MicroKernel) -> Walk:
+def walk(workload: ConvWorkload, micro: MicroKernel | AmxKernel) -> Walk:
     """Choose the runs of a workload for an inner kernel."""
     kernel_rows, kernel_columns = workload.kernel
     per_group = workload.channels // workload.groups
     joined = workload.groups == 1 and (workload.dilations[1] == 1 or kernel_columns == 1)
     taps = 1 if joined else kernel_columns
     run = per_group * kernel_columns if joined else per_group
+    if isinstance(micro, AmxKernel):
+        return Walk(kernel_rows, taps, run, micro.padded(run))
     plain = Walk(kernel_rows, taps, run, _rounded(run, micro.group))
     if not joined or kernel_rows == 1 or workload.precision != "int8":
         return plain
@@ -91,6 +96,8 @@ def _pieces(total: int, size: int) -> list[tuple[int, int]]:
 def choose_tiling(workload: ConvWorkload, isa: Isa) -> Tiling:
     """Pick the register tile of the least estimated cycles; depends on shape and ISA alone."""
     work, micro = workload.canonical(), micro_kernel(workload, isa)
+    if isinstance(micro, AmxKernel):
+        return Tiling(*micro.tile(work))
     fit = isa.vector_bytes // micro.lanes if work.output == "int8" and isa.narrow is not None else 1
 
     def cost(tiling: Tiling) -> tuple[float, int]:

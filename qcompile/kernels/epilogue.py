@@ -60,6 +60,11 @@ class Epilogue:
             bounds = [b.let(cast(stored, self._integers.load(i) + zero)) for i in (at.INT_LO, at.INT_HI)]
             self._narrowing = (b.let(cast("int16", zero)), bounds[0], bounds[1])
 
+    @property
+    def bias_memory(self) -> Memory:
+        """The bias by padded channel."""
+        return self._bias
+
     def bias(self, channel: Index, nv: int) -> list[Expr]:
         """First values of the accumulators of ``nv`` vectors, from a padded channel number."""
         return [self._b.let(self._bias.load(channel + j * self._lanes, self._lanes)) for j in range(nv)]

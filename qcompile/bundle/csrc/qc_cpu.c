@@ -3,12 +3,15 @@
  * The runtime is compiled for the base level of its architecture, so that this question is asked before the first
  * instruction that could be illegal. Names are those of targets/features.py.
  */
+#define _GNU_SOURCE
 #include <string.h>
 
 #include "qc_runtime.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum { QC_EAX, QC_EBX, QC_ECX, QC_EDX };
 /* Register state that the system must save (XCR0): SSE and AVX; with AVX-512's three parts; with the AMX tiles. */
@@ -60,6 +63,9 @@ static uint32_t saved_state(void) {
     return eax;
 }
 
+/* Linux gives a process the state of AMX tiles only on request (arch_prctl ARCH_REQ_XCOMP_PERM, 18: tile data). */
+static int tiles_granted(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
+
 static int has_feature(const qc_feature *feature) {
     uint32_t regs[4];
     if ((saved_state() & feature->state) != feature->state) return 0;
@@ -67,7 +73,8 @@ static int has_feature(const qc_feature *feature) {
     /* a leaf 7 without subleaf 1 answers with the data of another leaf on some processors */
     if (feature->leaf == 7 && regs[QC_EAX] < feature->subleaf) return 0;
     __cpuid_count(feature->leaf, feature->subleaf, regs[QC_EAX], regs[QC_EBX], regs[QC_ECX], regs[QC_EDX]);
-    return (int)((regs[feature->reg] >> feature->bit) & 1u);
+    if (!((regs[feature->reg] >> feature->bit) & 1u)) return 0;
+    return feature->state != QC_AMX || tiles_granted();
 }
 
 #elif defined(__aarch64__)

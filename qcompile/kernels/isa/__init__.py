@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from qcompile.errors import TargetError
+from qcompile.kernels.amx import AmxKernel
 from qcompile.kernels.builder import Builder, Expr, Index, Memory
 
 
@@ -200,6 +201,7 @@ class Isa:
             ``zero`` a scalar int16, ``low`` and ``high`` scalars of the stored type.
         depthwise_int8: kernel of 8-bit depthwise convolutions; None: they run as grouped ones.
         depthwise_float32: kernel of float32 depthwise convolutions; None: likewise.
+        matrix_int8: kernel by matrix tiles for those 8-bit layers that it fits.
         least_weight: least int8 weight for which no intermediate can overflow.
     """
 
@@ -214,6 +216,7 @@ class Isa:
     narrow: Callable[[Sequence[Expr], Expr, Expr, Expr], Expr] | None = None
     depthwise_int8: DepthwiseKernel | None = None
     depthwise_float32: DepthwiseKernel | None = None
+    matrix_int8: AmxKernel | None = None
     least_weight: int = -127
 
 

@@ -16,7 +16,7 @@ import x86_machines
 from qcompile.targets import Target
 
 
-@pytest.fixture(scope="session", params=["avx512_vnni", "avx2", "sse2", "portable"])
+@pytest.fixture(scope="session", params=["amx_int8", "avx512_vnni", "avx2", "sse2", "portable"])
 def machine(request: pytest.FixtureRequest) -> Target:
     """Each x86 instruction set in turn, skipping, with its reason, what this processor lacks."""
     if platform.machine() != "x86_64":
@@ -24,4 +24,6 @@ def machine(request: pytest.FixtureRequest) -> Target:
     lacking = x86_machines.NEEDS.get(request.param, set()) - x86_machines.cpu_flags()
     if lacking:
         pytest.skip(f"this processor lacks {', '.join(sorted(lacking))}")
+    if request.param == "amx_int8" and not x86_machines.tiles_granted():
+        pytest.skip("this system does not hand out AMX tiles")
     return x86_machines.x86_target(request.param)

@@ -76,3 +76,14 @@ def test_equal_workloads_share_a_kernel_and_objects_are_reproducible() -> None:
     assert first.name == again.name
     assert first.name != other.name
     assert build_objects([first, again, other], target) == build_objects([other, first], target)
+
+
+def test_matrix_tiles_do_the_products() -> None:
+    target = x86_machines.x86_target("amx_int8")
+    kernel = plan_conv(WORK, instruction_sets.load("amx_int8"), target)
+    loops = hot_loops(assembly([kernel], target))
+    products = [[line.split()[0] for line in body].count("tdpbusd") for body in loops]
+    assert max(products) == 4
+    best = loops[products.index(4)]
+    assert [line.split()[0] for line in best].count("tileloadd") == 4
+    assert len(best) <= 16

@@ -1,0 +1,214 @@
+"""Convolution with AMX tiles: ``tdpbusd`` multiplies 16 pixels by 64 channels of K by 16 filters.
+
+Two tiles of pixels meet two of weights in four tiles of sums, which fills all eight.  The pixels of a tile
+lie at a fixed stride in a row of the input (or of its padded copy), so they are loaded from where they
+are; a row whose width is no multiple of the tile ends in a tile that overlaps the one before, and only
+its new pixels are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm import tirx
+
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, index
+from qcompile.kernels.conv_workload import ConvWorkload
+
+if TYPE_CHECKING:
+    from qcompile.kernels.epilogue import Epilogue
+
+_ROWS, _LANES, _BYTES = 16, 16, 64
+_LEAST_PIXELS = 8
+_CONFIG_BYTES = 64
+_SUMS, _PIXELS, _WEIGHTS = (0, 1, 2, 3), (4, 5), (6, 7)
+
+
+@dataclass(frozen=True)
+class AmxKernel:
+    """What the generator and the packing of weights need to know; the tiles are emitted by ``AmxTiles``.
+
+    The packed weights are those of the dot instructions: 4 values of K together.
+    """
+
+    a_dtype: str = "uint8"
+    b_dtype: str = "int8"
+    lanes: int = _LANES
+    group: int = 4
+    unroll: int = 1
+    tiles: Sequence[tuple[int, int]] = ((32, 2),)
+
+    def fits(self, work: ConvWorkload) -> bool:
+        """Return whether a layer is worth tiles: enough pixels to fill half of one."""
+        pixels = work.batch * work.out_height * work.out_width
+        return work.precision == "int8" and work.groups == 1 and pixels >= _LEAST_PIXELS
+
+    def padded(self, run: int) -> int:
+        """Return the length of a run of K that was cut into equal chunks of at most 64."""
+        return self.chunk(run) * -(-run // _BYTES)
+
+    def chunk(self, run: int) -> int:
+        """Return K values of one tile, a multiple of 4."""
+        return -(-run // (-(-run // _BYTES) * self.group)) * self.group
+
+    def tile(self, work: ConvWorkload) -> tuple[int, int, int]:
+        """Return rows, columns and vectors of the register tile: two tiles of pixels by up to two of filters."""
+        nv = min(2, -(-work.filters // _LANES))
+        width = pixels_of_tile(work.out_width)
+        if work.out_height > 1 and work.out_width <= _ROWS:
+            return 2, width, nv
+        return 1, min(2 * width, work.out_width), nv
+
+
+def pixels_of_tile(width: int) -> int:
+    """Pixels of each tile when a row is cut evenly."""
+    return -(-width // -(-width // _ROWS))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Where a rectangle of output pixels finds its input.
+
+    Args:
+        memory: 8-bit pixels.
+        entry: element under the first output's first tap.
+        row_step: elements from an output row's pixels to the next one's.
+        column_step: elements from an output column's pixels to the next one's.
+        tap_row: elements from a filter row to the next.
+        tap_column: elements from a filter column to the next.
+    """
+
+    memory: Memory
+    entry: Expr
+    row_step: int
+    column_step: int
+    tap_row: int
+    tap_column: int
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The weights of a block of channels, and where its results go.
+
+    Args:
+        memory: packed weights.
+        at: first element of the block.
+        channel: padded number of its first channel.
+        output: element of the first pixel's first channel in the output.
+        nv: vectors of 16 channels.
+        valid: channels that exist.
+    """
+
+    memory: Memory
+    at: Expr
+    channel: Index
+    output: Expr
+    nv: int
+    valid: int
+
+
+class AmxTiles:
+    """Emits the tiles of one layer.
+
+    Args:
+        b: builder.
+        work: canonical workload.
+        epilogue: of the layer.
+        runs: (filter rows, runs in a row, padded K of a run).
+        chunk: K values of a tile.
+        scratch: first free byte of scratch.
+    """
+
+    def __init__(
+        self,
+        b: Builder,
+        work: ConvWorkload,
+        epilogue: Epilogue,
+        runs: tuple[int, int, int],
+        chunk: int,
+        scratch: int,
+    ) -> None:
+        self._b, self._work, self._epilogue, self._runs, self._chunk = b, work, epilogue, runs, chunk
+        self._scratch, self._width = scratch, pixels_of_tile(work.out_width)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of scratch up to the end: the configuration, then four tiles of sums."""
+        return self._scratch + _CONFIG_BYTES + 4 * _ROWS * _BYTES
+
+    def begin(self) -> None:
+        """Write the configuration and load it: rows and bytes of a row of each tile."""
+        config = bytearray(_CONFIG_BYTES)
+        config[0] = 1
+        sizes = {**dict.fromkeys(_SUMS, (self._width, _BYTES)), **dict.fromkeys(_PIXELS, (self._width, self._chunk))}
+        sizes.update(dict.fromkeys(_WEIGHTS, (self._chunk // 4, _BYTES)))
+        for tile, (rows, row_bytes) in sizes.items():
+            config[16 + 2 * tile], config[48 + tile] = row_bytes, rows
+        words, at = self._b.scratch("int64"), self._scratch // 8
+        for i in range(_CONFIG_BYTES // 8):
+            value = int.from_bytes(config[8 * i : 8 * i + 8], "little", signed=True)
+            words.store(at + i, tirx.IntImm("int64", value))
+        self._b.call("llvm.x86.ldtilecfg", self._b.scratch("uint8").address(self._scratch))
+
+    def end(self) -> None:
+        """Give the tiles back: a thread that holds them pays for them at each task switch."""
+        self._b.call("llvm.x86.tilerelease")
+
+    def emit(self, pixels: Pixels, filters: Filters, height: int, width: int) -> None:
+        """Emit a rectangle of ``height`` x ``width`` outputs, at most two tiles, by one block of channels."""
+        b, nv = self._b, filters.nv
+        parts = [(row, *part) for row in range(height) for part in self._parts(width)]
+        bias = self._epilogue.bias_memory
+        for number in range(len(parts)):
+            for j in range(nv):  # a stride of zero repeats the bias in each row
+                b.call("llvm.x86.tileloadd64", *_tile(_SUMS[2 * number + j]),
+                       bias.address(filters.channel + j * _LANES), index(0))  # fmt: skip
+        corners = [row * pixels.row_step + start * pixels.column_step for row, start, _ in parts]
+        rows, taps, padded = self._runs
+        with b.loop(rows, stem="kh") as kh, b.loop(taps, stem="kw") as kw:
+            entry = b.let(pixels.entry + (kh * pixels.tap_row + kw * pixels.tap_column))
+            weights = b.let(filters.at + (kh * taps + kw) * (padded * nv * _LANES))
+            with b.loop(padded // self._chunk, stem="k", rolled=True) as k:
+                at = b.let(weights + k * (self._chunk * nv * _LANES))
+                self._multiply(pixels, [entry + k * self._chunk + corner for corner in corners], filters, at)
+        self._finish(parts, filters)
+
+    def _parts(self, width: int) -> list[tuple[int, int]]:
+        """(first column, columns to skip) of each tile of a row; the last may overlap what is done."""
+        size = self._width
+        starts = [min(i * size, width - size) for i in range(-(-width // size))]
+        return [(start, i * size - start) for i, start in enumerate(starts)]
+
+    def _multiply(self, pixels: Pixels, at: Sequence[Index], filters: Filters, weights: Expr) -> None:
+        b = self._b
+        for tile, start in zip(_PIXELS, at, strict=False):
+            b.call("llvm.x86.tileloadd64", *_tile(tile), pixels.memory.address(start), index(pixels.column_step))
+        for j in range(filters.nv):
+            row = index(filters.nv * _BYTES)
+            b.call("llvm.x86.tileloadd64", *_tile(_WEIGHTS[j]), filters.memory.address(weights + j * _BYTES), row)
+        for number in range(len(at)):
+            for j in range(filters.nv):
+                b.call("llvm.x86.tdpbusd", *_tile(_SUMS[2 * number + j], _PIXELS[number], _WEIGHTS[j]))
+
+    def _finish(self, parts: Sequence[tuple[int, int, int]], filters: Filters) -> None:
+        """Bring the sums through scratch into vector registers, pixel by pixel."""
+        b, work, nv = self._b, self._work, filters.nv
+        sums, first = b.scratch("int32"), (self._scratch + _CONFIG_BYTES) // 4
+        for number in range(len(parts)):
+            for j in range(nv):
+                to = sums.address(first + number * _ROWS * nv * _LANES + j * _LANES)
+                b.call("llvm.x86.tilestored64", *_tile(_SUMS[2 * number + j]), to, index(nv * _BYTES))
+        scale = [b.let(value) for value in self._epilogue.scale(filters.channel, nv)]
+        for number, (row, start, skip) in enumerate(parts):
+            with b.loop(self._width - skip, skip, stem="p") as p:
+                at = b.let(first + (number * _ROWS + p) * (nv * _LANES))
+                found = [sums.load(at + j * _LANES, _LANES) for j in range(nv)]
+                to = b.let(filters.output + (row * work.out_width + start + p) * work.filters)
+                self._epilogue.store(found, scale, to, filters.valid)
+
+
+def _tile(*numbers: int) -> list[Expr]:
+    """Tile numbers, which are part of the instruction."""
+    return [tirx.IntImm("int8", number) for number in numbers]
