@@ -153,7 +153,7 @@ class _IntegerBuilder:
         if spec is None or spec.range is None:
             raise InternalError(f"{value.name} has no calibrated range")
         qparams = QParams.from_range(*spec.range)
-        attrs = value.producer.attrs if value.producer is not None else None
+        attrs: Any = value.producer.attrs if value.producer is not None else None
         if getattr(attrs, "activation", "none") in CLAMPS[1:]:
             qparams = qparams.clamped(*clamp_bounds(attrs.activation, attrs.alpha, attrs.beta))
         return qparams

@@ -15,7 +15,7 @@ IntArray = npt.NDArray[np.signedinteger[Any]]
 
 def _along_axis(
     values: tuple[float, ...] | tuple[int, ...], dtype: str, axis: int | None, ndim: int
-) -> npt.NDArray[np.generic]:
+) -> npt.NDArray[Any]:
     array = np.asarray(values, dtype)
     if axis is None:
         return array.reshape(())

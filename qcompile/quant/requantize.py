@@ -22,7 +22,7 @@ WIDE_SHIFT = 12
 """Fraction bits of the int32 tensor that carries an accumulator into a residual add."""
 
 WIDE_LIMIT = 2**22
-"""Clamp of such a tensor, in LSB: ±1024 steps of the sum, and small enough to be rounded by adding 1.5 · 2^23 where there is no instruction for it."""
+"""Clamp of such a tensor, in LSB: ±1024 steps of the sum, and small enough to round by adding 1.5 · 2^23."""
 
 RESIZE_BITS = 11
 """Fraction bits of an interpolation coefficient along one axis."""
