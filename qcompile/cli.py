@@ -129,6 +129,21 @@ def compile_command(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of made-up inputs (0).")] = None,
     jobs: Annotated[int | None, typer.Option(metavar="N", help="Threads that compile kernels (2).")] = None,
+    accuracy: Annotated[
+        str | None, typer.Option(metavar="HOW", help="fast (default), or auto: try one means after the other.")
+    ] = None,
+    max_drop: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Largest loss of accuracy, e.g. 0.5%; else nodes stay in float.")
+    ] = None,
+    min_sqnr: Annotated[
+        float | None, typer.Option(metavar="DB", help="Lowest SQNR at the worst output; else nodes stay in float.")
+    ] = None,
+    max_ms: Annotated[
+        float | None, typer.Option(metavar="MS", help="Longest inference by the cost model, one core.")
+    ] = None,
+    work_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="State of the search, to go on after an interruption.")
+    ] = None,
     dump_ir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the IR after every pass into this directory.")
     ] = None,
@@ -171,6 +186,11 @@ def compile_command(
         "pass_path": pass_path or None,
         "seed": seed,
         "jobs": jobs,
+        "accuracy": accuracy,
+        "max_drop": max_drop,
+        "min_sqnr": min_sqnr,
+        "max_ms": max_ms,
+        "work_dir": str(work_dir) if work_dir is not None else None,
     }
     resolved = driver.resolve_config(model, config, settings, "command line")
     instruments = instruments_for(

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("int8", "fp32")
 
-_NOT_RECORDED = ("jobs", "sources")
+ACCURACIES = ("fast", "auto")
+
+_NOT_RECORDED = ("jobs", "sources", "work_dir")
 
 _STRING, _STRINGS = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
 _POSITIVE = {"type": "integer", "minimum": 1}
@@ -42,6 +44,11 @@ SCHEMA: dict[str, Any] = {
         "labels": _STRING,
         "seed": {"type": "integer", "minimum": 0},
         "jobs": _POSITIVE,
+        "accuracy": {"enum": list(ACCURACIES)},
+        "max_drop": {"type": ["number", "string"]},
+        "min_sqnr": {"type": "number"},
+        "max_ms": {"type": "number", "exclusiveMinimum": 0},
+        "work_dir": _STRING,
     },
 }
 """JSON schema of a configuration file; each property is the command line's option of the same name."""
@@ -68,7 +75,12 @@ class CompileConfig:
         pass_path: directories with passes.
         labels: text file with one class name a line.
         seed: of synthetic samples.
-        jobs: threads that compile kernels; the bundle does not depend on it.
+        jobs: threads that compile kernels and processes of a search; the bundle does not depend on it.
+        accuracy: "fast" takes the passes as they are, "auto" searches for those that the goal below needs.
+        max_drop: largest share of the accuracy that may be lost, 0 to 1; None for no such goal.
+        min_sqnr: lowest SQNR at the worst output, dB; None for no such goal.
+        max_ms: longest inference by the cost model, milliseconds; None for no such goal.
+        work_dir: folder for the state of a search; None takes one beside the output.
         sources: files that these settings were read from; not a setting itself.
     """
 
@@ -89,15 +101,27 @@ class CompileConfig:
     labels: str | None = None
     seed: int = 0
     jobs: int = 2
+    accuracy: str = "fast"
+    max_drop: float | None = None
+    min_sqnr: float | None = None
+    max_ms: float | None = None
+    work_dir: str | None = None
     sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.io == "int8" and self.precision != "int8":
             raise UsageError("--io int8 needs --int8", hint="a float bundle has float inputs and outputs")
+        if self.searches and self.precision != "int8":
+            raise UsageError("a search for accuracy needs --int8", hint="a float bundle loses none")
         if self.precision not in PRECISIONS:
             raise UsageError(
                 f"unknown precision '{self.precision}'", hint=did_you_mean(self.precision, list(PRECISIONS))
             )
+
+    @property
+    def searches(self) -> bool:
+        """Whether a search decides the passes or the precision of nodes."""
+        return self.accuracy == "auto" or any(v is not None for v in (self.max_drop, self.min_sqnr, self.max_ms))
 
     def updated(self, given: Mapping[str, Any], source: str) -> CompileConfig:
         """Return a copy with some settings replaced.
@@ -114,6 +138,8 @@ class CompileConfig:
         for name in ("keep_float", "pass_path"):
             if name in values:
                 values[name] = tuple(values[name])
+        if "max_drop" in values:
+            values["max_drop"] = read_share(values["max_drop"])
         if "input_shapes" in values:
             shapes = {n: tuple(int(d) for d in s) for n, s in values["input_shapes"].items()}
             values["input_shapes"] = {**self.input_shapes, **shapes}
@@ -132,6 +158,25 @@ class CompileConfig:
         for name in ("target", "calib", "labels"):
             result[name] = place_name(result[name]) if result[name] is not None else None
         return result
+
+
+def read_share(given: str | float) -> float:
+    """Return the share that a text such as "0.5%" or a number such as 0.005 means.
+
+    Args:
+        given: a percentage with "%", or a share of 1.
+
+    Raises:
+        UsageError: it is neither, or not from 0 to 1.
+    """
+    text = str(given).strip()
+    try:
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise UsageError(f"--max-drop '{given}' is no share of the accuracy", hint="give 0.5% or 0.005")
+    return share
 
 
 def place_name(text: str) -> str:
@@ -239,7 +284,7 @@ def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-_WORDS = {"string": "a text", "integer": "a whole number", "boolean": "true or false", "array": "a list",
+_WORDS = {"string": "a text", "integer": "a whole number", "boolean": "true or false", "number": "a number", "array": "a list",
           "object": "a mapping"}  # fmt: skip
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qcompile.ir.program import Program
     from qcompile.passmgr import PassContext, PassRecord
     from qcompile.passmgr.execution import Instrument
+    from qcompile.search.result import SearchResult
 
 SIMPLIFY = (
     "fold-constants,eliminate-dead,canonicalize,fold-batchnorm,canonicalize,fold-constants,"
@@ -70,6 +71,7 @@ class Compilation:
         comparison: integers against float, None for a float build.
         records: what each pass did.
         labels: class names, or None.
+        search: how the passes were found, None where nothing was searched for.
     """
 
     context: PassContext
@@ -79,6 +81,7 @@ class Compilation:
     comparison: Comparison | None
     records: list[PassRecord]
     labels: list[str] | None
+    search: SearchResult | None = None
 
 
 def compile(
@@ -123,11 +126,14 @@ def compile(
     labels = read_labels(resolved.labels) if resolved.labels else None
     context, samples, graph = prepare(model, resolved, calibration, progress)
     simplified, records = simplify(graph, resolved, context, instruments)
-    final, more = to_precision(simplified, resolved, context, instruments)
+    found = find_recipe(simplified, resolved, context, output)
+    final, more = to_precision(simplified, resolved, context, instruments, found)
     comparison = measure(simplified, final, samples, context)
     program = lower(final, context, resolved.jobs, progress)
-    made = Compilation(context, samples, final, program, comparison, [*records, *more], labels)
-    return write(model, output, resolved, made)
+    made = Compilation(context, samples, final, program, comparison, [*records, *more], labels, found)
+    bundle = write(model, output, resolved, made)
+    forget_search(resolved, output)
+    return bundle
 
 
 def resolve_config(
@@ -231,14 +237,44 @@ def simplify(
     )
 
 
+def find_recipe(graph: Graph, config: CompileConfig, context: PassContext, output: Path) -> SearchResult | None:
+    """Search for the passes that the user's goal needs; None where there is no goal."""
+    from qcompile.passmgr import PassRegistry
+    from qcompile.passmgr.selection import check_selection
+    from qcompile.search.start import search, settings_of
+
+    if not config.searches:
+        return None
+    observed, _ = _run(observation_pipeline(config), graph, config, context, ())
+    check_selection(observed, config.keep_float, option="--keep-float", original=graph)
+    pipeline = f"{observation_pipeline(config)},{quantization_pipeline(config)},{FINISH_FLOAT}"
+    return search(graph, pipeline, context, settings_of(config, output), PassRegistry(config.pass_path))
+
+
+def forget_search(config: CompileConfig, output: Path) -> None:
+    """Remove the state of a search that is over, unless the user chose the place for it."""
+    from qcompile.search.start import settings_of
+    from qcompile.search.state import remove_state
+
+    folder = settings_of(config, output).folder
+    if config.searches and config.work_dir is None and folder is not None:
+        remove_state(folder)
+
+
 def to_precision(
-    graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
+    graph: Graph,
+    config: CompileConfig,
+    context: PassContext,
+    instruments: Sequence[Instrument],
+    found: SearchResult | None = None,
 ) -> tuple[Graph, list[PassRecord]]:
-    """Run the passes that lead to the wanted precision."""
+    """Run the passes that lead to the wanted precision: those that a search found, or the usual ones."""
     from qcompile.passmgr.selection import check_selection
 
     if config.precision == "fp32":
         return _run(FINISH_FLOAT, graph, config, context, instruments)
+    if found is not None:
+        return _run(found.recipe.text, graph, config, context, instruments)
     observed, before = _run(observation_pipeline(config), graph, config, context, instruments)
     # Calibration takes long: a name that does not exist is reported before it.
     check_selection(observed, config.keep_float, option="--keep-float", original=graph)

@@ -37,6 +37,8 @@ def provenance_of(model: Path, config: CompileConfig, made: Compilation) -> Prov
             "verified": made.comparison.verified,
             "outputs": {name: round(db, 2) for name, db in made.comparison.outputs.items()},
         }
+    if made.search is not None:
+        recipe["search"] = made.search.to_json()
     return Provenance(
         model={"file": model.name, **_file(model)},
         calibration=_calibration(made.samples),

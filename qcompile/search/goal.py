@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from qcompile.errors import UsageError
 from qcompile.search.score import Score
 
 DEFAULT_DROP = 0.005
@@ -78,22 +77,3 @@ class Goal:
         """Return the targets that count, by name."""
         named = {"max_drop": self.max_drop, "min_sqnr": self.min_sqnr, "max_ms": self.max_ms}
         return {name: value for name, value in named.items() if value is not None}
-
-
-def parse_drop(text: str) -> float:
-    """Return the share that a text such as "0.5%" or "0.005" means.
-
-    Args:
-        text: a percentage with "%", or a share of 1.
-
-    Raises:
-        UsageError: it is neither, or not from 0 to 1.
-    """
-    stripped = text.strip()
-    try:
-        share = float(stripped[:-1]) / 100 if stripped.endswith("%") else float(stripped)
-    except ValueError:
-        share = math.nan
-    if not 0.0 <= share <= 1.0:
-        raise UsageError(f"--max-drop '{text}' is no share of the accuracy", hint="give 0.5% or 0.005")
-    return share

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy.typing as npt
 
+from qcompile.config import CompileConfig
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph
 from qcompile.passmgr import PassContext, PassRegistry
 from qcompile.search.candidates import Candidates
 from qcompile.search.evaluation import Split, split_samples
-from qcompile.search.goal import Goal
+from qcompile.search.goal import DEFAULT_DROP, Goal
 from qcompile.search.ladder import Ladder
 from qcompile.search.recipe import Recipe
 from qcompile.search.result import SearchResult
@@ -40,13 +41,28 @@ class SearchSettings:
     jobs: int = 1
 
 
+def settings_of(config: CompileConfig, output: Path) -> SearchSettings:
+    """Return how the user wants to search.
+
+    Args:
+        config: effective configuration.
+        output: directory of the bundle; the state of the search is kept beside it unless told otherwise.
+    """
+    goal = Goal(config.max_drop, config.min_sqnr, config.max_ms)
+    if goal == Goal():
+        goal = Goal(max_drop=DEFAULT_DROP)
+    place = output.resolve()
+    folder = Path(config.work_dir) if config.work_dir is not None else place.with_name(f"{place.name}.search")
+    return SearchSettings(goal, config.accuracy == "auto", folder, config.jobs)
+
+
 def search(
     graph: Graph,
     pipeline: str,
     context: PassContext,
     settings: SearchSettings,
     registry: PassRegistry | None = None,
-) -> tuple[SearchResult, SearchState]:
+) -> SearchResult:
     """Search for the cheapest recipe that meets a goal.
 
     The samples for verification take no part in calibration, neither here nor later: `context.samples` gives
@@ -60,7 +76,7 @@ def search(
         registry: where passes come from.
 
     Returns:
-        What was found, and the measurements, for `SearchState.remove` once they are not needed any more.
+        What was found; `context.notes` says why the search stopped.
 
     Raises:
         UsageError: there are no samples, or the state cannot be kept.
@@ -78,7 +94,7 @@ def search(
     found = Ladder(candidates, settings.goal).climb(recipe, sizes, means=settings.means)
     context.samples = split.calibration
     context.note(f"search: {found.reason}")
-    return found, state
+    return found
 
 
 def _key(graph: Graph, recipe: Recipe, split: Split, seed: int) -> str:

@@ -51,14 +51,6 @@ class SearchState:
         if self._folder is not None:
             self._write(self._folder)
 
-    def remove(self) -> None:
-        """Delete the file, and its folder where nothing else is in it."""
-        if self._folder is None:
-            return
-        (self._folder / NAME).unlink(missing_ok=True)
-        if self._folder.is_dir() and not any(self._folder.iterdir()):
-            self._folder.rmdir()
-
     def _read(self, folder: Path) -> dict[str, Any]:
         path = folder / NAME
         try:
@@ -84,3 +76,10 @@ class SearchState:
             raise UsageError(f"cannot keep the state of the search in '{folder}': {error.strerror}") from None
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_state(folder: Path) -> None:
+    """Delete what a search left in a folder, and the folder where nothing else is in it."""
+    (folder / NAME).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
