@@ -1,4 +1,4 @@
-"""How good a compiled model is: the steps behind `qcompile eval`, on the stages of the driver."""
+"""How good a compiled model is: the steps behind `qcompile eval` and `qcompile analyze`, on the driver's stages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from qcompile.config import read_labels
 from qcompile.errors import AccuracyError
 
 if TYPE_CHECKING:
+    from qcompile.evaluate.analysis import Analysis
     from qcompile.evaluate.engine import BundleEngine
     from qcompile.evaluate.evaluation import Evaluation
 
@@ -83,6 +84,48 @@ def require(result: Evaluation, bound: float) -> None:
         side = "under" if result.higher_is_better else "over"
         message = f"{result.metric} is {value:.4f}, {side} the {bound:g} asked for ({result.samples} samples)"
         raise AccuracyError(message, hint="`qcompile analyze MODEL --calib …` shows which node costs most")
+
+
+def analyze(
+    model: Path,
+    *,
+    config: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    count: int = 8,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Quantize a model as `qcompile MODEL` would, and find out which node costs accuracy, and why.
+
+    Args:
+        model: the ONNX file.
+        config: YAML file with settings, or None.
+        settings: explicit settings, as for `qcompile.compile`.
+        count: samples to analyze at most; calibration uses as many as always.
+        progress: called with (done, total, what).
+
+    Raises:
+        QCompileError: the model, the data or a setting cannot be used.
+    """
+    from qcompile.evaluate.analysis import analyze_graphs
+
+    given = {**(settings or {}), "precision": "int8", "io": "float"}
+    resolved = driver.resolve_config(model, config, given)
+    context, samples, graph = driver.prepare(model, resolved, None, progress)
+    simplified, _ = driver.simplify(graph, resolved, context, ())
+    final, records = driver.to_precision(simplified, resolved, context, ())
+    # A skip names its node as "operation name".
+    skips = {s.node.partition(" ")[2]: s.reason for r in records if r.text.startswith("assign-") for s in r.skips}
+    result = analyze_graphs(
+        context.reference if context.reference is not None else simplified,
+        final,
+        samples,
+        count=count,
+        seed=resolved.seed,
+        preprocess=context.preprocess,
+        kept=skips,
+        progress=progress,
+    )
+    return replace(result, notes=tuple(context.notes))
 
 
 def _engine(

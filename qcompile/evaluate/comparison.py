@@ -114,7 +114,7 @@ def compare_graphs(
     """
     verified = samples is not None
     given = samples if samples is not None else synthetic_samples(graph_inputs(reference), SYNTHETIC, seed, preprocess)
-    total, chosen = _spread(given, count)
+    total, chosen = spread(given, count)
     counterparts = match_tensors(reference, actual)
     powers: dict[Value, _Power] = {}
     outputs = {name: _Power() for name in actual.output_names}
@@ -133,7 +133,7 @@ def compare_graphs(
     return Comparison(done, verified, {n: p.db for n, p in outputs.items()}, tensors)
 
 
-def _spread(samples: Iterable[Mapping[str, Array]], count: int) -> tuple[int, Iterator[Mapping[str, Array]]]:
+def spread(samples: Iterable[Mapping[str, Array]], count: int) -> tuple[int, Iterator[Mapping[str, Array]]]:
     """Return how many samples are used (0 if that is not known) and these, evenly spaced where their number is."""
     size = getattr(samples, "size", None)
     if size is None:

@@ -205,7 +205,7 @@ class LabelledSet:
 
     def _from_function(self) -> Iterator[Labelled]:
         """Yield what `module:function` does: (sample, label) pairs, or samples alone."""
-        function = load_function(self.source)
+        function: Any = load_function(self.source)
         try:
             for index, item in enumerate(function()):
                 if self.limit is not None and index >= self.limit:

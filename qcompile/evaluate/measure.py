@@ -159,8 +159,8 @@ def measures() -> dict[str, type[Measure]]:
     found: dict[str, type[Measure]] = {}
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
-        own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-        own = [c for c in own if issubclass(c, Measure)]
+        classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+        own: list[type[Measure]] = [c for c in classes if issubclass(c, Measure)]
         if len(own) != 1 or own[0].__name__.lower() != info.name.replace("_", ""):
             raise ImportError(f"{module.__name__} must define one Measure, named after the file")
         found[own[0].name] = own[0]

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qcompile.calibrate.python_function import load_function
 from qcompile.errors import UsageError
@@ -43,7 +44,7 @@ def transcript(seen: Observation, outputs: Mapping[str, Any], decode: str, outpu
             raise UsageError(f"decoder '{decode}' raised {type(error).__name__}: {error}", loc=seen.where) from error
         return read if isinstance(read, str) else [int(i) for i in read]
     name = output_name(seen, output)
-    array = np.asarray(outputs[name])
+    array: npt.NDArray[Any] = np.asarray(outputs[name])
     if array.dtype.kind in "iu":
         return _named(array.reshape(-1).tolist(), seen.names, 0)
     steps = array.reshape(array.shape[-2:]) if array.ndim >= 2 and array.size == np.prod(array.shape[-2:]) else None

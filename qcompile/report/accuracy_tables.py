@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qcompile.report.columns import columns, facts, show
 
 if TYPE_CHECKING:
+    from qcompile.evaluate.analysis import Analysis
     from qcompile.evaluate.evaluation import Evaluation
     from qcompile.evaluate.measure import Estimate
 
@@ -31,3 +32,48 @@ def print_evaluation(result: Evaluation, *, as_json: bool) -> None:
 
 def _cells(estimate: Estimate, sign: str = "") -> tuple[str, str]:
     return f"{estimate.value:{sign}.4f}", f"{estimate.low:{sign}.4f} … {estimate.high:{sign}.4f}"
+
+
+def print_analysis(result: Analysis, *, top: int, as_json: bool) -> None:
+    """Print the nodes that hurt most by themselves, with cause and exclusion.
+
+    Args:
+        result: what was found.
+        top: nodes to print; 0 for all, in order of computation.
+        as_json: print JSON instead.
+    """
+    if as_json:
+        print(json.dumps(result.to_mapping(), indent=1))
+        return
+    chosen = result.worst(top) if top else list(result.nodes)
+    table = columns(
+        "node",
+        "op",
+        "alone",
+        "accumulated",
+        "codes",
+        "clipped",
+        "cause",
+        right=("alone", "accumulated", "codes", "clipped"),
+    )
+    for node in chosen:
+        found = node.findings
+        alone = f"{node.alone_db:.1f} dB" if node.alone_db is not None else "?"
+        clipped = f"{found.clipped:.2%}" if found.clipped else "-"
+        table.add_row(
+            node.name, node.op, alone, f"{node.accumulated_db:.1f} dB", f"{found.codes:.0%}", clipped, node.cause
+        )
+    show(table)
+    print()
+    source = "samples" if result.verified else "made-up inputs: accuracy is unverified"
+    worst = ", ".join(f"{name} {db:.1f} dB" for name, db in result.outputs.items())
+    rows = [("outputs", f"{worst} against float, {result.samples} {source}")]
+    if result.kept:
+        rows.append(
+            ("in float", "; ".join(f"{name} ({reason})" for name, reason in list(result.kept.items())[: top or None]))
+        )
+    hurting = [node for node in result.worst(3) if node.cause != "fine"]
+    rows += [("exclude", node.exclusion) for node in hurting]
+    facts(rows)
+    for note in result.notes:
+        print(f"note: {note}")

@@ -1,0 +1,275 @@
+"""Which node of a quantized network hurts, and why: float against integers, node by node."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.calibrate.preprocess import Preprocess
+from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.synthetic import synthetic_samples
+from qcompile.evaluate.cause import Findings, explain, origin
+from qcompile.evaluate.comparison import SYNTHETIC, match_tensors, spread
+from qcompile.evaluate.node_statistics import NodeStatistics, Power
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import Quantization
+from qcompile.ops.interpreter import Interpreter, evaluate_node
+from qcompile.quant.affine import dequantize, quantize
+
+Array = npt.NDArray[Any]
+
+_WEIGHT_SAMPLES = 2  # weights do not change, and a second evaluation of every layer takes time
+
+
+@dataclass(frozen=True)
+class NodeAnalysis:
+    """What quantization does to one node.
+
+    Args:
+        name: ONNX node.
+        op: IR operation.
+        tensor: its result, by the float graph's name.
+        alone_db: SQNR with only this node quantized; None where the float graph has no such operands.
+        accumulated_db: SQNR with everything before it quantized as well.
+        findings: measured facts behind the cause.
+        cause: what limits its accuracy, in words.
+        exclusion: the options that take the cause away.
+        histogram: counts of the exact values, from half a range below the range to half a range above.
+        weight_peaks: largest magnitude of the float weights per output channel, real units; empty without weights.
+    """
+
+    name: str
+    op: str
+    tensor: str
+    alone_db: float | None
+    accumulated_db: float
+    findings: Findings
+    cause: str
+    exclusion: str
+    histogram: tuple[int, ...]
+    weight_peaks: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `qcompile analyze` found.
+
+    Args:
+        model: name of the graph.
+        samples: how many were run.
+        verified: whether they were the user's, not made up.
+        outputs: SQNR of each graph output, dB.
+        nodes: integer nodes in order of computation.
+        kept: nodes that compute in float, with the reason where it is known.
+        notes: what the user should know.
+    """
+
+    model: str
+    samples: int
+    verified: bool
+    outputs: dict[str, float]
+    nodes: tuple[NodeAnalysis, ...]
+    kept: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    def worst(self, count: int) -> list[NodeAnalysis]:
+        """Return the nodes that are least accurate by themselves, worst first."""
+        known = [node for node in self.nodes if node.alone_db is not None]
+        return sorted(known, key=lambda node: node.alone_db or 0.0)[:count]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def analyze_graphs(
+    reference: Graph,
+    actual: Graph,
+    samples: Iterable[Mapping[str, Array]] | None,
+    *,
+    count: int = 8,
+    seed: int = 0,
+    preprocess: Preprocess | None = None,
+    kept: Mapping[str, str] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Analysis:
+    """Run both graphs in the interpreter, and each integer node once more on exact operands.
+
+    The second gives the SQNR of a node alone: its operands are the quantized exact values, so that no error of
+    nodes before it is in it; one pass over the samples is enough for all nodes.
+
+    Args:
+        reference: float graph.
+        actual: integer graph made from it; its tensors keep the float tensors' names.
+        samples: inputs; None for made-up ones.
+        count: samples to use at most, evenly spaced over all.
+        seed: of made-up inputs.
+        preprocess: the image steps, for the range of made-up inputs.
+        kept: ONNX node to the reason it stays in float.
+        progress: called with (done, total, what).
+    """
+    run = _Run(reference, actual)
+    made_up = synthetic_samples(graph_inputs(reference), SYNTHETIC, seed, preprocess)
+    total, chosen = spread(samples if samples is not None else made_up, count)
+    for sample in chosen:
+        run.include(sample)
+        if progress is not None:
+            progress(run.done, total, "analyzing")
+    return Analysis(
+        reference.name,
+        run.done,
+        samples is not None,
+        {name: power.db for name, power in run.outputs.items()},
+        run.results(),
+        {name: reason for name, reason in (kept or {}).items() if name in run.float_nodes()},
+    )
+
+
+class _Run:
+    """Follows the samples through both graphs."""
+
+    def __init__(self, reference: Graph, actual: Graph) -> None:
+        self.actual = actual
+        self.float_run, self.integer_run = Interpreter(reference), Interpreter(actual)
+        self.producers = {v.name: node for node in reference.nodes for v in node.outputs}
+        self.names = {**match_tensors(reference, actual), **{v: v.name for v in actual.inputs}}
+        self.outputs = {name: Power() for name in actual.output_names}
+        self.statistics = {node: s for node in actual.nodes if (s := self._watched(node)) is not None}
+        self.done = 0
+
+    def _watched(self, node: Node) -> NodeStatistics | None:
+        """Return the statistics to gather for a node; None where its result is no int8 form of a float tensor."""
+        value = node.outputs[0]
+        q = value.qparams
+        if q is None or q.dtype != "int8" or q.per_channel or value not in self.names:
+            return None
+        return NodeStatistics(node, q)
+
+    def include(self, sample: Mapping[str, Array]) -> None:
+        """Run one sample."""
+        exact: dict[str, Array] = {}
+        real = self.float_run.run(sample, on_value=lambda value, array: exact.update({value.name: array}))
+        accumulated: dict[Value, Array] = {}
+        watched = {node.outputs[0] for node in self.statistics}
+
+        def keep(value: Value, array: Array) -> None:
+            if value in watched:
+                accumulated[value] = array
+
+        given = {v.name: _in_form(v, sample[v.name]) for v in self.actual.inputs}
+        result = self.integer_run.run(given, on_value=keep)
+        for name, value in zip(self.actual.output_names, self.actual.outputs, strict=True):
+            self.outputs[name].add(real[name], _real(value, result[name]))
+        for node, statistics in self.statistics.items():
+            self._include(node, statistics, exact, accumulated[node.outputs[0]])
+        self.done += 1
+
+    def _include(self, node: Node, statistics: NodeStatistics, exact: Mapping[str, Array], accumulated: Array) -> None:
+        value = node.outputs[0]
+        truth = exact[self.names[value]]
+        statistics.update(truth)
+        statistics.accumulated.add(truth, _real(value, accumulated))
+        operands = self._operands(node, exact)
+        if operands is not None:
+            statistics.alone.add(truth, _real(value, evaluate_node(node, operands)[0]))
+        if node.op.integer is Quantization.ACCUMULATE and self.done < _WEIGHT_SAMPLES:
+            self._include_weights(node, statistics, exact, truth)
+
+    def _operands(self, node: Node, exact: Mapping[str, Array]) -> list[Array] | None:
+        """Return a node's operands as if nothing before it were quantized; None where the float graph lacks one."""
+        operands = []
+        for value in node.inputs:
+            if value.is_constant:
+                operands.append(value.constant())
+                continue
+            if value not in self.names:
+                return None
+            operands.append(_in_form(value, exact[self.names[value]]))
+        return operands
+
+    def _include_weights(
+        self, node: Node, statistics: NodeStatistics, exact: Mapping[str, Array], truth: Array
+    ) -> None:
+        """Evaluate the float node with the integer node's weights on exact operands."""
+        original = self.producers.get(self.names[node.outputs[0]])
+        params = node.inputs[1].qparams
+        if original is None or params is None or original.op is not node.op:
+            return
+        if original.inputs[1].shape != node.inputs[1].shape:
+            return
+        operands = [exact[v.name] if not v.is_constant else v.constant() for v in original.inputs]
+        operands[1] = dequantize(node.inputs[1].constant(), params)
+        statistics.weights = statistics.weights or Power()
+        statistics.weights.add(truth, evaluate_node(original, operands)[0])
+
+    def results(self) -> tuple[NodeAnalysis, ...]:
+        """Return what was found, node by node."""
+        found: dict[Value, Findings] = {}
+        analyses = []
+        for node, statistics in self.statistics.items():
+            if not statistics.values:
+                continue
+            makers = {_name(v.producer): found[v] for v in node.inputs if v in found and v.producer is not None}
+            found[node.outputs[0]] = Findings.of(statistics, makers)
+            analyses.append(self._analysis(node, statistics, found[node.outputs[0]]))
+        return tuple(analyses)
+
+    def _analysis(self, node: Node, statistics: NodeStatistics, findings: Findings) -> NodeAnalysis:
+        tensor = self.names[node.outputs[0]]
+        original = self.producers.get(tensor)
+        return NodeAnalysis(
+            _name(node),
+            node.op.name,
+            tensor,
+            statistics.alone.db if statistics.alone.signal or statistics.alone.noise else None,
+            statistics.accumulated.db,
+            findings,
+            explain(findings),
+            _exclusion(node, findings),
+            tuple(int(n) for n in statistics.histogram),
+            _weight_peaks(original) if original is not None else (),
+        )
+
+    def float_nodes(self) -> set[str]:
+        """Return the names of nodes that compute in float in the final graph."""
+        return {node.loc for node in self.actual.nodes if not node.is_integer}
+
+
+def _name(node: Node) -> str:
+    return node.loc or node.outputs[0].name
+
+
+def _exclusion(node: Node, found: Findings) -> str:
+    """Return the options that take the cause away.
+
+    A tensor that is badly written in its codes stays real only if both its maker and its readers compute in float.
+    """
+    names = [_name(node)]
+    where = origin(found)
+    if where == "operands" and found.source:
+        names.insert(0, found.source)
+    elif where == "result":
+        names += [_name(reader) for reader in node.outputs[0].users() if reader.op.name != "dequantize"]
+    elif where == "inherited":
+        names = [found.operand]
+    return " ".join(f"--keep-float {shlex.quote(name)}" for name in dict.fromkeys(names))
+
+
+def _weight_peaks(node: Node) -> tuple[float, ...]:
+    if node.op.integer is not Quantization.ACCUMULATE or not node.inputs[1].is_constant:
+        return ()
+    weight = node.inputs[1].constant()
+    return tuple(float(p) for p in np.abs(weight).reshape(weight.shape[0], -1).max(axis=1))
+
+
+def _in_form(value: Value, array: Array) -> Array:
+    return np.asarray(quantize(array, value.qparams)) if value.qparams is not None else array
+
+
+def _real(value: Value, array: Array) -> Array:
+    return np.asarray(dequantize(array, value.qparams)) if value.qparams is not None else array

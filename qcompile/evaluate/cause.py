@@ -1,0 +1,197 @@
+"""Why a quantized node is inaccurate, from what was measured of it, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qcompile.evaluate.node_statistics import NodeStatistics
+
+CODES = 256
+
+FINE_DB = 35.0
+"""A node that is better than this by itself needs no explanation."""
+
+_SHARE = 0.5  # of the noise that one origin must have to be called the cause
+_FEW_CODES = 0.25
+_OUTLIER = 8.0  # times the median channel: three of the eight bits are lost for the others
+_LISTED = 8
+_INHERITED_DB = 6.0
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Measured facts of one node.
+
+    Args:
+        alone_db: SQNR of the node alone; None where it could not be measured.
+        accumulated_db: SQNR with all errors before it.
+        rounding_db: SQNR of writing the exact result in its codes.
+        weights_db: SQNR with nothing but the weights quantized; None without weights.
+        range: real values of the smallest and the largest code.
+        seen: smallest and largest exact value.
+        codes: share of the 256 codes between those that the smallest and the largest value get, 0 to 1.
+        clipped: share of values beyond the range, 0 to 1.
+        clipping: share of the noise of writing that those values make, 0 to 1.
+        channels: how many there are.
+        dead: channels that never change.
+        lost: channels that change by less than half a step, so that all is rounded away.
+        outliers: (channel, its peak over the median peak) of channels that stretch the range for all others.
+        operand: the node whose result arrives worst, all errors before included; "" for none.
+        operand_db: the SQNR of that result, dB.
+        source: the node whose result, as operand, is written worst in its codes; "" for none.
+        source_outlier: how far the widest channel of that result reaches over the median channel.
+    """
+
+    alone_db: float | None
+    accumulated_db: float
+    rounding_db: float
+    weights_db: float | None
+    range: tuple[float, float]
+    seen: tuple[float, float]
+    codes: float
+    clipped: float
+    clipping: float
+    channels: int
+    dead: tuple[int, ...]
+    lost: tuple[int, ...]
+    outliers: tuple[tuple[int, float], ...]
+    operand: str = ""
+    operand_db: float = 0.0
+    source: str = ""
+    source_outlier: float = 1.0
+
+    @classmethod
+    def of(cls, statistics: NodeStatistics, operands: Mapping[str, Findings]) -> Findings:
+        """Return the facts of a node that has seen at least one sample.
+
+        Args:
+            statistics: what was gathered.
+            operands: facts of the nodes that make its operands, by name.
+        """
+        assert statistics.lowest is not None
+        assert statistics.highest is not None
+        lowest, highest = statistics.lowest, statistics.highest
+        step = statistics.qparams.scalar_scale
+        low, high = statistics.range
+        seen = float(lowest.min()), float(highest.max())
+        span = max(0.0, min(seen[1], high) - max(seen[0], low)) / step + 1
+        rounding, clipping = statistics.rounding.noise, statistics.clipping.noise
+        still = lowest == highest
+        measured = statistics.alone.signal or statistics.alone.noise
+        return cls(
+            alone_db=statistics.alone.db if measured else None,
+            accumulated_db=statistics.accumulated.db,
+            rounding_db=statistics.rounding.db,
+            weights_db=statistics.weights.db if statistics.weights is not None else None,
+            range=(low, high),
+            seen=seen,
+            codes=min(1.0, span / CODES),
+            clipped=statistics.clipped / max(statistics.values, 1),
+            clipping=clipping / rounding if rounding else 0.0,
+            channels=len(lowest),
+            dead=tuple(int(c) for c in np.flatnonzero(still)) if len(lowest) > 1 else (),
+            lost=tuple(int(c) for c in np.flatnonzero(~still & (highest - lowest < step / 2))),
+            outliers=_outliers(np.maximum(np.abs(lowest), np.abs(highest))),
+            **_worst_operands(operands),
+        )
+
+
+def _outliers(peaks: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> tuple[tuple[int, float], ...]:
+    alive = peaks[peaks > 0]
+    if alive.size < 4:
+        return ()
+    ratios = peaks / float(np.median(alive))
+    order = np.argsort(-ratios, kind="stable")[:_LISTED]
+    return tuple((int(c), round(float(ratios[c]), 1)) for c in order if ratios[c] > _OUTLIER)
+
+
+def _worst_operands(operands: Mapping[str, Findings]) -> dict[str, Any]:
+    if not operands:
+        return {}
+    arriving = min(operands, key=lambda name: operands[name].accumulated_db)
+    source = min(operands, key=lambda name: operands[name].rounding_db)
+    outliers = operands[source].outliers
+    return {
+        "operand": arriving,
+        "operand_db": operands[arriving].accumulated_db,
+        "source": source,
+        "source_outlier": outliers[0][1] if outliers else 1.0,
+    }
+
+
+def origin(found: Findings) -> str:
+    """Return where a node's noise comes from: "result", "weights", "operands", "inherited", or "" for nowhere.
+
+    The noise of a node alone comes from writing its result (clipping, rounding), from its weights, and from the
+    rounding of its operands; whatever makes more than half of it is the origin.
+
+    Args:
+        found: measured facts.
+    """
+    if found.alone_db is None or found.alone_db >= FINE_DB:
+        gap = found.alone_db is None or found.alone_db - found.accumulated_db > _INHERITED_DB
+        return "inherited" if gap and found.operand and found.accumulated_db < FINE_DB / 2 else ""
+    alone = 10 ** (-found.alone_db / 10)
+    if 10 ** (-found.rounding_db / 10) >= _SHARE * alone:
+        return "result"
+    if found.weights_db is not None and 10 ** (-found.weights_db / 10) >= _SHARE * alone:
+        return "weights"
+    return "operands"
+
+
+def explain(found: Findings) -> str:
+    """Return what limits a node's accuracy, in words; "fine" where nothing does.
+
+    Args:
+        found: measured facts.
+    """
+    words = {
+        "": lambda: "fine",
+        "inherited": lambda: f"inherited: '{found.operand}' arrives with {found.operand_db:.1f} dB",
+        "weights": lambda: f"rounding of its weights ({found.weights_db:.1f} dB by themselves)",
+        "operands": lambda: _operand_cause(found),
+        "result": lambda: _result_cause(found),
+    }
+    return words[origin(found)]()
+
+
+def _operand_cause(found: Findings) -> str:
+    if not found.source:
+        return "rounding of the graph's input, which it amplifies"
+    if found.source_outlier > _OUTLIER:
+        return (
+            f"rounding of its operand '{found.source}', whose widest channel reaches {found.source_outlier:.0f} times"
+            " as far as the median one: equalize these layers"
+        )
+    return f"rounding of its operand '{found.source}', which it amplifies"
+
+
+def _result_cause(found: Findings) -> str:
+    if found.clipping > _SHARE:
+        return (
+            f"clipping: {found.clipped:.2%} of the values lie beyond {found.range[0]:.3g} … {found.range[1]:.3g}"
+            f" (up to {found.seen[0]:.3g} … {found.seen[1]:.3g}) and make {found.clipping:.0%} of the noise"
+        )
+    if found.outliers:
+        channel, ratio = found.outliers[0]
+        return (
+            f"outlier channels: channel {channel} reaches {ratio:.0f} times as far as the median channel, which"
+            f" keeps {max(1, round(CODES / ratio))} of {CODES} codes{_channels(found)}"
+        )
+    if found.codes < _FEW_CODES:
+        return (
+            f"range waste: the values use {found.codes:.0%} of the codes of {found.range[0]:.3g} … {found.range[1]:.3g}"
+        )
+    return f"long tails: few large values set the range, most are small against a step{_channels(found)}"
+
+
+def _channels(found: Findings) -> str:
+    """Return a remark on channels that are rounded away."""
+    if not found.lost:
+        return ""
+    listed = ", ".join(map(str, found.lost[:_LISTED])) + (", …" if len(found.lost) > _LISTED else "")
+    return f"; channels rounded away: {listed}"

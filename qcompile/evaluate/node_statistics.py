@@ -1,0 +1,103 @@
+"""What is gathered of one quantized tensor while samples run: noise by origin, use of the codes, channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.ir.graph import Node, Value
+from qcompile.quant.affine import dequantize, quantize
+from qcompile.quant.qparams import QParams
+
+Array = npt.NDArray[Any]
+
+BINS = 96
+"""Bars of a histogram; the range takes the middle half of them."""
+
+_LIMIT_DB = 200.0
+
+
+class Power:
+    """Sums of squares of a signal and of its noise."""
+
+    def __init__(self) -> None:
+        self.signal = 0.0
+        self.noise = 0.0
+
+    def add(self, reference: Array, actual: Array) -> None:
+        """Take one sample into account."""
+        r, a = np.asarray(reference, np.float64), np.asarray(actual, np.float64)
+        self.signal += float(np.square(r).sum())
+        self.noise += float(np.square(a - r).sum())
+
+    @property
+    def db(self) -> float:
+        """10·log₁₀(signal / noise), within ±200 dB."""
+        if self.noise == 0.0:
+            return _LIMIT_DB
+        return float(np.clip(10 * np.log10(max(self.signal, 1e-300) / self.noise), -_LIMIT_DB, _LIMIT_DB))
+
+
+class NodeStatistics:
+    """Statistics of one integer node and its int8 result.
+
+    Args:
+        node: of the integer graph.
+        qparams: of its result, per tensor.
+
+    Attributes:
+        alone: noise with only this node quantized.
+        accumulated: noise with all nodes before it quantized as well.
+        rounding: noise of writing the exact result in the codes of its range.
+        clipping: the part of `rounding` that comes from values beyond the range.
+        weights: noise of the quantized weights alone; None for a node without weights.
+        values, clipped: how many values there were, and how many lay beyond the range.
+        lowest, highest: per channel, real units; None before the first sample.
+        histogram: counts in BINS equal bars, from half a range below the range to half a range above it.
+    """
+
+    def __init__(self, node: Node, qparams: QParams) -> None:
+        self.node, self.qparams = node, qparams
+        self.alone, self.accumulated, self.rounding, self.clipping = Power(), Power(), Power(), Power()
+        self.weights: Power | None = None
+        self.values = self.clipped = 0
+        self.lowest: Array | None = None
+        self.highest: Array | None = None
+        self.histogram = np.zeros(BINS, np.int64)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The real values of the smallest and the largest code in use."""
+        q = self.qparams
+        return (q.qmin - q.scalar_zero_point) * q.scalar_scale, (q.qmax - q.scalar_zero_point) * q.scalar_scale
+
+    def update(self, exact: Array) -> None:
+        """Count the exact values of one sample."""
+        low, high = self.range
+        step = self.qparams.scalar_scale
+        written = dequantize(quantize(exact, self.qparams), self.qparams)
+        self.rounding.add(exact, written)
+        beyond = (exact < low - step / 2) | (exact > high + step / 2)
+        self.clipped += int(beyond.sum())
+        self.values += exact.size
+        self.clipping.add(exact[beyond], written[beyond])
+        self._channels(exact)
+        width = max(high - low, step)
+        places = (np.asarray(exact, np.float64) - (low - width / 2)) * (BINS / (2 * width))
+        clamped = np.clip(np.nan_to_num(places), 0, BINS - 1).astype(np.int64)
+        self.histogram += np.bincount(clamped.reshape(-1), minlength=BINS)
+
+    def _channels(self, exact: Array) -> None:
+        axis = channel_axis(self.node.outputs[0], self.node)
+        rows = np.moveaxis(exact, axis, 0).reshape(exact.shape[axis], -1) if exact.ndim else exact.reshape(1, 1)
+        low, high = rows.min(axis=1), rows.max(axis=1)
+        self.lowest = low if self.lowest is None else np.minimum(self.lowest, low)
+        self.highest = high if self.highest is None else np.maximum(self.highest, high)
+
+
+def channel_axis(value: Value, node: Node) -> int:
+    """Return the axis of a tensor that counts channels: the last, except in NCHW."""
+    layout = getattr(node.attrs, "layout", "NHWC")
+    return 1 if layout == "NCHW" and len(value.shape) == 4 else max(len(value.shape) - 1, 0)

@@ -1,0 +1,215 @@
+"""The measures of `qcompile eval` against values known otherwise."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcompile.errors import UsageError
+from qcompile.evaluate.boxes import matched, overlaps
+from qcompile.evaluate.measure import Observation, make_measure, measures, wilson
+from qcompile.evaluate.transcripts import edits
+
+
+def seen(outputs, label=None, reference=None, names=None):
+    return Observation("sample", outputs, label, reference, names)
+
+
+def value(text, *observations):
+    measure = make_measure(text)
+    return measure.estimate([measure.row(o) for o in observations]).value
+
+
+def test_every_measure_is_found_and_documented() -> None:
+    known = measures()
+    assert set(known) >= {"top1", "topk", "agreement", "sqnr", "cosine", "psnr", "f1_boxes", "map", "wer", "cer"}
+    for name, cls in known.items():
+        assert cls.name == name
+        assert cls.__doc__
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("topp1", "unknown metric 'topp1'"),
+        ("topk{k=0}", "k must be at least 1"),
+        ("topk{n=3}", "has no option 'n'"),
+        ("topk{k=2} x", "expected the end"),
+        ("psnr{peak=-1}", "peak must be above 0"),
+        ("user", "unknown metric 'user'"),
+    ],
+)
+def test_a_faulty_metric_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        make_measure(text)
+
+
+def test_wilson_against_known_values() -> None:
+    # Newcombe, "Two-sided confidence intervals for the single proportion", 1998, table I.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert wilson(20, 20)[1] == 1.0
+
+
+def test_classes() -> None:
+    scores = [{"y": np.array([[0.1, 0.7, 0.2]])}, {"y": np.array([[0.5, 0.5, 0.0]])}, {"y": np.array([[3.0, 2, 1]])}]
+    labels = [1, 1, 2]
+    observations = [seen(o, label) for o, label in zip(scores, labels, strict=True)]
+    assert value("top1", *observations) == pytest.approx(1 / 3)
+    assert value("topk{k=2}", *observations) == pytest.approx(2 / 3)
+    assert value("topk{k=3}", *observations) == 1.0
+    same = [seen(o, None, scores[0]) for o in scores]
+    assert value("agreement", *same) == pytest.approx(1 / 3)
+
+
+def test_labels_and_outputs_that_do_not_fit() -> None:
+    with pytest.raises(UsageError, match="not one of the 3 classes"):
+        value("top1", seen({"y": np.zeros((1, 3))}, 3))
+    with pytest.raises(UsageError, match="no class index"):
+        value("top1", seen({"y": np.zeros((1, 3))}, "cat"))
+    with pytest.raises(UsageError, match="not one score for each class"):
+        value("top1", seen({"y": np.zeros((1, 3, 4))}, 0))
+    with pytest.raises(UsageError, match="2 outputs"):
+        value("top1", seen({"y": np.zeros((1, 3)), "z": np.zeros((1, 3))}, 0))
+    with pytest.raises(UsageError, match="no output 'w'"):
+        value("top1{output=w}", seen({"y": np.zeros((1, 3)), "z": np.zeros((1, 3))}, 0))
+    assert value("top1{output=z}", seen({"y": np.zeros((1, 3)), "z": np.array([[0, 1, 0]])}, 1)) == 1.0
+
+
+def test_decibels_are_those_of_the_worst_output() -> None:
+    r = {"a": np.array([3.0, 4.0]), "b": np.array([10.0])}
+    a = {"a": np.array([3.3, 3.6]), "b": np.array([10.0])}
+    assert value("sqnr", seen(a, None, r)) == pytest.approx(20.0)
+    assert value("sqnr{output=b}", seen(a, None, r)) == 200.0
+    assert value("cosine", seen({"a": np.array([0.0, 1.0])}, None, {"a": np.array([1.0, 1.0])})) == pytest.approx(
+        0.5**0.5
+    )
+
+
+def test_psnr_prefers_the_truth() -> None:
+    image = {"y": np.full((1, 2, 2), 0.6)}
+    assert value("psnr", seen(image, np.full((2, 2), 0.5), {"y": np.zeros((1, 2, 2))})) == pytest.approx(20.0)
+    assert value("psnr{peak=255}", seen(image, None, {"y": np.full((1, 2, 2), 0.6 + 25.5)})) == pytest.approx(20.0)
+    with pytest.raises(UsageError, match="needs labels or the float model"):
+        value("psnr", seen(image))
+
+
+BOXES = np.array([[0, 0, 10, 10, 0.9, 1], [20, 20, 30, 30, 0.8, 1], [0, 0, 10, 10, 0.3, 2]], float)
+
+
+def test_boxes_overlap_and_match() -> None:
+    assert overlaps(BOXES, BOXES)[0].tolist() == [1.0, 0.0, 1.0]
+    assert overlaps(np.array([[0, 0, 2, 2.0]]), np.array([[1, 0, 3, 2.0]]))[0, 0] == pytest.approx(1 / 3)
+    truth = np.array([[0, 0, 10, 9, 1], [0, 0, 10, 10, 1.0]])
+    assert matched(BOXES, truth, 0.5).tolist() == [True, False, False]
+    assert matched(BOXES[[0, 0]], truth, 0.5).tolist() == [True, True]
+    assert matched(BOXES[[0, 0]], truth[:1], 0.5).tolist() == [True, False]
+
+
+def test_f1_against_truth_and_float() -> None:
+    truth = np.array([[0, 0, 10, 10, 1], [50, 50, 60, 60, 1.0]])
+    assert value("f1_boxes", seen({"d": BOXES[None]}, truth)) == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))
+    assert value("f1_boxes", seen({"d": BOXES[None]}, None, {"d": BOXES[None, ::-1]})) == 1.0
+    split = {"boxes": BOXES[:, :4], "scores": BOXES[:, 4], "classes": BOXES[:, 5]}
+    assert value("f1_boxes", seen(split, None, {"d": BOXES})) == 1.0
+    with pytest.raises(UsageError, match="are no boxes"):
+        value("f1_boxes", seen({"d": np.zeros((1, 7))}, truth))
+    nothing = seen({"d": np.zeros((0, 6))}, np.zeros((0, 5)))
+    assert value("f1_boxes", nothing) == 1.0
+
+
+def test_average_precision_by_hand() -> None:
+    truth = np.array([[0, 0, 10, 10, 1], [20, 20, 30, 30, 1.0]])
+    assert value("map", seen({"d": BOXES[:2]}, truth)) == pytest.approx(1.0)
+    # Ranked right, wrong, right: precision 1 up to recall 1/2 (51 of the 101 places), 2/3 up to recall 1.
+    ranked = np.array([[0, 0, 10, 10, 0.9, 1], [70, 70, 80, 80, 0.8, 1], [20, 20, 30, 30, 0.7, 1]])
+    assert value("map{iou=0.5}", seen({"d": ranked}, truth)) == pytest.approx((51 + 50 * 2 / 3) / 101)
+    # Of ten overlaps from 0.5 to 0.95, a box of overlap 0.8 counts at 0.5 to 0.75 for certain.
+    shifted = np.array([[0, 0, 10, 7.9, 0.9, 1]])
+    assert value("map", seen({"d": shifted}, truth[:1])) == pytest.approx(0.6)
+    assert value("map", seen({"d": np.zeros((0, 6))}, truth)) == 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text("abc", max_size=6), st.text("abc", max_size=6))
+def test_edits_is_a_distance(first: str, second: str) -> None:
+    distance = edits(first, second)
+    assert distance == edits(second, first)
+    assert (distance == 0) == (first == second)
+    assert abs(len(first) - len(second)) <= distance <= max(len(first), len(second))
+    if distance == 1:
+        shorter, longer = sorted((first, second), key=len)
+        dropped = [longer[:i] + longer[i + 1 :] for i in range(len(longer))]
+        replaced = len(first) == len(second) and sum(a != b for a, b in zip(first, second, strict=True)) == 1
+        assert shorter in dropped or replaced
+
+
+def test_words_and_characters() -> None:
+    assert edits("kitten", "sitting") == 3
+    names = ["h", "i", " ", "o"]
+    path = [1, 1, 0, 2, 0, 3, 3, 1, 4]  # with blank 0: "hi ho"
+    scores = np.eye(5)[path][None]
+    assert value("cer", seen({"y": scores}, "hi ho", None, names)) == 0.0
+    assert value("cer", seen({"y": scores}, "hi hi", None, names)) == pytest.approx(1 / 5)
+    assert value("wer", seen({"y": scores}, "hi hi", None, names)) == pytest.approx(1 / 2)
+    assert value("cer", seen({"y": scores}, np.array([1, 2, 3, 1, 4]))) == 0.0
+    assert value("cer", seen({"y": np.array([[7, 8]])}, [7, 9])) == pytest.approx(1 / 2)
+    with pytest.raises(UsageError, match="not comparable"):
+        value("wer", seen({"y": scores}, "hi ho"))
+
+
+def test_a_function_of_the_users(tmp_path: Path) -> None:
+    module = tmp_path / "mine.py"
+    module.write_text(
+        "def score(outputs, label, reference):\n    return float(outputs['y'].sum() == label)\n"
+        "def decode(outputs):\n    return outputs['raw'] * 2\n"
+        "def broken(outputs, label, reference):\n    return outputs['missing']\n"
+    )
+    observations = [seen({"y": np.ones(3)}, 3), seen({"y": np.ones(3)}, 4)]
+    assert value(f"{module}:score", *observations) == 0.5
+    with pytest.raises(UsageError, match="raised KeyError"):
+        value(f"{module}:broken", *observations)
+    decoded = f'f1_boxes{{decode="{module}:decode"}}'
+    assert value(decoded, seen({"raw": BOXES / 2}, None, {"raw": BOXES / 2})) == 1.0
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    generator = np.random.default_rng(0)
+    measure = make_measure("sqnr")
+    hits = 0
+    for _ in range(60):
+        signal, noise = generator.normal(size=(2, 80, 16))
+        rows = [measure.row(seen({"y": s + 0.1 * n}, None, {"y": s})) for s, n in zip(signal, noise, strict=True)]
+        estimate = measure.estimate(rows)
+        hits += estimate.low <= 20.0 <= estimate.high
+    assert 50 <= hits <= 60
+
+
+def test_estimates_are_deterministic_and_differences_are_paired() -> None:
+    measure = make_measure("psnr")
+    generator = np.random.default_rng(1)
+    base = generator.uniform(10, 40, 50)
+    ours = [(v - 1.0, 1.0) for v in base]
+    theirs = [(v, 1.0) for v in base]
+    assert measure.estimate(ours) == measure.estimate(ours)
+    difference = measure.difference(ours, theirs)
+    assert (difference.value, difference.low, difference.high) == pytest.approx((-1.0, -1.0, -1.0))
+    assert measure.better(2.0, 1.0)
+    assert not make_measure("wer").better(2.0, 1.0)
+
+
+def test_map_resamples_whole_images() -> None:
+    measure = make_measure("map{iou=0.5}")
+    truth = np.array([[0, 0, 10, 10, 1.0]])
+    rows = [
+        measure.row(seen({"d": BOXES[:1] if right else BOXES[1:2]}, truth))
+        for right in itertools.islice(itertools.cycle([1, 0]), 20)
+    ]
+    estimate = measure.estimate(rows)
+    assert estimate.low < estimate.value < estimate.high
