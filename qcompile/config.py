@@ -284,8 +284,8 @@ def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-_WORDS = {"string": "a text", "integer": "a whole number", "boolean": "true or false", "number": "a number", "array": "a list",
-          "object": "a mapping"}  # fmt: skip
+_WORDS = {"string": "a text", "integer": "a whole number", "number": "a number", "boolean": "true or false",
+          "array": "a list", "object": "a mapping"}  # fmt: skip
 
 
 def _expected(fault: Any) -> str:

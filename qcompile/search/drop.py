@@ -16,8 +16,11 @@ from qcompile.ir.graph import Graph
 
 Array = npt.NDArray[np.float64]
 
-_CONFIDENCE = 1.645
-"""Standard deviations of a one-sided confidence of 95 %."""
+_DOUBT = 0.05
+"""Chance that a bound does not hold."""
+
+_HALVINGS = 50
+"""Of the interval in which a bound is searched."""
 
 
 def is_classifier(graph: Graph) -> bool:
@@ -60,20 +63,23 @@ def surely_lost(wrong: int, total: int) -> float:
     """Return the lower bound of a rate of which `wrong` in `total` cases were seen, confidence 95 %.
 
     Formula:
-        (p + z²/2n − z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n) with p = wrong/total, z = 1.645
+        the rate p at which P(X ≥ wrong) = 0.05 for X binomial with `total` cases
 
     Args:
         wrong: cases seen.
         total: cases looked at.
 
     Source:
-        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+        Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial", 1934.
     """
-    if total == 0 or wrong == 0:
+    if wrong == 0:
         return 0.0
-    p, z2 = wrong / total, _CONFIDENCE**2
-    spread = _CONFIDENCE * math.sqrt(p * (1 - p) / total + z2 / (4 * total * total))
-    return max(0.0, (p + z2 / (2 * total) - spread) / (1 + z2 / total))
+    low, high = 0.0, wrong / total
+    for _ in range(_HALVINGS):
+        p = (low + high) / 2
+        seen_fewer = sum(math.comb(total, k) * p**k * (1 - p) ** (total - k) for k in range(wrong))
+        low, high = (p, high) if 1 - seen_fewer < _DOUBT else (low, p)
+    return low
 
 
 def classifier_drop(reference: Sequence[Array], actual: Sequence[Array]) -> tuple[float, float]:
