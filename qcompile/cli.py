@@ -12,9 +12,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from qcompile.errors import InternalError, QCompileError, UsageError, did_you_mean
+from qcompile import cli_accuracy
+from qcompile.config import read_shapes
+from qcompile.errors import (
+    BundleError,
+    CalibrationError,
+    InternalError,
+    ModelImportError,
+    PassError,
+    QCompileError,
+    TargetError,
+    UsageError,
+    did_you_mean,
+)
 
-_COMMANDS = ("compile", "run", "bench", "inspect", "targets", "passes")
+_COMMANDS = ("compile", "run", "bench", "eval", "analyze", "inspect", "targets", "passes")
 
 EPILOG = """Examples:
 
@@ -23,6 +35,8 @@ EPILOG = """Examples:
   qcompile run build/ --input photo.jpg
 
   qcompile bench build/
+
+  qcompile eval build/ --data photos/ --reference model.onnx
 
   qcompile inspect model.onnx
 """
@@ -35,9 +49,7 @@ class _CompileByDefault(TyperGroup):
         words = [a for a in args if not a.startswith("-")]
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
             if words and args[0] == words[0] and not Path(words[0]).suffix and not Path(words[0]).exists():
-                raise UsageError(
-                    f"unknown command '{words[0]}'", hint=did_you_mean(words[0], list(self.commands))
-                )
+                raise UsageError(f"unknown command '{words[0]}'", hint=did_you_mean(words[0], list(self.commands)))
             args = ["compile", *args]
         return super().parse_args(ctx, args)
 
@@ -45,12 +57,23 @@ class _CompileByDefault(TyperGroup):
 app = typer.Typer(
     cls=_CompileByDefault,
     add_completion=False,
-    no_args_is_help=True,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not a whole number") from None
+
+
+def _number(text: str) -> Any:
+    """Return an option that takes a whole number."""
+    return typer.Option(metavar="N", parser=_whole_number, help=text)
 
 
 def _print_version(wanted: bool) -> None:
@@ -78,9 +101,7 @@ def compile_command(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="ONNX file. Settings in MODEL.yaml beside it apply first.")
     ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="Directory to write the bundle to.")
-    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Directory to write the bundle to.")],
     target: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Machine to compile for, or a YAML file; `host` by default."),
@@ -91,9 +112,7 @@ def compile_command(
         str | None,
         typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
     ] = None,
-    samples: Annotated[
-        int | None, typer.Option(metavar="N", help="Calibration samples to use at most (64).")
-    ] = None,
+    samples: Annotated[int | None, _number("Calibration samples to use at most (64).")] = None,
     preprocess: Annotated[
         str | None,
         typer.Option(metavar="STEPS", help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'."),
@@ -115,20 +134,14 @@ def compile_command(
     io: Annotated[
         str | None, typer.Option(metavar="TYPE", help="float (default), or int8: inputs and outputs stay quantized.")
     ] = None,
-    labels: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Text file with one class name a line.")
-    ] = None,
-    passes: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Further passes, e.g. 'my-pass{alpha=2}'.")
-    ] = None,
+    labels: Annotated[str | None, typer.Option(metavar="FILE", help="Text file with one class name a line.")] = None,
+    passes: Annotated[str | None, typer.Option(metavar="TEXT", help="Further passes, e.g. 'my-pass{alpha=2}'.")] = None,
     pass_path: Annotated[
         list[str] | None, typer.Option(metavar="DIR", help="Directory with passes. Repeatable.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML file with any of these settings.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of made-up inputs (0).")] = None,
-    jobs: Annotated[int | None, typer.Option(metavar="N", help="Threads that compile kernels (2).")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file with any of these settings.")] = None,
+    seed: Annotated[int | None, _number("Seed of made-up inputs (0).")] = None,
+    jobs: Annotated[int | None, _number("Threads that compile kernels (2).")] = None,
     accuracy: Annotated[
         str | None, typer.Option(metavar="HOW", help="fast (default), or auto: try one means after the other.")
     ] = None,
@@ -154,9 +167,7 @@ def compile_command(
     verify_numerics: Annotated[
         bool, typer.Option("--verify-numerics", help="Compare results before and after every pass.")
     ] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Say what each pass left alone, and why.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say what each pass left alone, and why.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Compile an ONNX model to a bundle that runs with nothing else installed.
@@ -164,6 +175,7 @@ def compile_command(
     Example: qcompile model.onnx --target rpi4 --int8 --calib photos/ -o build/
     """
     from qcompile import driver
+    from qcompile.config import COMMAND_LINE
     from qcompile.passmgr.instruments import instruments_for
     from qcompile.progress import ProgressReporter
     from qcompile.report.terminal import print_bundle, print_pass_times, print_skips
@@ -177,7 +189,7 @@ def compile_command(
         "calib": calib,
         "samples": samples,
         "preprocess": preprocess,
-        "input_shapes": _parse_shapes(input_shape or []) or None,
+        "input_shapes": read_shapes(input_shape or []) or None,
         "observer": observer,
         "keep_float": keep_float or None,
         "io": io,
@@ -192,7 +204,7 @@ def compile_command(
         "max_ms": max_ms,
         "work_dir": str(work_dir) if work_dir is not None else None,
     }
-    resolved = driver.resolve_config(model, config, settings, "command line")
+    resolved = driver.resolve_config(model, config, settings, COMMAND_LINE)
     instruments = instruments_for(
         dump_ir=dump_ir,
         print_ir_after=print_ir_after,
@@ -222,8 +234,8 @@ def run(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write all outputs to this .npz file.")
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", help="Largest values to print.")] = 5,
-    threads: Annotated[int, typer.Option(metavar="N", help="Threads to use; 0 for one a core.")] = 1,
+    top: Annotated[int, _number("Largest values to print.")] = 5,
+    threads: Annotated[int, _number("Threads to use; 0 for one a core.")] = 1,
 ) -> None:
     """Run a bundle on one input and print what it answers.
 
@@ -238,9 +250,9 @@ def run(
 @app.command()
 def bench(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
-    threads: Annotated[int, typer.Option(metavar="N", help="Threads to use; 0 for one a core.")] = 1,
-    runs: Annotated[int, typer.Option(metavar="N", help="Inferences to time.")] = 50,
-    warmup: Annotated[int, typer.Option(metavar="N", help="Inferences before timing.")] = 5,
+    threads: Annotated[int, _number("Threads to use; 0 for one a core.")] = 1,
+    runs: Annotated[int, _number("Inferences to time.")] = 50,
+    warmup: Annotated[int, _number("Inferences before timing.")] = 5,
     profile: Annotated[bool, typer.Option("--profile", help="Also print the time of each layer.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -252,6 +264,10 @@ def bench(
     from qcompile.report.terminal import print_benchmark
 
     print_benchmark(benchmark(bundle, threads=threads, runs=runs, warmup=warmup, profile=profile), as_json=json)
+
+
+app.command("eval")(cli_accuracy.evaluate)
+app.command("analyze")(cli_accuracy.analyze)
 
 
 @app.command()
@@ -267,9 +283,7 @@ def inspect(
     pass_path: Annotated[
         list[str] | None, typer.Option(metavar="DIR", help="Directory with passes. Repeatable.")
     ] = None,
-    format: Annotated[
-        str, typer.Option(metavar="FORMAT", help="text, dot (for Graphviz) or summary.")
-    ] = "text",
+    format: Annotated[str, typer.Option(metavar="FORMAT", help="text, dot (for Graphviz) or summary.")] = "text",
 ) -> None:
     """Print a model's graph as qcompile sees it.
 
@@ -279,7 +293,7 @@ def inspect(
     from qcompile.passmgr import PassManager, PassRegistry
     from qcompile.report.graph_text import render_graph
 
-    graph = import_onnx(model, _parse_shapes(input_shape or []))
+    graph = import_onnx(model, read_shapes(input_shape or []))
     if passes:
         graph = PassManager(passes, (), PassRegistry(pass_path or [])).run(graph)
     sys.stdout.write(render_graph(graph, format))
@@ -305,9 +319,7 @@ def targets(
 
 @app.command()
 def passes(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Show one pass with its documentation.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show one pass with its documentation.")] = None,
     pass_path: Annotated[
         list[str] | None, typer.Option(metavar="DIR", help="Directory with passes. Repeatable.")
     ] = None,
@@ -326,22 +338,6 @@ def passes(
         print_pass(registry, name)
 
 
-def _parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for text in texts:
-        name, equals, extents = text.rpartition("=")
-        try:
-            shape = tuple(int(d) for d in extents.split(","))
-        except ValueError:
-            shape = ()
-        if not equals or not name or not shape or min(shape) < 0:
-            raise UsageError(
-                f"--input-shape '{text}' is not NAME=EXTENT,EXTENT,…", hint="such as x=1,3,224,224"
-            )
-        shapes[name] = shape
-    return shapes
-
-
 def run_command(arguments: list[str]) -> int:
     """Run the command line and return its exit code.
 
@@ -352,15 +348,18 @@ def run_command(arguments: list[str]) -> int:
         0 fine, 2 the user's input is at fault, 1 our own fault, 130 interrupted.
     """
     try:
-        app(arguments, standalone_mode=False)
+        # Not `app()`: it turns Ctrl-C and a closed pipe into exit codes of its own.
+        command = typer.main.get_command(app)
+        with command.make_context("qcompile", arguments or ["--help"]) as context:
+            command.invoke(context)
     except QCompileError as error:
-        _print_error(str(error), error.hint)
+        _print_error(str(error), error.hint or _general_hint(error))
         return error.exit_code
     except InternalError as error:
         _print_internal(error, error.reproducer)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _print_error("interrupted; nothing was written", None)
+        _print_error("interrupted; unfinished output was removed", None)
         return 130
     except typer.Exit as stop:
         return int(stop.exit_code)
@@ -375,6 +374,21 @@ def run_command(arguments: list[str]) -> int:
         _print_internal(error, None)
         return 1
     return 0
+
+
+_HINTS: dict[type[QCompileError], str] = {
+    ModelImportError: "export the model again, and check it with onnx.checker.check_model",
+    TargetError: "`qcompile targets` lists the targets; `qcompile targets rpi4` shows what a description holds",
+    CalibrationError: "`qcompile compile --help` says what --calib takes",
+    PassError: "`qcompile passes` lists the passes with their options",
+    BundleError: "compile the model again",
+    QCompileError: "`qcompile --help` lists the commands, `qcompile COMMAND --help` the options of one",
+}
+
+
+def _general_hint(error: QCompileError) -> str:
+    """Return what may help where the place that raised an error knows nothing better."""
+    return next(_HINTS[cls] for cls in type(error).__mro__ if cls in _HINTS)
 
 
 def _parser_error(error: Any) -> tuple[str, str]:

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 from qcompile.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 PRECISIONS = ("int8", "fp32")
 
 ACCURACIES = ("fast", "auto")
 
+COMMAND_LINE = "command line"
+"""The source of settings that are options: messages about them name the option."""
+
+_FORM = "a configuration is a YAML file with one setting a line, such as `target: rpi4`"
 _NOT_RECORDED = ("jobs", "sources", "work_dir")
 
 _STRING, _STRINGS = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
@@ -231,22 +235,49 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"cannot read configuration '{path}': {error.strerror}") from None
+        raise UsageError(f"cannot read configuration '{path}': {error.strerror}", hint=_FORM) from None
     except UnicodeDecodeError:
-        raise UsageError(f"configuration '{path}' is not a text file") from None
+        raise UsageError(f"configuration '{path}' is not a text file", hint=_FORM) from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"configuration '{path}' is not valid YAML: {reason}") from None
+        message = f"configuration '{path}' is not valid YAML: {_yaml_reason(error)}"
+        raise UsageError(message, hint=_FORM) from None
     if content is not None and not isinstance(content, dict):
-        message = f"configuration '{path}' is not a mapping of settings"
-        raise UsageError(message, hint="write one setting a line, such as `target: rpi4`")
+        raise UsageError(f"configuration '{path}' is not a mapping of settings", hint=_FORM)
     # A name without a value, such as `calib:`, is a setting that is not given.
     return {str(k).replace("-", "_"): v for k, v in (content or {}).items() if v is not None}
+
+
+def _yaml_reason(error: Exception) -> str:
+    """Return what a YAML parser found wrong, with the line and without its drawing of it."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    return f"{problem} in line {mark.line + 1}" if mark is not None else problem
 
 
 def _beside(path: Path, text: str) -> str:
     """Return a path that is relative to a file's folder as one that is relative to the working directory."""
     return text if ":" in text else str(path.parent / text)
+
+
+def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Read the extents of inputs as `--input-shape` gives them, each NAME=EXTENT,EXTENT,….
+
+    Raises:
+        UsageError: a text has another form.
+    """
+    shapes = {}
+    for text in texts:
+        name, equals, extents = text.rpartition("=")
+        try:
+            shape = tuple(int(d) for d in extents.split(","))
+        except ValueError:
+            shape = ()
+        if not equals or not name or not shape or min(shape) < 0:
+            raise UsageError(
+                f"--input-shape '{text}' is not NAME=EXTENT,EXTENT,…", hint="such as x=1,3,224,224"
+            )
+        shapes[name] = shape
+    return shapes
 
 
 def read_labels(path: str) -> list[str]:
@@ -258,7 +289,9 @@ def read_labels(path: str) -> list[str]:
     try:
         names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read labels '{path}': {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        message = f"cannot read labels '{path}': {reason}"
+        raise UsageError(message, hint="give a text file with one class name a line") from error
     if not any(names):
         raise UsageError(f"labels file '{path}' is empty", hint="give one class name a line")
     return names
@@ -274,7 +307,10 @@ def _validate(settings: Mapping[str, Any], source: str) -> None:
     faults = jsonschema.Draft202012Validator(SCHEMA).iter_errors(_listed(settings))
     for fault in sorted(faults, key=lambda f: [str(part) for part in f.path]):
         where = ".".join(str(part) for part in fault.path)
-        raise UsageError(f"{source}: {where} is {fault.instance!r}, expected {_expected(fault)}")
+        subject, hint = f"{source}: {where}", f"remove the setting '{fault.path[0]}' to get its default"
+        if source == COMMAND_LINE:
+            subject, hint = f"--{where.replace('_', '-')}", "`qcompile compile --help` says what it takes"
+        raise UsageError(f"{subject} is {fault.instance!r}, expected {_expected(fault)}", hint=hint)
 
 
 def _listed(value: Any) -> Any:

@@ -21,6 +21,7 @@ from qcompile.errors import BundleError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_ELSEWHERE = "choose another output directory with -o"
 _EXECUTABLE = ("bin/qcrun",)
 
 
@@ -39,7 +40,7 @@ def check_output(path: Path, names: Iterable[str] = ()) -> None:
     try:
         parent = next(folder for folder in (target.parent, *target.parent.parents) if folder.exists())
         if not parent.is_dir():
-            raise BundleError(f"cannot write {path}: {parent} is not a directory")
+            raise BundleError(f"cannot write {path}: {parent} is not a directory", hint=_ELSEWHERE)
         probe = parent / f".{target.name}.{secrets.token_hex(6)}"
         probe.mkdir()
         probe.rmdir()

@@ -52,7 +52,7 @@ class ImageFolder(Reader):
         self.files = image_files(Path(source))
         self._plan = self._planned()
         if self.preprocess != request.preprocess:
-            self.notes.append(f"preprocessing chosen for the model: {self.preprocess.to_text()}")
+            self.notes.append(f"preprocessing chosen for the model: {self.preprocess.to_text().replace(',', ', ')}")
 
     @classmethod
     def claims(cls, source: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,8 +13,19 @@ _UNLIMITED = 10_000
 """Width where standard output is no terminal: whoever reads it, a file or a program, wants whole lines."""
 
 
+class _PlainTable(Table):
+    """A table whose texts are shown as they are: neither markup nor commands to the terminal."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(printable(cell) for cell in cells), **options)
+
+
+def printable(text: str) -> str:
+    """Return a text without what a terminal takes for commands: names of nodes, files and classes are the user's."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def _console() -> Console:
-    # Names of nodes, files and classes are the user's: nothing in them is markup.
     plain = {"markup": False, "highlight": False, "emoji": False}
     return Console(**plain) if sys.stdout.isatty() else Console(**plain, width=_UNLIMITED)  # type: ignore[arg-type]
 
@@ -35,16 +47,16 @@ def columns(*names: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -
         right: columns of numbers.
         whole: columns that are never wrapped.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = _PlainTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in names:
         justify = "right" if name in right else "left"
         table.add_column(name, justify=justify, no_wrap=name in right or name in whole, overflow="fold")  # type: ignore[arg-type]
     return table
 
 
-def facts(rows: Sequence[tuple[str, str]]) -> None:
-    """Print names and what they are; long texts continue under themselves."""
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def facts(rows: Sequence[tuple[str, str]], gap: int = 2) -> None:
+    """Print names and, `gap` spaces behind, what they are; long texts continue under themselves."""
+    table = _PlainTable(show_header=False, box=None, pad_edge=False, padding=(0, gap, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for row in rows:

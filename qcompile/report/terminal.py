@@ -41,11 +41,11 @@ def print_bundle(bundle: Bundle, seconds: float) -> None:
         rows.append(("accuracy", accuracy_text(accuracy)))
     if bundle.check is not None:
         same = "same bits as" if bundle.check.exact else "agrees with"
-        rows.append(("checked", f"{same} the simulation; {bundle.check.median_ms:.2f} ms here, one thread"))
+        rows.append(("checked", f"{same} the simulation; {_milliseconds(bundle.check.median_ms)} here, one thread"))
     names = ("libmodel.so", "model.h", "run.py", "bin/qcrun", "manifest.json", "report.html")
     rows += [("time", f"{seconds:.1f} s"), ("files", f"{bundle.path}/: {', '.join(names)}")]
     facts(rows)
-    facts([("note:", note) for note in bundle.notes])
+    facts([("note:", note) for note in bundle.notes], gap=1)
 
 
 def _size(manifest: dict[str, Any]) -> str:
@@ -135,10 +135,10 @@ def print_benchmark(result: Benchmark, *, as_json: bool) -> None:
         print(json.dumps(result.to_mapping(), indent=1))
         return
     rows = [
-        ("median", f"{result.median_ms:.3f} ms"),
-        ("p90", f"{result.p90_ms:.3f} ms"),
-        ("fastest", f"{result.fastest_ms:.3f} ms"),
-        ("first", f"{result.first_ms:.3f} ms"),
+        ("median", _milliseconds(result.median_ms)),
+        ("p90", _milliseconds(result.p90_ms)),
+        ("fastest", _milliseconds(result.fastest_ms)),
+        ("first", _milliseconds(result.first_ms)),
         ("peak memory", f"{result.peak_mb:.1f} MB"),
         ("speed", f"{result.gmacs:.1f} GMAC/s ({result.macs / 1e6:.1f} million MACs)"),
         ("measured", f"{result.runs} runs, {result.threads} thread{'s' * (result.threads != 1)}, native program"),
@@ -147,6 +147,10 @@ def print_benchmark(result: Benchmark, *, as_json: bool) -> None:
     if result.layers:
         print()
         show(_layers(result))
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3f} ms" if value >= 1 else f"{value:.4f} ms"
 
 
 def _layers(result: Benchmark) -> Table:

@@ -104,7 +104,7 @@ def test_one_photograph_is_enough(folder):
 def test_chosen_steps_are_noted(folder):
     samples = open_calibration(folder, [SPEC])
     assert samples.preprocess == Preprocess().resolve(SPEC)
-    assert any(n.startswith("preprocessing chosen for the model: resize=37,") for n in samples.notes)
+    assert any(n.startswith("preprocessing chosen for the model: resize=37, ") for n in samples.notes)
     assert open_calibration(folder, [SPEC], Preprocess().resolve(SPEC), crops_per_image=1).notes == ()
 
 

@@ -1,0 +1,79 @@
+"""Ctrl-C and a polite kill: exit code 130, one line, nothing left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SLOW = """
+import pathlib, time
+import numpy as np
+def samples():
+    yield {"x": np.zeros((1, 3, 8, 8), np.float32)}
+    pathlib.Path("reached").touch()
+    time.sleep(60)
+"""
+
+
+def wait_for(condition: object, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def start(folder: Path, *words: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
+    (folder / "tmp").mkdir()
+    command = [sys.executable, "-m", "qcompile.cli", *map(str, words)]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, start_new_session=True)  # fmt: skip
+
+
+def descendants(group: int) -> list[int]:
+    """Return the living processes of a process group."""
+    alive = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, _, process_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            except OSError:
+                continue
+            if int(process_group) == group and state != "Z":
+                alive.append(int(entry.name))
+    return alive
+
+
+def check(process: subprocess.Popen[str], folder: Path, kept: set[str]) -> None:
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1] == "error: interrupted; unfinished output was removed"
+    assert "Traceback" not in err
+    assert {p.name for p in folder.iterdir()} == {*kept, "tmp"}
+    assert list((folder / "tmp").iterdir()) == []
+    assert descendants(process.pid) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_during_calibration(model: Path, tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    process = start(tmp_path, model, "--int8", "--calib", "slow.py:samples", "-o", "out")
+    wait_for((tmp_path / "reached").exists, process)
+    process.send_signal(number)
+    check(process, tmp_path, {"slow.py", "reached"})
+
+
+def test_while_linking(model: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, model, "--fp32", "-o", "out")
+    wait_for(lambda: any((tmp_path / "tmp").glob("qcompile-*/cache")), process)
+    # as the terminal does it: everything in the foreground gets the signal
+    os.killpg(process.pid, signal.SIGINT)
+    check(process, tmp_path, set())

@@ -1,0 +1,114 @@
+"""`import qcompile`: the same words as on the command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from small_classifier import classifier, samples
+
+import qcompile
+from qcompile.config import CompileConfig
+from qcompile.errors import CalibrationError, UsageError
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_compile_and_run(model: Path, tmp_path: Path) -> None:
+    given = [{"x": x} for x in samples()]
+    bundle = qcompile.compile(model, target="host", precision="int8", calibration=given, output=tmp_path / "b")
+    assert bundle.path == tmp_path / "b"
+    assert bundle.manifest["calibration"]["samples"] == 4
+    assert bundle.report.read_text().startswith("<!doctype html>")
+    assert bundle.check is not None
+    assert bundle.check.exact
+    with qcompile.runtime.load(tmp_path / "b", threads=2) as session:
+        outputs = session.run({"x": given[0]["x"]})
+    assert list(outputs) == ["logits"]
+    assert outputs["logits"].dtype == np.float32
+
+
+def test_arguments_and_options_mean_the_same(model: Path, calibration: Path, tmp_path: Path) -> None:
+    from qcompile.cli import run_command
+
+    words = ["--calib", calibration, "--observer", "minmax", "--keep-float", "head", "--quiet", "-o", tmp_path / "a"]
+    assert run_command([str(model), *map(str, words)]) == 0
+    settings = {"observer": "minmax", "keep_float": ["head"]}
+    qcompile.compile(model, calibration=calibration, output=tmp_path / "b", **settings)
+    qcompile.compile(str(model), calibration=str(calibration), config=settings, output=str(tmp_path / "c"))
+    record = CompileConfig(calib=str(calibration), observer="minmax", keep_float=("head",))
+    qcompile.compile(model, config=record, output=tmp_path / "d")
+    first = contents(tmp_path / "a")
+    for name in "bcd":
+        assert contents(tmp_path / name) == first, name
+
+
+def test_a_generator_is_enough(model: Path, tmp_path: Path) -> None:
+    def endless() -> Iterator[dict[str, np.ndarray]]:
+        while True:
+            yield from ({"x": x} for x in samples())
+
+    bundle = qcompile.compile(model, calibration=endless(), samples=6, output=tmp_path / "b")
+    assert bundle.manifest["calibration"]["samples"] == 6
+    assert bundle.manifest["recipe"]["accuracy"]["verified"] is True
+
+
+def test_bare_arrays_for_a_single_input(model: Path, tmp_path: Path) -> None:
+    bundle = qcompile.compile(model, calibration=samples(3), output=tmp_path / "b")
+    assert bundle.manifest["calibration"]["samples"] == 3
+
+
+def test_input_shapes(tmp_path: Path) -> None:
+    onnx.save(classifier("n"), tmp_path / "m.onnx")
+    shape = np.array([2, 3, 8, 8])
+    bundle = qcompile.compile(tmp_path / "m.onnx", precision="fp32", input_shapes={"x": shape}, output=tmp_path / "b")
+    assert bundle.manifest["outputs"][0]["shape"] == [2, 4]
+    with pytest.raises(UsageError, match=r"input_shapes\.x is 3, expected a list"):
+        qcompile.compile(tmp_path / "m.onnx", input_shapes={"x": 3}, output=tmp_path / "c")  # type: ignore[dict-item]
+
+
+def test_progress_is_reported(model: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
+    qcompile.compile(model, calibration=samples(), output=tmp_path / "b", progress=lambda *report: seen.append(report))
+    for what in ("calibrating", "comparing with float", "compiling kernels", "linking"):
+        last = [report for report in seen if report[2] == what][-1]
+        assert last[0] == last[1] > 0, what
+
+
+def test_faults(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown setting 'obsever'") as caught:
+        qcompile.compile(model, output=tmp_path / "b", obsever="mse")
+    assert caught.value.hint == "did you mean 'observer'?"
+    with pytest.raises(UsageError, match="precision is 'int4'"):
+        qcompile.compile(model, output=tmp_path / "b", precision="int4")
+    wrong = [samples()[0], np.zeros((1, 3, 8), np.float32)]
+    with pytest.raises(CalibrationError, match=r"samples\[1\]: shape \[1, 3, 8\]"):
+        qcompile.compile(model, output=tmp_path / "b", calibration=wrong)
+    with pytest.raises(UsageError, match="not an iterable of samples"):
+        qcompile.compile(model, output=tmp_path / "b", calibration=3)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_the_package() -> None:
+    for name in qcompile.__all__:
+        assert getattr(qcompile, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'compiel'"):
+        _ = qcompile.compiel  # type: ignore[attr-defined]
+
+
+def test_the_loader_needs_no_compiler(bundle: Path) -> None:
+    code = (
+        "import sys, numpy as np, qcompile.runtime\n"
+        f"session = qcompile.runtime.load({str(bundle)!r})\n"
+        "print(session.run(session.zeros())['logits'].shape)\n"
+        "print([m for m in ('tvm', 'onnx', 'networkx', 'typer', 'rich', 'yaml', 'jinja2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "(1, 4)\n[]\n"
