@@ -51,6 +51,9 @@ class AssignPrecision(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Set `precision` on every node."""
+        if any(node.is_integer for node in graph.nodes):
+            context.skip(None, "the graph is already in integer form")
+            return
         kept = selected(graph, self.keep_float, option="keep_float")
         obstacles = {node: _KEPT if node in kept else _obstacle(node) for node in graph.nodes}
         for node, reason in obstacles.items():

@@ -54,6 +54,8 @@ class Quantize(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Rewrite the graph."""
+        if not any(node.is_integer for node in graph.nodes):
+            context.reference = graph.clone()
         builder = _IntegerBuilder(context.rewriter(graph))
         for node in list(graph.nodes):
             if node.is_integer:

@@ -301,6 +301,7 @@ def quantization_pipeline(config: CompileConfig) -> str:
         f"assign-precision{{keep_float={print_literal(config.keep_float)}}}",
         f"quantize{{io={print_literal(config.io)}}}",
         "fuse-requantize",
+        "round-weights",
     ]
     return ",".join(steps)
 

@@ -45,7 +45,7 @@ class PassContext:
         samples: returns a fresh iterator of calibration samples each time it is called; None without
             calibration data.
         statistics: what calibration saw, by value name; `calibrate` fills it.
-        reference: the float graph that `calibrate` measured, for passes that compare; never to be changed.
+        reference: the float graph that `quantize` rewrote, for passes that compare; never to be changed.
         preprocess: how a photograph becomes an input, for made-up ones; None takes the defaults.
         on_progress: called with (done, total, what) by `progress`; total is 0 where it is not known.
         seed: of every pseudo-random choice.

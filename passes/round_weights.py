@@ -1,0 +1,83 @@
+"""Choose integer weights and biases by what they do at the output of their layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qcompile.calibrate.layer_correction import LayerData, correct_layers, replace_weights
+from qcompile.calibrate.weight_rounding import best_scales, compensated_weights, damped, round_weights
+from qcompile.ir.graph import Graph
+from qcompile.ir.rewrite import Rewriter
+from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr.facts import INTEGER, Fact
+
+
+@dataclass(frozen=True)
+class RoundWeights(Pass):
+    """Round the weights of each layer so that errors cancel at its output, and make up for those before it.
+
+    Layer by layer, on the integers that the corrected layers before it give:
+
+    Formula:
+        V = argmin E‖W·p + r − V·q‖² + λ‖V − W‖², centred;  z = argmin Σ_o (v_o − s_o·z_o)ᵀ H (v_o − s_o·z_o);
+        b' = b + W·E[p] + E[r] − s·z·E[q]
+        with p what the float layer reads, q what the integer layer reads, r the error of the residual,
+        H = cov(q, q) + λI, λ = damping · u · mean diag cov(q, q), u = terms / (samples · √positions)
+
+    Before:
+        %y = conv2d(%x, @w, @b) : i8[1,4,4,8] q(scale=0.1, zp=-128)
+    After:
+        %y = conv2d(%x, @w.1, @b.1) : i8[1,4,4,8] q(scale=0.1, zp=-128)
+
+    Options:
+        samples: calibration samples to use at most; fewer where their activations would not fit in memory.
+        damping: pull towards plain rounding, dimensionless; more of it needs fewer samples.
+        feedback: make up for the errors of the layers before (V); otherwise V = W.
+        sweeps: of coordinate descent after the greedy rounding.
+        synthetic: samples to make up where no calibration set is given; 0 leaves the weights as they are,
+            because made-up inputs say too little of real ones.
+
+    Preconditions: `quantize` ran in the same context, so that the float graph is known.
+
+    Refusals: no calibration samples; a transposed convolution; a layer whose original cannot be told.
+
+    Source:
+        `qcompile.calibrate.weight_rounding`.
+    """
+
+    name: ClassVar[str] = "round-weights"
+    requires: ClassVar[tuple[Fact, ...]] = (INTEGER,)
+    tolerance: ClassVar[Tolerance] = MinSqnrDb(10.0)
+
+    samples: int = 32
+    damping: float = 10.0
+    feedback: bool = True
+    sweeps: int = 2
+    synthetic: int = 0
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Replace the constants of every layer."""
+        rewriter = context.rewriter(graph)
+
+        correct_layers(
+            graph,
+            context,
+            limit=self.samples,
+            synthetic=self.synthetic,
+            what="rounding weights",
+            correct=lambda data: self._correct(rewriter, data),
+        )
+
+    def _correct(self, rewriter: Rewriter, data: LayerData) -> None:
+        own, cross, residual = data.moments.covariances
+        damping = self.damping * data.moments.uncertainty
+        wanted = data.weight
+        if self.feedback:
+            wanted = compensated_weights(data.weight, own, cross, residual, damping)
+        hessian = damped(own, damping)
+        if data.shared_scale:
+            integers, scale = round_weights(wanted, data.scale, hessian, sweeps=self.sweeps), data.scale
+        else:
+            integers, scale = best_scales(wanted, data.scale, hessian, data.least_scale, sweeps=self.sweeps)
+        replace_weights(rewriter, data, integers, scale)

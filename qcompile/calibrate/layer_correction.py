@@ -1,0 +1,212 @@
+"""What the passes that correct integer layers share: the samples, the walk, and the new constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.calibrate.layer_moments import LayerMoments, grouped_weights, ungrouped_weights
+from qcompile.calibrate.paired_run import LayerPair, pair_layers, run_side_by_side, samples_within
+from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.synthetic import synthetic_samples
+from qcompile.ir.graph import Graph, Node
+from qcompile.ir.rewrite import Rewriter
+from qcompile.quant.qparams import QParams
+
+if TYPE_CHECKING:
+    from qcompile.passmgr import PassContext
+
+Array = npt.NDArray[Any]
+
+LAYERS = ("conv2d", "dense")
+"""Operations whose patches `LayerMoments` knows."""
+
+_BYTES = 2**29  # of activations held at a time
+_ROWS_PER_TERM = 16
+_LEAST_ROWS, _MOST_ROWS = 4096, 32768
+BIAS_LIMIT = 2**30
+"""Largest magnitude of an integer bias, LSB; the rest of int32 is left to the products."""
+
+
+class LayerData:
+    """A layer under correction, in real units and grouped: see `grouped_weights`.
+
+    Args:
+        pair: the integer layer and its float original.
+        moments: of what both read.
+
+    Attributes:
+        weight: of the float layer, float64 [groups, outputs, terms].
+        integers: of the integer layer, LSB, the same shape.
+        scale: of the integers, float64 [groups, outputs].
+        shared_scale: whether all outputs have one scale.
+        bias: of the float layer, float64 [groups, outputs].
+    """
+
+    def __init__(self, pair: LayerPair, moments: LayerMoments) -> None:
+        self.pair, self.moments = pair, moments
+        node, groups = pair.node, moments.groups
+        params = node.inputs[1].qparams
+        assert params is not None
+        self.weight = grouped_weights(pair.reference, pair.reference.inputs[1].constant()).astype(np.float64)
+        self.integers = grouped_weights(node, node.inputs[1].constant()).astype(np.float64)
+        scale = np.broadcast_to(np.asarray(params.scale, np.float64), (moments.outputs,))
+        self.scale = scale.reshape(groups, -1)
+        self.shared_scale = params.axis is None
+        self.bias = pair.reference.inputs[2].constant().astype(np.float64).reshape(groups, -1)
+
+    @property
+    def least_scale(self) -> Array:
+        """Smallest scale per output for which the integer bias fits, real units per LSB."""
+        x = self.pair.node.inputs[0].qparams
+        assert x is not None
+        return np.abs(self.centred_bias()) / (x.scalar_scale * BIAS_LIMIT / 2)
+
+    def centred_bias(self) -> Array:
+        """Return the bias for which the mean of every channel is that of the float layer.
+
+        Formula:
+            b + W·E[p] + E[r] − Ŵ·E[q]
+        """
+        real, quantized, error = self.moments.means
+        now = self.integers * self.scale[:, :, None]
+        return np.asarray(self.bias + _along(self.weight, real) + error - _along(now, quantized))
+
+
+def _along(weight: Array, mean: Array) -> Array:
+    return np.asarray(np.matmul(weight, mean[:, :, None])[:, :, 0])
+
+
+def replace_weights(rewriter: Rewriter, data: LayerData, integers: Array, scale: Array) -> None:
+    """Give an integer layer other weights and scales, and the bias that goes with them.
+
+    Args:
+        rewriter: of the graph.
+        data: the layer; takes the new values over.
+        integers: LSB, [groups, outputs, terms].
+        scale: real units per LSB, [groups, outputs].
+    """
+    node = data.pair.node
+    old, bias, x = node.inputs[1].qparams, node.inputs[2].qparams, node.inputs[0].qparams
+    assert old is not None
+    assert bias is not None
+    assert x is not None
+    flat = scale.reshape(-1)
+    if old.axis is None:
+        flat = flat[:1]
+    params = replace(old, scale=tuple(flat.tolist()))
+    steps = np.float64(x.scalar_scale) * np.asarray(params.scale, np.float64)
+    _replace(rewriter, node, 1, ungrouped_weights(node, integers).astype(np.int8), params)
+    data.integers, data.scale = integers, scale
+    replace_bias(rewriter, data, data.centred_bias(), replace(bias, scale=tuple(steps.tolist())))
+
+
+def replace_bias(rewriter: Rewriter, data: LayerData, bias: Array, params: QParams | None = None) -> None:
+    """Give an integer layer another bias.
+
+    Args:
+        rewriter: of the graph.
+        data: the layer.
+        bias: real units, [groups, outputs].
+        params: of its integers; None keeps them.
+    """
+    node = data.pair.node
+    params = params or node.inputs[2].qparams
+    assert params is not None
+    steps = np.rint(bias.reshape(-1) / np.asarray(params.scale, np.float64))
+    _replace(rewriter, node, 2, np.clip(steps, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32), params)
+
+
+def _replace(rewriter: Rewriter, node: Node, index: int, data: Array, params: QParams) -> None:
+    old = node.inputs[index]
+    if old.qparams == params and np.array_equal(old.constant(), data):
+        return
+    new = rewriter.constant(old.name, data)
+    new.qparams = params
+    rewriter.set_operand(node, index, new)
+
+
+def correct_layers(
+    graph: Graph,
+    context: PassContext,
+    *,
+    limit: int,
+    synthetic: int,
+    what: str,
+    correct: Callable[[LayerData], None],
+) -> None:
+    """Show every integer layer, in order, with the moments of what it reads, to a function that corrects it.
+
+    Args:
+        graph: in integer form.
+        context: holds the float graph and the calibration samples.
+        limit: calibration samples to use at most.
+        synthetic: samples to make up where there are none; with 0 the graph stays as it is.
+        what: the work, for progress.
+        correct: may replace the constants of the layer.
+    """
+    samples = _samples(graph, context, limit, synthetic)
+    if context.reference is None or not samples:
+        reason = "there are no calibration samples" if not samples else "the float graph is not known"
+        context.skip(None, reason)
+        return
+    pairs, strangers = pair_layers(context.reference, graph)
+    for node in strangers:
+        context.skip(node, "no layer of the float graph has its operands")
+    for pair in pairs:
+        if pair.node.op.name not in LAYERS:
+            context.skip(pair.node, f"{pair.node.op.name} is not corrected")
+    pairs = [pair for pair in pairs if pair.node.op.name in LAYERS]
+    done = 0
+
+    def visit(pair: LayerPair, inputs: Any) -> None:
+        nonlocal done
+        moments = LayerMoments(pair.node, _rows(pair, len(samples)), context.seed)
+        for item in inputs:
+            moments.update(item)
+        correct(LayerData(pair, moments))
+        done += 1
+        context.progress(done, len(pairs), what)
+
+    run_side_by_side(context.reference, graph, pairs, samples, visit)
+
+
+def _rows(pair: LayerPair, samples: int) -> int:
+    """Return how many patches of each sample are enough for the unknowns of a layer."""
+    terms: int = grouped_weights(pair.node, pair.node.inputs[1].constant()).shape[-1]
+    return -(-min(max(_ROWS_PER_TERM * terms, _LEAST_ROWS), _MOST_ROWS) // samples)
+
+
+def _samples(graph: Graph, context: PassContext, limit: int, synthetic: int) -> list[Mapping[str, Array]]:
+    reference = context.reference if context.reference is not None else graph
+    fitting = min(limit, samples_within(reference, _BYTES))
+    if context.samples is not None:
+        return spread(context.samples(), fitting)
+    if not synthetic:
+        return []
+    return list(synthetic_samples(graph_inputs(reference), min(synthetic, fitting), context.seed, context.preprocess))
+
+
+def spread(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[str, Array]]:
+    """Return samples spread evenly over a sequence of unknown length, in order, from the first on.
+
+    Args:
+        samples: read once.
+        count: to return at most; at least half as many are if there are enough.
+    """
+    kept: list[Mapping[str, Array]] = []
+    stride = 1
+    for index, sample in enumerate(samples):
+        if index % stride:
+            continue
+        if len(kept) == count:
+            kept = kept[::2]
+            stride *= 2
+            if index % stride:
+                continue
+        kept.append(sample)
+    return kept

@@ -1,0 +1,163 @@
+"""Second moments of what a layer reads: all that its best integer weights depend on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
+
+from qcompile.calibrate.paired_run import LayerInputs
+from qcompile.ir.graph import Node
+from qcompile.ops.spatial import to_nhwc
+
+Array = npt.NDArray[Any]
+
+
+class LayerMoments:
+    """Means and covariances of the patches that a conv2d or dense multiplies with its weights.
+
+    Formula:
+        with p the patch of the float layer, q that of the integer layer (both real units), r the error of the
+        residual: mean p, mean q, mean r; cov(q, q), cov(p − q, q), cov(r, q)
+
+    Patches are drawn at seeded positions, the same in both networks. One group of channels is one problem of
+    `taps · channels per group` unknowns.
+
+    Args:
+        node: conv2d or dense.
+        rows: patches to draw from each sample.
+        seed: of the positions.
+    """
+
+    def __init__(self, node: Node, rows: int, seed: int) -> None:
+        self._node = node
+        self._rows = rows
+        self._random = np.random.default_rng(seed)
+        self.groups = int(getattr(node.attrs, "groups", 1))
+        self.outputs = node.inputs[2].shape[0]
+        self.terms = grouped_weights(node, node.inputs[1].constant()).shape[-1]
+        g, k, o = self.groups, self.terms, self.outputs // self.groups
+        self.count = self.samples = 0
+        self._sums = [np.zeros((g, k)), np.zeros((g, k)), np.zeros((g, o))]
+        self._products = [np.zeros((g, k, k)), np.zeros((g, k, k)), np.zeros((g, o, k))]
+
+    def update(self, inputs: LayerInputs) -> None:
+        """Add the patches of one sample."""
+        positions = self._positions()
+        real, quantized = (self._patches(x, positions) for x in (inputs.real, inputs.quantized))
+        self.samples += 1
+        self.count += quantized.shape[1]
+        difference = real - quantized
+        self._sums[0] += real.sum(axis=1, dtype=np.float64)
+        self._sums[1] += quantized.sum(axis=1, dtype=np.float64)
+        self._products[0] += np.matmul(quantized.transpose(0, 2, 1), quantized)
+        self._products[1] += np.matmul(difference.transpose(0, 2, 1), quantized)
+        if inputs.residual_error is not None:
+            error = self._rows_of_result(inputs.residual_error, positions)
+            self._sums[2] += error.sum(axis=1, dtype=np.float64)
+            self._products[2] += np.matmul(error.transpose(0, 2, 1), quantized)
+
+    @property
+    def uncertainty(self) -> float:
+        """How little the moments say of other inputs: unknowns per independent patch, dimensionless.
+
+        Formula:
+            terms / (samples · √positions); neighbouring patches of one sample are much alike
+        """
+        positions = float(np.prod(to_nhwc_shape(self._node)[:-1]))
+        return float(self.terms / max(1.0, self.samples * np.sqrt(positions)))
+
+    @property
+    def means(self) -> tuple[Array, Array, Array]:
+        """Means of p and q [groups, terms] and of r [groups, outputs per group], float64."""
+        real, quantized, error = (s / max(1, self.count) for s in self._sums)
+        return real, quantized, error
+
+    @property
+    def covariances(self) -> tuple[Array, Array, Array]:
+        """cov(q, q) and cov(p − q, q) [groups, terms, terms], cov(r, q) [groups, outputs per group, terms]."""
+        real, quantized, error = self.means
+        second = [p / max(1, self.count) for p in self._products]
+        lefts = (quantized, real - quantized, error)
+        own, cross, residual = (
+            s - left[:, :, None] * quantized[:, None, :] for s, left in zip(second, lefts, strict=True)
+        )
+        return own, cross, residual
+
+    def _positions(self) -> Array:
+        shape = to_nhwc_shape(self._node)
+        total = int(np.prod(shape[:-1]))
+        if self._rows >= total:
+            return np.arange(total)
+        return np.sort(self._random.choice(total, self._rows, replace=False))
+
+    def _rows_of_result(self, y: Array, positions: Array) -> Array:
+        """Return [groups, rows, outputs per group] of a tensor shaped like the result."""
+        if self._node.op.name == "conv2d":
+            y = to_nhwc(y, self._node.attrs.layout)
+        rows = y.reshape(-1, y.shape[-1])[positions]
+        return np.asarray(rows.reshape(len(positions), self.groups, -1).transpose(1, 0, 2))
+
+    def _patches(self, x: Array, positions: Array) -> Array:
+        """Return [groups, rows, terms] of an operand, in the order of `grouped_weights`."""
+        if self._node.op.name != "conv2d":
+            return np.asarray(x.reshape(-1, x.shape[-1])[positions][None])
+        attrs = self._node.attrs
+        x = to_nhwc(x, attrs.layout)
+        top, left, bottom, right = attrs.pads
+        x = np.ascontiguousarray(np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))))
+        _, height, width, _ = to_nhwc_shape(self._node)
+        kernel = kernel_extent(self._node)
+        n, row, column = np.unravel_index(positions, (x.shape[0], height, width))
+        view = as_strided(
+            x,
+            (x.shape[0], height, width, *kernel, x.shape[3]),
+            (
+                x.strides[0],
+                x.strides[1] * attrs.strides[0],
+                x.strides[2] * attrs.strides[1],
+                x.strides[1] * attrs.dilations[0],
+                x.strides[2] * attrs.dilations[1],
+                x.strides[3],
+            ),
+            writeable=False,
+        )
+        taken = view[n, row, column].reshape(len(positions), kernel[0] * kernel[1], self.groups, -1)
+        return np.ascontiguousarray(taken.transpose(2, 0, 1, 3)).reshape(self.groups, len(positions), -1)
+
+
+def to_nhwc_shape(node: Node) -> tuple[int, ...]:
+    """Return the shape of a layer's result with the channels last."""
+    shape = node.output.shape
+    if getattr(node.attrs, "layout", "NHWC") == "NCHW":
+        return (shape[0], shape[2], shape[3], shape[1])
+    return shape
+
+
+def kernel_extent(node: Node) -> tuple[int, int]:
+    """Return the window of a conv2d, taps."""
+    shape = node.inputs[1].shape
+    return (shape[2], shape[3]) if node.attrs.layout == "NCHW" else (shape[1], shape[2])
+
+
+def grouped_weights(node: Node, weight: Array) -> Array:
+    """Return the weights of a conv2d or dense as [groups, outputs per group, taps · channels per group]."""
+    if node.op.name != "conv2d":
+        return weight[None]
+    if node.attrs.layout == "NCHW":
+        weight = weight.transpose(0, 2, 3, 1)
+    groups = node.attrs.groups
+    return weight.reshape(groups, weight.shape[0] // groups, -1)
+
+
+def ungrouped_weights(node: Node, grouped: Array) -> Array:
+    """Return weights of `grouped_weights` in the shape that the node reads."""
+    shape = node.inputs[1].shape
+    if node.op.name != "conv2d":
+        return grouped.reshape(shape)
+    if node.attrs.layout == "NCHW":
+        o, i, kh, kw = shape
+        return np.ascontiguousarray(grouped.reshape(o, kh, kw, i).transpose(0, 3, 1, 2))
+    return grouped.reshape(shape)

@@ -1,0 +1,206 @@
+"""Runs the integer graph and its float reference side by side, layer by layer, over several samples.
+
+What corrects a layer needs to see what the layer really gets: integers that carry the errors of all layers
+before it, as those are after their own correction, next to the real values they stand for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import Quantization
+from qcompile.ops.interpreter import evaluate_node
+from qcompile.quant.affine import dequantize, quantize
+
+Array = npt.NDArray[Any]
+
+_SUFFIX = re.compile(r"\.(q|fused|real)(\.\d+)?$")
+
+_BYTES_REAL, _BYTES_INTEGER = 4, 1
+
+
+@dataclass(frozen=True)
+class LayerPair:
+    """A layer with weights in the integer graph, and the one it was made from.
+
+    Args:
+        node: conv2d, conv_transpose2d or dense in integer form.
+        reference: the same layer in the float graph.
+        residual: float value of the tensor that `node` adds, None where it adds none.
+    """
+
+    node: Node
+    reference: Node
+    residual: Value | None
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What a pair of layers reads for one sample, in real units, float32.
+
+    Args:
+        real: operand of the float layer.
+        quantized: operand of the integer layer, dequantized.
+        residual_error: real minus quantized residual operand, None where there is none.
+    """
+
+    real: Array
+    quantized: Array
+    residual_error: Array | None
+
+
+Visit = Callable[[LayerPair, Iterator[LayerInputs]], None]
+"""Sees a layer before it runs, and may give it other constants."""
+
+
+def float_name(value: Value, known: Container[str]) -> str:
+    """Return the name of the float tensor that an integer tensor was made from.
+
+    Args:
+        value: of the integer graph.
+        known: names of the float graph's values.
+    """
+    name = value.name
+    while name not in known and _SUFFIX.search(name):
+        name = _SUFFIX.sub("", name)
+    return name
+
+
+def pair_layers(reference: Graph, graph: Graph) -> tuple[list[LayerPair], list[Node]]:
+    """Find the float layer of each integer layer with weights, by the names of its operands.
+
+    Args:
+        reference: float graph.
+        graph: made from it by quantize and the passes behind.
+
+    Returns:
+        The pairs in order of computation, and the integer layers without a float layer.
+    """
+    originals = {
+        (node.inputs[0].name, node.inputs[1].name): node
+        for node in reference.nodes
+        if node.op.integer is Quantization.ACCUMULATE and node.inputs[1].is_constant
+    }
+    values = {value.name: value for value in reference.values()}
+    pairs, strangers = [], []
+    for node in graph.nodes:
+        if node.op.integer is not Quantization.ACCUMULATE or node.inputs[0].qparams is None:
+            continue
+        x, weight = (float_name(v, values) for v in node.inputs[:2])
+        original = originals.get((x, weight))
+        adds = bool(getattr(node.attrs, "residual", False))
+        residual = values.get(float_name(node.inputs[3], values)) if adds else None
+        if original is None or original.inputs[1].shape != node.inputs[1].shape or (adds and residual is None):
+            strangers.append(node)
+        else:
+            pairs.append(LayerPair(node, original, residual))
+    return pairs, strangers
+
+
+def samples_within(graph: Graph, limit: int) -> int:
+    """Return how many samples can be held side by side in a number of bytes, at least one.
+
+    Args:
+        graph: of the network, in either form.
+        limit: bytes for the activations of both graphs.
+    """
+    last_reader = {value: node for node in graph.nodes for value in node.inputs}
+    live, worst = sum(v.type.size for v in graph.inputs), 1
+    for node in graph.nodes:
+        live += sum(v.type.size for v in node.outputs)
+        worst = max(worst, live)
+        live -= sum(v.type.size for v in set(node.inputs) if last_reader[v] is node and not v.is_constant)
+    return max(1, limit // (worst * (_BYTES_REAL + _BYTES_INTEGER)))
+
+
+class _Lane:
+    """One graph under evaluation for all samples at once; a tensor goes when its last reader has run."""
+
+    def __init__(self, graph: Graph, samples: list[Mapping[str, Array]], extra_readers: Iterable[Value]) -> None:
+        self.graph = graph
+        self.values: dict[Value, list[Array]] = {v: [_bound(v, s) for s in samples] for v in graph.inputs}
+        self._readers = Counter(v for node in graph.nodes for v in set(node.inputs))
+        self._readers.update(extra_readers)
+        self._next = 0
+
+    def run(self, node: Node) -> None:
+        """Evaluate one node for every sample."""
+        columns = [v.data if v.data is not None else self.values[v] for v in node.inputs]
+        count = next((len(c) for c in columns if isinstance(c, list)), 1)
+        results = [evaluate_node(node, [c[i] if isinstance(c, list) else c for c in columns]) for i in range(count)]
+        for index, value in enumerate(node.outputs):
+            self.values[value] = [r[index] for r in results]
+            if not self._readers[value]:
+                del self.values[value]
+        for value in set(node.inputs):
+            self.release(value)
+
+    def advance_to(self, value: Value) -> list[Array]:
+        """Evaluate nodes until a value is known, and return it for each sample."""
+        while value not in self.values:
+            node = self.graph.nodes[self._next]
+            self._next += 1
+            self.run(node)
+        return self.values[value]
+
+    def release(self, value: Value) -> None:
+        """Count one reader of a value as done."""
+        self._readers[value] -= 1
+        if not self._readers[value]:
+            self.values.pop(value, None)
+
+
+def run_side_by_side(
+    reference: Graph, graph: Graph, pairs: list[LayerPair], samples: list[Mapping[str, Array]], visit: Visit
+) -> None:
+    """Run both graphs on the samples and show each pair of layers, with what it reads, before it runs.
+
+    Args:
+        reference: float graph.
+        graph: integer graph; `visit` may replace constants of the layer it is shown.
+        pairs: of `pair_layers`.
+        samples: {input name: array}, real values.
+        visit: called with the pair and its inputs, sample by sample.
+    """
+    by_node = {pair.node: pair for pair in pairs}
+    wanted = [v for p in pairs for v in (p.reference.inputs[0], p.residual) if v is not None and not v.is_constant]
+    real = _Lane(reference, samples, wanted)
+    integer = _Lane(graph, samples, ())
+    for node in graph.nodes:
+        pair = by_node.get(node)
+        if pair is not None:
+            visit(pair, _inputs(pair, real, integer))
+            for value in (pair.reference.inputs[0], pair.residual):
+                if value is not None and not value.is_constant:
+                    real.release(value)
+        integer.run(node)
+
+
+def _inputs(pair: LayerPair, real: _Lane, integer: _Lane) -> Iterator[LayerInputs]:
+    node = pair.node
+    xs = real.advance_to(pair.reference.inputs[0])
+    residuals = None
+    if pair.residual is not None and not pair.residual.is_constant:
+        residuals = real.advance_to(pair.residual)
+    for index, x in enumerate(xs):
+        error = None
+        if residuals is not None:
+            error = residuals[index] - _real(node.inputs[3], integer.values[node.inputs[3]][index])
+        yield LayerInputs(x, _real(node.inputs[0], integer.values[node.inputs[0]][index]), error)
+
+
+def _real(value: Value, array: Array) -> Array:
+    return dequantize(array, value.qparams) if value.qparams is not None else array
+
+
+def _bound(value: Value, sample: Mapping[str, Array]) -> Array:
+    array = np.asarray(sample[value.name])
+    return quantize(array, value.qparams) if value.qparams is not None else array

@@ -1,0 +1,157 @@
+"""The integer weights with the least error at the output of a layer, from second moments of its input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+_BLOCK = 64
+_TRIALS = (16, 32), (64, 16), (256, 6), (1 << 30, 1)  # up to so many terms, try so many scales
+_SMALLEST_FACTOR = 0.75
+_LEAST_VARIANCE = 1e-30  # below, an input is constant and any rounding is as good as another
+
+
+def compensated_weights(weight: Array, own: Array, cross: Array, residual: Array, damping: float) -> Array:
+    """Return the real weights that make up best for the error of their input.
+
+    Formula:
+        argmin over V of E‖W·p + r − V·q‖² + λ‖V − W‖² = W + (W·cov(p − q, q) + cov(r, q)) · (cov(q, q) + λI)⁻¹,
+        λ = damping · mean diag cov(q, q)
+
+    Args:
+        weight: W, real units, [groups, outputs, terms].
+        own: cov(q, q), [groups, terms, terms].
+        cross: cov(p − q, q), the same shape.
+        residual: cov(r, q), [groups, outputs, terms].
+        damping: dimensionless.
+
+    Source:
+        Ridge regression; in the place of the plain weights of Frantar et al., "GPTQ", 2022, as Li et al.,
+        "GPTAQ: Efficient finetuning-free quantization for asymmetric calibration", 2025.
+    """
+    target = np.matmul(weight, cross) + residual
+    solved = np.linalg.solve(damped(own, damping), target.transpose(0, 2, 1))
+    return np.asarray(weight + solved.transpose(0, 2, 1))
+
+
+def damped(own: Array, damping: float) -> Array:
+    """Return H + λI with λ = damping · mean diag H of each group, which is never singular."""
+    level = np.diagonal(own, axis1=1, axis2=2).mean(axis=1)
+    level = damping * np.where(level > _LEAST_VARIANCE, level, 1.0)
+    return np.asarray(own + level[:, None, None] * np.eye(own.shape[-1]))
+
+
+def round_weights(weight: Array, scale: Array, hessian: Array, *, qmax: int = 127, sweeps: int = 2) -> Array:
+    """Round weights so that the errors of different terms cancel at the output.
+
+    Formula:
+        minimize Σ_o (w_o − s_o·z_o)ᵀ H (w_o − s_o·z_o) over integers |z| ≤ qmax: term by term in the order of
+        falling H_kk, each error passed on to the terms not yet rounded by the Cholesky factor of H⁻¹ (the rule
+        of GPTQ); then sweeps of coordinate descent, z_k ← rne(z_k + (H·(w − s·z))_k / (H_kk·s)), each step of
+        which can only lower the error
+
+    Args:
+        weight: real units, [groups, outputs, terms].
+        scale: real units per LSB, [groups, outputs].
+        hessian: H, positive definite, [groups, terms, terms].
+        qmax: largest integer, LSB.
+        sweeps: of coordinate descent.
+
+    Returns:
+        Integers in LSB, float64 [groups, outputs, terms].
+
+    Source:
+        Frantar et al., "GPTQ: Accurate post-training quantization for generative pre-trained transformers",
+        2022 (order, Cholesky form); Nagel et al., "Up or down? Adaptive rounding for post-training
+        quantization", 2020 (the quadratic task).
+    """
+    order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
+    h = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
+    # The problem in units of the scale: each output then rounds to whole numbers.
+    w = np.take_along_axis(weight / scale[:, :, None], order[:, None, :], 2)
+    z = _in_order(w.copy(), h, qmax)
+    nearest = np.clip(np.rint(w), -qmax, qmax)
+    worse = _cost(w - z, h) > _cost(w - nearest, h)
+    z = np.where(worse[:, :, None], nearest, z)
+    for _ in range(sweeps):
+        _descend(w, z, h, qmax)
+    result = np.empty_like(z)
+    np.put_along_axis(result, np.broadcast_to(order[:, None, :], z.shape), z, 2)
+    return result
+
+
+def best_scales(
+    weight: Array, scale: Array, hessian: Array, least: Array, *, qmax: int = 127, sweeps: int = 2
+) -> tuple[Array, Array]:
+    """Round weights with the scale of each output that gives the least error there.
+
+    Formula:
+        s_o = argmin over s = f · scale_o, s ≥ least_o, of the minimum that `round_weights` finds; the more
+        terms, the fewer factors f are tried
+
+    Args:
+        weight: real units, [groups, outputs, terms].
+        scale: to start from, real units per LSB, [groups, outputs].
+        hessian: H, positive definite, [groups, terms, terms].
+        least: smallest scale allowed, [groups, outputs].
+        qmax: largest integer, LSB.
+        sweeps: of coordinate descent.
+
+    Returns:
+        Integers in LSB [groups, outputs, terms], and scales [groups, outputs], float32 values.
+    """
+    count = next(n for terms, n in _TRIALS if weight.shape[2] <= terms)
+    best_z, best_scale, lowest = None, scale, None
+    for factor in np.linspace(1.0, _SMALLEST_FACTOR, count) if count > 1 else [1.0]:
+        trial = np.maximum(scale * factor, least).astype(np.float32).astype(np.float64)
+        z = round_weights(weight, trial, hessian, qmax=qmax, sweeps=sweeps)
+        cost = _cost(weight - z * trial[:, :, None], hessian)
+        if best_z is None or lowest is None:
+            best_z, best_scale, lowest = z, trial, cost
+            continue
+        better = cost < lowest
+        best_z = np.where(better[:, :, None], z, best_z)
+        best_scale, lowest = np.where(better, trial, best_scale), np.where(better, cost, lowest)
+    assert best_z is not None
+    return best_z, best_scale
+
+
+def _cost(error: Array, h: Array) -> Array:
+    """Return e ᵀ H e of each output, [groups, outputs]."""
+    return np.asarray((np.matmul(error, h) * error).sum(axis=2))
+
+
+def _in_order(w: Array, h: Array, qmax: int) -> Array:
+    """Round term by term, passing each error on; w is used up."""
+    terms = w.shape[2]
+    factor = np.linalg.cholesky(np.linalg.inv(h)).transpose(0, 2, 1)
+    z = np.empty_like(w)
+    for start in range(0, terms, _BLOCK):
+        stop = min(start + _BLOCK, terms)
+        errors = np.empty((*w.shape[:2], stop - start))
+        for k in range(start, stop):
+            z[:, :, k] = np.clip(np.rint(w[:, :, k]), -qmax, qmax)
+            error = (w[:, :, k] - z[:, :, k]) / factor[:, k, k, None]
+            w[:, :, k + 1 : stop] -= error[:, :, None] * factor[:, None, k, k + 1 : stop]
+            errors[:, :, k - start] = error
+        w[:, :, stop:] -= np.matmul(errors, factor[:, start:stop, stop:])
+    return z
+
+
+def _descend(w: Array, z: Array, h: Array, qmax: int) -> None:
+    """Improve z in place, one term after the other."""
+    gradient = np.matmul(w - z, h)
+    for start in range(0, w.shape[2], _BLOCK):
+        stop = min(start + _BLOCK, w.shape[2])
+        block = gradient[:, :, start:stop].copy()
+        before = z[:, :, start:stop].copy()
+        for k in range(start, stop):
+            wanted = z[:, :, k] + block[:, :, k - start] / h[:, k, k, None]
+            step = np.clip(np.rint(wanted), -qmax, qmax) - z[:, :, k]
+            z[:, :, k] += step
+            block -= step[:, :, None] * h[:, None, k, start:stop]
+        gradient -= np.matmul(z[:, :, start:stop] - before, h[:, start:stop, :])
