@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ from qcompile.ir.graph import Graph, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.verify import verify
 from qcompile.onnx_import.check import prepare, reads
+from qcompile.onnx_import.control_flow import CONTROL_FLOW, Host, expand_control_flow
 from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluate_reference
+from qcompile.onnx_import.inline import function_body, has_definition
 from qcompile.onnx_import.load import Model
 from qcompile.onnx_import.shapes import resolve_inputs
 from qcompile.onnx_import.support import DEFAULT_DOMAINS, converters, is_supported, qualified, report_unsupported
@@ -64,7 +66,7 @@ class _Conversion:
         inputs = [v for v in proto.input if v.name not in tensors and v.name not in sparse]
         for name, type in resolve_inputs(self.model, inputs, input_shapes).items():
             self.environment[name] = self.graph.add_input(name, type)
-        read = {name for node in needed for name in node.input} | {v.name for v in proto.output}
+        read = {name for node in needed for name in reads(node)} | {v.name for v in proto.output}
         for name, tensor in tensors.items():
             if name in read:
                 self.environment[name] = self.graph.add_constant(name, self.reader.read(tensor))
@@ -84,15 +86,23 @@ class _Conversion:
     # -- one node -----------------------------------------------------------------------------------------
 
     def _convert(self, node: Any, label: str) -> None:
-        operands = [self.environment[name] if name else None for name in node.input]
+        operands = [self._operand(name, node, label) for name in node.input]
         lost = [o for o in operands if isinstance(o, _Unavailable)]
         if lost:
             self._blame(lost, node, label)
             return
         values = [o for o in operands if not isinstance(o, _Unavailable)]
         results: tuple[Value | None, ...] | None
-        if not is_supported(node):
+        if node.op_type in CONTROL_FLOW and node.domain in DEFAULT_DOMAINS:
+            try:
+                results = expand_control_flow(node, self._view(node, label, values), self._host())
+            except UnsupportedOpError as error:
+                results = None
+                self.problems.append(error)
+        elif not is_supported(node):
             results = self._evaluate(node, values)
+            if results is None and self._expand(node, label, values):
+                return
             if results is None:
                 node.name = label
                 self.missing.append(node)
@@ -105,14 +115,51 @@ class _Conversion:
                     self.problems.append(error)
         self._bind(node, label, results)
 
-    def _apply(self, node: Any, label: str, values: list[Value | None]) -> tuple[Value | None, ...]:
+    def _operand(self, name: str, node: Any, label: str) -> Value | _Unavailable | None:
+        if not name:
+            return None
+        if name not in self.environment:
+            # The checks saw to it for the graph itself; bodies of control flow are read here only.
+            problem = f"it reads '{name}', which nothing defines"
+            self.environment[name] = _Unavailable(f"node {label} ({node.op_type}): {problem}")
+        return self.environment[name]
+
+    def _view(self, node: Any, label: str, values: list[Value | None]) -> OnnxNode:
         attributes = attribute_values(node, self.reader)
         names = [node.output[0] or label, *node.output[1:]]
         while len(names) > 1 and not names[-1]:
             names.pop()
-        view = OnnxNode(
-            self.graph, node.op_type, label, values, attributes, names, self.opset, self.model.source
-        )
+        return OnnxNode(self.graph, node.op_type, label, values, attributes, names, self.opset, self.model.source)
+
+    def _host(self) -> Host:
+        def look_up(name: str) -> Value | None:
+            value = self.environment.get(name)
+            return value if isinstance(value, Value) else None
+
+        return Host(self.environment.__setitem__, look_up, self._convert_body, self.reader.read)
+
+    def _convert_body(self, nodes: Sequence[Any]) -> None:
+        """Convert nodes that stand for another one."""
+        for node in nodes:
+            self._convert(node, node.name)
+
+    def _expand(self, node: Any, label: str, values: list[Value | None]) -> bool:
+        """Convert the definition of a node whose operator ONNX defines by others; return whether it has one."""
+        if node.domain not in DEFAULT_DOMAINS or not has_definition(node, self.opset):
+            return False
+        found = function_body(node, values, label, self.opset)
+        if found is None:
+            return False
+        body, version = found
+        outer, self.opset = self.opset, version
+        try:
+            self._convert_body(_needed(body, {name for name in node.output if name}))
+        finally:
+            self.opset = outer
+        return True
+
+    def _apply(self, node: Any, label: str, values: list[Value | None]) -> tuple[Value | None, ...]:
+        view = self._view(node, label, values)
         try:
             result = converters()[node.op_type](view)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -194,9 +241,12 @@ class _Conversion:
 
 def _needed_nodes(graph: Any) -> list[Any]:
     """Return the nodes that an output depends on, in their order."""
-    wanted = {v.name for v in graph.output}
+    return _needed(graph.node, {v.name for v in graph.output})
+
+
+def _needed(nodes: Sequence[Any], wanted: set[str]) -> list[Any]:
     needed = []
-    for node in reversed(graph.node):
+    for node in reversed(nodes):
         if any(name in wanted for name in node.output if name):
             needed.append(node)
             wanted.update(reads(node))

@@ -24,13 +24,15 @@ def converters() -> dict[str, Converter]:
     Raises:
         ImportError: two files convert the same operator.
     """
+    from qcompile.onnx_import.compositions import compositions
     from qcompile.onnx_import.folding import CONSTANT_OPERATORS
 
     found: dict[str, Converter] = dict(CONSTANT_OPERATORS)
-    for op in all_ops().values():
-        for name, converter in op.onnx.items():
+    sources = [(type(op).__module__, op.onnx) for op in all_ops().values()]
+    for module, own in [*sources, *compositions()]:
+        for name, converter in own.items():
             if name in found:
-                raise ImportError(f"two files convert the ONNX operator {name}; one is {type(op).__module__}")
+                raise ImportError(f"two files convert the ONNX operator {name}; one is {module}")
             found[name] = converter
     return dict(sorted(found.items()))
 

@@ -17,12 +17,15 @@ _ONNX_DTYPE = {
     1: "float32",
     2: "uint8",
     3: "int8",
+    4: "uint16",
     5: "int16",
     6: "int32",
     7: "int64",
     9: "bool",
     10: "float32",
     11: "float32",
+    12: "uint32",
+    13: "uint64",
     16: "float32",
 }
 """IR element type of each ONNX type number; float16, float64 and bfloat16 are computed in float32."""
@@ -43,6 +46,11 @@ class CastAttrs:
     def __post_init__(self) -> None:
         if self.dtype not in SHORT_DTYPE:
             raise ValueError(f"unknown element type '{self.dtype}'")
+
+
+def dtype_of(number: int) -> str | None:
+    """Return the IR element type of an ONNX type number, None where there is none."""
+    return _ONNX_DTYPE.get(number)
 
 
 def _cast(node: OnnxNode) -> Value:

@@ -219,6 +219,11 @@ class NumpyContext:
         index = tuple(np.indices(node.output.shape))
         self._store(node, fn(NumpyBuilder(node, self.arrays), index))
 
+    def map_table(self, node: Node, fn: Any, before: QParams, table: Any) -> None:
+        index = tuple(np.indices(node.output.shape))
+        codes = fn(NumpyBuilder(node, self.arrays, before), index)
+        self._store(node, table[np.asarray(codes).astype(np.int16) + 128])
+
     def reduce(self, node: Node, extents: Any, body: Any, combine: str, init: Any, finish: Any) -> None:
         e = NumpyBuilder(node, self.arrays)
         index = tuple(np.indices(node.output.shape))
@@ -239,8 +244,9 @@ class NumpyContext:
 class NumpyBuilder:
     """The expression builder of `NumpyContext`."""
 
-    def __init__(self, node: Node, arrays: list[Any]) -> None:
+    def __init__(self, node: Node, arrays: list[Any], result: QParams | None = None) -> None:
         self.node, self.arrays = node, arrays
+        self.result = result or node.output.qparams
 
     def load(self, operand: int, *position: Any) -> Any:
         array = self.arrays[operand]
@@ -277,17 +283,17 @@ class NumpyBuilder:
         return self._rounded(np.asarray(accumulator).astype(np.float32) * np.asarray(multiplier, np.float32))
 
     def quantize(self, real: Any) -> Any:
-        inverse = np.float32(1.0) / np.float32(self.node.output.qparams.scalar_scale)
+        inverse = np.float32(1.0) / np.float32(self.result.scalar_scale)
         return self._rounded(real * inverse)
 
     def clamp_store(self, centred: Any) -> Any:
-        q = self.node.output.qparams
+        q = self.result
         zp = q.scalar_zero_point
         assert np.asarray(centred).dtype == np.int32
         return np.clip(centred, q.qmin - zp, q.qmax - zp) + zp
 
     def _rounded(self, scaled: Any) -> Any:
-        q = self.node.output.qparams
+        q = self.result
         zp = q.scalar_zero_point
         clamped = np.fmin(np.fmax(scaled, np.float32(q.qmin - zp)), np.float32(q.qmax - zp))
         return np.rint(clamped).astype(np.int32) + zp
@@ -297,7 +303,7 @@ class NumpyBuilder:
     select, and_, or_, not_ = (staticmethod(f) for f in (np.where, np.logical_and, np.logical_or, np.logical_not))
     equal, pow = staticmethod(np.equal), staticmethod(np.power)
     exp, log, sqrt, tanh = (staticmethod(f) for f in (np.exp, np.log, np.sqrt, np.tanh))
-    floor = staticmethod(np.floor)
+    floor, sin, cos, atan = (staticmethod(f) for f in (np.floor, np.sin, np.cos, np.arctan))
 
     def cast(self, value: Any, dtype: str) -> Any:
         return np.asarray(value).astype(dtype)

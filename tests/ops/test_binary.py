@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from qcompile import ops
-from qcompile.errors import LoweringError, QCompileError
+from qcompile.errors import QCompileError
 from qcompile.ir.types import TensorType
+from qcompile.ops.interpreter import evaluate_node
 from qcompile.quant.qparams import QParams
 from qcompile.quant.requantize import WIDE_SHIFT, wide_qparams
 
@@ -75,10 +76,17 @@ def test_shape_arithmetic_in_int64(op_type, against_ort):
     against_ort(op_type, [a, b])
 
 
-def test_integer_division_has_no_code_at_run_time(one_node):
-    node, _ = one_node("div", {}, [np.array([4]), np.array([2])], None)
-    with pytest.raises(LoweringError, match="division of int64"):
-        node.op.lower(node, None)
+def test_integers_are_divided_toward_zero(one_node):
+    a, b = np.array([7, -7, 7, -7, 5, -(2**63)]), np.array([2, 2, -2, -2, 0, -1])
+    node, arrays = one_node("div", {}, [a, b], None)
+    (quotient,) = evaluate_node(node, arrays)
+    np.testing.assert_array_equal(quotient, [3, -3, -3, 3, 0, -(2**63)])
+
+
+@pytest.mark.parametrize(("fmod", "expected"), [(True, [1, -1, 1, -1]), (False, [1, 1, -1, -1])])
+def test_sign_of_the_remainder(fmod, expected, one_node):
+    node, arrays = one_node("mod", {"fmod": fmod}, [np.array([7, -7, 7, -7]), np.array([2, 2, -2, -2])], None)
+    np.testing.assert_array_equal(evaluate_node(node, arrays)[0], expected)
 
 
 @pytest.mark.parametrize("exponent", [2.0, 3.0, 0.5, -1.0, 1.7])

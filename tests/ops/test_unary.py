@@ -52,9 +52,20 @@ FUNCTIONS = {
     "ceil": ("Ceil", 7, (-5, 5), {}, math.ceil),
     "round": ("Round", 11, (-5, 5), {}, lambda x: float(np.rint(x))),
     "sign": ("Sign", 9, (-5, 5), {}, lambda x: float(np.sign(x))),
+    "sin": ("Sin", 7, (-9, 9), {}, math.sin),
+    "cos": ("Cos", 7, (-9, 9), {}, math.cos),
+    "tan": ("Tan", 7, (-1.2, 1.2), {}, None),
+    "asin": ("Asin", 7, (-0.99, 0.99), {}, lambda x: math.asin(x) if abs(x) <= 1 else math.nan),
+    "acos": ("Acos", 7, (-0.99, 0.99), {}, lambda x: math.acos(x) if abs(x) <= 1 else math.nan),
+    "atan": ("Atan", 7, (-5, 5), {}, math.atan),
+    "sinh": ("Sinh", 9, (-5, 5), {}, math.sinh),
+    "cosh": ("Cosh", 9, (-5, 5), {}, math.cosh),
+    "asinh": ("Asinh", 9, (-5, 5), {}, math.asinh),
+    "acosh": ("Acosh", 9, (1.1, 9), {}, None),
+    "atanh": ("Atanh", 9, (-0.95, 0.95), {}, None),
     "clip": ("Clip", 0, (-5, 8), {"min": -1.0, "max": 6.0}, lambda x: min(max(x, -1.0), 6.0)),
 }  # fmt: skip
-NOT_HERE = {"identity", "cast", "reshape", "transpose", "logical_not"}
+NOT_HERE = {"identity", "cast", "reshape", "transpose", "logical_not", "bitwise_not"}
 MONOTONIC = ["relu", "leaky_relu", "hard_sigmoid", "sigmoid", "tanh", "erf", "exp", "elu", "selu", "celu", "softplus",
              "softsign", "floor", "ceil", "round", "sign", "clip"]  # fmt: skip
 TABLES = sorted(name for name in FUNCTIONS if ops.get(name).integer is Quantization.TABLE)

@@ -1,0 +1,185 @@
+"""If, Loop and Scan at compile time: the branch that is taken, the iterations one after the other.
+
+Conditions and trip counts must be known at compile time; with static shapes those that exporters write usually are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qcompile.ir.graph import Value
+from qcompile.onnx_import.inline import graph_body, subgraph
+from qcompile.ops.layout import axis_index
+from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.reshape import reshaped
+
+CONTROL_FLOW = ("If", "Loop", "Scan")
+"""Operators with bodies."""
+
+UNROLLED_LIMIT = 50_000
+"""Nodes that unrolling one loop may make; more would take minutes to compile."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the conversion lends to control flow.
+
+    Args:
+        bind: makes a value known under a name.
+        look_up: returns the value of a name, None where it could not be converted.
+        convert: converts plain nodes in their order.
+        read: returns the contents of a TensorProto.
+    """
+
+    bind: Callable[[str, Value], None]
+    look_up: Callable[[str], Value | None]
+    convert: Callable[[Sequence[Any]], None]
+    read: Callable[[Any], Any]
+
+
+def expand_control_flow(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
+    """Convert the bodies that run, and return the results; None for one that could not be converted.
+
+    Args:
+        node: NodeProto of one of CONTROL_FLOW.
+        view: the same node for its operands, attributes and errors.
+        host: the conversion.
+
+    Raises:
+        UnsupportedOpError: what runs is decided at run time, or the loop is too long.
+    """
+    return {"If": _if, "Loop": _loop, "Scan": _scan}[node.op_type](node, view, host)
+
+
+def _run(
+    view: OnnxNode, host: Host, body: Any, inputs: Sequence[Value], count: int, prefix: str
+) -> list[Value | None]:
+    """Convert one copy of a body on given operands and return its results."""
+    names = []
+    for index, value in enumerate(inputs):
+        name = f"{prefix}in{index}"
+        host.bind(name, value)
+        names.append(name)
+    outputs = [f"{prefix}out{index}" for index in range(count)]
+    nodes, constants = graph_body(body, names, outputs, prefix, f"{view.name}/")
+    for name, tensor in constants:
+        if host.look_up(name) is None:
+            host.bind(name, view.graph.add_constant(name, host.read(tensor)))
+    host.convert(nodes)
+    return [host.look_up(name) for name in outputs]
+
+
+def _if(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
+    condition = bool(view.array(0, "its condition").reshape(-1)[0])
+    branch = subgraph(node, "then_branch" if condition else "else_branch")
+    return tuple(_run(view, host, branch, (), len(node.output), f"{view.name}/"))
+
+
+def _check_length(view: OnnxNode, body: Any, trips: int) -> None:
+    if trips * max(1, len(body.node)) > UNROLLED_LIMIT:
+        view.fail(
+            f"{trips} iterations of {len(body.node)} nodes are too many to unroll",
+            hint="give shorter input shapes with --input-shape",
+        )
+
+
+def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
+    body = subgraph(node, "body")
+    trips = int(view.array(0, "its trip count").reshape(-1)[0]) if view.has(0) else None
+    running = bool(view.array(1, "its condition").reshape(-1)[0]) if view.has(1) else True
+    states: list[Value | None] = [view.value(k) for k in range(2, len(view.inputs))]
+    carried = len(states)
+    collected: list[list[Value | None]] = [[] for _ in range(len(body.output) - 1 - carried)]
+    iteration = 0
+    while running and (trips is None or iteration < trips):
+        _check_length(view, body, iteration + 1 if trips is None else trips)
+        known = [s for s in states if s is not None]
+        if len(known) != carried:
+            break
+        prefix = f"{view.name}/{iteration}/"
+        counters = [
+            view.graph.add_constant(f"{prefix}iteration", np.asarray(iteration, np.int64)),
+            view.graph.add_constant(f"{prefix}condition", np.asarray(True)),
+        ]
+        results = _run(view, host, body, [*counters, *known], len(body.output), prefix)
+        running = _goes_on(view, results[0], last=trips is not None and iteration + 1 == trips)
+        states = results[1 : 1 + carried]
+        for part, value in zip(collected, results[1 + carried :], strict=True):
+            part.append(value)
+        iteration += 1
+    if collected and not iteration:
+        view.fail("a loop that never runs collects nothing; tensors without elements have no code")
+    stacked = [_stacked(view, parts, 0, carried + k) for k, parts in enumerate(collected)]
+    return (*states, *stacked)
+
+
+def _goes_on(view: OnnxNode, condition: Value | None, *, last: bool) -> bool:
+    """Return whether a loop runs again; the condition of the last iteration does not matter."""
+    if condition is None or last:
+        return False
+    if condition.data is None:
+        view.fail("its condition is computed at run time")
+    return bool(condition.data.reshape(-1)[0])
+
+
+def _stacked(view: OnnxNode, parts: Sequence[Value | None], axis: int, output: int) -> Value | None:
+    """Return the results of all iterations along a new axis."""
+    known = [p for p in parts if p is not None]
+    if len(known) != len(parts):
+        return None
+    name = view.outputs[output] if output < len(view.outputs) and view.outputs[output] else f"{view.name}.{output}"
+    wide = []
+    for index, part in enumerate(known):
+        at = axis_index(axis, len(part.shape) + 1)
+        shape = (*part.shape[:at], 1, *part.shape[at:])
+        wide.append(reshaped(view, part, shape, name=f"{name}.{index}"))
+    return wide[0] if len(wide) == 1 else view.add("concat", wide, name=name, axis=at)
+
+
+def _scan(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
+    if view.opset < 9:
+        view.fail("Scan of operator set 8 has a batch axis of its own", hint="export the model with opset 9 or newer")
+    body = subgraph(node, "body")
+    count = int(view.attr("num_scan_inputs"))
+    carried = len(view.inputs) - count
+    outputs = len(body.output) - carried
+    sources = [view.value(carried + k) for k in range(count)]
+    given = view.attr("scan_input_axes") or [0] * count
+    axes = [axis_index(int(a), len(v.shape)) for a, v in zip(given, sources, strict=True)]
+    reverse = view.attr("scan_input_directions") or [0] * count
+    trips = sources[0].shape[axes[0]]
+    _check_length(view, body, trips)
+    states: list[Value | None] = [view.value(k) for k in range(carried)]
+    collected: list[list[Value | None]] = [[] for _ in range(outputs)]
+    for step in range(trips):
+        known = [s for s in states if s is not None]
+        if len(known) != carried:
+            break
+        slices = [
+            _element(view, v, axis, trips - 1 - step if backward else step, f"{view.name}/{step}/slice{k}")
+            for k, (v, axis, backward) in enumerate(zip(sources, axes, reverse, strict=True))
+        ]
+        results = _run(view, host, body, [*known, *slices], len(body.output), f"{view.name}/{step}/")
+        states = results[:carried]
+        for part, value in zip(collected, results[carried:], strict=True):
+            part.append(value)
+    placed = view.attr("scan_output_axes") or [0] * outputs
+    backwards = view.attr("scan_output_directions") or [0] * outputs
+    stacked = [
+        _stacked(view, parts[::-1] if backwards[k] else parts, int(placed[k]), carried + k)
+        for k, parts in enumerate(collected)
+    ]
+    return (*states, *stacked)
+
+
+def _element(view: OnnxNode, value: Value, axis: int, at: int, name: str) -> Value:
+    """Return one slice along an axis, without the axis."""
+    rank = len(value.shape)
+    starts = tuple(at if a == axis else 0 for a in range(rank))
+    sizes = tuple(1 if a == axis else d for a, d in enumerate(value.shape))
+    part = view.add("slice", [value], name=f"{name}.part", starts=starts, steps=(1,) * rank, sizes=sizes)
+    return reshaped(view, part, (*value.shape[:axis], *value.shape[axis + 1 :]), name=name)
