@@ -73,3 +73,55 @@ def evaluate(
     print_evaluation(result, as_json=json)
     if fail_under is not None:
         require(result, fail_under)
+
+
+def analyze(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file. Settings in MODEL.yaml beside it apply.")],
+    calib: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
+    ] = None,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Samples to analyze.")] = 8,
+    preprocess: Annotated[
+        str | None, typer.Option(metavar="STEPS", help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'.")
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N,N,…", help="Extents of a dynamic input. Repeatable.")
+    ] = None,
+    observer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Range of activations: mse, minmax, percentile{percentile=99.9}, …"),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODES", help="Name, glob, /regex/, op:softmax or FROM..TO. Repeatable."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file with any setting of the compiler.")
+    ] = None,
+    top: Annotated[int, typer.Option(metavar="N", min=0, help="Worst nodes to print; 0 for all, in order.")] = 15,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with plots here.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show which nodes lose accuracy in INT8, why, and how to exclude them.
+
+    Example: qcompile analyze model.onnx --calib photos/ --html analysis.html
+    """
+    from qcompile.assessment import analyze as run
+    from qcompile.config import read_shapes
+    from qcompile.progress import ProgressReporter
+    from qcompile.report.accuracy_tables import print_analysis
+    from qcompile.report.analysis_html import write_analysis
+
+    settings: dict[str, Any] = {
+        "calib": calib,
+        "preprocess": preprocess,
+        "input_shapes": read_shapes(input_shape or []) or None,
+        "observer": observer,
+        "keep_float": keep_float,
+    }
+    with ProgressReporter(quiet=json) as progress:
+        result = run(model, config=config, settings=settings, count=samples, progress=progress)
+    if html is not None:
+        write_analysis(result, html)
+    print_analysis(result, top=top, as_json=json)

@@ -138,17 +138,17 @@ class _Run:
         self.float_run, self.integer_run = Interpreter(reference), Interpreter(actual)
         self.producers = {v.name: node for node in reference.nodes for v in node.outputs}
         self.names = {**match_tensors(reference, actual), **{v: v.name for v in actual.inputs}}
+        self.names |= {a: self.names[v] for a, v in _read_as_real(actual).items() if v in self.names}
         self.outputs = {name: Power() for name in actual.output_names}
         self.statistics = {node: s for node in actual.nodes if (s := self._watched(node)) is not None}
         self.done = 0
 
     def _watched(self, node: Node) -> NodeStatistics | None:
-        """Return the statistics to gather for a node; None where its result is no int8 form of a float tensor."""
+        """Return the statistics to gather for a node; None where its result stands for no float tensor."""
         value = node.outputs[0]
-        q = value.qparams
-        if q is None or q.dtype != "int8" or q.per_channel or value not in self.names:
+        if not node.is_integer or value not in self.names or node.op.name == "dequantize":
             return None
-        return NodeStatistics(node, q)
+        return NodeStatistics(node, value.qparams if value.dtype == "int8" else None)
 
     def include(self, sample: Mapping[str, Array]) -> None:
         """Run one sample."""
@@ -214,7 +214,7 @@ class _Run:
         for node, statistics in self.statistics.items():
             if not statistics.values:
                 continue
-            makers = {_name(v.producer): found[v] for v in node.inputs if v in found and v.producer is not None}
+            makers = {self._name(v): found[v] for v in node.inputs if v in found}
             found[node.outputs[0]] = Findings.of(statistics, makers)
             analyses.append(self._analysis(node, statistics, found[node.outputs[0]]))
         return tuple(analyses)
@@ -223,7 +223,7 @@ class _Run:
         tensor = self.names[node.outputs[0]]
         original = self.producers.get(tensor)
         return NodeAnalysis(
-            _name(node),
+            self._name(node.outputs[0]),
             node.op.name,
             tensor,
             statistics.alone.db if statistics.alone.signal or statistics.alone.noise else None,
@@ -235,29 +235,41 @@ class _Run:
             _weight_peaks(original) if original is not None else (),
         )
 
+    def _name(self, value: Value) -> str:
+        """Return the ONNX node that makes a tensor, or the tensor's own name in the float graph."""
+        return value.producer.loc if value.producer is not None and value.producer.loc else self.names[value]
+
     def float_nodes(self) -> set[str]:
         """Return the names of nodes that compute in float in the final graph."""
         return {node.loc for node in self.actual.nodes if not node.is_integer}
 
 
-def _name(node: Node) -> str:
-    return node.loc or node.outputs[0].name
+def _read_as_real(graph: Graph) -> dict[Value, Value]:
+    """Return accumulators that nothing but a conversion to real values reads, and what that gives."""
+    found = {}
+    for node in graph.nodes:
+        value = node.inputs[0]
+        if node.op.name == "dequantize" and value.dtype == "int32" and value.users() == [node]:
+            found[value] = node.outputs[0]
+    return found
 
 
 def _exclusion(node: Node, found: Findings) -> str:
     """Return the options that take the cause away.
 
     A tensor that is badly written in its codes stays real only if both its maker and its readers compute in float.
+    A conversion, which is no node of the model, stands for its readers.
     """
-    names = [_name(node)]
+    readers = [reader.loc for reader in node.outputs[0].users() if reader.op.name != "dequantize"]
+    names = [node.loc] if node.loc else readers
     where = origin(found)
     if where == "operands" and found.source:
         names.insert(0, found.source)
     elif where == "result":
-        names += [_name(reader) for reader in node.outputs[0].users() if reader.op.name != "dequantize"]
+        names += readers
     elif where == "inherited":
         names = [found.operand]
-    return " ".join(f"--keep-float {shlex.quote(name)}" for name in dict.fromkeys(names))
+    return " ".join(f"--keep-float {shlex.quote(name)}" for name in dict.fromkeys(names) if name)
 
 
 def _weight_peaks(node: Node) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from qcompile.evaluate.node_statistics import NodeStatistics
 
 CODES = 256
 
-FINE_DB = 35.0
+FINE_DB = 30.0
 """A node that is better than this by itself needs no explanation."""
 
 _SHARE = 0.5  # of the noise that one origin must have to be called the cause
@@ -20,6 +20,7 @@ _FEW_CODES = 0.25
 _OUTLIER = 8.0  # times the median channel: three of the eight bits are lost for the others
 _LISTED = 8
 _INHERITED_DB = 6.0
+_BAD_DB = 20.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Findings:
         accumulated_db: SQNR with all errors before it.
         rounding_db: SQNR of writing the exact result in its codes.
         weights_db: SQNR with nothing but the weights quantized; None without weights.
-        range: real values of the smallest and the largest code.
+        range: real values of the smallest and the largest code; of the first values where there are no codes.
         seen: smallest and largest exact value.
         codes: share of the 256 codes between those that the smallest and the largest value get, 0 to 1.
         clipped: share of values beyond the range, 0 to 1.
@@ -75,10 +76,10 @@ class Findings:
         assert statistics.lowest is not None
         assert statistics.highest is not None
         lowest, highest = statistics.lowest, statistics.highest
-        step = statistics.qparams.scalar_scale
+        step = statistics.step
         low, high = statistics.range
         seen = float(lowest.min()), float(highest.max())
-        span = max(0.0, min(seen[1], high) - max(seen[0], low)) / step + 1
+        span = max(0.0, min(seen[1], high) - max(seen[0], low)) / step + 1 if step else CODES
         rounding, clipping = statistics.rounding.noise, statistics.clipping.noise
         still = lowest == highest
         measured = statistics.alone.signal or statistics.alone.noise
@@ -134,7 +135,7 @@ def origin(found: Findings) -> str:
     """
     if found.alone_db is None or found.alone_db >= FINE_DB:
         gap = found.alone_db is None or found.alone_db - found.accumulated_db > _INHERITED_DB
-        return "inherited" if gap and found.operand and found.accumulated_db < FINE_DB / 2 else ""
+        return "inherited" if gap and found.operand and found.accumulated_db < _BAD_DB else ""
     alone = 10 ** (-found.alone_db / 10)
     if 10 ** (-found.rounding_db / 10) >= _SHARE * alone:
         return "result"
@@ -149,14 +150,14 @@ def explain(found: Findings) -> str:
     Args:
         found: measured facts.
     """
-    words = {
-        "": lambda: "fine",
-        "inherited": lambda: f"inherited: '{found.operand}' arrives with {found.operand_db:.1f} dB",
-        "weights": lambda: f"rounding of its weights ({found.weights_db:.1f} dB by themselves)",
-        "operands": lambda: _operand_cause(found),
-        "result": lambda: _result_cause(found),
-    }
-    return words[origin(found)]()
+    where = origin(found)
+    if where == "inherited":
+        return f"inherited: '{found.operand}' arrives with {found.operand_db:.1f} dB"
+    if where == "weights":
+        return f"rounding of its weights ({found.weights_db:.1f} dB by themselves)"
+    if where == "operands":
+        return _operand_cause(found)
+    return _result_cause(found) if where == "result" else "fine"
 
 
 def _operand_cause(found: Findings) -> str:

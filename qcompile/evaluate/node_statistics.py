@@ -45,7 +45,7 @@ class NodeStatistics:
 
     Args:
         node: of the integer graph.
-        qparams: of its result, per tensor.
+        qparams: of its int8 result; None where the result is an accumulator that is read as real values.
 
     Attributes:
         alone: noise with only this node quantized.
@@ -58,7 +58,7 @@ class NodeStatistics:
         histogram: counts in BINS equal bars, from half a range below the range to half a range above it.
     """
 
-    def __init__(self, node: Node, qparams: QParams) -> None:
+    def __init__(self, node: Node, qparams: QParams | None) -> None:
         self.node, self.qparams = node, qparams
         self.alone, self.accumulated, self.rounding, self.clipping = Power(), Power(), Power(), Power()
         self.weights: Power | None = None
@@ -66,28 +66,43 @@ class NodeStatistics:
         self.lowest: Array | None = None
         self.highest: Array | None = None
         self.histogram = np.zeros(BINS, np.int64)
+        self._first = (0.0, 0.0)
+
+    @property
+    def step(self) -> float:
+        """Real units per code; 0 where there are no codes."""
+        return self.qparams.scalar_scale if self.qparams is not None else 0.0
 
     @property
     def range(self) -> tuple[float, float]:
-        """The real values of the smallest and the largest code in use."""
+        """The real values of the smallest and the largest code in use; without codes, of the values seen first."""
         q = self.qparams
+        if q is None:
+            return self._first
         return (q.qmin - q.scalar_zero_point) * q.scalar_scale, (q.qmax - q.scalar_zero_point) * q.scalar_scale
 
     def update(self, exact: Array) -> None:
         """Count the exact values of one sample."""
-        low, high = self.range
-        step = self.qparams.scalar_scale
-        written = dequantize(quantize(exact, self.qparams), self.qparams)
-        self.rounding.add(exact, written)
-        beyond = (exact < low - step / 2) | (exact > high + step / 2)
-        self.clipped += int(beyond.sum())
+        if not self.values:
+            self._first = float(exact.min(initial=0.0)), float(exact.max(initial=0.0))
         self.values += exact.size
-        self.clipping.add(exact[beyond], written[beyond])
+        if self.qparams is not None:
+            self._write(exact, self.qparams)
         self._channels(exact)
-        width = max(high - low, step)
+        low, high = self.range
+        width = max(high - low, self.step) or 1.0
         places = (np.asarray(exact, np.float64) - (low - width / 2)) * (BINS / (2 * width))
         clamped = np.clip(np.nan_to_num(places), 0, BINS - 1).astype(np.int64)
         self.histogram += np.bincount(clamped.reshape(-1), minlength=BINS)
+
+    def _write(self, exact: Array, qparams: QParams) -> None:
+        """Measure what writing the exact values in their codes costs."""
+        written = dequantize(quantize(exact, qparams), qparams)
+        self.rounding.add(exact, written)
+        low, high = self.range
+        beyond = (exact < low - self.step / 2) | (exact > high + self.step / 2)
+        self.clipped += int(beyond.sum())
+        self.clipping.add(exact[beyond], written[beyond])
 
     def _channels(self, exact: Array) -> None:
         axis = channel_axis(self.node.outputs[0], self.node)
@@ -98,6 +113,6 @@ class NodeStatistics:
 
 
 def channel_axis(value: Value, node: Node) -> int:
-    """Return the axis of a tensor that counts channels: the last, except in NCHW."""
-    layout = getattr(node.attrs, "layout", "NHWC")
-    return 1 if layout == "NCHW" and len(value.shape) == 4 else max(len(value.shape) - 1, 0)
+    """Return the axis of a tensor that counts channels: the last, except in NCHW, which graph inputs are in."""
+    first = getattr(node.attrs, "layout", "NHWC") == "NCHW" or node.inputs[0].producer is None
+    return 1 if first and len(value.shape) == 4 else max(len(value.shape) - 1, 0)

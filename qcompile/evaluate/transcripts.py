@@ -47,15 +47,15 @@ def transcript(seen: Observation, outputs: Mapping[str, Any], decode: str, outpu
     array: npt.NDArray[Any] = np.asarray(outputs[name])
     if array.dtype.kind in "iu":
         return _named(array.reshape(-1).tolist(), seen.names, 0)
-    steps = array.reshape(array.shape[-2:]) if array.ndim >= 2 and array.size == np.prod(array.shape[-2:]) else None
-    if steps is None:
+    if array.ndim < 2 or array.size != np.prod(array.shape[-2:]):
         raise UsageError(
             f"output '{name}' of shape {list(array.shape)} is no sequence of scores",
             hint='give metric{decode="module:function"}: from the outputs to a text',
         )
-    best = steps.argmax(axis=1)
+    classes = array.shape[-1]
+    best = array.reshape(-1, classes).argmax(axis=1)
     kept = best[np.concatenate([[True], best[1:] != best[:-1]])]
-    return _named([int(i) for i in kept if i != 0], seen.names, steps.shape[1])
+    return _named([int(i) for i in kept if i != 0], seen.names, classes)
 
 
 def _named(indices: list[int], names: Sequence[str] | None, classes: int) -> str | list[int]:

@@ -1,0 +1,195 @@
+"""The analysis on graphs whose faults are known, and the causes on findings made up for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qcompile import ops
+from qcompile.evaluate.analysis import analyze_graphs
+from qcompile.evaluate.cause import Findings, explain, origin
+from qcompile.evaluate.comparison import compare_graphs
+from qcompile.ir.graph import Graph
+from qcompile.ir.parser import parse_graph
+from qcompile.passmgr import PassContext, PassManager
+from qcompile.report.analysis_html import analysis_html
+
+TEXT = """
+graph "chain" {
+  input %x : f32[1,6,6,8]
+  const @w1 : f32[16,1,1,8] = normal(1, 0.3)
+  const @b1 : f32[16] = normal(2, 0.1)
+  const @w2 : f32[8,1,1,16] = normal(3, 0.3)
+  const @b2 : f32[8] = normal(4, 0.1)
+  %first = conv2d(%x, @w1, @b1) {layout="NHWC"} : f32[1,6,6,16] loc("First")
+  %relu = relu(%first) : f32[1,6,6,16] loc("Relu")
+  %second = conv2d(%relu, @w2, @b2) {layout="NHWC"} : f32[1,6,6,8] loc("Second")
+  %p = softmax(%second) : f32[1,6,6,8] loc("Softmax")
+  output "p" = %p
+}
+"""
+
+PIPELINE = (
+    "fuse-activation{tables=false},insert-observers,calibrate,assign-precision{keep_float=[]},quantize,fuse-requantize,"
+    "fuse-residual,eliminate-dead"
+)
+
+
+def samples(count: int = 4) -> list[dict[str, np.ndarray]]:
+    generator = np.random.default_rng(5)
+    return [{"x": generator.normal(size=(1, 6, 6, 8)).astype(np.float32)} for _ in range(count)]
+
+
+def quantized(graph: Graph) -> tuple[Graph, Graph]:
+    """Return the float graph that was calibrated, and the integer graph."""
+    context = PassContext(samples=lambda: iter(samples()))
+    final = PassManager(PIPELINE).run(graph, context)
+    assert context.reference is not None
+    return context.reference, final
+
+
+def with_weights(text: str, changes: dict[str, np.ndarray]) -> Graph:
+    """Return a graph with some constants scaled along their first axis."""
+    graph = parse_graph(text, ops.all_ops(), source="test")
+    for value in graph.constants():
+        if value.name in changes:
+            value.data = (value.constant() * changes[value.name]).astype(np.float32)
+            value.data.setflags(write=False)
+            value._content = None
+    return graph
+
+
+@pytest.fixture(scope="module")
+def healthy() -> tuple[Graph, Graph]:
+    return quantized(parse_graph(TEXT, ops.all_ops(), source="test"))
+
+
+def test_a_healthy_network_is_fine(healthy: tuple[Graph, Graph]) -> None:
+    result = analyze_graphs(*healthy, samples(), count=4)
+    assert result.samples == 4
+    assert result.verified
+    assert {node.name for node in result.nodes} >= {"First", "Second"}
+    assert [node.cause for node in result.nodes] == ["fine"] * len(result.nodes)
+    first = next(node for node in result.nodes if node.name == "First")
+    assert first.alone_db is not None
+    assert first.alone_db > 30
+    assert sum(first.histogram) == 4 * 6 * 6 * 16
+    assert first.exclusion == "--keep-float First"
+    assert len(first.weight_peaks) == 16
+
+
+def test_accumulated_error_is_that_of_the_comparison(healthy: tuple[Graph, Graph]) -> None:
+    result = analyze_graphs(*healthy, samples(), count=4)
+    expected = compare_graphs(*healthy, samples(), count=4)
+    assert result.outputs == pytest.approx(expected.outputs)
+    by_tensor = {error.name: error.sqnr_db for error in expected.tensors}
+    for node in result.nodes:
+        assert node.accumulated_db == pytest.approx(by_tensor[node.tensor])
+
+
+def test_alone_leaves_out_the_errors_before(healthy: tuple[Graph, Graph]) -> None:
+    """With other weights in the first integer layer, only the first is worse by itself."""
+    reference, final = healthy
+    broken = final.clone()
+    first = next(node for node in broken.nodes if node.loc == "First" and node.op.name == "conv2d")
+    weight = first.inputs[1]
+    weight.data = np.roll(weight.constant(), 1, axis=0)
+    weight.data.setflags(write=False)
+    before = {node.name: node for node in analyze_graphs(reference, final, samples(), count=2).nodes}
+    after = {node.name: node for node in analyze_graphs(reference, broken, samples(), count=2).nodes}
+    assert (after["First"].alone_db or 0) < 10
+    assert after["First"].findings.weights_db is not None
+    assert after["First"].findings.weights_db < 10
+    assert after["First"].cause.startswith("rounding of its weights")
+    assert after["Second"].alone_db == before["Second"].alone_db
+    assert after["Second"].accumulated_db < 10
+    assert after["Second"].cause == f"inherited: 'First' arrives with {after['First'].accumulated_db:.1f} dB"
+    assert after["Second"].exclusion == "--keep-float First"
+
+
+def test_outlier_channels_are_found_and_their_reader_blames_them() -> None:
+    spread = np.ones((16, 1, 1, 1))
+    spread[5] = 200.0
+    graph = with_weights(TEXT, {"w1": spread, "b1": spread.reshape(16), "w2": 1 / spread.reshape(1, 1, 1, 16)})
+    result = {node.name: node for node in analyze_graphs(*quantized(graph), samples(), count=4).nodes}
+    assert result["First"].findings.outliers[0][0] == 5
+    assert result["First"].findings.outliers[0][1] > 50
+    assert "rounding of its operand 'First', whose widest channel reaches" in result["Second"].cause
+    assert result["Second"].exclusion == "--keep-float First --keep-float Second"
+    assert (result["Second"].alone_db or 99) < 20
+
+
+def test_the_exclusion_takes_the_cause_away() -> None:
+    spread = np.ones((16, 1, 1, 1))
+    spread[5] = 200.0
+    graph = with_weights(TEXT, {"w1": spread, "b1": spread.reshape(16), "w2": 1 / spread.reshape(1, 1, 1, 16)})
+    reference, final = quantized(graph)
+    context = PassContext(samples=lambda: iter(samples()))
+    kept = PassManager(PIPELINE.replace("keep_float=[]", 'keep_float=["First", "Second"]')).run(graph, context)
+    before = analyze_graphs(reference, final, samples(), count=4)
+    after = analyze_graphs(reference, kept, samples(), count=4, kept={"First": "kept in float by request"})
+    assert after.outputs["p"] > before.outputs["p"] + 20
+    assert after.kept == {"First": "kept in float by request"}
+
+
+def test_dead_and_lost_channels() -> None:
+    scale = np.ones((16, 1, 1, 1))
+    scale[3] = 0.0
+    scale[7] = 1e-4
+    graph = with_weights(TEXT, {"w1": scale, "b1": scale.reshape(16)})
+    found = {n.name: n.findings for n in analyze_graphs(*quantized(graph), samples(), count=4).nodes}["First"]
+    assert 3 in found.dead
+    assert found.lost == (7,)
+
+
+GOOD = Findings(
+    alone_db=40.0,
+    accumulated_db=39.0,
+    rounding_db=41.0,
+    weights_db=50.0,
+    range=(-1.0, 1.0),
+    seen=(-1.0, 1.0),
+    codes=1.0,
+    clipped=0.0,
+    clipping=0.0,
+    channels=8,
+    dead=(),
+    lost=(),
+    outliers=(),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "words"),
+    [
+        ({}, "", "fine"),
+        ({"accumulated_db": 5.0, "operand": "A", "operand_db": 5.5}, "inherited", "'A' arrives with 5.5 dB"),
+        ({"alone_db": 10.0, "rounding_db": 10.5}, "result", "long tails"),
+        ({"alone_db": 10.0, "rounding_db": 10.5, "codes": 0.1}, "result", "range waste: the values use 10%"),
+        ({"alone_db": 10.0, "rounding_db": 10.5, "clipping": 0.9, "clipped": 0.02}, "result", "clipping: 2.00%"),
+        ({"alone_db": 10.0, "rounding_db": 10.5, "outliers": ((3, 32.0),)}, "result", "keeps 8 of 256 codes"),
+        ({"alone_db": 10, "rounding_db": 10, "outliers": ((3, 32.0),), "lost": (1, 2)}, "result", "rounded away: 1, 2"),
+        ({"alone_db": 10.0, "weights_db": 10.1}, "weights", "10.1 dB by themselves"),
+        ({"alone_db": 10.0, "source": "B"}, "operands", "its operand 'B', which it amplifies"),
+        ({"alone_db": 10.0, "source": "B", "source_outlier": 20.0}, "operands", "equalize"),
+        ({"alone_db": 10.0}, "operands", "the graph's input"),
+    ],
+)  # fmt: skip
+def test_causes_in_words(changes: dict[str, object], where: str, words: str) -> None:
+    found = replace(GOOD, **changes)  # type: ignore[arg-type]
+    assert origin(found) == where
+    assert words in explain(found)
+
+
+def test_the_report_shows_every_node_and_opens_offline(healthy: tuple[Graph, Graph]) -> None:
+    result = analyze_graphs(*healthy, samples(), count=2)
+    html = analysis_html(result)
+    assert html == analysis_html(result)
+    for node in result.nodes:
+        assert node.name in html
+    assert "src=" not in html
+    assert "http" not in html
+    assert html.count("<path") == len(result.nodes) + sum(bool(node.weight_peaks) for node in result.nodes)
+    assert "made-up" in analysis_html(analyze_graphs(*healthy, None))
