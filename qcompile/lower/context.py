@@ -45,6 +45,7 @@ class LoweringContext:
         self.steps: list[DraftStep] = []
         self._outputs = set(graph.outputs)
         self._kernels: dict[Any, Kernel] = {}
+        self._copies: dict[Value, Buffer] = {}
         for number, value in enumerate(graph.inputs):
             self.sources.buffers[value] = Buffer(value.type.nbytes, "input", number)
             self.sources.at_boundary(value)
@@ -293,33 +294,33 @@ class LoweringContext:
         self.sources.buffers[value] = buffer
         return buffer
 
-    def padded_buffer(self, node: Node, value: Value) -> Buffer:
+    def padded_buffer(self, value: Value) -> Buffer:
         """Return memory of a tensor past whose end a kernel may read, stored as the instruction set wants it.
 
         The caller's own tensors are copied for that.
         """
-        buffer = self.own_buffer(node, value, always=True)
+        buffer = self.own_buffer(value, always=True)
         buffer.overread = True
         return buffer
 
-    def own_buffer(self, node: Node, value: Value, *, always: bool = False) -> Buffer:
+    def own_buffer(self, value: Value, *, always: bool = False) -> Buffer:
         """Return memory of a tensor stored as the instruction set wants it; a copy where the caller's is not.
 
         Args:
-            node: for the report.
             value: the tensor.
             always: copy the caller's tensors even where they are stored in the same way.
         """
         if value.is_constant and self.sources.differs(value):
             return self.weights.add(value.constant().view(np.uint8) ^ np.uint8(128))
         buffer = self.read_buffer(value)
-        if (always and buffer.space == "input") or self.sources.differs(value):
-            element = self._whole(value)
-            self.sources.inside(value)
-            buffer = Buffer(value.type.nbytes)
-            self.emit_map(_copy_of(value), element, buffer, value, value.shape)
-            self.sources.buffers[value] = buffer
-        return buffer
+        if not (always and buffer.space == "input") and not self.sources.differs(value):
+            return buffer
+        if value not in self._copies:
+            # The copy is a value of its own: expressions that wait to be emitted still read the caller's memory.
+            copy = _copy_of(value)
+            self._copies[value] = Buffer(value.type.nbytes)
+            self.emit_map(copy, self._whole(value), self._copies[value], copy.output, value.shape)
+        return self._copies[value]
 
     def _whole(self, value: Value) -> Expr:
         position = tuple(ex.index(n) for n in range(len(value.shape)))
@@ -344,7 +345,7 @@ class LoweringContext:
             share: operands that the output may overwrite.
             macs: multiply-accumulates.
         """
-        precision = "int8" if node.is_integer else "float32"
+        precision = "int8" if node.is_integer else node.outputs[0].dtype
         name = node.loc or node.outputs[0].name
         step = DraftStep(kernel, tuple(args), output, share, name, node.op.name, precision, macs)
         self.steps.append(step)

@@ -157,8 +157,8 @@ def emit_layer(
     """Append the step of a layer and return the buffer it writes."""
     kernel = context.kernel(work.canonical(), lambda: plan_conv(work, context.isa, context.target))
     add = context.weights.add
-    source = context.padded_buffer(node, node.inputs[0])
-    other = context.padded_buffer(node, residual) if residual is not None else None
+    source = context.padded_buffer(node.inputs[0])
+    other = context.padded_buffer(residual) if residual is not None else None
     result = context.new_buffer(output)
     args = [
         source,

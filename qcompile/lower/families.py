@@ -73,7 +73,7 @@ def look_up(context: LoweringContext, node: Node, operand: Value, entries: npt.N
         operand: the codes; its memory may become the result's.
         entries: 256 codes, by q + 128.
     """
-    source = context.own_buffer(node, operand)
+    source = context.own_buffer(operand)
     result = context.new_buffer(node.output)
     work = TableWorkload(node.output.type.size)
     kernel = context.kernel(work, lambda: table_kernel(work, context.isa))

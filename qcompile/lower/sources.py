@@ -57,10 +57,6 @@ class Sources:
         """Say that a tensor is the caller's, which always holds q."""
         self._boundary.add(value)
 
-    def inside(self, value: Value) -> None:
-        """Say that a tensor now has memory of our own."""
-        self._boundary.discard(value)
-
     def is_boundary(self, value: Value) -> bool:
         """Return whether a tensor is stored as the caller has it."""
         return value in self._boundary

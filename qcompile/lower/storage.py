@@ -51,7 +51,7 @@ class DraftStep:
         may_share: buffers that the output may overwrite, if this step is their last reader.
         loc: ONNX node name.
         op: IR operator.
-        precision: "int8" or "float32".
+        precision: "int8", or the element type of the result.
         macs: multiply-accumulates.
     """
 

@@ -151,6 +151,21 @@ def test_outputs_may_be_inputs_constants_and_each_other(machine: Target) -> None
     check(graph_of(text), machine)
 
 
+def test_a_copied_input_does_not_disturb_who_reads_the_original(machine: Target) -> None:
+    """The table wants its own copy of x while a sum that reads the caller's x is still waiting to be emitted."""
+    text = """
+    graph "copy" {
+      input %x : i8[2,3,4,8] q(scale=0.05)
+      %s = add(%x, %x) : i8[2,3,4,8] q(scale=0.05)
+      %t = relu(%x) : i8[2,3,4,8] q(scale=0.05)
+      %r = reshape(%s) {shape=[2,3,32]} : i8[2,3,32] q(scale=0.05)
+      output "t" = %t
+      output "r" = %r
+    }
+    """
+    check(graph_of(text), machine)
+
+
 def test_the_result_depends_on_neither_threads_nor_history() -> None:
     text = graph_texts("integer_layers")["integer_layers"]
     first = lower_graph(graph_of(text), RPI5, jobs=1)
