@@ -144,15 +144,15 @@ class Evaluator:
                 self._progress(done, total, what)
 
         found = run_tasks(work, len(self._samples), jobs=self._jobs, progress=progress)
-        sqnr = min(
-            _decibel(sum(d.signal[i] for d in found), sum(d.noise[i] for d in found)) for i in range(len(self._names))
-        )
+        places = range(len(self._names))
+        ratios = [_decibel(sum(d.signal[i] for d in found), sum(d.noise[i] for d in found)) for i in places]
+        sqnr, mean = min(ratios), sum(ratios) / len(ratios)
         drop, agreement = signal_drop(sqnr), None
         if self._classifier:
             actual = [np.asarray(d.scores, np.float64) for d in found]
             drop, agreement = classifier_drop(self._scores(), actual)
         ms, share = round(modelled_ms(graph), 6), round(int8_share(graph), 6)
-        return Score(round(sqnr, 4), round(drop, 8), agreement, ms, share)
+        return Score(round(sqnr, 4), round(mean, 4), round(drop, 8), agreement, ms, share)
 
     def _real(self, graph: Graph, named: Mapping[str, Array]) -> list[Array]:
         pairs = zip(graph.output_names, graph.outputs, strict=True)

@@ -82,14 +82,23 @@ class Ladder:
             if candidate == recipe:
                 continue
             found = self._candidates.score(candidate, rung.title)
-            gain = self._goal.shortfall_db(score) - self._goal.shortfall_db(found)
-            kept = gain >= WORTH_DB or (self._goal.is_accurate(found) and gain > 0)
+            kept = self._helps(score, found)
             self._attempts.append(Attempt(rung.title, "kept" if kept else "dropped", found))
             if kept:
                 recipe, score = candidate, found
             if self._goal.is_accurate(score):
                 break
         return recipe, score
+
+    def _helps(self, before: Score, after: Score) -> bool:
+        """Return whether a means brings the goal nearer, or helps the other outputs where the worst stays as it is.
+
+        What spoils the worst output often hides what is done about the others, until its nodes are in float32.
+        """
+        gain = self._goal.shortfall_db(before) - self._goal.shortfall_db(after)
+        if self._goal.is_accurate(after) or abs(gain) >= WORTH_DB:
+            return gain > 0
+        return after.mean_db - before.mean_db >= WORTH_DB
 
     def _keep_float(self, recipe: Recipe) -> tuple[Recipe, Score, tuple[str, ...]]:
         """Keep nodes in float32, the most harmful for their time first."""

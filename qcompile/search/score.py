@@ -15,6 +15,7 @@ class Score:
 
     Args:
         sqnr_db: signal to quantization noise ratio at the worst output, dB.
+        mean_db: the same, mean over the outputs, dB.
         drop: share of the metric lost against float, 0 to 1; see `qcompile.search.drop`.
         agreement: share of samples with the same best class as float; None for other outputs than class scores.
         ms: modelled time of one inference on one core, milliseconds.
@@ -22,6 +23,7 @@ class Score:
     """
 
     sqnr_db: float
+    mean_db: float
     drop: float
     agreement: float | None
     ms: float

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from search_graphs import PIPELINE, candidates, context_of, heads, recipe, samples
+
+from qcompile.errors import UsageError
+from qcompile.passmgr import PassRegistry
+from qcompile.search.goal import Goal
+from qcompile.search.ladder import RUNGS, Ladder
+from qcompile.search.recipe import Recipe
+from qcompile.search.rung import Rung
+from qcompile.search.start import SearchSettings, search
+from qcompile.search.state import NAME, SearchState, remove_state
+
+
+def run(folder: Path | None, goal: Goal, jobs: int = 1):
+    context = context_of(samples())
+    return search(heads(), PIPELINE, context, SearchSettings(goal, True, folder, jobs)), context
+
+
+def test_every_rung_names_a_pass_with_its_options():
+    registry = PassRegistry()
+    for rung in RUNGS:
+        if rung.is_available(registry):
+            applied = rung.applied(recipe(), registry)
+            chosen = next(p for p in applied.passes if p.name == rung.name)
+            assert all(getattr(chosen, option) == value for option, value in rung.options.items())
+    assert [rung.name for rung in RUNGS if rung.is_available(registry)][:2] == ["insert-observers"] * 2
+
+
+def test_a_rung_is_one_line():
+    rung = Rung("nothing", "fold-constants", after="calibrate")
+    registry = PassRegistry()
+    applied = rung.applied(recipe(), registry)
+    names = [p.name for p in applied.passes]
+    assert names[names.index("calibrate") + 1] == "fold-constants"
+    assert Recipe.parse(applied.text, registry) == applied
+    assert not Rung("unknown", "no-such-pass", after="").is_available(registry)
+    assert not Rung("unknown", "insert-observers", {"observer": "no-such"}).is_available(registry)
+    with pytest.raises(UsageError, match="no-such"):
+        Rung("misplaced", "fold-constants", after="no-such").applied(recipe(), registry)
+
+
+def test_a_means_that_does_nothing_is_dropped_and_a_met_goal_ends_the_climb():
+    rungs = (
+        Rung("nothing", "fold-constants", after="calibrate"),
+        Rung("coarse ranges", "insert-observers", {"observer": "percentile{percentile=60}"}),
+    )
+    missed = Ladder(candidates(heads()), Goal(min_sqnr=25), rungs).climb(recipe(), (15, 5))
+    outcomes = {a.title: a.outcome for a in missed.attempts}
+    assert outcomes["nothing"] == "dropped"
+    assert outcomes["coarse ranges"] == "dropped"
+    assert missed.met
+    assert missed.kept_float
+    assert not missed.recipe.has("fold-constants")
+    met = Ladder(candidates(heads()), Goal(min_sqnr=-50), rungs).climb(recipe(), (15, 5))
+    assert [a.outcome for a in met.attempts] == ["start"]
+    assert "is met" in met.reason
+
+
+def test_a_means_that_helps_is_kept():
+    spoiled = recipe().with_options("insert-observers", {"observer": "percentile{percentile=60}"})
+    rungs = (Rung("whole ranges", "insert-observers", {"observer": "minmax"}),)
+    found = Ladder(candidates(heads()), Goal(min_sqnr=30), rungs).climb(spoiled, (15, 5))
+    assert [a.outcome for a in found.attempts[:2]] == ["start", "kept"]
+    assert 'observer="minmax"' in found.recipe.text
+
+
+class Killed(BaseException):
+    """Stands for a signal."""
+
+
+@pytest.mark.parametrize("survived", [2, 5])
+def test_a_killed_search_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int):
+    goal = Goal(min_sqnr=45)
+    whole, _ = run(None, goal)
+    put, writes = SearchState.put, []
+
+    def put_and_die(self: SearchState, kind: str, text: str, value: Any) -> None:
+        put(self, kind, text, value)
+        writes.append(text)
+        if len(writes) == survived:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchState, "put", put_and_die)
+        with pytest.raises(Killed):
+            run(tmp_path / "state", goal)
+    measured: list[str] = []
+
+    def put_and_count(self: SearchState, kind: str, text: str, value: Any) -> None:
+        measured.append(f"{kind}:{text}")
+        put(self, kind, text, value)
+
+    monkeypatch.setattr(SearchState, "put", put_and_count)
+    resumed, context = run(tmp_path / "state", goal)
+    assert resumed.to_json() == whole.to_json()
+    assert resumed.recipe == whole.recipe
+    assert any(f"{survived} measurements of an earlier run" in note for note in context.notes)
+    again, _ = run(tmp_path / "state", goal)
+    assert again.to_json() == whole.to_json()
+    assert len(measured) == len(set(measured)), "something was measured twice"
+
+
+def test_the_state_is_for_these_samples_only(tmp_path: Path):
+    state = SearchState(tmp_path / "s", "key")
+    state.put("score", "a", {"x": 1.5})
+    assert SearchState(tmp_path / "s", "key").get("score", "a") == {"x": 1.5}
+    assert SearchState(tmp_path / "s", "other").get("score", "a") is None
+    assert [p.name for p in (tmp_path / "s").iterdir()] == [NAME]
+    (tmp_path / "s" / NAME).write_text("{")
+    with pytest.raises(UsageError, match="damaged"):
+        SearchState(tmp_path / "s", "key")
+    remove_state(tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot keep the state"):
+        SearchState(tmp_path / "file", "key")
+
+
+def test_the_final_graph_is_the_one_that_was_scored():
+    found, context = run(None, Goal(min_sqnr=25))
+    assert context.samples is not None
+    seen = [s["x"] for s in context.samples()]
+    assert len(seen) == found.calibration == 15
+    assert found.verification == 5
+    held_out = [s["x"] for s in samples() if not any(np.array_equal(s["x"], x) for x in seen)]
+    assert len(held_out) == 5
+    assert found.recipe.text.count("keep_float=") == 1
+
+
+def test_samples_are_needed():
+    context = context_of(samples())
+    context.samples = None
+    with pytest.raises(UsageError, match="calibration samples"):
+        search(heads(), PIPELINE, context, SearchSettings(Goal(min_sqnr=25)))

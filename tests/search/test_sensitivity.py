@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from search_graphs import PIPELINE, context_of, heads, samples
+
+from qcompile import ops
+from qcompile.ir.graph import Graph
+from qcompile.ir.parser import parse_graph
+from qcompile.ops.interpreter import Interpreter
+from qcompile.passmgr import PassManager
+from qcompile.quant.affine import dequantize, quantize
+from qcompile.search.plan import plan_steps
+from qcompile.search.sensitivity import measure_noise, sensitivities
+from qcompile.search.sources import Source, find_sources
+
+
+def calibrated(graph: Graph) -> tuple[Graph, list[Source]]:
+    """Return the calibrated graph with its precisions, and its sources of noise."""
+    before = PIPELINE[: PIPELINE.index(",quantize")]
+    context = context_of(samples())
+    assigned = PassManager(before).run(graph, context)
+    return assigned, find_sources(assigned, PassManager("quantize").run(assigned, context))
+
+
+def test_every_rounded_tensor_and_weight_is_a_source_once():
+    _, sources = calibrated(heads())
+    named = {(s.kind, s.name) for s in sources}
+    assert len(named) == len(sources)
+    assert {n for k, n in named if k == "weights"} == {"h", "t", "boxes", "s"}
+    assert {n for k, n in named if k == "tensor"} >= {"x", "h", "t", "both"}
+    # Slices move integers about and add nothing.
+    assert not named & {("tensor", "left"), ("tensor", "right")}
+
+
+def test_a_tensor_stays_rounded_until_everything_that_shares_its_integers_is_float():
+    _, sources = calibrated(heads())
+    both = next(s for s in sources if s.name == "both")
+    assert {node.loc for node in both.removal} == {"both", "left", "right"}
+
+
+def test_noise_of_one_tensor_equals_a_run_with_only_this_tensor_rounded():
+    graph, sources = calibrated(heads())
+    source = next(s for s in sources if s.kind == "tensor" and s.name == "t")
+    given = samples(3)
+
+    class Rounding(Interpreter):
+        def evaluate(self, node, inputs):
+            results = super().evaluate(node, inputs)
+            if node.outputs[0].name == "t":
+                results = (dequantize(quantize(results[0], source.qparams), source.qparams),)
+            return results
+
+    signal, noise = 0.0, 0.0
+    for sample in given:
+        expected, actual = Interpreter(graph).run(sample)["scores"], Rounding(graph).run(sample)["scores"]
+        signal += float(np.square(expected.astype(np.float64)).sum())
+        noise += float(np.square(actual.astype(np.float64) - expected).sum())
+    found = measure_noise(graph, [source], given)[0]
+    assert found.exact
+    assert found.outputs[1] == pytest.approx(noise / signal, rel=1e-9)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_the_concat_of_two_scales_is_found_whatever_it_is_called(renamed: bool):
+    graph, sources = calibrated(heads(renamed))
+    worst = sensitivities(measure_noise(graph, sources, samples(4)))[0]
+    assert worst.op == "concat"
+    assert worst.node == ("n5" if renamed else "both")
+    assert worst.sqnr_db < 10
+    assert worst.weights_db is None
+
+
+def test_estimates_rank_as_measurements_do():
+    graph, sources = calibrated(heads())
+    exact = sensitivities(measure_noise(graph, sources, samples(4)))
+    estimated = sensitivities(measure_noise(graph, sources, samples(4), work=1.0))
+    assert all(row.exact for row in exact)
+    assert not all(row.exact for row in estimated)
+    assert estimated[0].node == exact[0].node
+
+
+def test_results_do_not_depend_on_the_number_of_processes():
+    graph, sources = calibrated(heads())
+    one, two = (measure_noise(graph, sources, samples(4), jobs=jobs) for jobs in (1, 2))
+    assert [n.outputs for n in one] == [n.outputs for n in two]
+
+
+def test_the_plan_moves_what_harms_most_first_and_ends_without_noise():
+    graph, sources = calibrated(heads())
+    steps = plan_steps(graph, measure_noise(graph, sources, samples(4)))
+    assert steps[0].names == ()
+    assert {"both", "left", "right"} <= set(steps[1].names)
+    assert "h" not in steps[1].names
+    assert all(a.noise >= b.noise and set(a.names) < set(b.names) for a, b in pairwise(steps))
+    assert steps[-1].noise == 0.0
+
+
+def test_a_network_without_integers_has_an_empty_plan():
+    text = 'graph "g" {\n  input %x : f32[1,4]\n  %y = exp(%x) : f32[1,4]\n  output "y" = %y\n}\n'
+    graph = parse_graph(text, ops.all_ops())
+    for node in graph.nodes:
+        node.precision = "float32"
+    assert find_sources(graph, graph) == []
+    assert [step.names for step in plan_steps(graph, [])] == [()]
