@@ -1,0 +1,113 @@
+"""`qcompile eval` and `qcompile analyze` through the real command line, on a small classifier."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from qcompile.cli import run_command
+
+
+@dataclass(frozen=True)
+class Classifier:
+    model: str
+    bundle: str
+    calibration: str
+    data: str
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    """A linear classifier whose labels are its own best classes, so that float is right every time."""
+    folder = tmp_path_factory.mktemp("classifier")
+    generator = np.random.default_rng(3)
+    w = generator.normal(size=(16, 5)).astype(np.float32)
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], name="Gemm_0")
+    graph = helper.make_graph(
+        [node],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(np.zeros(5, np.float32), "b")],
+    )
+    model = folder / "linear.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), model)
+    x = generator.normal(size=(200, 16)).astype(np.float32)
+    np.savez(folder / "test.npz", x=x, labels=(x @ w).argmax(axis=1))
+    np.save(folder / "calibration.npy", x[:32])
+    bundle = folder / "bundle"
+    calibration = str(folder / "calibration.npy")
+    assert run_command([str(model), "--calib", calibration, "-o", str(bundle), "-q"]) == 0
+    return Classifier(str(model), str(bundle), calibration, str(folder / "test.npz"))
+
+
+def test_both_columns(classifier: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run_command(
+        ["eval", classifier.bundle, "--data", classifier.data, "--reference", classifier.model, "--json"]
+    )
+    result = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert result["samples"] == 200
+    assert result["reference"]["value"] == 1.0
+    assert 0.95 < result["model"]["value"] <= 1.0
+    assert result["model"]["low"] < result["model"]["value"]
+    assert result["difference"]["value"] == pytest.approx(result["model"]["value"] - 1.0)
+    assert result["notes"] == []
+
+
+def test_fail_under(classifier: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", classifier.bundle, "--data", classifier.data, "--limit", "50"]
+    assert run_command([*command, "--fail-under", "0.9"]) == 0
+    text = capsys.readouterr().out
+    assert "top1" in text
+    assert "50" in text
+    assert run_command([*command, "--fail-under", "1.01"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("error: ") for line in error) == 1
+    assert "under the 1.01 asked for" in next(line for line in error if line.startswith("error"))
+
+
+def test_comparisons_need_the_float_model(classifier: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", classifier.bundle, "--data", classifier.calibration, "--metric", "sqnr"]
+    assert run_command(command) == 2
+    assert "hint: add --reference MODEL.onnx" in capsys.readouterr().err
+    assert run_command([*command, "--reference", classifier.model, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["reference"] is None
+    assert 25 < result["model"]["value"] < 60
+
+
+def test_labels_are_asked_for(classifier: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["eval", classifier.bundle, "--data", classifier.calibration]) == 2
+    assert "has no label, which metric 'top1' needs" in capsys.readouterr().err
+
+
+def test_a_model_is_run_in_float(classifier: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["eval", classifier.model, "--data", classifier.data, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["value"] == 1.0
+
+
+def test_analyze(classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "analysis.html"
+    command = ["analyze", classifier.model, "--calib", classifier.calibration, "--html", str(page)]
+    assert run_command([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    nodes = {node["name"]: node for node in result["nodes"]}
+    assert nodes["Gemm_0"]["alone_db"] > 25
+    assert nodes["Gemm_0"]["exclusion"] == "--keep-float Gemm_0"
+    assert "Gemm_0" in page.read_text()
+    assert run_command(command) == 0
+    assert "Gemm_0" in capsys.readouterr().out
+
+
+def test_analyze_refuses_a_wrong_exclusion(classifier: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["analyze", classifier.model, "--calib", classifier.calibration, "--keep-float", "Gem_0"]) == 2
+    error = capsys.readouterr().err
+    assert "--keep-float 'Gem_0' matches no node" in error
+    assert "did you mean 'Gemm_0'?" in error
