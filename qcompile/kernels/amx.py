@@ -201,12 +201,23 @@ class AmxTiles:
                 to = sums.address(first + number * _ROWS * nv * _LANES + j * _LANES)
                 b.call("llvm.x86.tilestored64", *_tile(_SUMS[2 * number + j]), to, index(nv * _BYTES))
         scale = [b.let(value) for value in self._epilogue.scale(filters.channel, nv)]
+        together = self._epilogue.pixels_together(nv)
         for number, (row, start, skip) in enumerate(parts):
-            with b.loop(self._width - skip, skip, stem="p") as p:
-                at = b.let(first + (number * _ROWS + p) * (nv * _LANES))
-                found = [sums.load(at + j * _LANES, _LANES) for j in range(nv)]
-                to = b.let(filters.output + (row * work.out_width + start + p) * work.filters)
-                self._epilogue.store(found, scale, to, filters.valid)
+            def finish(p: Index, count: int, number: int = number, at: int = row * work.out_width + start) -> None:
+                from_ = b.let(first + (number * _ROWS + p) * (nv * _LANES))
+                to = b.let(filters.output + (at + p) * work.filters)
+                pixels = []
+                for i in range(count):
+                    found = [sums.load(from_ + (i * nv + j) * _LANES, _LANES) for j in range(nv)]
+                    pixels.append((found, b.let(to + i * work.filters)))
+                self._epilogue.store_pixels(pixels, scale, filters.valid)
+
+            whole, rest = divmod(self._width - skip, together)
+            if whole:
+                with b.loop(whole, stem="p") as p:
+                    finish(skip + p * together, together)
+            if rest:
+                finish(self._width - rest, rest)
 
 
 def _tile(*numbers: int) -> list[Expr]:

@@ -280,9 +280,13 @@ class _Generator:
             if rest:
                 step(steps * size, rest // micro.group)
         scale = self.epilogue.scale(places.channel, nv)
-        for number, (i, j) in enumerate(pixels):
-            to = places.output + (i * work.out_width + j) * work.filters
-            self.epilogue.store(micro.result(b, state, number), scale, to, valid)
+        together = self.epilogue.pixels_together(nv)
+        for start in range(0, len(pixels), together):
+            finished = []
+            for number, (i, j) in list(enumerate(pixels))[start : start + together]:
+                to = places.output + (i * work.out_width + j) * work.filters
+                finished.append((micro.result(b, state, number), to))
+            self.epilogue.store_pixels(finished, scale, valid)
 
 
 @dataclass(frozen=True)

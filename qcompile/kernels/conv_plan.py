@@ -101,7 +101,7 @@ def choose_tiling(workload: ConvWorkload, isa: Isa) -> Tiling:
     fit = isa.vector_bytes // micro.lanes if work.output == "int8" and isa.narrow is not None else 1
 
     def cost(tiling: Tiling) -> tuple[float, int]:
-        return _cycles(work, micro, tiling, fit), -tiling.nv
+        return _cycles(work, micro, tiling, fit, isa.narrows_pixels), -tiling.nv
 
     return min(_candidates(work, micro), key=cost)
 
@@ -116,12 +116,12 @@ def _candidates(work: ConvWorkload, micro: MicroKernel) -> Iterator[Tiling]:
         yield Tiling(-(-work.out_height // -(-work.out_height // rows)), columns, nv)
 
 
-def _cycles(work: ConvWorkload, micro: MicroKernel, tiling: Tiling, fit: int) -> float:
+def _cycles(work: ConvWorkload, micro: MicroKernel, tiling: Tiling, fit: int, shared: bool) -> float:
     """Estimate a layer.
 
     A tile pays for its dots, or for bringing its weights from the second-level cache if they do not
     fit into the first, and for its epilogue: so much a vector of sums, and so much a vector of codes,
-    which takes up to ``fit`` vectors of sums, a power of two.
+    which takes up to ``fit`` vectors of sums, a power of two, of one pixel or (``shared``) of several.
     """
     vectors = -(-(work.filters // work.groups) // micro.lanes)
     groups = walk(work, micro).length / micro.group
@@ -136,7 +136,8 @@ def _cycles(work: ConvWorkload, micro: MicroKernel, tiling: Tiling, fit: int) ->
                 dots = micro.cycles(mr, nv)
                 if far:
                     dots = max(dots, nv * step / _FAR_BYTES_PER_CYCLE)
-                finish = _FINISH_CYCLES * nv + _NARROW_CYCLES * _narrowings(nv, fit)
+                narrowings = nv / fit if shared else _narrowings(nv, fit)
+                finish = _FINISH_CYCLES * nv + _NARROW_CYCLES * narrowings
                 tile = groups * dots + finish * 2 * mr + _TILE_CYCLES
                 total += row_count * column_count * block_count * tile
     return total

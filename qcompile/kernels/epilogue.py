@@ -5,6 +5,7 @@ Bit for bit (see quant): ``int(rne(clamp(float32(acc) * m)))``, then integers on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from tvm import tirx
@@ -86,10 +87,52 @@ class Epilogue:
         """
         for first, values in self._vectors(sums, scale, to):
             self._store_lanes(to + first, values, valid - first)
-        if self._work.table and self._isa.lookup is None:
+        if self._late_table:
             with self._b.loop(valid, stem="c") as c:
                 code = cast("int64", self._codes.load(to + c))
                 self._codes.store(to + c, self._table.load(code))
+
+    def pixels_together(self, nv: int) -> int:
+        """Return how many pixels of ``nv`` vectors fill whole vectors of codes, for ``store_pixels``."""
+        if self._narrowing is None or not self._isa.narrows_pixels or self._late_table:
+            return 1
+        return self._fit // math.gcd(self._fit, nv)
+
+    def store_pixels(
+        self, pixels: Sequence[tuple[Sequence[Expr], Index]], scale: Sequence[Expr], valid: int
+    ) -> None:
+        """Finish some pixels, each with its sums and its place; what narrows does so for several at once.
+
+        Args:
+            pixels: sums and output element, as for ``store``.
+            scale: as for ``store``.
+            valid: as for ``store``.
+        """
+        if len(pixels) == 1 or self.pixels_together(len(scale)) == 1:
+            for sums, to in pixels:
+                self.store(sums, scale, to, valid)
+            return
+        lanes = self._lanes
+        flat = [(sums[j], scale[j], to, j * lanes) for sums, to in pixels for j in range(len(sums))]
+        while flat:
+            count = self._together(len(flat))
+            found = [self._finish_integer(total, factor, to + first) for total, factor, to, first in flat[:count]]
+            codes = self._b.let(self._codes_of(found)) if count > 1 else self._codes_of(found)
+            self._store_runs(codes, [(to, first) for _, _, to, first in flat[:count]], valid)
+            flat = flat[count:]
+
+    def _store_runs(self, codes: Expr, places: Sequence[tuple[Index, int]], valid: int) -> None:
+        """Store vectors that were narrowed together, each run of neighbours at once."""
+        lanes, start = self._lanes, 0
+        while start < len(places):
+            to, first = places[start]
+            run = 1
+            while start + run < len(places) and places[start + run][0] is to:
+                run += 1
+            run = 1 << (run.bit_length() - 1)
+            part = shuffle([codes], range(start * lanes, (start + run) * lanes)) if run < len(places) else codes
+            self._store_lanes(to + first, part, valid - first)
+            start += run
 
     def _vectors(self, sums: Sequence[Expr], scale: Sequence[Expr], to: Index) -> Iterator[tuple[int, Expr]]:
         """Finished vectors in the type of the output, each with the number of its first channel."""
@@ -110,8 +153,17 @@ class Epilogue:
         """How many vectors of sums to narrow into one vector of codes."""
         if self._narrowing is None:
             return 1
-        fit = max(1, self._isa.vector_bytes // self._lanes)
-        return 1 << (min(left, fit).bit_length() - 1)
+        return 1 << (min(left, self._fit).bit_length() - 1)
+
+    @property
+    def _fit(self) -> int:
+        """Vectors of sums whose codes fill a vector."""
+        return max(1, self._isa.vector_bytes // self._lanes)
+
+    @property
+    def _late_table(self) -> bool:
+        """Whether the table is applied to stored codes, for want of a vector look-up."""
+        return self._work.table and self._isa.lookup is None
 
     def _codes_of(self, found: Sequence[Expr]) -> Expr:
         """Stored codes of clamped (or, with a narrowing, any) integers relative to the zero point."""

@@ -199,6 +199,7 @@ class Isa:
         narrow: ``f(vectors, zero, low, high)``: one vector of stored codes
             ``min(max(q + zero, low), high)`` for int32 vectors of any value, |zero| <= 255;
             ``zero`` a scalar int16, ``low`` and ``high`` scalars of the stored type.
+        narrows_pixels: narrow the sums of neighbouring pixels together where one pixel fills no vector of codes.
         depthwise_int8: kernel of 8-bit depthwise convolutions; None: they run as grouped ones.
         depthwise_float32: kernel of float32 depthwise convolutions; None: likewise.
         matrix_int8: kernel by matrix tiles for those 8-bit layers that it fits.
@@ -214,6 +215,7 @@ class Isa:
     lookup: Callable[[Builder, Memory, Expr], Expr] | None = None
     round_saturating: Callable[[Expr], Expr] | None = None
     narrow: Callable[[Sequence[Expr], Expr, Expr, Expr], Expr] | None = None
+    narrows_pixels: bool = False
     depthwise_int8: DepthwiseKernel | None = None
     depthwise_float32: DepthwiseKernel | None = None
     matrix_int8: AmxKernel | None = None

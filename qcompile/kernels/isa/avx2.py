@@ -60,6 +60,7 @@ AVX2 = Isa(
     lookup=_lookup,
     round_saturating=_round_saturating,
     narrow=_PACKS,
+    narrows_pixels=True,
     depthwise_int8=PairDepthwise(lanes=8, tile=4, multiply=_multiply_pairs),
     depthwise_float32=FmaDepthwise(lanes=8),
     least_weight=-128,

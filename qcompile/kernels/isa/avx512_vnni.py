@@ -122,6 +122,7 @@ AVX512_VNNI = Isa(
     lookup=_lookup,
     round_saturating=_round_saturating,
     narrow=_PACKS,
+    narrows_pixels=True,
     depthwise_int8=VnniDepthwise(channels=64, tile=4, tail=VnniDepthwise(channels=16, tile=8)),
     depthwise_float32=FmaDepthwise(lanes=16),
     least_weight=-128,

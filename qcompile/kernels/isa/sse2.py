@@ -41,6 +41,7 @@ SSE2 = Isa(
     round_clamp=_round_clamp,
     round_saturating=_round_saturating,
     narrow=_PACKS,
+    narrows_pixels=True,
     depthwise_int8=PairDepthwise(lanes=4, tile=4, multiply=_multiply_pairs),
     depthwise_float32=FmaDepthwise(lanes=4, fused=False),
     least_weight=-128,
