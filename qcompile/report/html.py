@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from qcompile.ir.cost import modelled_ns
 from qcompile.report.terminal import int8_share, layer_counts
 
+from qcompile.report.search_section import search_section
+
 if TYPE_CHECKING:
     from qcompile.bundle.manifest import Provenance
     from qcompile.driver import Compilation
@@ -44,6 +46,7 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
         notes=provenance.notes,
         rows=_layer_rows(made),
         passes=made.records,
+        search=search_section(made.search),
         configuration=provenance.recipe["configuration"],
     )
 

@@ -46,6 +46,7 @@ class SearchResult:
         sensitivities: what each node does to the outputs, the most harmful first; empty where it was not needed.
         calibration: samples that calibrated.
         verification: samples that verified.
+        divided: whether these are others than those that calibrated.
     """
 
     goal: Goal
@@ -58,6 +59,7 @@ class SearchResult:
     sensitivities: tuple[Sensitivity, ...]
     calibration: int
     verification: int
+    divided: bool = True
 
     def front(self) -> list[Attempt]:
         """Return the candidates that no other one beats in both time and accuracy, the fastest first."""

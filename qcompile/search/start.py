@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ def search(
     candidates = Candidates(graph, context, split, registry, state, settings.jobs)
     sizes = (split.total - len(split.indices), len(split.verification))
     found = Ladder(candidates, settings.goal).climb(recipe, sizes, means=settings.means)
+    found = replace(found, divided=bool(split.indices))
     context.samples = split.calibration
     context.note(f"search: {found.reason}")
     return found
