@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qcompile.ir.cost import modelled_ns
-from qcompile.report.terminal import int8_share, layer_counts
-
 from qcompile.report.search_section import search_section
+from qcompile.report.terminal import int8_share, layer_counts
 
 if TYPE_CHECKING:
     from qcompile.bundle.manifest import Provenance
