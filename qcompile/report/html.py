@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qcompile.ir.cost import modelled_ns
 from qcompile.report.search_section import search_section
-from qcompile.report.terminal import int8_share, layer_counts
+from qcompile.report.terminal import bytes_text, int8_share, layer_counts
 
 if TYPE_CHECKING:
     from qcompile.bundle.manifest import Provenance
     from qcompile.driver import Compilation
+
+_LEFT, _WIDTH, _HEIGHT = 44.0, 1000.0, 200.0
+_LEAST_TOP_DB = 40.0
+_LOW_DB = 15.0
+"""Below this a layer's noise is more than 3 % of its signal's power, and the report marks it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step of the program, as the report shows it.
+
+    Args:
+        loc: ONNX node.
+        op: operation.
+        precision: what it computes in.
+        range: real values that its result can take, or "".
+        sqnr_db: signal to quantization noise ratio of its result, dB; None where it was not compared.
+        macs: multiply-accumulates.
+        bytes: memory it reads and writes.
+        share: of the modelled time, 0 to 1.
+    """
+
+    loc: str
+    op: str
+    precision: str
+    range: str
+    sqnr_db: float | None
+    macs: int
+    bytes: int
+    share: float
+
+    @property
+    def low(self) -> bool:
+        """Whether the noise is large."""
+        return self.sqnr_db is not None and self.sqnr_db < _LOW_DB
 
 
 def report_html(made: Compilation, provenance: Provenance) -> str:
@@ -25,58 +61,48 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("qcompile.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("qcompile.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters["bytes"] = _bytes
+    environment.filters["bytes"] = bytes_text
     program = made.program
     steps = [{"precision": s.precision, "macs": s.macs} for s in program.steps]
+    rows = _rows(made)
     return environment.get_template("report.html.j2").render(
-        name=program.name,
-        model=provenance.model,
+        program=program,
         target=program.target,
-        inputs=program.inputs,
-        outputs=program.outputs,
-        weights=len(program.weights),
-        arena=program.arena_bytes,
+        model=provenance.model,
+        macs=sum(s.macs for s in program.steps),
         share=int8_share(steps),
         counts=layer_counts(steps),
         comparison=made.comparison,
         calibration=provenance.calibration,
-        notes=provenance.notes,
-        rows=_layer_rows(made),
+        notes=[note for note in provenance.notes if "unverified" not in note],
+        warnings=[note for note in provenance.notes if "unverified" in note],
+        rows=rows,
+        longest=max((row.share for row in rows), default=0.0) or 1.0,
+        operations=_operations(rows),
+        chart=_chart([row for row in rows if row.sqnr_db is not None]),
         passes=made.records,
         search=search_section(made.search),
         configuration=provenance.recipe["configuration"],
     )
 
 
-def _bytes(count: int) -> str:
-    """Return a byte count for people."""
-    if count < 1024:
-        return f"{count} B"
-    return f"{count / 1024:.1f} KiB" if count < 1024**2 else f"{count / 1024**2:.2f} MiB"
-
-
-def _layer_rows(made: Compilation) -> list[dict[str, Any]]:
-    """Return one row per step: what it is, its range and error, and its modelled share of the time."""
+def _rows(made: Compilation) -> list[Row]:
+    """Return one row per step, in the order of computation."""
     times = [modelled_ns(s.macs, s.bytes, s.precision) for s in made.program.steps]
     total = sum(times) or 1.0
-    errors = {t.loc: t.sqnr_db for t in made.comparison.tensors} if made.comparison else {}
+    errors = {(t.loc, t.op): t.sqnr_db for t in made.comparison.tensors} if made.comparison else {}
     ranges = _ranges(made)
     rows = []
     for step, time in zip(made.program.steps, times, strict=True):
-        rows.append(
-            {
-                "loc": step.loc,
-                "op": step.op,
-                "precision": step.precision,
-                "range": ranges.get((step.loc, step.op), ""),
-                "sqnr": errors.get(step.loc),
-                "macs": step.macs,
-                "bytes": step.bytes,
-                "share": time / total,
-            }
-        )
+        key = (step.loc, step.op)
+        about = (ranges.get(key, ""), errors.get(key), step.macs, step.bytes, time / total)
+        rows.append(Row(step.loc, step.op, step.precision, *about))
     return rows
 
 
@@ -88,5 +114,38 @@ def _ranges(made: Compilation) -> dict[tuple[str, str], str]:
         if q is not None and not q.per_channel:
             lo = (q.qmin - q.scalar_zero_point) * q.scalar_scale
             hi = (q.qmax - q.scalar_zero_point) * q.scalar_scale
-            found[node.loc, node.op.name] = f"{lo:.4g} … {hi:.4g}"
+            found[node.loc or node.outputs[0].name, node.op.name] = f"{lo:.4g} … {hi:.4g}"
     return found
+
+
+def _operations(rows: list[Row]) -> list[dict[str, Any]]:
+    """Return steps, MACs and share of the modelled time of each operation, the longest first."""
+    table: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        entry = table.setdefault(
+            (row.op, row.precision),
+            {"op": row.op, "precision": row.precision, "steps": 0, "macs": 0, "bytes": 0, "share": 0.0},
+        )
+        entry["steps"] += 1
+        entry["macs"] += row.macs
+        entry["bytes"] += row.bytes
+        entry["share"] += row.share
+    return sorted(table.values(), key=lambda entry: (-entry["share"], entry["op"], entry["precision"]))
+
+
+def _chart(rows: list[Row]) -> dict[str, Any] | None:
+    """Return the SQNR along the network as points and grid lines of a drawing; None for fewer than two points."""
+    if len(rows) < 2:
+        return None
+    values = [min(max(row.sqnr_db or 0.0, -20.0), 100.0) for row in rows]
+    top, low = max([*values, _LEAST_TOP_DB]) + 4.0, min([*values, 0.0])
+
+    def y(db: float) -> float:
+        return round(_HEIGHT * (top - db) / (top - low), 1)
+
+    points = [
+        {"x": round(_LEFT + i * _WIDTH / (len(rows) - 1), 1), "y": y(value), "row": row}
+        for i, (value, row) in enumerate(zip(values, rows, strict=True))
+    ]
+    levels = [{"db": db, "y": y(db)} for db in range(-20, 101, 10) if low <= db <= top]
+    return {"points": points, "levels": levels, "left": _LEFT, "right": _LEFT + _WIDTH, "height": _HEIGHT}

@@ -1,0 +1,155 @@
+"""The self-test: its input sequence, what is kept of the answer, and what it detects."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qcompile import bundle as bundles
+from qcompile import driver, targets
+from qcompile.errors import InternalError
+from qcompile.evaluate.self_test import check_bundle, foresee
+from qcompile.ir.graph import Graph
+from qcompile.ir.program import Program
+from qcompile.lower import lower_graph
+from qcompile.runtime import self_test
+from qcompile.runtime.run import Tensor
+
+MODEL = Path(__file__).parents[2] / "examples" / "models" / "fashion_resnet14.onnx"
+
+
+def tensor(name: str, dtype: str, *shape: int) -> Tensor:
+    return Tensor(name, dtype, shape, None, None)
+
+
+def test_the_sequence_is_the_formula() -> None:
+    given = [tensor("a", "float32", 3, 5), tensor("e", "float32", 0), tensor("b", "int8", 9), tensor("c", "int64", 4),
+             tensor("d", "bool", 7)]  # fmt: skip
+    made = self_test.inputs(given, 12)
+    state = 12
+    for name, count in (("a", 15), ("e", 0), ("b", 9), ("c", 4), ("d", 7)):
+        flat = made[name].reshape(-1)
+        assert flat.size == count
+        for value in flat:
+            state = (1664525 * state + 1013904223) % 2**32
+            expected = {"a": np.float32(state / 2**31 - 1), "b": np.uint8(state >> 24).astype(np.int8),
+                        "c": state >> 31, "d": bool(state >> 31)}[name]  # fmt: skip
+            assert value == expected
+    assert {n: a.dtype.name for n, a in made.items()} == {t.name: t.dtype for t in given}
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+def test_what_is_kept_tells_answers_apart(tolerance: float) -> None:
+    answer = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
+    kept = self_test.record(answer, tolerance)
+    assert self_test.agrees(answer, kept, tolerance)
+    peak = np.abs(answer).max()
+    assert self_test.agrees(answer + np.float32(0.5e-3) * peak, kept, tolerance) == (tolerance > 0)
+    assert not self_test.agrees(answer + np.float32(2e-3) * peak, kept, tolerance)
+    assert not self_test.agrees(np.full_like(answer, np.nan), kept, tolerance)
+
+
+def test_values_that_are_not_finite() -> None:
+    answer = np.array([1, np.nan, np.inf, -2], np.float32)
+    kept = self_test.record(answer, 1e-3)
+    assert kept == {"values": [1.0, None, None, -2.0], "peak": 2.0}
+    assert self_test.agrees(answer, kept, 1e-3)
+    assert not self_test.agrees(np.array([1, 0, np.inf, -2], np.float32), kept, 1e-3)
+
+
+def graphs(**settings: object) -> Graph:
+    config = driver.resolve_config(MODEL, None, settings)
+    context, _, graph = driver.prepare(MODEL, config, None, None)
+    simplified, _ = driver.simplify(graph, config, context, ())
+    final, _ = driver.to_precision(simplified, config, context, ())
+    return final
+
+
+@pytest.fixture(scope="module")
+def integer() -> Graph:
+    return graphs()
+
+
+def written(program: Program, graph: Graph, folder: Path, seed: int = 3) -> Path:
+    bundles.write_bundle(program, folder, bundles.Provenance(recipe={"self_test": foresee(graph, seed)}))
+    return folder
+
+
+def test_tolerance_follows_from_the_operations(integer: Graph) -> None:
+    assert foresee(integer, 0)["tolerance"] == 0.0
+    assert foresee(graphs(precision="fp32"), 0)["tolerance"] == 1e-3
+    assert foresee(graphs(keep_float=["op:dense"]), 0)["tolerance"] == 0.05
+
+
+@pytest.fixture(scope="module")
+def host(integer: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = lower_graph(integer, targets.host())
+    return written(program, integer, tmp_path_factory.mktemp("host") / "b")
+
+
+def test_on_this_machine(host: Path) -> None:
+    check = check_bundle(host)
+    assert check is not None
+    assert check.exact
+    assert check.median_ms > 0
+
+
+def run_py(folder: Path, code: int) -> str:
+    command = [sys.executable, "-I", str(folder / "run.py"), "--self-test"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_through_the_script_of_the_bundle(host: Path) -> None:
+    assert run_py(host, 0) == "self-test passed: exactly the foreseen bits\n"
+
+
+def test_another_answer_is_detected(host: Path, integer: Graph, tmp_path: Path) -> None:
+    import json
+
+    copy = Path(shutil.copytree(host, tmp_path / "copy"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["recipe"]["self_test"] = foresee(integer, 4) | {"seed": 3}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert "error: the self-test failed: wrong values in output logits" in run_py(copy, 2)
+    with pytest.raises(InternalError, match="does not compute what the interpreter does: output 'logits'"):
+        check_bundle(copy)
+
+
+def test_a_bundle_without_a_self_test(host: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(host, tmp_path / "copy"))
+    (copy / "self_test.py").unlink()
+    assert "has no self-test" in run_py(copy, 2)
+
+
+@pytest.mark.arm
+def test_a_bundle_for_another_machine_is_left_alone(integer: Graph, tmp_path: Path) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("rpi4 is this machine's architecture")
+    program = lower_graph(integer, targets.load("rpi4"))
+    assert check_bundle(written(program, integer, tmp_path / "b")) is None
+
+
+@pytest.mark.arm
+@pytest.mark.parametrize(("target", "cpu"), [("rpi4", "cortex-a72"), ("rpi5", "cortex-a76")])
+def test_arm_answers_with_the_foreseen_bits(
+    integer: Graph, tmp_path: Path, qemu_aarch64: str, target: str, cpu: str
+) -> None:
+    program = lower_graph(integer, targets.load(target))
+    runner = tmp_path / "runner"
+    runner.write_bytes(bundles.build_executable(program))
+    runner.chmod(0o755)
+    (x,) = self_test.inputs(integer.inputs, 3).values()
+    np.save(tmp_path / "x.npy", x)
+    command = [qemu_aarch64, "-cpu", cpu, runner, tmp_path / "x.npy", "--output", tmp_path / "y.bin", "--threads", "2"]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=120)
+    kept = foresee(integer, 3)
+    assert self_test.agrees(np.fromfile(tmp_path / "y.bin", np.float32), kept["outputs"]["logits"], 0.0)

@@ -1,0 +1,144 @@
+"""The report: valid, complete, the same every time, and alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import qcompile
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+EVIL = "a<script>alert(1)</script>\"&'{{7*7}}"
+
+
+class Page(HTMLParser):
+    """Checks that elements close in order; collects tags, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.rows and ("td" in self.open or "th" in self.open):
+            self.rows[-1][-1] += data
+
+
+def network(names: tuple[str, str, str]) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    constants = [
+        numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), name)
+        for name, shape in (("w0", (8, 3, 3, 3)), ("w1", (4, 8)))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c"], name=names[0], pads=[1, 1, 1, 1]),
+        helper.make_node("Erf", ["c"], ["e"], name=names[1]),
+        helper.make_node("GlobalAveragePool", ["e"], ["p"], name="pool"),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w1"], ["y"], name=names[2], transB=1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])
+    graph = helper.make_graph(nodes, "g", [x], [y], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def compiled(
+    folder: Path, names: tuple[str, str, str] = ("conv", "middle", "head"), **settings: object
+) -> tuple[Page, dict]:  # type: ignore[type-arg]
+    onnx.save(network(names), folder / "net.onnx")
+    bundle = qcompile.compile(folder / "net.onnx", output=folder / "b", **settings)  # type: ignore[arg-type]
+    return Page(bundle.report.read_text(encoding="utf-8")), bundle.manifest
+
+
+def samples() -> list[np.ndarray]:
+    rng = np.random.default_rng(2)
+    return [rng.normal(size=(1, 3, 8, 8)).astype(np.float32) for _ in range(3)]
+
+
+def test_int8_report(tmp_path: Path) -> None:
+    page, manifest = compiled(tmp_path, calibration=samples())
+    layers = [row for row in page.rows if len(row) == 8][1:]
+    assert [row[0] for row in layers] == [step["node"] for step in manifest["steps"]]
+    for row, step in zip(layers, manifest["steps"], strict=True):
+        assert row[1:3] == [step["op"], step["precision"]]
+        assert row[5].replace(",", "") == (str(step["macs"]) if step["macs"] else "")
+    by_node = {row[0]: row for row in layers}
+    assert re.fullmatch(r"-?\d\S* … \d\S*", by_node["conv"][3]), "the range of the result"
+    for node in ("conv", "middle", "head"):
+        assert float(by_node[node][4].removesuffix(" dB")) > 15
+    shares = [float(row[7].strip(" %")) for row in layers]
+    assert sum(shares) == pytest.approx(100, abs=0.1 * len(shares))
+    assert "3 from samples" in page.text
+    assert manifest["calibration"]["sha256"] in page.text
+    assert manifest["model"]["sha256"] in page.text
+    circles = [tag for tag, _ in page.tags if tag == "circle"]
+    assert len(circles) == sum(bool(row[4]) for row in layers)
+
+
+def test_float_report(tmp_path: Path) -> None:
+    page, manifest = compiled(tmp_path, precision="fp32")
+    layers = [row for row in page.rows if len(row) == 7][1:]
+    assert [row[0] for row in layers] == [step["node"] for step in manifest["steps"]]
+    assert "SQNR" not in page.text
+    assert "a float network needs no ranges" in page.text
+
+
+def test_missing_data_stands_out(tmp_path: Path) -> None:
+    page, _ = compiled(tmp_path)
+    assert ("p", {"class": "warning"}) in page.tags
+    assert "accuracy is unverified" in page.text
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
+    page, _ = compiled(tmp_path)
+    text = (tmp_path / "b/report.html").read_text(encoding="utf-8")
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "img", "iframe", "object", "embed", "base")
+        assert not {"src", "href", "srcset", "action", "data"} & set(attributes)
+    for word in ("http:", "https:", "//", "url(", "@import"):
+        assert word not in re.sub(r"/\*.*?\*/", "", text), word
+    assert text.startswith("<!doctype html>")
+
+
+def test_names_are_only_text(tmp_path: Path) -> None:
+    page, _ = compiled(tmp_path, (EVIL, "middle", "head"))
+    assert EVIL in page.text
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert EVIL in [attributes.get("title") for tag, attributes in page.tags if tag == "td"]
+
+
+def test_the_manifest_knows_the_report(tmp_path: Path) -> None:
+    _, manifest = compiled(tmp_path)
+    content = (tmp_path / "b/report.html").read_bytes()
+    assert manifest["files"]["report.html"]["bytes"] == len(content)
+    assert json.loads((tmp_path / "b/manifest.json").read_text()) == manifest
