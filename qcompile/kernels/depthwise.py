@@ -76,16 +76,20 @@ class _Run:
 
 def _runs(workload: ConvWorkload, isa: Isa) -> list[_Run]:
     """Whole blocks of the kernel, then blocks of its ``tail`` where these waste fewer channels."""
-    micro, channels = _kernel(workload, isa), workload.channels
-    tail: DepthwiseKernel | None = getattr(micro, "tail", None)
-    whole, left = divmod(channels, micro.channels)
-    if tail is None or left == 0 or -(-left // tail.channels) * tail.channels == micro.channels:
-        blocks = -(-channels // micro.channels)
-        return [_Run(micro, 0, blocks, 0, channels - (blocks - 1) * micro.channels)]
-    blocks = -(-left // tail.channels)
-    before = whole * _block_elements(workload, micro)
-    last = _Run(tail, whole * micro.channels, blocks, before, left - (blocks - 1) * tail.channels)
-    return [_Run(micro, 0, whole, 0, micro.channels), last] if whole else [last]
+    micro: DepthwiseKernel = _kernel(workload, isa)
+    found, first, before = [], 0, 0
+    while True:
+        left = workload.channels - first
+        tail: DepthwiseKernel | None = getattr(micro, "tail", None)
+        whole, rest = divmod(left, micro.channels)
+        if tail is None or rest == 0 or -(-rest // tail.channels) * tail.channels >= micro.channels:
+            blocks = -(-left // micro.channels)
+            return [*found, _Run(micro, first, blocks, before, left - (blocks - 1) * micro.channels)]
+        if whole:
+            found.append(_Run(micro, first, whole, before, micro.channels))
+            first += whole * micro.channels
+            before += whole * _block_elements(workload, micro)
+        micro = tail
 
 
 def _kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel:
@@ -171,10 +175,13 @@ class _Generator:
             corner = source.corner + channel + column * source.column_step
             rows = DepthwiseRows(source.memory, b.let(corner), source.row_step, source.tap_step, source.column_step)
             found = micro.sums(b, rows, self.weights, at, work.kernel, bias, count)
+            used = -(-valid // micro.lanes)
+            together, waiting = self.epilogue.pixels_together(used), []
             for i, sums in enumerate(found):
-                to = b.let(output + (column + i) * work.filters + channel)
-                used = -(-valid // micro.lanes)
-                self.epilogue.store(sums[:used], scale[:used], to, valid)
+                waiting.append((sums[:used], b.let(output + (column + i) * work.filters + channel)))
+                if len(waiting) == together or i == count - 1:
+                    self.epilogue.store_pixels(waiting, scale[:used], valid)
+                    waiting = []
 
         whole, rest = divmod(work.out_width, step)
         with b.loop(whole, stem="x", rolled=True) as x:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, cast, const, shuffle
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, const, lanes_of, shuffle
 from qcompile.kernels.isa import DepthwiseRows
 from qcompile.kernels.x86 import interleaved, shared_pixels
 
@@ -22,10 +22,10 @@ def dot(total: Expr, codes: Expr, weights: Expr) -> Expr:
 
 @dataclass(frozen=True)
 class VnniDepthwise:
-    """Blocks of 64 channels (whole registers of bytes) or of 16.
+    """Blocks of 64 channels (whole registers of bytes), or of 32 or 16: two or four columns share a register.
 
     Attributes:
-        channels: 64 or 16.
+        channels: 64, 32 or 16.
         tile: output columns at once.
         tail: kernel for the channels past the last whole block.
     """
@@ -60,27 +60,31 @@ class VnniDepthwise:
         size = self.channels * _GROUP
         for first in range(0, kernel[0], _GROUP):
             height = min(_GROUP, kernel[0] - first)
-            for users in shared_pixels(rows, columns, kernel[1]):
-                column, tap = users[0]
-                taps = [b.let(rows.load(column, first + i, tap, self.channels)) for i in range(height)]
-                quads = self._interleave(b, taps)
-                for x, j in users:
-                    block = at + ((first // _GROUP) * kernel[1] + j) * size
-                    for q, codes in enumerate(quads):
-                        weights = w.load(block + q * 64, 64)
-                        totals[x][q] = b.let(dot(totals[x][q], codes, weights))
+            met = shared_pixels(rows, columns, kernel[1])
+            together, vectors = 64 // self.channels, self.channels // self.lanes
+            for start in range(0, len(met), together):
+                side_by_side = met[start : start + together]
+                taps = [self._register(b, rows, side_by_side, first + i) for i in range(height)]
+                quads = _unpack_64(b, taps)
+                for place, users in enumerate(side_by_side):
+                    for x, j in users:
+                        block = at + ((first // _GROUP) * kernel[1] + j) * size
+                        for q in range(vectors):
+                            weights = w.load(block + q * 64, 64)
+                            codes = quads[place * vectors + q]
+                            totals[x][q] = b.let(dot(totals[x][q], codes, weights))
         yield from totals
 
-    def _interleave(self, b: Builder, taps: Sequence[Expr]) -> list[Expr]:
-        return _unpack_64(b, taps) if self.channels == 64 else [_merge_16(b, taps)]
-
-
-def _merge_16(b: Builder, taps: Sequence[Expr]) -> Expr:
-    """Bytes of up to four vectors side by side in 32-bit lanes, by zero extension and shifts."""
-    merged = cast("uint32x16", taps[0])
-    for i, tap in enumerate(taps[1:], 1):
-        merged = merged | (cast("uint32x16", tap) << const(8 * i, "uint32x16"))
-    return b.let(bitcast("uint8x64", merged))
+    def _register(
+        self, b: Builder, rows: DepthwiseRows, columns: Sequence[Sequence[tuple[int, int]]], row: int
+    ) -> Expr:
+        """One row's pixels of neighbouring columns, side by side in 64 bytes; the last one fills the rest."""
+        loaded = [rows.load(users[0][0], row, users[0][1], self.channels) for users in columns]
+        loaded += loaded[-1:] * (64 // self.channels - len(loaded))
+        while len(loaded) > 1:
+            wide = range(2 * lanes_of(loaded[0]))
+            loaded = [shuffle(pair, wide) for pair in zip(loaded[::2], loaded[1::2], strict=True)]
+        return b.let(loaded[0])
 
 
 def _unpack_64(b: Builder, taps: Sequence[Expr]) -> list[Expr]:

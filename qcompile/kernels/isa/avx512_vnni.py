@@ -110,7 +110,11 @@ _PACKS = Packs(
     add="llvm.sadd.sat.v32i16",
     stored="uint8",
 )
-
+_DEPTHWISE = VnniDepthwise(
+    channels=64,
+    tile=4,
+    tail=VnniDepthwise(channels=32, tile=7, tail=VnniDepthwise(channels=16, tile=8)),
+)
 
 AVX512_VNNI = Isa(
     name="avx512_vnni",
@@ -123,7 +127,7 @@ AVX512_VNNI = Isa(
     round_saturating=_round_saturating,
     narrow=_PACKS,
     narrows_pixels=True,
-    depthwise_int8=VnniDepthwise(channels=64, tile=4, tail=VnniDepthwise(channels=16, tile=8)),
+    depthwise_int8=_DEPTHWISE,
     depthwise_float32=FmaDepthwise(lanes=16),
     least_weight=-128,
 )
