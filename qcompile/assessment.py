@@ -113,6 +113,7 @@ def analyze(
     context, samples, graph = driver.prepare(model, resolved, None, progress)
     simplified, _ = driver.simplify(graph, resolved, context, ())
     final, records = driver.to_precision(simplified, resolved, context, ())
+    context.notes += driver.examine(simplified, samples)
     # A skip names its node as "operation name".
     skips = {s.node.partition(" ")[2]: s.reason for r in records if r.text.startswith("assign-") for s in r.skips}
     result = analyze_graphs(

@@ -128,6 +128,7 @@ def compile(
     simplified, records = simplify(graph, resolved, context, instruments)
     found = find_recipe(simplified, resolved, context, output)
     final, more = to_precision(simplified, resolved, context, instruments, found)
+    context.notes += examine(simplified, samples)
     comparison = measure(simplified, final, samples, context)
     program = lower(final, context, resolved.jobs, progress)
     made = Compilation(context, samples, final, program, comparison, [*records, *more], labels, found)
@@ -317,6 +318,21 @@ def _run(
 
     manager = PassManager(pipeline, instruments, PassRegistry(config.pass_path))
     return manager.run(graph, context), manager.records
+
+
+def examine(graph: Graph, samples: CalibrationSet | None) -> list[str]:
+    """Return what looks wrong with the calibration set, once it was read, in plain words.
+
+    Args:
+        graph: simplified float graph.
+        samples: None where there are none.
+    """
+    from qcompile.calibrate.input_scale import scale_notes
+
+    if samples is None:
+        return []
+    noted = samples.summary.notes() if samples.summary is not None else []
+    return [*noted, *scale_notes(graph, samples, samples.preprocess)]
 
 
 def measure(

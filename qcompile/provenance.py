@@ -66,7 +66,13 @@ def _calibration(samples: CalibrationSet | None) -> dict[str, Any] | None:
     if samples is None:
         return None
     digest = samples.digest()
-    return {"source": place_name(str(samples.source)), "samples": samples.count, "sha256": digest}
+    ranges = samples.summary.ranges if samples.summary is not None else {}
+    return {
+        "source": place_name(str(samples.source)),
+        "samples": samples.count,
+        "sha256": digest,
+        "ranges": {name: [float(low), float(high)] for name, (low, high) in ranges.items()},
+    }
 
 
 def _preprocess(made: Compilation, config: CompileConfig) -> dict[str, Any] | None:

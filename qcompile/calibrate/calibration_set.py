@@ -11,6 +11,7 @@ from qcompile.calibrate.in_memory import InMemory
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.reader import Reader, Request
 from qcompile.calibrate.sample import InputSpec, Sample, check_sample
+from qcompile.calibrate.sample_summary import SampleSummary
 from qcompile.errors import CalibrationError
 
 
@@ -43,6 +44,7 @@ class CalibrationSet:
         notes: what was chosen for the user, one sentence each.
         preprocess: the resolved image steps, or None where the samples are no images.
         count: samples of the latest complete pass.
+        summary: what the latest complete pass showed of them.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -51,6 +53,7 @@ class CalibrationSet:
         self.notes = tuple(reader.notes)
         self.preprocess: Preprocess | None = reader.preprocess
         self.count: int | None = None
+        self.summary: SampleSummary | None = None
         self._digest: str | None = None
 
     @property
@@ -64,17 +67,17 @@ class CalibrationSet:
     def _checked(self) -> Iterator[Sample]:
         digest = hashlib.sha256()
         inputs = self._reader.request.inputs
-        count = 0
+        summary = SampleSummary()
         for where, given in self._reader:
             sample = check_sample(given, inputs, where)
             for spec in inputs:
                 digest.update(f"{spec};".encode())
                 digest.update(sample[spec.name].data)
-            count += 1
+            summary.include(sample)
             yield sample
-        if not count:
+        if not summary.count:
             raise CalibrationError(f"'{self.source}' gives no calibration sample")
-        self.count, self._digest = count, digest.hexdigest()
+        self.count, self.summary, self._digest = summary.count, summary, digest.hexdigest()
 
     def digest(self) -> str:
         """Return the SHA-256 of all samples as the model gets them: names, types, shapes and bytes in order.

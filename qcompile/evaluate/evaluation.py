@@ -53,32 +53,47 @@ class Evaluation:
         return asdict(self)
 
 
-class InputRanges:
-    """Follows the smallest and largest value of each input, to compare with what calibration saw."""
+_BEYOND = 0.01  # share of values outside of the calibrated range; a few lie there even in the best of cases
+_SMALL = 0.1  # of the calibrated width
 
-    def __init__(self) -> None:
+
+class InputRanges:
+    """Compares the values of each input with what calibration saw.
+
+    Args:
+        calibrated: [lowest, highest] value of each input at calibration.
+    """
+
+    def __init__(self, calibrated: Mapping[str, Sequence[float]]) -> None:
+        self._calibrated = calibrated
         self._found: dict[str, tuple[float, float]] = {}
+        self._values = dict.fromkeys(calibrated, 0)
+        self._beyond = dict.fromkeys(calibrated, 0)
 
     def include(self, inputs: Mapping[str, Array]) -> None:
         """Take a sample into account."""
-        for name, array in inputs.items():
-            if array.dtype.kind == "f" and array.size:
-                lo, hi = self._found.get(name, (np.inf, -np.inf))
-                self._found[name] = min(lo, float(array.min())), max(hi, float(array.max()))
+        for name, (low, high) in self._calibrated.items():
+            array = inputs.get(name)
+            if array is None or array.dtype.kind != "f" or not array.size:
+                continue
+            lo, hi = self._found.get(name, (np.inf, -np.inf))
+            self._found[name] = min(lo, float(array.min())), max(hi, float(array.max()))
+            self._values[name] += array.size
+            self._beyond[name] += int(((array < np.float32(low)) | (array > np.float32(high))).sum())
 
-    def beyond(self, calibrated: Mapping[str, Sequence[float]], share: float = 0.1) -> list[str]:
-        """Return one sentence per input that leaves the calibrated range by more than a share of its width."""
+    def misfits(self) -> list[str]:
+        """Return one sentence per input that is scaled otherwise than at calibration."""
         notes = []
         for name, (lo, hi) in self._found.items():
-            if name not in calibrated:
-                continue
-            low, high = calibrated[name]
-            slack = share * (high - low)
-            if lo < low - slack or hi > high + slack:
-                notes.append(
-                    f"input '{name}' goes from {lo:.4g} to {hi:.4g} here, but calibration saw only {low:.4g} to"
-                    f" {high:.4g}: values beyond are clipped; is the preprocessing the same?"
-                )
+            low, high = self._calibrated[name]
+            share = self._beyond[name] / self._values[name]
+            here = f"input '{name}' goes from {lo:.4g} to {hi:.4g} here"
+            if share > _BEYOND:
+                seen = f"calibration saw only {low:.4g} to {high:.4g}"
+                notes.append(f"{here}, {seen}: {share:.0%} of the values lie beyond; is the preprocessing the same?")
+            elif hi - lo < _SMALL * (high - low):
+                seen = f"a small part of the {low:.4g} to {high:.4g} that calibration saw"
+                notes.append(f"{here}, {seen}; is the preprocessing the same?")
         return notes
 
 
@@ -114,7 +129,7 @@ def evaluate_samples(
         raise UsageError(f"metric '{measure.name}' compares with the float model", hint="add --reference MODEL.onnx")
     rows: list[Any] = []
     reference_rows: list[Any] = []
-    ranges = InputRanges()
+    ranges = InputRanges(calibrated or {})
     for sample in samples:
         if measure.needs_label and sample.label is None:
             raise UsageError(
@@ -141,7 +156,7 @@ def evaluate_samples(
         measure.estimate(rows, seed),
         theirs,
         difference,
-        tuple(ranges.beyond(calibrated or {})),
+        tuple(ranges.misfits()),
     )
 
 

@@ -111,3 +111,27 @@ def test_analyze_refuses_a_wrong_exclusion(classifier: Classifier, capsys: pytes
     error = capsys.readouterr().err
     assert "--keep-float 'Gem_0' matches no node" in error
     assert "did you mean 'Gemm_0'?" in error
+
+
+@pytest.mark.parametrize(("factor", "words"), [(20.0, "of the values lie beyond"), (0.01, "a small part of")])
+def test_inputs_of_another_scale_are_noted(
+    classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float, words: str
+) -> None:
+    with np.load(classifier.data) as arrays:
+        np.savez(tmp_path / "scaled.npz", x=arrays["x"] * np.float32(factor), labels=arrays["labels"])
+    assert run_command(["eval", classifier.bundle, "--data", str(tmp_path / "scaled.npz"), "--json"]) == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert words in note
+    assert "is the preprocessing the same?" in note
+
+
+def test_compiling_notes_what_is_wrong_with_the_samples(
+    classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "few.npy", np.ones((3, 16), np.float32))
+    command = [classifier.model, "--calib", str(tmp_path / "few.npy"), "-o", str(tmp_path / "bundle")]
+    assert run_command(command) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "only 3 calibration samples" in text
+    assert "2 of 3 calibration samples are the same" in text
+    assert "3 of 3 calibration samples are constant" in text

@@ -1,0 +1,68 @@
+"""What one pass over the calibration samples shows of them: ranges, duplicates, constant ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+FEW = 8
+"""Fewer samples than this rarely show the ranges of real use."""
+
+
+class SampleSummary:
+    """Facts of a set of samples, gathered while they pass by.
+
+    Attributes:
+        count: samples seen.
+        repeated: samples that are the same as an earlier one.
+        constant: samples in which every input is a single value throughout.
+        ranges: [lowest, highest] value of each real input.
+    """
+
+    def __init__(self) -> None:
+        self.count = self.repeated = self.constant = 0
+        self.ranges: dict[str, tuple[float, float]] = {}
+        self._digests: set[bytes] = set()
+
+    def include(self, sample: Mapping[str, Array]) -> None:
+        """Take one sample into account.
+
+        Args:
+            sample: checked: finite, contiguous.
+        """
+        self.count += 1
+        digest = hashlib.blake2b(digest_size=16)
+        steady = []
+        for name, array in sample.items():
+            digest.update(array.data)
+            if not array.size:
+                continue
+            lo, hi = float(array.min()), float(array.max())
+            if array.size > 1:
+                steady.append(lo == hi)
+            if array.dtype.kind == "f":
+                low, high = self.ranges.get(name, (np.inf, -np.inf))
+                self.ranges[name] = min(lo, low), max(hi, high)
+        self.repeated += digest.digest() in self._digests
+        self._digests.add(digest.digest())
+        self.constant += bool(steady) and all(steady)
+
+    def notes(self) -> list[str]:
+        """Return what the user should know, one sentence each; nothing for a sound set."""
+        found = []
+        if self.count < FEW:
+            found.append(
+                f"only {self.count} calibration sample{'s' if self.count != 1 else ''}: ranges may be too narrow for"
+                " real use; 32 to 128 are usual"
+            )
+        if self.repeated:
+            found.append(f"{self.repeated} of {self.count} calibration samples are the same as an earlier one")
+        if self.constant:
+            found.append(f"{self.constant} of {self.count} calibration samples are constant: blank images or silence?")
+        return found

@@ -1,0 +1,64 @@
+"""Faults of a calibration set that one pass shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qcompile.calibrate.calibration_set import open_calibration
+from qcompile.calibrate.sample import InputSpec
+from qcompile.calibrate.sample_summary import SampleSummary
+
+X = (InputSpec("x", "float32", (1, 4)),)
+
+
+def summary(arrays: list[np.ndarray]) -> SampleSummary:
+    found = SampleSummary()
+    for array in arrays:
+        found.include({"x": np.asarray(array, np.float32)})
+    return found
+
+
+def different(count: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(0).normal(size=(count, 1, 4)))
+
+
+def test_a_sound_set_has_no_notes() -> None:
+    found = summary(different(32))
+    assert found.notes() == []
+    assert found.count == 32
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        (different(1), "only 1 calibration sample:"),
+        (different(7), "only 7 calibration samples:"),
+        ([*different(10), *different(3)], "3 of 13 calibration samples are the same"),
+        ([*different(10), np.zeros((1, 4)), np.ones((1, 4))], "2 of 12 calibration samples are constant"),
+    ],
+)
+def test_faults_are_noted(arrays: list[np.ndarray], words: str) -> None:
+    (note,) = summary(arrays).notes()
+    assert words in note
+
+
+def test_a_state_of_zeros_is_no_constant_sample() -> None:
+    found = SampleSummary()
+    for array in different(10):
+        found.include({"x": array.astype(np.float32), "state": np.zeros((1, 8), np.float32)})
+    assert found.constant == 0
+    assert found.ranges["state"] == (0.0, 0.0)
+    assert found.ranges["x"] == (
+        pytest.approx(float(np.min(different(10)))),
+        pytest.approx(float(np.max(different(10)))),
+    )
+
+
+def test_a_calibration_set_keeps_the_summary_of_its_latest_pass() -> None:
+    samples = open_calibration([{"x": a.astype(np.float32)} for a in different(3)], X)
+    assert samples.summary is None
+    for _ in range(2):
+        assert sum(1 for _ in samples) == 3
+        assert samples.summary is not None
+        assert (samples.summary.count, samples.summary.repeated) == (3, 0)
