@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from qcompile import ops
-from qcompile.calibrate.weights import raise_for_bias, weight_scales
+from qcompile.calibrate.weights import grid_scales, raise_for_bias, weight_scales
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
@@ -18,7 +18,7 @@ from qcompile.ops.arithmetic import CLAMPS, clamp_bounds
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.quant.affine import quantize
-from qcompile.quant.qparams import INT_RANGE, QParams
+from qcompile.quant.qparams import INT_RANGE, QParams, QSpec
 from qcompile.quant.requantize import wide_qparams
 
 INT8 = "int8"
@@ -42,6 +42,7 @@ class Quantize(Pass):
     Options:
         io: "float" converts at the graph's inputs and outputs; "int8" leaves those quantized that integer
             nodes read or make.
+        wide: whether accumulators go into additions as int32; else as the model rounds them, to int8.
 
     Preconditions: every int8 node's tensors have ranges (calibrate) and its weights are constant.
     """
@@ -51,12 +52,13 @@ class Quantize(Pass):
     tolerance: ClassVar[Tolerance] = MinSqnrDb(10.0)
 
     io: Literal["float", "int8"] = "float"
+    wide: bool = True
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Rewrite the graph."""
         if not any(node.is_integer for node in graph.nodes):
             context.reference = graph.clone()
-        builder = _IntegerBuilder(context.rewriter(graph))
+        builder = _IntegerBuilder(context.rewriter(graph), self.wide)
         for node in list(graph.nodes):
             if node.is_integer:
                 continue
@@ -78,8 +80,8 @@ class Quantize(Pass):
 class _IntegerBuilder:
     """Builds the integer twin of each int8 node and the conversions between the two worlds, each once."""
 
-    def __init__(self, rewriter: Rewriter) -> None:
-        self.rewriter = rewriter
+    def __init__(self, rewriter: Rewriter, wide: bool) -> None:
+        self.rewriter, self.wide = rewriter, wide
         self.integers: dict[Value, Value] = {}
         self.accumulators: dict[Value, Value] = {}
         self.reals: dict[Value, Value] = {}
@@ -116,6 +118,7 @@ class _IntegerBuilder:
                 value in self.accumulators
                 and value not in self.integers
                 and only_float
+                and (self.wide or value.qspec is None)
                 and not _clamped(value)
             ):
                 source = self.accumulators[value]
@@ -174,7 +177,7 @@ class _IntegerBuilder:
         if kind is Quantization.ACCUMULATE:
             self._accumulate(node)
             return
-        wide = self._wide_operand(node) if node.op.name == "add" else None
+        wide = self._wide_operand(node) if self.wide and node.op.name == "add" else None
         operands = list(node.inputs)
         for index in node.op.operand_activations(node):
             if index != wide:
@@ -213,8 +216,7 @@ class _IntegerBuilder:
         weight, bias, spec = node.inputs[1], node.inputs[2].constant(), node.inputs[1].qspec
         if spec is None:
             raise InternalError(f"{node}: the weight has no QSpec")
-        method: Any = spec.observer
-        chosen = weight_scales(weight.constant(), spec.axis, method=method)
+        chosen = _chosen_scales(weight.constant(), spec)
         scales = np.broadcast_to(chosen, bias.shape)
         scales = raise_for_bias(scales, bias, x.qparams.scalar_scale)
         w_params = QParams(tuple(scales.tolist()), (0,), "int8", -127, 127, axis=0)
@@ -242,6 +244,17 @@ class _IntegerBuilder:
         ]
         # The later one: its convolution then finds the other operand ready and can take the addition in.
         return max(candidates, key=lambda i: order[self.accumulators[node.inputs[i]].producer], default=None)  # type: ignore[index]
+
+
+def _chosen_scales(weight: Any, spec: QSpec) -> Any:
+    """Return the scales of a weight: those of the grid on which a quantized model's lie, or the best ones."""
+    if spec.observer == "grid":
+        scales = grid_scales(weight, spec.axis)
+        if scales is None:
+            raise InternalError("a weight of a quantized model does not lie on a grid")
+        return scales
+    method: Any = spec.observer
+    return weight_scales(weight, spec.axis, method=method)
 
 
 def _feeds_only(value: Value, node: Node, rewriter: Rewriter) -> bool:

@@ -244,7 +244,7 @@ def find_recipe(graph: Graph, config: CompileConfig, context: PassContext, outpu
     from qcompile.passmgr.selection import check_selection
     from qcompile.search.start import search, settings_of
 
-    if not config.searches:
+    if not config.searches or is_quantized(graph):
         return None
     observed, _ = _run(observation_pipeline(config), graph, config, context, ())
     check_selection(observed, config.keep_float, option="--keep-float", original=graph)
@@ -274,6 +274,9 @@ def to_precision(
 
     if config.precision == "fp32":
         return _run(FINISH_FLOAT, graph, config, context, instruments)
+    if is_quantized(graph):
+        context.note("the model is quantized already: its own scales are used, no calibration")
+        return _run(f"{absorption_pipeline(config)},{FINISH_FLOAT}", graph, config, context, instruments)
     if found is not None:
         return _run(found.recipe.text, graph, config, context, instruments)
     observed, before = _run(observation_pipeline(config), graph, config, context, instruments)
@@ -282,6 +285,19 @@ def to_precision(
     pipeline = f"{quantization_pipeline(config)},{FINISH_FLOAT}"
     final, after = _run(pipeline, observed, config, context, instruments)
     return final, [*before, *after]
+
+
+def is_quantized(graph: Graph) -> bool:
+    """Return whether the model brings quantization parameters of its own."""
+    return any(node.op.name == "fake_quantize" for node in graph.nodes)
+
+
+def absorption_pipeline(config: CompileConfig) -> str:
+    """Return the pipeline text from a simplified quantized model to an integer graph."""
+    from qcompile.ir.printer import print_literal
+
+    quantize = f"quantize{{io={print_literal(config.io)}, wide=false}}"
+    return f"fuse-activation{{tables=false}},absorb-qdq,{quantize},fuse-requantize"
 
 
 def observation_pipeline(config: CompileConfig) -> str:

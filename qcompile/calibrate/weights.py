@@ -90,3 +90,48 @@ def raise_for_bias(scales: Array, bias: Array, input_scale: float, *, limit: int
     raised = np.maximum(np.asarray(scales, np.float64), needed)
     # Rounding to float32 may go down; the integer then exceeds the limit by less than one part in 2^23.
     return np.asarray(raised, np.float32)
+
+
+_GRID_TOLERANCE = 1e-4
+_GLANCE = 64
+
+
+def grid_scales(weight: Array, axis: int | None = 0, *, steps: int = 128) -> Array | None:
+    """Find the scale of weights that are multiples of one, as those of a quantized model are.
+
+    Formula:
+        the largest scale = max|w| / k, k = 1 … steps, for which all w / scale are whole numbers
+
+    Any such scale gives integers that stand for exactly the same weights as the one they were made with.
+
+    Args:
+        weight: real values, any shape.
+        axis: the axis with one scale per index, or None for one scale for all.
+        steps: largest integer, LSB.
+
+    Returns:
+        float32 [channels], or [1] where axis is None; None where some channel has no such scale.
+    """
+    channels = weight[None] if axis is None else np.moveaxis(weight, axis, 0)
+    rows = channels.reshape(channels.shape[0], -1).astype(np.float64)
+    peaks = np.abs(rows).max(axis=1, initial=0.0)
+    found = np.where(peaks == 0.0, 1.0, 0.0)
+    for k in range(1, steps + 1):
+        open_rows = np.flatnonzero(found == 0.0)
+        if not open_rows.size:
+            break
+        # Most candidates fail within the first few weights.
+        glance = _on_grid(rows[open_rows, :_GLANCE], peaks[open_rows] / k)
+        likely = open_rows[glance]
+        fits = likely[_on_grid(rows[likely], peaks[likely] / k)]
+        found[fits] = peaks[fits] / k
+    if not (found > 0.0).all():
+        return None
+    dead = peaks == 0.0
+    found[dead] = found[~dead].max() if not dead.all() else 1.0
+    return np.asarray(found, np.float32)
+
+
+def _on_grid(rows: Array, scales: Array) -> Array:
+    ratio = rows / scales[:, None]
+    return np.asarray((np.abs(ratio - np.rint(ratio)) < _GRID_TOLERANCE).all(axis=1))

@@ -206,6 +206,10 @@ class ExpressionBuilder:
         """Return the magnitude."""
         return ex.unary("abs", x)
 
+    def round_clamp(self, x: Expr, low: Expr, high: Expr) -> Expr:
+        """Return int32(rne(min(max(x, low), high))) for bounds within ±2^22; NaN gives the lower one."""
+        return ex.round_clamp(x, low, high)
+
     # -- integer rules --------------------------------------------------------------------------------------
 
     def requantize(self, accumulator: Expr, multiplier: Any) -> Expr:

@@ -161,7 +161,7 @@ class _Conversion:
     def _apply(self, node: Any, label: str, values: list[Value | None]) -> tuple[Value | None, ...]:
         view = self._view(node, label, values)
         try:
-            result = converters()[node.op_type](view)
+            result = converters()[qualified(node)](view)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             # Attributes or constants that no valid model has; the checker does not look at their values.
             problem = f"its attributes or inputs do not fit together ({error})"

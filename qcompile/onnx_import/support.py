@@ -39,7 +39,7 @@ def converters() -> dict[str, Converter]:
 
 def is_supported(node: Any) -> bool:
     """Return whether a NodeProto has a converter."""
-    return node.domain in DEFAULT_DOMAINS and node.op_type in converters()
+    return qualified(node) in converters()
 
 
 def qualified(node: Any) -> str:
@@ -71,5 +71,5 @@ def report_unsupported(model: Model, nodes: Sequence[Any], problems: Sequence[st
         lines.insert(0, f"{model.source} uses {plural} not supported: {listed}")
     hint = f"supported operators: {', '.join(converters())}" if counts else None
     if any("Quantize" in name or "QLinear" in name or name.endswith("Integer") for name in counts):
-        hint = "the model is quantized already; give the float model that it was made from"
+        hint = "the model is quantized already; give the float model that it was made from, or one in QDQ form"
     raise UnsupportedOpError("\n".join(lines), hint=hint)

@@ -195,8 +195,9 @@ def test_outputs_without_a_name_are_left_out(build: Any) -> None:
 
 def test_quantized_models_get_a_hint_of_their_own(build: Any) -> None:
     constants = {"s": np.array(0.5, np.float32), "z": np.array(0, np.int8)}
-    node = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"], name="q")
-    error = refused(build([node], {"x": [4]}, constants=constants), "QuantizeLinear (node q)")
+    node = helper.make_node("QLinearWhere", ["x", "s", "z"], ["y"], name="q", domain="com.microsoft")
+    model = build([node], {"x": [4]}, constants=constants, opsets=[helper.make_opsetid("com.microsoft", 1)])
+    error = refused(model, "com.microsoft.QLinearWhere (node q)")
     assert "quantized already" in str(error.hint)
 
 

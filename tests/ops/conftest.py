@@ -292,6 +292,9 @@ class NumpyBuilder:
         assert np.asarray(centred).dtype == np.int32
         return np.clip(centred, q.qmin - zp, q.qmax - zp) + zp
 
+    def round_clamp(self, x: Any, low: Any, high: Any) -> Any:
+        return np.rint(np.fmin(np.fmax(x, low), high)).astype(np.int32)
+
     def _rounded(self, scaled: Any) -> Any:
         q = self.result
         zp = q.scalar_zero_point

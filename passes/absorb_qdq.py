@@ -1,0 +1,226 @@
+"""Turn what a quantized model says about its tensors into decisions for integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from qcompile.calibrate.weights import grid_scales
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import Quantization
+from qcompile.ops.arithmetic import CLAMPS
+from qcompile.ops.fake_quantize import FakeQuantizeAttrs
+from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
+from qcompile.quant.qparams import QSpec
+
+INT8, FLOAT = "int8", "float32"
+
+
+@dataclass(frozen=True)
+class AbsorbQdq(Pass):
+    """Run the nodes between a quantized model's roundings in int8, with the model's own scales.
+
+    A node runs in int8 where its operands are rounded to 8 bits (fake_quantize), or only moved since, its weights lie
+    on a grid of 255 steps, and its result is rounded, is only moved, or is a sum of products read in float.
+
+    Before:
+        %xr = fake_quantize(%x) {scale=0.02, zero_point=-3} : f32[1,8,8,3]
+        %y = conv2d(%xr, @w, @b) : f32[1,4,4,8]
+        %yr = fake_quantize(%y) {scale=0.1} : f32[1,4,4,8]
+    After:
+        %y = conv2d(%x, @w, @b) : f32[1,4,4,8] spec(kind="fixed", range=[-12.8, 12.7]) precision(int8)
+
+    Preconditions: weights and layouts are final; quantize follows.
+
+    Refusals: a rounding stays, with the reason, where its producer has no integer form or other readers, where it has
+    more than 8 bits, or where the same tensor is rounded in two ways.
+    """
+
+    name: ClassVar[str] = "absorb-qdq"
+    establishes: ClassVar[tuple[Fact, ...]] = (CALIBRATED, PRECISION)
+    tolerance: ClassVar[Tolerance] = MinSqnrDb(10.0)
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Decide, annotate and remove the roundings that integers do by themselves."""
+        if any(node.op.name == "fake_quantize" for node in graph.nodes):
+            _Absorption(graph, context).run()
+        for node in graph.nodes:
+            node.precision = node.precision or FLOAT
+
+
+class _Absorption:
+    """Decides for one graph.
+
+    Attributes:
+        integer: nodes that run in int8.
+        grids: grid of each real tensor that integers stand for.
+        reasons: why the other nodes do not.
+    """
+
+    def __init__(self, graph: Graph, context: PassContext) -> None:
+        self.graph, self.context = graph, context
+        self.rewriter = context.rewriter(graph)
+        self.outputs = set(graph.outputs)
+        self.integer: set[Node] = set()
+        self.grids: dict[Value, FakeQuantizeAttrs] = {}
+        self.reasons: dict[Node, str] = {}
+
+    def run(self) -> None:
+        for node in self.graph.nodes:
+            if _is_rounding(node):
+                self._round(node)
+                continue
+            reason = self._obstacle(node)
+            if reason is None:
+                self.integer.add(node)
+            else:
+                self.reasons[node] = reason
+        for node in list(self.graph.nodes):
+            if _is_rounding(node):
+                self._rewire(node)
+        self._annotate()
+        self.rewriter.eliminate_dead()
+        for node in self.graph.nodes:
+            node.precision = INT8 if node in self.integer else FLOAT
+            if node.op.name == "fake_quantize":
+                self.context.skip(node, self._why_left(node))
+
+    # -- decisions ----------------------------------------------------------------------------------------
+
+    def _round(self, node: Node) -> None:
+        """Take a rounding as the grid of the tensor it rounds, if that has none yet."""
+        source = node.inputs[0]
+        if not source.is_constant:
+            self.grids.setdefault(source, node.attrs)
+
+    def _grid(self, value: Value) -> FakeQuantizeAttrs | None:
+        """Return the grid on which an operand lies, None where it does not lie on one."""
+        if value.is_constant:
+            return _constant_grid(value)
+        producer = value.producer
+        if producer is None:
+            return None
+        if _is_rounding(producer):
+            known = self.grids.get(producer.inputs[0])
+            return known if known == producer.attrs else None
+        return self.grids.get(value) if producer in self.integer and self._moves(producer) else None
+
+    @staticmethod
+    def _moves(node: Node) -> bool:
+        return node.op.integer is Quantization.SHARED
+
+    def _obstacle(self, node: Node) -> str | None:
+        """Return why a node cannot run in int8, None if it can; its result's grid is noted then."""
+        kind = node.op.integer
+        if kind is Quantization.FLOAT_ONLY:
+            return f"{node.op.name} has no integer form"
+        if any(v.dtype != "float32" for v in node.outputs):
+            return f"it computes {node.outputs[0].dtype}"
+        if getattr(node.attrs, "activation", "none") not in CLAMPS:
+            return f"its fused {node.attrs.activation} hides the tensor before it"
+        indices = node.op.operand_activations(node)
+        loose = [node.inputs[i].name for i in indices if self._grid(node.inputs[i]) is None]
+        if loose or not indices:
+            return f"{loose[0] if loose else 'nothing'} is not rounded to 8 bits"
+        reason = self._weights(node) if kind is Quantization.ACCUMULATE else None
+        return reason or self._result(node) or node.op.integer_obstacle(node)
+
+    def _weights(self, node: Node) -> str | None:
+        weight, bias = node.inputs[1], node.inputs[2]
+        if not weight.is_constant or not bias.is_constant:
+            return "its weight or bias is computed at run time"
+        if grid_scales(weight.constant(), 0) is None:
+            return f"the weights {weight.name} do not lie on a symmetric grid of 8 bits"
+        return None
+
+    def _result(self, node: Node) -> str | None:
+        """Return why the result cannot be integers."""
+        if self._moves(node):
+            grid = self._grid(node.inputs[0])
+            assert grid is not None
+            other = [u for v in node.outputs for u in v.users() if _is_rounding(u) and u.attrs != grid]
+            if other:
+                return f"its result is rounded in another way than {node.inputs[0].name}"
+            for value in node.outputs:
+                self.grids[value] = grid
+            return None
+        readers = node.output.users()
+        rounded = [reader for reader in readers if _is_rounding(reader)]
+        accumulates = node.op.integer is Quantization.ACCUMULATE
+        if not rounded and accumulates and getattr(node.attrs, "activation", "none") == "none":
+            return None
+        if len(rounded) < len(readers) or not rounded or node.output in self.outputs:
+            return f"its result {node.output.name} is read without being rounded"
+        if any(reader.attrs != rounded[0].attrs for reader in rounded):
+            return f"its result {node.output.name} is rounded in two ways"
+        return None
+
+    # -- the rewrite --------------------------------------------------------------------------------------
+
+    def _rewire(self, rounding: Node) -> None:
+        """Let integer readers, and all readers of an integer tensor, read what the rounding reads."""
+        source, result = rounding.inputs[0], rounding.output
+        if self.grids.get(source) != rounding.attrs:
+            return
+        made = source.producer is not None and source.producer in self.integer
+        for node, index in list(result.uses):
+            if made or (node in self.integer and index in node.op.operand_activations(node)):
+                self.rewriter.set_operand(node, index, source)
+        if made:
+            self.graph.outputs = [source if v is result else v for v in self.graph.outputs]
+
+    def _annotate(self) -> None:
+        for node in self.graph.nodes:
+            if node not in self.integer:
+                continue
+            values = [node.inputs[i] for i in node.op.operand_activations(node)] + list(node.outputs)
+            for value in values:
+                grid = self.grids.get(value) or (_constant_grid(value) if value.is_constant else None)
+                if grid is not None:
+                    value.qspec = QSpec(kind="fixed", range=_range(grid))
+            if node.op.integer is Quantization.SHARED:
+                for value in node.outputs:
+                    assert value.qspec is not None
+                    value.qspec = replace(value.qspec, kind="shared", source=node.inputs[0].name)
+            if node.op.integer is Quantization.ACCUMULATE:
+                node.inputs[1].qspec = QSpec(observer="grid", symmetric=True, axis=0)
+                node.inputs[2].qspec = QSpec(
+                    observer="grid", dtype="int32", symmetric=True, kind="derived", source=node.inputs[1].name
+                )
+
+    def _why_left(self, rounding: Node) -> str:
+        attrs, source = rounding.attrs, rounding.inputs[0]
+        if not _is_rounding(rounding):
+            return f"it rounds to {attrs.qmax - attrs.qmin + 1} steps, more than 8 bits"
+        if self.grids.get(source) != attrs:
+            return f"{source.name} is rounded in another way as well"
+        reader = next((user for user in rounding.output.users() if user in self.reasons), None)
+        return f"{reader} stays in float: {self.reasons[reader]}" if reader else "it is a graph output"
+
+
+def _is_rounding(node: Node) -> bool:
+    return node.op.name == "fake_quantize" and node.attrs.qmin >= -128 and node.attrs.qmax <= 127
+
+
+def _range(grid: FakeQuantizeAttrs) -> tuple[float, float]:
+    """Return the real bounds from which QParams.from_range finds scale and zero_point again."""
+    return grid.scale * (-128.0 - grid.zero_point), grid.scale * (127.0 - grid.zero_point)
+
+
+def _constant_grid(value: Value) -> FakeQuantizeAttrs | None:
+    """Return the coarsest grid of 8 bits on which a constant lies."""
+    data = value.constant()
+    if data.dtype != np.float32 or not data.size:
+        return None
+    scales = grid_scales(data, None, steps=255)
+    if scales is None:
+        return None
+    scale = float(scales[0])
+    low = min(0, int(np.rint(data.min() / scale)))
+    high = max(0, int(np.rint(data.max() / scale)))
+    if high - low > 255:
+        return None
+    return FakeQuantizeAttrs(scale, min(max(0, -128 - low), 127 - high))

@@ -1,0 +1,281 @@
+"""Models that are quantized already: QuantizeLinear and DequantizeLinear, and operators on integers.
+
+Every quantized operator becomes what it stands for: its float operation between roundings to the model's own scales
+(`fake_quantize`). The pass `absorb-qdq` makes integers of it again, in this compiler's arithmetic. A pair of
+quantization and dequantization is recognized through operators that only move elements. Where a scale is computed at
+run time, or integers are seen outside (inputs, outputs, arithmetic on them), the conversions are computed as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from qcompile.ir.graph import Node, Value
+from qcompile.ir.opdef import Quantization
+from qcompile.ops.layout import axis_index
+from qcompile.ops.onnx_node import OnnxNode
+
+INTEGERS = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32"}
+"""Element types that ONNX's type numbers stand for in quantization."""
+
+_SHIFT = {"uint8": 128, "uint16": 32768}
+MICROSOFT = "com.microsoft"
+
+
+def _aligned(node: OnnxNode, value: Value, x: Value, name: str) -> Value:
+    """Return a scale or zero point in a shape that broadcasts to x: per tensor, per axis or per block."""
+    if value.type.size == 1:
+        return _reshaped(node, value, (), name)
+    axis = axis_index(int(node.attr("axis", 1)), len(x.shape))
+    block = int(node.attr("block_size", 0))
+    if block:
+        repeat = np.arange(x.shape[axis]) // block
+        places = node.constant(f"{name}.blocks", repeat, "int64")
+        return node.add("gather", [value, places], name=f"{node.outputs[0]}.{name}", axis=axis)
+    if value.shape != (x.shape[axis],):
+        node.fail(f"{name} {value.type} does not fit axis {axis} of {x.type}")
+    return _reshaped(node, value, (-1,) + (1,) * (len(x.shape) - 1 - axis), name)
+
+
+def _reshaped(node: OnnxNode, value: Value, shape: tuple[int, ...], name: str) -> Value:
+    shape = tuple(value.type.size if d == -1 else d for d in shape)
+    if value.shape == shape:
+        return value
+    return node.add("reshape", [value], name=f"{node.outputs[0]}.{name}", shape=shape)
+
+
+def quantized(node: OnnxNode, x: Value, scale: Value, zero_point: Value | None, dtype: str, name: str) -> Value:
+    """Return the integers of x.
+
+    Args:
+        node: the ONNX node that asks for it; its `axis` and `block_size` apply.
+        x: real values.
+        scale: real units per LSB.
+        zero_point: the integer that stands for 0; None for 0 itself.
+        dtype: of the integers.
+        name: of the result.
+    """
+    if dtype not in _LIMITS:
+        node.fail(f"a quantization to {dtype}; int8, uint8, int16 and uint16 are supported")
+    if zero_point is None:
+        zero_point = node.constant("zero_point", np.zeros((), dtype))
+    low, high = _LIMITS[dtype]
+    operands = [x, _aligned(node, scale, x, "scale"), _aligned(node, zero_point, x, "zero_point")]
+    return node.add("quantize_linear", operands, name=name, dtype=dtype, qmin=low, qmax=high)
+
+
+_LIMITS = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767)}
+
+
+def dequantized(node: OnnxNode, q: Value, scale: Value, zero_point: Value | None, name: str) -> Value:
+    """Return the real values of integers: the rounded operand itself where it was quantized in the same way.
+
+    Args:
+        node: the ONNX node that asks for it; its `axis` and `block_size` apply.
+        q: integers.
+        scale: real units per LSB.
+        zero_point: the integer that stands for 0; None for 0 itself.
+        name: of the result.
+    """
+    if scale.data is not None and scale.data.size == 1 and (zero_point is None or zero_point.data is not None):
+        zero = 0 if zero_point is None or zero_point.data is None else int(zero_point.data.reshape(-1)[0])
+        rounded = _rounded(node, q, float(scale.data.reshape(-1)[0]), zero, name)
+        if rounded is not None:
+            return rounded
+    centred = node.add("cast", [q], name=f"{name}.wide", dtype="int32") if q.dtype != "int32" else q
+    if zero_point is not None and not (zero_point.data is not None and not zero_point.data.any()):
+        offset = _aligned(node, zero_point, q, "zero_point")
+        if offset.dtype != "int32":
+            offset = node.add("cast", [offset], name=f"{name}.offset", dtype="int32")
+        centred = node.add("sub", [centred, offset], name=f"{name}.centred")
+    real = node.add("cast", [centred], name=f"{name}.steps", dtype="float32")
+    return node.add("mul", [real, _aligned(node, scale, q, "scale")], name=name)
+
+
+def _rounded(node: OnnxNode, q: Value, scale: float, zero_point: int, name: str) -> Value | None:
+    """Return the real tensor that q was made from, rounded; None where q is not made so, or with another scale."""
+    producer = q.producer
+    if producer is None:
+        return None
+    if producer.op.name == "quantize_linear":
+        own, zero = producer.inputs[1].data, producer.inputs[2].data
+        same = own is not None and zero is not None and own.size == zero.size == 1
+        if not same or float(own.reshape(-1)[0]) != scale or int(zero.reshape(-1)[0]) != zero_point:  # type: ignore[union-attr]
+            return None
+        shift = _SHIFT.get(q.dtype, 0)
+        low, high = _LIMITS[q.dtype]
+        grid = {"zero_point": zero_point - shift, "qmin": low - shift, "qmax": high - shift}
+        return node.add("fake_quantize", [producer.inputs[0]], name=name, scale=scale, **grid)
+    if producer.op.integer is not Quantization.SHARED or len(producer.outputs) != 1:
+        return None
+    return _moved(node, producer, scale, zero_point, name)
+
+
+def _moved(node: OnnxNode, mover: Node, scale: float, zero_point: int, name: str) -> Value | None:
+    """Return the real form of a node that moves integers: dequantize(move(q)) = move(dequantize(q))."""
+    indices = mover.op.operand_activations(mover)
+    operands = list(mover.inputs)
+    for index in indices:
+        real = _rounded(node, mover.inputs[index], scale, zero_point, f"{name}.{index}")
+        if real is None:
+            return None
+        operands[index] = real
+    types = mover.op.infer(mover.attrs, [v.type for v in operands])
+    return node.graph.add_node(mover.op, operands, mover.attrs, names=[name], types=types, loc=mover.loc).output
+
+
+def _quantize_linear(node: OnnxNode) -> Value:
+    x, scale = node.value(0), node.value(1)
+    zero_point = node.value(2) if node.has(2) else None
+    dtype = zero_point.dtype if zero_point is not None else INTEGERS.get(int(node.attr("output_dtype", 0) or 2))
+    if dtype is None or x.dtype != "float32":
+        node.fail(f"a quantization of {x.type} to ONNX element type {node.attr('output_dtype')}")
+    return quantized(node, x, scale, zero_point, dtype, node.outputs[0])
+
+
+def _dequantize_linear(node: OnnxNode) -> Value:
+    return dequantized(node, node.value(0), node.value(1), node.value(2) if node.has(2) else None, node.outputs[0])
+
+
+# -- operators on integers -----------------------------------------------------------------------------------
+
+
+def _real(node: OnnxNode, index: int, what: str, axis: int | None = None) -> Value:
+    """Return the real values of a (tensor, scale, zero_point) triple of inputs."""
+    return _real_of(node, node.value(index), index + 1, index + 2, what, axis)
+
+
+def _real_of(node: OnnxNode, q: Value, scale: int, zero_point: int, what: str, axis: int | None = None) -> Value:
+    name = f"{node.outputs[0]}.{what}"
+    view = _view(node, "DequantizeLinear", [], {} if axis is None else {"axis": axis}, name)
+    return dequantized(view, q, node.value(scale), node.value(zero_point) if node.has(zero_point) else None, name)
+
+
+def _view(node: OnnxNode, op: str, inputs: Sequence[Value | None], attributes: dict[str, Any], name: str) -> OnnxNode:
+    return OnnxNode(node.graph, op, node.name, list(inputs), attributes, [name], node.opset, node.source)
+
+
+def _finished(node: OnnxNode, y: Value, scale: int, zero_point: int, dtype: str) -> Value:
+    """Return the integers of a result."""
+    view = _view(node, "QuantizeLinear", [], {}, node.outputs[0])
+    zero = node.value(zero_point) if node.has(zero_point) else None
+    return quantized(view, y, node.value(scale), zero, zero.dtype if zero is not None else dtype, node.outputs[0])
+
+
+def _apply(node: OnnxNode, op: str, inputs: Sequence[Value | None], **attributes: Any) -> Value:
+    """Convert the float operator that an integer one stands for."""
+    from qcompile.onnx_import.support import converters
+
+    view = _view(node, op, inputs, {**node.attributes, **attributes}, f"{node.outputs[0]}.real")
+    result: Value | tuple[Value, ...] = converters()[op](view)
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _bias(node: OnnxNode, index: int, x_scale: int, w_scale: int) -> Value | None:
+    """Return the real bias of int32 at scale s_x · s_w."""
+    if not node.has(index):
+        return None
+    q = node.array(index, "its bias")
+    scale = node.array(x_scale, "a scale").reshape(-1)[0] * node.array(w_scale, "a scale").reshape(-1)
+    return node.constant("bias", (q.astype(np.float64) * scale.astype(np.float64)).astype(np.float32))
+
+
+def _qlinear_conv(node: OnnxNode) -> Value:
+    x, w = _real(node, 0, "x"), _real(node, 3, "w", axis=0)
+    y = _apply(node, "Conv", [x, w, _bias(node, 8, 1, 4)])
+    return _finished(node, y, 6, 7, node.type(0).dtype)
+
+
+def _qlinear_matmul(node: OnnxNode) -> Value:
+    a, b = _real(node, 0, "a", axis=-2), _real(node, 3, "b", axis=-1)
+    return _finished(node, _apply(node, "MatMul", [a, b]), 6, 7, node.type(0).dtype)
+
+
+def _qgemm(node: OnnxNode) -> Value:
+    a, b = _real(node, 0, "a"), _real(node, 3, "b", axis=0 if node.attr("transB", 0) else 1)
+    y = _apply(node, "Gemm", [a, b, _bias(node, 6, 1, 4)])
+    return _finished(node, y, 7, 8, node.type(0).dtype) if node.has(7) else y
+
+
+def _qlinear_binary(op: str) -> Callable[[OnnxNode], Value]:
+    def convert(node: OnnxNode) -> Value:
+        y = _apply(node, op, [_real(node, 0, "a"), _real(node, 3, "b")])
+        return _finished(node, y, 6, 7, node.type(0).dtype)
+
+    return convert
+
+
+def _qlinear_unary(op: str) -> Callable[[OnnxNode], Value]:
+    def convert(node: OnnxNode) -> Value:
+        return _finished(node, _apply(node, op, [_real(node, 0, "x")]), 3, 4, node.type(0).dtype)
+
+    return convert
+
+
+def _qlinear_pool(op: str) -> Callable[[OnnxNode], Value]:
+    def convert(node: OnnxNode) -> Value:
+        if node.attr("channels_last", 0):
+            node.fail("channels_last=1")
+        return _finished(node, _apply(node, op, [_real(node, 0, "x")]), 3, 4, node.type(0).dtype)
+
+    return convert
+
+
+def _qlinear_concat(node: OnnxNode) -> Value:
+    parts = [_real_of(node, node.value(k), k + 1, k + 2, f"part{k}") for k in range(2, len(node.inputs), 3)]
+    view = _view(node, "Concat", parts, node.attributes, f"{node.outputs[0]}.real")
+    y = view.add("concat", parts, axis=axis_index(int(node.attr("axis")), len(parts[0].shape)))
+    return _finished(node, y, 0, 1, node.type(2).dtype)
+
+
+def _centred(node: OnnxNode, index: int, zero_point: int, what: str, rows: bool = False) -> Value:
+    """Return q − zero_point as real numbers, which are exact."""
+    name = f"{node.outputs[0]}.{what}"
+    q, zero = node.value(index), node.value(zero_point) if node.has(zero_point) else None
+    real = node.add("cast", [q], name=name, dtype="float32")
+    if zero is None or (zero.data is not None and not zero.data.any()):
+        return real
+    offset = node.add("cast", [zero], name=f"{name}.zero", dtype="float32")
+    if offset.type.size > 1 and rows:
+        offset = _reshaped(node, offset, (-1,) + (1,) * (len(q.shape) - 1), f"{what}.column")
+    elif offset.type.size == 1:
+        offset = _reshaped(node, offset, (), f"{what}.offset")
+    return node.add("sub", [real, offset], name=f"{name}.centred")
+
+
+def _integer_product(op: str) -> Callable[[OnnxNode], Value]:
+    """Return a converter of ConvInteger or MatMulInteger: products of whole numbers, summed as reals.
+
+    The sums are exact below 2^24; beyond that they are as near as a float32 can be.
+    """
+
+    def convert(node: OnnxNode) -> Value:
+        a = _centred(node, 0, 2, "a", rows=op == "MatMul")
+        b = _centred(node, 1, 3, "b", rows=op == "Conv")
+        return node.add("cast", [_apply(node, op, [a, b])], dtype="int32")
+
+    return convert
+
+
+CONVERTERS: dict[str, Callable[[OnnxNode], Any]] = {
+    "ConvInteger": _integer_product("Conv"),
+    "DequantizeLinear": _dequantize_linear,
+    "MatMulInteger": _integer_product("MatMul"),
+    "QLinearConv": _qlinear_conv,
+    "QLinearMatMul": _qlinear_matmul,
+    "QuantizeLinear": _quantize_linear,
+    f"{MICROSOFT}.DequantizeLinear": _dequantize_linear,
+    f"{MICROSOFT}.QGemm": _qgemm,
+    f"{MICROSOFT}.QLinearAdd": _qlinear_binary("Add"),
+    f"{MICROSOFT}.QLinearAveragePool": _qlinear_pool("AveragePool"),
+    f"{MICROSOFT}.QLinearConcat": _qlinear_concat,
+    f"{MICROSOFT}.QLinearGlobalAveragePool": _qlinear_pool("GlobalAveragePool"),
+    f"{MICROSOFT}.QLinearLeakyRelu": _qlinear_unary("LeakyRelu"),
+    f"{MICROSOFT}.QLinearMul": _qlinear_binary("Mul"),
+    f"{MICROSOFT}.QLinearSigmoid": _qlinear_unary("Sigmoid"),
+    f"{MICROSOFT}.QLinearSoftmax": _qlinear_unary("Softmax"),
+    f"{MICROSOFT}.QuantizeLinear": _quantize_linear,
+}

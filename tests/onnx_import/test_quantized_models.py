@@ -1,0 +1,156 @@
+"""Models that ONNX Runtime quantized: in integers of ours, within one step of its results."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from qcompile.config import CompileConfig
+from qcompile.driver import FINISH_FLOAT, SIMPLIFY, absorption_pipeline, is_quantized
+from qcompile.ir.graph import Graph
+from qcompile.onnx_import import import_onnx
+from qcompile.ops.interpreter import Interpreter
+from qcompile.passmgr import PassContext, PassManager
+
+quantization = pytest.importorskip("onnxruntime.quantization")
+SHAPE = (1, 3, 12, 12)
+
+
+def network() -> Any:
+    """Return a small residual network with a concat, pools, a sigmoid and a fully connected end."""
+    rng = np.random.default_rng(5)
+    weights = {
+        "w0": (8, 3, 3, 3), "w1": (8, 1, 3, 3), "w2": (8, 8, 1, 1), "w3": (5, 16), "b0": (8,), "b2": (8,), "b3": (5,),
+    }  # fmt: skip
+    tensors = [numpy_helper.from_array(rng.normal(0, 0.3, s).astype("f4"), n) for n, s in weights.items()]
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", ["c0"], ["r0"]),
+        node("Conv", ["r0", "w1"], ["c1"], pads=[1, 1, 1, 1], group=8),
+        node("Sigmoid", ["c1"], ["g1"]),
+        node("Mul", ["c1", "g1"], ["m1"]),
+        node("Conv", ["m1", "w2", "b2"], ["c2"]),
+        node("Add", ["c2", "r0"], ["a2"]),
+        node("Relu", ["a2"], ["r2"]),
+        node("MaxPool", ["r2"], ["p2"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("AveragePool", ["r2"], ["q2"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Concat", ["p2", "q2"], ["j"], axis=1),
+        node("GlobalAveragePool", ["j"], ["v"]),
+        node("Flatten", ["v"], ["f"]),
+        node("Gemm", ["f", "w3", "b3"], ["y"], transB=1),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+class Samples(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """Random inputs for ONNX Runtime's calibration."""
+
+    def __init__(self) -> None:
+        self.left = [{"x": sample(seed)} for seed in range(6)]
+
+    def get_next(self) -> Any:
+        return self.left.pop() if self.left else None
+
+
+def sample(seed: int) -> Any:
+    return np.random.default_rng(seed).normal(0, 1, SHAPE).astype("f4")
+
+
+def quantized(folder: Path, form: str, activations: str, weights: str, per_channel: bool) -> Path:
+    source, target = folder / "float.onnx", folder / "quantized.onnx"
+    onnx.save(network(), source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantization.quantize_static(
+            source,
+            target,
+            Samples(),
+            quant_format=quantization.QuantFormat[form],
+            activation_type=quantization.QuantType[activations],
+            weight_type=quantization.QuantType[weights],
+            per_channel=per_channel,
+        )
+    return target
+
+
+def absorbed(graph: Graph) -> tuple[Graph, PassManager]:
+    manager = PassManager(f"{SIMPLIFY},{absorption_pipeline(CompileConfig())},{FINISH_FLOAT}")
+    return manager.run(graph, PassContext()), manager
+
+
+def runtime(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("form", "activations", "weights", "per_channel", "in_float"),
+    [
+        ("QDQ", "QUInt8", "QInt8", True, 0),
+        ("QDQ", "QInt8", "QInt8", False, 0),
+        ("QOperator", "QUInt8", "QInt8", True, 0),
+        ("QOperator", "QUInt8", "QUInt8", False, 4),
+    ],
+)
+def test_integers_agree_within_one_step(
+    form: str, activations: str, weights: str, per_channel: bool, in_float: int, tmp_path: Path
+) -> None:
+    path = quantized(tmp_path, form, activations, weights, per_channel)
+    graph = import_onnx(path)
+    assert is_quantized(graph)
+    step = next(n.attrs.scale for n in reversed(graph.nodes) if n.op.name == "fake_quantize")
+    result, _ = absorbed(graph)
+    products = [n for n in result.nodes if n.op.name in ("conv2d", "dense")]
+    assert len([n for n in products if not n.is_integer]) <= in_float
+    session = runtime(path)
+    for seed in range(20, 24):
+        (expected,) = session.run(None, {"x": sample(seed)})
+        simulated = Interpreter(graph).run({"x": sample(seed)})["y"]
+        got = Interpreter(result).run({"x": sample(seed)})["y"]
+        assert np.abs(simulated - expected).max() <= 1.01 * step
+        assert np.abs(got - expected).max() <= 1.01 * step
+
+
+def test_sixteen_bit_activations_stay_in_float_and_are_reported(tmp_path: Path) -> None:
+    path = quantized(tmp_path, "QDQ", "QInt16", "QInt8", True)
+    result, manager = absorbed(import_onnx(path))
+    assert not any(node.is_integer for node in result.nodes)
+    reasons = [skip.reason for record in manager.records for skip in record.skips]
+    assert any("more than 8 bits" in reason for reason in reasons)
+    (expected,) = runtime(path).run(None, {"x": sample(9)})
+    np.testing.assert_allclose(Interpreter(result).run({"x": sample(9)})["y"], expected, 1e-3, 1e-3)
+
+
+def test_pairs_are_found_through_moves_of_integers() -> None:
+    node = helper.make_node
+    scale, zero = numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.uint8(120), "z")
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("Transpose", ["q"], ["t"], perm=[0, 2, 3, 1]),
+        node("DequantizeLinear", ["t", "s", "z"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "moves", inputs, outputs, [scale, zero])
+    imported = import_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    assert [n.op.name for n in imported.nodes] == ["fake_quantize", "transpose"]
+
+
+def test_dynamic_quantization_is_computed_at_run_time(tmp_path: Path) -> None:
+    source, target = tmp_path / "float.onnx", tmp_path / "dynamic.onnx"
+    onnx.save(network(), source)
+    quantization.quantize_dynamic(source, target, weight_type=quantization.QuantType.QInt8)
+    (expected,) = runtime(target).run(None, {"x": sample(3)})
+    np.testing.assert_allclose(Interpreter(import_onnx(target)).run({"x": sample(3)})["y"], expected, 1e-2, 2e-2)
