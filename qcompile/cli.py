@@ -255,11 +255,20 @@ def bench(
     warmup: Annotated[int, _number("Inferences before timing.")] = 5,
     profile: Annotated[bool, typer.Option("--profile", help="Also print the time of each layer.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="Race other runtimes in turns: onnxruntime,openvino. Needs --model.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="ONNX file the bundle was compiled from.")] = None,
 ) -> None:
     """Time a bundle: median, p90 and peak memory.
 
     Example: qcompile bench build/ --threads 2 --profile
     """
+    if against is not None or model is not None:
+        from qcompile.report.standings import race_and_print
+
+        race_and_print(bundle, model, against, threads=threads, runs=runs, as_json=json)
+        return
     from qcompile.evaluate.benchmark import benchmark
     from qcompile.report.terminal import print_benchmark
 
