@@ -19,6 +19,9 @@ Array = npt.NDArray[np.float64]
 _DOUBT = 0.05
 """Chance that a bound does not hold."""
 
+_ALL_NOISE = 20.0
+"""Noise over margin from where on every decision is chance (and the formula leaves the range of floats)."""
+
 _HALVINGS = 50
 """Of the interval in which a bound is searched."""
 
@@ -35,28 +38,25 @@ def expected_disagreement(scores: Array, noise: float) -> float:
     """Return the expected share of samples whose best class changes under noise.
 
     Formula:
-        mean over samples of min(1, Σ over the other classes j of Φ(−(s_best − s_j) / (√2·σ)))
+        E Φ(−m / s) = ½ − ½·exp(r²/2)·erfc(r/√2), r = s/M, with m the margin between the two best classes, taken as
+        exponentially distributed with its mean M over the samples, and s = √2·σ the noise of a margin
+
+    A mean is known from few samples, and the margins that count are those near 0, of which few samples have none:
+    from 16 samples of a classifier of ten classes this is off by a quarter, the mean over Φ by a half.
 
     Args:
         scores: of the float network, [samples, classes].
         noise: standard deviation σ of the noise of one score, the same unit.
 
     Returns:
-        0 to 1; an upper bound for independent normal noise (the sum is a union bound).
+        0 to ½.
     """
     if noise <= 0.0:
         return 0.0
-    best = scores.max(axis=1, keepdims=True)
-    margins = (best - scores) / (math.sqrt(2.0) * noise)
-    chances = _normal_tail(margins)
-    # The best class itself has margin 0 and must not count.
-    chances[np.arange(len(scores)), scores.argmax(axis=1)] = 0.0
-    return float(np.minimum(chances.sum(axis=1), 1.0).mean())
-
-
-def _normal_tail(x: Array) -> Array:
-    """Return the probability that a standard normal variable exceeds x ≥ 0."""
-    return np.array([0.5 * math.erfc(v / math.sqrt(2.0)) for v in x.reshape(-1)]).reshape(x.shape)
+    best = np.sort(scores, axis=1)
+    margin = float((best[:, -1] - best[:, -2]).mean())
+    r = math.sqrt(2.0) * noise / margin if margin > 0.0 else math.inf
+    return 0.5 - 0.5 * math.exp(r * r / 2) * math.erfc(r / math.sqrt(2.0)) if r < _ALL_NOISE else 0.5
 
 
 def surely_lost(wrong: int, total: int) -> float:

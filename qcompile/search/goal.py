@@ -54,6 +54,18 @@ class Goal:
             gaps.append(factor * math.log10(max(score.drop, _SMALLEST_DROP) / lowest))
         return max(gaps) if gaps else -score.sqnr_db
 
+    def relaxed(self, db: float, score: Score) -> Goal:
+        """Return the goal whose targets for the accuracy are easier to meet.
+
+        Args:
+            db: by how much the shortfall of any score falls.
+            score: tells which kind of network it is.
+        """
+        sqnr = None if self.min_sqnr is None else self.min_sqnr - db
+        factor = 10 if score.agreement is None else 20
+        drop = None if self.max_drop is None else max(self.max_drop, _SMALLEST_DROP) * 10 ** (db / factor)
+        return Goal(drop, sqnr, self.max_ms)
+
     def is_accurate(self, score: Score) -> bool:
         """Return whether every target for the accuracy is met; False where there is none."""
         return self.has_accuracy and self.shortfall_db(score) <= 0.0

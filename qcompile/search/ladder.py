@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qcompile.search.candidates import Candidates
 from qcompile.search.goal import Goal
-from qcompile.search.mixed_precision import PrefixSearch
+from qcompile.search.mixed_precision import MOST_CHECKS, Choice, PrefixSearch
 from qcompile.search.plan import Step
 from qcompile.search.recipe import Recipe
 from qcompile.search.result import Attempt, SearchResult
@@ -12,15 +12,21 @@ from qcompile.search.rung import Rung
 from qcompile.search.score import Score
 from qcompile.search.sensitivity import Sensitivity
 
+QUANTIZED = "fuse-requantize"
+"""Passes behind this one work on integers, layer by layer, and take long."""
+
 RUNGS: tuple[Rung, ...] = (
     Rung("ranges from minimum to maximum", "insert-observers", {"observer": "minmax"}),
     Rung("ranges without the rarest values", "insert-observers", {"observer": "percentile{percentile=99.99}"}),
     Rung("the best range for each tensor", "insert-observers", {"observer": "auto"}),
     Rung("weight equalization", "equalize-weights", after=""),
-    Rung("bias correction", "correct-bias", after="fuse-requantize"),
-    Rung("rounding of weights by layer", "round-weights", after="fuse-requantize", instead_of=("correct-bias",)),
+    Rung("bias correction", "correct-bias", after=QUANTIZED),
+    Rung("rounding of weights by layer", "round-weights", after=QUANTIZED, instead_of=("correct-bias",)),
 )
 """Means in order of cost; those that need more time on the device, float32 for some nodes, come last of all."""
+
+MOST_SLOW_CHECKS = 5
+"""Candidates with such passes that are measured at most, once nodes stay in float32."""
 
 WORTH_DB = 0.1
 """A means is kept where it brings the goal nearer by at least this."""
@@ -32,13 +38,13 @@ class Ladder:
     Args:
         candidates: builds and measures.
         goal: targets.
-        rungs: means to try, in order.
+        rungs: means to try, in order; None for RUNGS.
     """
 
-    def __init__(self, candidates: Candidates, goal: Goal, rungs: tuple[Rung, ...] = RUNGS) -> None:
+    def __init__(self, candidates: Candidates, goal: Goal, rungs: tuple[Rung, ...] | None = None) -> None:
         self._candidates = candidates
         self._goal = goal
-        self._rungs = rungs
+        self._rungs = RUNGS if rungs is None else rungs
         self._attempts: list[Attempt] = []
         self._sensitivities: list[Sensitivity] = []
 
@@ -61,7 +67,7 @@ class Ladder:
             recipe, score = self._try_rungs(recipe, score)
         kept: tuple[str, ...] = ()
         if not self._goal.is_accurate(score):
-            recipe, score, kept = self._keep_float(recipe)
+            recipe, score, kept = self._keep_float(recipe, score)
         met = (self._goal.is_accurate(score) or not self._goal.has_accuracy) and self._goal.is_fast(score)
         return SearchResult(
             self._goal, recipe, score, met, self._reason(score, kept), tuple(self._attempts), kept,
@@ -100,27 +106,40 @@ class Ladder:
             return gain > 0
         return after.mean_db - before.mean_db >= WORTH_DB
 
-    def _keep_float(self, recipe: Recipe) -> tuple[Recipe, Score, tuple[str, ...]]:
-        """Keep nodes in float32, the most harmful for their time first."""
+    def _keep_float(self, recipe: Recipe, score: Score) -> tuple[Recipe, Score, tuple[str, ...]]:
+        """Keep nodes in float32, the most harmful for their time first.
+
+        Where passes behind quantization take long, the search is made without them, towards a goal that is easier
+        by as much as they gain, and only its end with them.
+        """
         self._sensitivities, steps = self._candidates.sensitivity(recipe)
-
-        def measure(index: int) -> Score:
-            names = steps[index].names
-            return self._candidates.score(recipe.keeping_float(names), f"{len(names)} nodes in float32")
-
-        search = PrefixSearch(steps, self._goal, measure)
-        chosen = search.run()
-        for choice in search.measured:
-            if choice.index:
-                outcome = "chosen" if choice.index == chosen.index else "checked"
-                self._attempts.append(self._float_attempt(steps[choice.index], outcome, choice.score))
+        slow = [rung.name for rung in self._rungs if rung.after == QUANTIZED and recipe.has(rung.name)]
+        start = 0
+        if slow:
+            quick = recipe.without(slow)
+            plain = self._candidates.score(quick, "checking without the slow passes")
+            gain = self._goal.shortfall_db(plain) - self._goal.shortfall_db(score)
+            start = self._search(quick, steps, self._goal.relaxed(gain, score), " before " + slow[-1]).index
+        chosen = self._search(recipe, steps, self._goal, "", start, MOST_SLOW_CHECKS if slow else MOST_CHECKS)
         names = steps[chosen.index].names
         return recipe.keeping_float(names), chosen.score, names
 
-    @staticmethod
-    def _float_attempt(step: Step, outcome: str, score: Score) -> Attempt:
-        count = len(step.names)
-        return Attempt(f"{count} node{'s' if count > 1 else ''} in float32", outcome, score, count)
+    def _search(
+        self, recipe: Recipe, steps: list[Step], goal: Goal, what: str, start: int = 0, most: int = MOST_CHECKS
+    ) -> Choice:
+        """Search for the shortest prefix of the plan that meets a goal, and remember what was measured."""
+
+        def measure(index: int) -> Score:
+            return self._candidates.score(recipe.keeping_float(steps[index].names), _title(steps[index]) + what)
+
+        search = PrefixSearch(steps, goal, measure, start=start, most=most)
+        chosen = search.run()
+        for choice in search.measured:
+            if choice.index:
+                outcome = "chosen" if choice.index == chosen.index and not what else "checked"
+                step = steps[choice.index]
+                self._attempts.append(Attempt(_title(step) + what, outcome, choice.score, len(step.names)))
+        return chosen
 
     def _reason(self, score: Score, kept: tuple[str, ...]) -> str:
         """Return why the search stopped."""
@@ -136,3 +155,8 @@ class Ladder:
         missing = f"it is missed by {self._goal.shortfall_db(score):.1f} dB: {score.text()}"
         limit = "within the time" if self._goal.max_ms is not None else "at all"
         return f"the goal, {self._goal.text()}, cannot be met {limit}; {missing}"
+
+
+def _title(step: Step) -> str:
+    count = len(step.names)
+    return f"{count} node{'s' if count != 1 else ''} in float32"

@@ -36,12 +36,24 @@ class PrefixSearch:
         steps: of `plan_steps`.
         goal: targets.
         measure: scores the prefix of an index.
+        start: the prefix to measure first.
+        most: prefixes to measure at most, as far as an accurate one is known by then.
     """
 
-    def __init__(self, steps: Sequence[Step], goal: Goal, measure: Callable[[int], Score]) -> None:
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        goal: Goal,
+        measure: Callable[[int], Score],
+        *,
+        start: int = 0,
+        most: int = MOST_CHECKS,
+    ) -> None:
         self._steps = steps
         self._goal = goal
         self._measure = measure
+        self._start = start
+        self._most = most
         self._known: dict[int, Score] = {}
 
     @property
@@ -70,8 +82,8 @@ class PrefixSearch:
     def _shortest_accurate(self) -> int | None:
         """Return the shortest prefix found that is accurate, None where not even the whole plan is."""
         low, high, last = -1, None, len(self._steps) - 1
-        candidate = 0
-        while len(self._known) < MOST_CHECKS or high is None:
+        candidate = self._start
+        while len(self._known) < self._most or high is None:
             if self._goal.is_accurate(self._score(candidate)):
                 high = candidate
             else:
@@ -79,12 +91,15 @@ class PrefixSearch:
             if low == last or (high is not None and high - low <= 1):
                 break
             candidate = self._next(low, high if high is not None else last + 1)
-            if high is None and len(self._known) >= MOST_CHECKS - 2:
+            # Half of the measurements are left to come back from the end of the plan, which is float32 throughout.
+            if high is None and 2 * len(self._known) >= self._most:
                 candidate = last
         return high
 
     def _next(self, low: int, high: int) -> int:
         """Return the prefix between two that the noise predicted and the gap measured speak for."""
+        if low < 0:
+            return 0
         wanted = self._steps[low].noise * 10 ** (-self._goal.shortfall_db(self._known[low]) / 10)
         last = len(self._steps) - 1
         middle = (low + high) // 2 if high <= last else last
@@ -92,7 +107,7 @@ class PrefixSearch:
 
     def _longest_fast(self, high: int) -> None:
         """Measure prefixes until the longest that is fast enough is known, or enough were measured."""
-        if self._goal.max_ms is None or not self._goal.is_fast(self._score(0)):
+        if not self._goal.is_fast(self._score(0)) or self._goal.max_ms is None:
             return
         if high > 0 and self._goal.is_fast(self._score(high)):
             return

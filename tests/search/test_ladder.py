@@ -9,10 +9,12 @@ from search_graphs import PIPELINE, candidates, context_of, heads, recipe, sampl
 
 from qcompile.errors import UsageError
 from qcompile.passmgr import PassRegistry
+from qcompile.search.candidates import Candidates
 from qcompile.search.goal import Goal
 from qcompile.search.ladder import RUNGS, Ladder
 from qcompile.search.recipe import Recipe
 from qcompile.search.rung import Rung
+from qcompile.search.score import Score
 from qcompile.search.start import SearchSettings, search
 from qcompile.search.state import NAME, SearchState, remove_state
 
@@ -76,6 +78,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("survived", [2, 5])
 def test_a_killed_search_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int):
+    monkeypatch.setattr("qcompile.search.ladder.RUNGS", RUNGS[:2])
     goal = Goal(min_sqnr=45)
     whole, _ = run(None, goal)
     put, writes = SearchState.put, []
@@ -122,7 +125,8 @@ def test_the_state_is_for_these_samples_only(tmp_path: Path):
         SearchState(tmp_path / "file", "key")
 
 
-def test_the_final_graph_is_the_one_that_was_scored():
+def test_the_final_graph_is_the_one_that_was_scored(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("qcompile.search.ladder.RUNGS", RUNGS[:2])
     found, context = run(None, Goal(min_sqnr=25))
     assert context.samples is not None
     seen = [s["x"] for s in context.samples()]
@@ -138,3 +142,23 @@ def test_samples_are_needed():
     context.samples = None
     with pytest.raises(UsageError, match="calibration samples"):
         search(heads(), PIPELINE, context, SearchSettings(Goal(min_sqnr=25)))
+
+
+def test_slow_passes_take_part_only_where_it_counts(monkeypatch: pytest.MonkeyPatch):
+    registry, scored = PassRegistry(), []
+    score = Candidates.score
+
+    def count(self: Candidates, candidate: Recipe, what: str) -> Score:
+        scored.append(candidate)
+        return score(self, candidate, what)
+
+    monkeypatch.setattr(Candidates, "score", count)
+    slow = recipe().inserted(registry.get("correct-bias")(), "fuse-requantize")
+    found = Ladder(candidates(heads()), Goal(min_sqnr=38)).climb(slow, (15, 5), means=False)
+    assert found.met
+    assert found.recipe.has("correct-bias")
+    with_slow = {c.text for c in scored if c.has("correct-bias")}
+    without = {c.text for c in scored if not c.has("correct-bias")}
+    assert len(without) > 1
+    assert len(with_slow) <= 5
+    assert any("before correct-bias" in a.title for a in found.attempts)
