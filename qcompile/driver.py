@@ -129,7 +129,7 @@ def compile(
     found = find_recipe(simplified, resolved, context, output)
     final, more = to_precision(simplified, resolved, context, instruments, found)
     context.notes += examine(simplified, samples)
-    comparison = measure(simplified, final, samples, context)
+    comparison = measure(_comparable(simplified, context), final, samples, context)
     program = lower(final, context, resolved.jobs, progress)
     made = Compilation(context, samples, final, program, comparison, [*records, *more], labels, found)
     bundle = write(model, output, resolved, made)
@@ -306,7 +306,7 @@ def observation_pipeline(config: CompileConfig) -> str:
 
     options = f"observer={print_literal(config.observer)}, weights={print_literal(config.weights)}"
     options += f", per_channel={print_literal(config.per_channel)}"
-    return f"fuse-activation{{tables=false}},insert-observers{{{options}}}"
+    return f"fuse-activation{{tables=false}},equalize-weights,insert-observers{{{options}}}"
 
 
 def quantization_pipeline(config: CompileConfig) -> str:
@@ -349,6 +349,11 @@ def examine(graph: Graph, samples: CalibrationSet | None) -> list[str]:
         return []
     noted = samples.summary.notes() if samples.summary is not None else []
     return [*noted, *scale_notes(graph, samples, samples.preprocess)]
+
+
+def _comparable(simplified: Graph, context: PassContext) -> Graph:
+    """Return the float graph whose tensors mean what those of the integer graph do: channels equalized alike."""
+    return simplified if context.reference is None or is_quantized(simplified) else context.reference
 
 
 def measure(

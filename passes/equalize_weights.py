@@ -1,0 +1,116 @@
+"""Give the channels between two layers ranges that are alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.ir.graph import Graph, Node
+from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
+from qcompile.passmgr.channel_links import ChannelLink, LayerWeights, channel_links
+from qcompile.passmgr.facts import FLOAT, Fact
+
+Array = npt.NDArray[Any]
+
+_CONVERGED = 1e-4
+_WORTH = 0.05
+
+
+@dataclass(frozen=True)
+class EqualizeWeights(Pass):
+    """Divide each channel between two layers by a factor, and multiply it back in the layers that read it.
+
+    Formula:
+        W₂·f(W₁·x + b₁) = (W₂·S)·f(S⁻¹·W₁·x + S⁻¹·b₁) with f(s·x) = s·f(x) for s > 0, and
+        s_i = √(r₁ᵢ · r₂ᵢ) / r₂ᵢ, r₁ᵢ = max |W₁[i, :]|, r₂ᵢ = max |W₂[:, i]|,
+        so that both layers then have the range √(r₁ᵢ · r₂ᵢ) in channel i; repeated over all pairs until nothing
+        moves. One scale for a whole tensor then serves each of its channels.
+
+    Before:
+        %a = conv2d(%x, @w1, @b1) {activation="relu"} : f32[1,4,4,8]
+        %y = conv2d(%a, @w2, @b2) : f32[1,4,4,8]
+    After:
+        %a = conv2d(%x, @w1.1, @b1.1) {activation="relu"} : f32[1,4,4,8]
+        %y = conv2d(%a, @w2.1, @b2) : f32[1,4,4,8]
+
+    Between the layers there may be relu, leaky_relu, prelu, pooling, zero padding and a flattening reshape, and
+    several layers may read the same tensor. No data is needed, and the real numbers stay the same.
+
+    Options:
+        sweeps: over all pairs, at most.
+        spread: links whose factors s_i differ by less than this within the layer stay as they are; rounding one
+            scale per output channel costs little there, and `round-weights` makes up for it.
+
+    Preconditions: constant weights; run fold-batchnorm before.
+
+    Refusals: the result has another reader (a residual add, a concat) or is a graph output; an activation that
+    does not scale with its operand (clip to [0, 6], sigmoid); a layer that adds a residual.
+
+    Source:
+        Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019, §4.1.
+    """
+
+    name: ClassVar[str] = "equalize-weights"
+    requires: ClassVar[tuple[Fact, ...]] = (FLOAT,)
+    tolerance: ClassVar[Tolerance] = AllClose(1e-5, 1e-6)
+
+    sweeps: int = 50
+    spread: float = 16.0
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Equalize every link."""
+        links, others = channel_links(graph)
+        for node, reason in others:
+            context.skip(node, reason)
+        weights = {n: LayerWeights(n) for link in links for n in (link.first, *(r for r, _ in link.readers))}
+        links = [link for link in links if self._is_uneven(link, weights, context)]
+        total = {link.first: np.ones(link.channels) for link in links}
+        for _ in range(self.sweeps):
+            moved = max((self._equalize(link, weights, total[link.first]) for link in links), default=0.0)
+            if moved < _CONVERGED:
+                break
+        rewriter = context.rewriter(graph)
+        for layer in dict.fromkeys(n for link in links for n in (link.first, *(r for r, _ in link.readers))):
+            weights[layer].write(rewriter)
+        for link in links:
+            _scale_statistics(link, total[link.first])
+
+    def _is_uneven(self, link: ChannelLink, weights: dict[Node, LayerWeights], context: PassContext) -> bool:
+        """Return whether a link would gain, and say why not otherwise."""
+        factor = _factors(link, weights)
+        ratio = float(factor.max() / factor.min())
+        # The second condition keeps a pass over its own result from moving the last digits.
+        if ratio < self.spread or float(np.abs(np.log(factor)).max()) < _WORTH:
+            context.skip(link.first, f"its channels differ by a factor of {ratio:.3g} only")
+            return False
+        return True
+
+    def _equalize(self, link: ChannelLink, weights: dict[Node, LayerWeights], total: Array) -> float:
+        """Equalize one link and return how far it moved, as a logarithm."""
+        factor = _factors(link, weights)
+        weights[link.first].scale_outputs(1.0 / factor)
+        for reader, channels in link.readers:
+            weights[reader].scale_inputs(factor[channels])
+        total *= factor
+        return float(np.abs(np.log(factor)).max())
+
+
+def _factors(link: ChannelLink, weights: dict[Node, LayerWeights]) -> Array:
+    """Return s, float64 [channels]; 1 for a channel that nothing writes or nobody reads."""
+    first = weights[link.first].output_peaks()
+    second = np.zeros(link.channels)
+    for reader, channels in link.readers:
+        np.maximum.at(second, channels, weights[reader].input_peaks())
+    alive = (first > 0) & (second > 0)
+    return np.sqrt(np.where(alive, first, 1.0) / np.where(alive, second, 1.0))
+
+
+def _scale_statistics(link: ChannelLink, factor: Array) -> None:
+    """Bring the trained mean and deviation of the tensors between to their new scale."""
+    for value, channels in link.between:
+        if value.stats is not None and value.stats[0].shape == channels.shape:
+            mean, deviation = (s / factor[channels].astype(np.float32) for s in value.stats)
+            value.stats = (mean, deviation)
