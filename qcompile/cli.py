@@ -129,7 +129,9 @@ def compile_command(
     ] = None,
     keep_float: Annotated[
         list[str] | None,
-        typer.Option(metavar="NODE", help="Node name or glob that stays in float32. Repeatable."),
+        typer.Option(
+            metavar="NODES", help="Stay in float32: a name, glob, /regex/, op:softmax or FROM..TO. Repeatable."
+        ),
     ] = None,
     io: Annotated[
         str | None, typer.Option(metavar="TYPE", help="float (default), or int8: inputs and outputs stay quantized.")

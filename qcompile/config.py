@@ -73,7 +73,7 @@ class CompileConfig:
         observer: chooses the ranges of activations.
         weights: chooses the scales of weights, "max" or "mse".
         per_channel: one weight scale per output channel.
-        keep_float: names or glob patterns of nodes that stay in float32.
+        keep_float: nodes that stay in float32: names, globs, /regular expressions/, op:softmax, from..to.
         io: "float", or "int8" to keep inputs and outputs quantized.
         passes: pipeline text of further passes, run after simplification.
         pass_path: directories with passes.
