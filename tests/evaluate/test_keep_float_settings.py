@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qcompile import driver
 from qcompile.errors import UsageError
+from qcompile.ir.printer import print_literal
+from qcompile.passmgr import PassManager
 
 CHANNELS = 16
 SHAPE = (1, CHANNELS, 16, 16)
@@ -41,14 +43,23 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kept(model: Path, config: Path | None, settings: dict[str, object]) -> set[str]:
-    """Return the convolutions that compute in float."""
-    resolved = driver.resolve_config(model, config, {**settings, "samples": 2})
+    """Return the convolutions that are to compute in float."""
+    resolved = driver.resolve_config(model, config, {**settings, "observer": "minmax"})
     generator = np.random.default_rng(1)
-    samples = [{"x": generator.normal(size=SHAPE).astype(np.float32)} for _ in range(2)]
+    samples = [{"x": generator.normal(size=SHAPE).astype(np.float32)}]
     context, _, graph = driver.prepare(model, resolved, samples, None)
     simplified, _ = driver.simplify(graph, resolved, context, ())
-    final, _ = driver.to_precision(simplified, resolved, context, ())
-    return {node.loc for node in final.nodes if node.op.name == "conv2d" and not node.is_integer}
+    assignment = f"calibrate,assign-precision{{keep_float={print_literal(resolved.keep_float)}}}"
+    final = PassManager(f"{driver.observation_pipeline(resolved)},{assignment}").run(simplified, context)
+    return {node.loc for node in final.nodes if node.op.name == "conv2d" and node.precision == "float32"}
+
+
+def refuse(model: Path, pattern: str) -> None:
+    """Go as far as the driver does before it calibrates."""
+    resolved = driver.resolve_config(model, None, {"keep_float": [pattern]})
+    context, _, graph = driver.prepare(model, resolved, None, None)
+    simplified, _ = driver.simplify(graph, resolved, context, ())
+    driver.to_precision(simplified, resolved, context, ())
 
 
 @pytest.mark.parametrize(
@@ -84,5 +95,5 @@ def test_yaml(chain: Path, tmp_path: Path) -> None:
 )
 def test_what_matches_nothing_is_an_error_with_a_way_out(chain: Path, pattern: str, hint: str) -> None:
     with pytest.raises(UsageError, match="matches no node") as caught:
-        kept(chain, None, {"keep_float": [pattern]})
+        refuse(chain, pattern)
     assert hint in (caught.value.hint or "")
