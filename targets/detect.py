@@ -61,6 +61,9 @@ def _x86_level(present: set[str]) -> dict[str, Any]:
         extra = [f"+{name}" for name in _V4_VNNI[len(_V3):]]
         return {"cpu": "x86-64-v4", "features": [*extra, "-prefer-256-bit"], "isa": "avx512_vnni",
                 "requires": list(_V4_VNNI)}  # fmt: skip
+    if present.issuperset((*_V3, "avxvnni")):
+        return {"cpu": "x86-64-v3", "features": ["+avx2", "+fma", "+avxvnni"], "isa": "avx_vnni",
+                "requires": [*_V3, "avxvnni"]}  # fmt: skip
     if present.issuperset(_V3):
         return {"cpu": "x86-64-v3", "features": ["+avx2", "+fma"], "isa": "avx2", "requires": list(_V3)}
     return {"cpu": "x86-64", "features": [], "isa": "sse2", "requires": []}

@@ -40,6 +40,7 @@ ISA_REQUIRES: dict[str, frozenset[str]] = {
     "portable": frozenset(),
     "sse2": frozenset(),
     "avx2": frozenset({"avx2", "fma"}),
+    "avx_vnni": frozenset({"avx2", "fma", "avxvnni"}),
     "avx512_vnni": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"}),
     "amx_int8": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "amx_tile", "amx_int8"}),
     "neon": frozenset({"asimd"}),

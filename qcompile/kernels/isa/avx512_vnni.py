@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from tvm import tirx
 
 from qcompile.kernels.builder import (
     Builder,
     Expr,
-    Index,
     Memory,
     bitcast,
     call_pure,
@@ -19,52 +16,17 @@ from qcompile.kernels.builder import (
     const,
     lanes_of,
     shuffle,
-    splat,
 )
 from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, clamp
-from qcompile.kernels.vnni_depthwise import VnniDepthwise, dot
+from qcompile.kernels.vnni import VnniMicroKernel
+from qcompile.kernels.vnni_depthwise import VnniDepthwise
 from qcompile.kernels.x86 import Packs, saturated
 
 _TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (7, 4))
 
 _FLOAT_TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (2, 8))
-
-
-@dataclass(frozen=True)
-class _VnniMicroKernel:
-    """mr x nv accumulators; a broadcast of four activations against nv vectors of weights."""
-
-    a_dtype: str = "uint8"
-    b_dtype: str = "int8"
-    lanes: int = 16
-    group: int = 4
-    unroll: int = 1
-    tiles: Sequence[tuple[int, int]] = _TILES
-
-    def cycles(self, mr: int, nv: int) -> float:
-        """Estimated cycles of one dot: two dot and two load ports, five cycles of latency."""
-        return max(mr * nv, mr + nv, 10) / 2
-
-    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
-        """Declare accumulators."""
-        return [[b.register("int32x16", bias[j]) for j in range(nv)] for _ in range(mr)]
-
-    def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
-        """Emit ``groups`` dots of four."""
-        nv = len(state[0])
-        for g in range(groups):
-            weights = [b.let(w.load(at + (g * nv + j) * 64, 64)) for j in range(nv)]
-            for row, sums in zip(rows, state, strict=True):
-                codes = bitcast("uint8x64", splat(bitcast("int32", a.load(row + g * 4, 4)), 16))
-                codes = b.let(codes)
-                for total, weight in zip(sums, weights, strict=True):
-                    total.set(dot(total.get(), codes, weight))
-
-    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
-        """Sums of one row."""
-        return [b.let(total.get()) for total in state[row]]
 
 
 def _round(value: Expr) -> Expr:
@@ -120,7 +82,7 @@ AVX512_VNNI = Isa(
     name="avx512_vnni",
     activation_dtype="uint8",
     vector_bytes=64,
-    int8=_VnniMicroKernel(),
+    int8=VnniMicroKernel(lanes=16, tiles=_TILES),
     float32=FmaMicroKernel(lanes=16, tiles=_FLOAT_TILES, fused=True),
     round_clamp=_round_clamp,
     lookup=_lookup,

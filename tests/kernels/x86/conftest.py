@@ -16,7 +16,7 @@ import x86_machines
 from qcompile.targets import Target
 
 
-@pytest.fixture(scope="session", params=["amx_int8", "avx512_vnni", "avx2", "sse2", "portable"])
+@pytest.fixture(scope="session", params=["amx_int8", "avx512_vnni", "avx_vnni", "avx2", "sse2", "portable"])
 def machine(request: pytest.FixtureRequest) -> Target:
     """Each x86 instruction set in turn, skipping, with its reason, what this processor lacks."""
     if platform.machine() != "x86_64":

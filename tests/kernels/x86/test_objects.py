@@ -38,6 +38,7 @@ def hot_loops(text: str) -> list[list[str]]:
     ("isa", "work", "instruction", "share"),
     [
         ("avx512_vnni", WORK, "vpdpbusd", 0.6),
+        ("avx_vnni", WORK, "vpdpbusd", 0.5),
         ("avx2", WORK, "vpmaddwd", 0.25),
         ("sse2", WORK, "pmaddwd", 0.2),
         ("avx512_vnni", FLOAT, "vfmadd231ps", 0.55),
@@ -49,7 +50,7 @@ def test_the_hot_loop_is_made_of_the_intended_instruction(
 ) -> None:
     target = x86_machines.x86_target(isa)
     loops = hot_loops(assembly([plan_conv(work, instruction_sets.load(isa), target)], target))
-    shares = [sum(line.startswith(instruction) for line in body) / len(body) for body in loops if body]
+    shares = [sum(instruction in line for line in body) / len(body) for body in loops if body]
     assert max(shares) >= share
 
 

@@ -9,8 +9,18 @@ from pathlib import Path
 from qcompile.targets import Target, load
 
 _VNNI = {"avx512f", "avx512bw", "avx512vl", "avx512_vnni"}
-NEEDS = {"amx_int8": {*_VNNI, "amx_tile", "amx_int8"}, "avx512_vnni": _VNNI, "avx2": {"avx2", "fma"}}
-TARGETS = {"amx_int8": "x86-64-v4-amx", "avx512_vnni": "x86-64-v4-vnni", "avx2": "x86-64-v3"}
+NEEDS = {
+    "amx_int8": {*_VNNI, "amx_tile", "amx_int8"},
+    "avx512_vnni": _VNNI,
+    "avx_vnni": {"avx2", "fma", "avx_vnni"},
+    "avx2": {"avx2", "fma"},
+}
+TARGETS = {
+    "amx_int8": "x86-64-v4-amx",
+    "avx512_vnni": "x86-64-v4-vnni",
+    "avx_vnni": "x86-64-v3-vnni",
+    "avx2": "x86-64-v3",
+}
 _REQUEST_TILES, _TILE_DATA = 0x1023, 18
 
 

@@ -1,0 +1,31 @@
+"""x86 with AVX-VNNI: 256-bit ``vpdpbusd`` in sixteen registers (Alder Lake and later, without AVX-512)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qcompile.kernels.isa import avx2
+from qcompile.kernels.vnni import VnniMicroKernel
+from qcompile.kernels.vnni_depthwise import VnniDepthwise
+from qcompile.kernels.x86 import Packs
+
+_TILES = ((6, 2), (12, 1), (4, 3), (3, 4), (2, 4), (4, 2), (3, 2))
+
+_PACKS = Packs(
+    lanes=8,
+    words="llvm.x86.avx2.packssdw",
+    bytes="llvm.x86.avx2.packuswb",
+    add="llvm.sadd.sat.v16i16",
+    stored="uint8",
+)
+
+_DEPTHWISE = VnniDepthwise(channels=32, tile=2, tail=VnniDepthwise(channels=16, tile=4, lanes=8), lanes=8)
+
+AVX_VNNI = replace(
+    avx2.AVX2,
+    name="avx_vnni",
+    activation_dtype="uint8",
+    int8=VnniMicroKernel(lanes=8, tiles=_TILES),
+    narrow=_PACKS,
+    depthwise_int8=_DEPTHWISE,
+)
