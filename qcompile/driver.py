@@ -202,6 +202,8 @@ def prepare(
     context.notes += [f"settings of {Path(source).name} apply" for source in config.sources]
     context.notes += graph.notes
     samples = _samples(graph, config, calibration, preprocess)
+    if config.precision == "fp32" and (calibration is not None or config.calib is not None):
+        context.note("the calibration samples are not used: a float network needs no ranges")
     if samples is not None:
         context.samples = samples.__iter__
         context.notes += samples.notes

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcompile.bundle.manifest import Provenance
 from qcompile.config import CompileConfig, place_name
-from qcompile.errors import ModelImportError
+from qcompile.errors import CalibrationError, ModelImportError
 from qcompile.evaluate.self_test import foresee
 
 if TYPE_CHECKING:
@@ -40,13 +41,25 @@ def provenance_of(model: Path, config: CompileConfig, made: Compilation) -> Prov
     if made.search is not None:
         recipe["search"] = made.search.to_json()
     return Provenance(
-        model={"file": model.name, **_file(model)},
+        model=_model(model),
         calibration=_calibration(made.samples),
         recipe=recipe,
         notes=tuple(made.context.notes),
         labels=made.labels,
         preprocess=_preprocess(made, config),
     )
+
+
+def _model(path: Path) -> dict[str, Any]:
+    """Return name, digest and size of the model file, and of the side files that hold its weights."""
+    from qcompile.onnx_import.load import load_model
+
+    entry = {"file": path.name, **_file(path)}
+    tensors = load_model(path).proto.graph.initializer
+    names = sorted({e.value for tensor in tensors for e in tensor.external_data if e.key == "location"})
+    if names:
+        entry["external"] = {name: _file(path.parent / name) for name in names}
+    return entry
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -76,6 +89,19 @@ def _calibration(samples: CalibrationSet | None) -> dict[str, Any] | None:
 
 
 def _preprocess(made: Compilation, config: CompileConfig) -> dict[str, Any] | None:
+    """Return all image steps, as calibration took them or would have; None where nothing is known about them."""
+    from qcompile.calibrate.preprocess import Preprocess
+    from qcompile.calibrate.sample import graph_inputs
+
     if made.samples is not None and made.samples.preprocess is not None:
         return made.samples.preprocess.to_mapping()
-    return dict(config.preprocess) or None
+    if not config.preprocess:
+        return None
+    given = Preprocess.from_mapping(config.preprocess)
+    for spec, value in zip(graph_inputs(made.graph), made.graph.inputs, strict=True):
+        try:
+            real = spec if value.qparams is None else replace(spec, dtype="float32")
+            return given.resolve(real).to_mapping()
+        except CalibrationError:  # this input is no image
+            continue
+    return given.to_mapping()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.calibrate.sample import InputSpec
 from qcompile.errors import CalibrationError, UsageError, did_you_mean
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.qparams import QParams
@@ -72,10 +73,12 @@ class Answer:
     Args:
         outputs: in the model's order.
         labels: class names, or None.
+        notes: what was chosen for the user, one sentence each.
     """
 
     outputs: tuple[Output, ...]
     labels: list[str] | None
+    notes: tuple[str, ...] = ()
 
 
 def run_bundle(bundle: Path, inputs: Sequence[str], *, threads: int = 1, save: Path | None = None) -> Answer:
@@ -93,15 +96,38 @@ def run_bundle(bundle: Path, inputs: Sequence[str], *, threads: int = 1, save: P
     """
     from qcompile import runtime
 
+    notes: list[str] = []
     with runtime.load(bundle, threads) as session:
         named = _assign(inputs, [t.name for t in session.inputs])
         preprocess = session.manifest.get("preprocess")
+        if preprocess is None:
+            notes = _guesses(named, session.inputs)
         arrays = {t.name: load_input(Path(named[t.name]), t, preprocess) for t in session.inputs}
         results = session.run({t.name: _to_bundle(arrays[t.name], t) for t in session.inputs})
         outputs = {t.name: _from_bundle(results[t.name], t) for t in session.outputs}
     if save is not None:
         _save(save, outputs)
-    return Answer(tuple(Output(n, a) for n, a in outputs.items()), session.manifest.get("labels"))
+    listed = tuple(Output(n, a) for n, a in outputs.items())
+    return Answer(listed, session.manifest.get("labels"), tuple(notes))
+
+
+def _guesses(named: Mapping[str, str], tensors: Sequence[Any]) -> list[str]:
+    """Return notes about images for a bundle that does not say how an image becomes its input."""
+    from qcompile.calibrate.image_folder import SUFFIXES
+    from qcompile.calibrate.preprocess import Preprocess
+
+    notes = []
+    for tensor in tensors:
+        path = Path(named[tensor.name])
+        if path.suffix.lower() in SUFFIXES:
+            steps = Preprocess().resolve(_spec(tensor)).to_text().replace(",", ", ")
+            notes.append(f"the bundle does not say how '{path}' becomes its input; guessed: {steps}")
+    return notes
+
+
+def _spec(tensor: Any) -> InputSpec:
+    """Return what a user gives for an input: real values for a quantized one."""
+    return InputSpec(tensor.name, "float32" if tensor.scale is not None else tensor.dtype, tuple(tensor.shape))
 
 
 def _qparams(tensor: Any) -> QParams:
@@ -153,10 +179,9 @@ def load_input(path: Path, tensor: Any, preprocess: dict[str, Any] | None) -> Ar
     """
     from qcompile.calibrate.image_folder import SUFFIXES, load_image
     from qcompile.calibrate.preprocess import Preprocess
-    from qcompile.calibrate.sample import InputSpec, fit_array
+    from qcompile.calibrate.sample import fit_array
 
-    real = "float32" if tensor.scale is not None else tensor.dtype
-    spec = InputSpec(tensor.name, real, tuple(tensor.shape))
+    spec = _spec(tensor)
     try:
         if path.suffix.lower() in SUFFIXES:
             array = load_image(path, Preprocess.from_mapping(preprocess or {}), spec)

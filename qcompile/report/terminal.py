@@ -113,6 +113,7 @@ def print_answer(answer: Answer, *, top: int) -> None:
             facts([(output.name, output.summary())])
         else:
             show(_classes(output.name, best, answer.labels))
+    facts([("note:", note) for note in answer.notes], gap=1)
 
 
 def _classes(name: str, best: Sequence[Score], labels: Sequence[str] | None) -> Table:

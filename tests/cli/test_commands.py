@@ -44,9 +44,10 @@ def test_compiles_to_int8(cli: Cli, model: Path, calibration: Path, tmp_path: Pa
     assert 10 * np.log10(noise) < -20
 
 
-def test_compiles_to_float(cli: Cli, model: Path, tmp_path: Path) -> None:
-    result = cli(model, "--fp32", "-o", tmp_path / "b")
+def test_compiles_to_float(cli: Cli, model: Path, calibration: Path, tmp_path: Path) -> None:
+    result = cli(model, "--fp32", "--calib", calibration, "-o", tmp_path / "b")
     assert result.code == 0, result.err
+    assert "note: the calibration samples are not used: a float network needs no ranges" in result.out
     assert "accuracy" not in result.out
     assert re.search(r"checked +agrees with the simulation", result.out)
     for x in samples():
@@ -158,6 +159,14 @@ def test_run_prints_the_best_classes(cli: Cli, labelled: Path, photo: Path, tmp_
         assert line.endswith(names[index])
     shares = [float(line.split()[2].rstrip("%")) for line in lines[1:]]
     assert sum(shares) == pytest.approx(100, abs=0.3)
+
+
+def test_run_says_what_it_guessed(cli: Cli, bundle: Path, labelled: Path, photo: Path, tmp_path: Path) -> None:
+    guessed = cli("run", bundle, "--input", photo).out.splitlines()[-1]
+    assert guessed.startswith(f"note: the bundle does not say how '{photo}' becomes its input; guessed: resize=")
+    assert "note:" not in cli("run", labelled, "--input", photo).out
+    np.save(tmp_path / "x.npy", samples()[0])
+    assert "note:" not in cli("run", bundle, "--input", tmp_path / "x.npy").out
 
 
 @pytest.mark.parametrize("kind", ["npy", "npy without batch", "npz", "npz with names"])

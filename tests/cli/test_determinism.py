@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from small_classifier import Cli
+from onnx import numpy_helper
+from small_classifier import Cli, classifier
+
+from qcompile.bundle import read_manifest
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -54,6 +58,22 @@ def test_the_samples_matter(cli: Cli, model: Path, calibration: Path, tmp_path: 
         assert cli(model, "--calib", source, "-o", tmp_path / name).code == 0
         digests.append(contents(tmp_path / name)["manifest.json"])
     assert digests[0] != digests[1]
+
+
+def test_weights_in_side_files_are_part_of_the_model(cli: Cli, tmp_path: Path) -> None:
+    found = []
+    for name, factor in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / name).mkdir()
+        model = classifier()
+        weight = model.graph.initializer[0]
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
+        path = tmp_path / name / "m.onnx"
+        onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
+        assert cli(path, "--fp32", "-o", tmp_path / name / "out").code == 0
+        found.append(read_manifest(tmp_path / name / "out")["model"])
+    assert found[0]["sha256"] == found[1]["sha256"]
+    assert found[0]["external"]["m.data"]["bytes"] > 800
+    assert found[0]["external"] != found[1]["external"]
 
 
 def test_compiling_again_replaces_the_old_bundle(cli: Cli, model: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +318,23 @@ def test_a_full_disk(
 
     monkeypatch.setattr(Path, call, full)
     refused(cli(model, "--fp32", "-o", untouched), "No space left on device", "free some space")
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_really_full(cli: Cli, model: Path, tiny_disk: Path) -> None:
+    refused(cli(model, "--fp32", "-o", tiny_disk / "out"), "disk/out: No space left on device", "free some space")
+    assert list(tiny_disk.iterdir()) == []
 
 
 def test_an_old_bundle_survives_a_failed_compilation(cli: Cli, bundle: Path, tmp_path: Path) -> None:
