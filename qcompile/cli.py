@@ -349,6 +349,17 @@ def passes(
         print_pass(registry, name)
 
 
+@app.command()
+def ops() -> None:
+    """List the ONNX operators that can be imported.
+
+    Example: qcompile ops
+    """
+    from qcompile.report.operators import print_operators
+
+    print_operators()
+
+
 def run_command(arguments: list[str]) -> int:
     """Run the command line and return its exit code.
 

@@ -19,6 +19,7 @@ _NOT_OPERATIONS = {
     "onnx_node",
     "pooling",
     "reduction",
+    "sampling",
     "spatial",
 }
 

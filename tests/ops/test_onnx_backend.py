@@ -88,17 +88,15 @@ EXCLUDED: dict[str, tuple[str, str]] = {
     "test_cast*INT2*": ("the IR has no 2 bit integers", _ELEMENT),
     "test_averagepool_3d_*": ("windows have one or two axes", _RANK),
     "test_maxpool_3d_*": ("windows have one or two axes", _RANK),
+    "test_lppool_3d_*": ("windows have one or two axes", _RANK),
+    "test_bitcast_*float64*": ("float64 is computed in float32", "different widths|as ONNX element type 11"),
     "test_convtranspose_3d": ("windows have one or two axes", _RANK),
     "test_batchnorm_*_training_mode": ("qcompile compiles inference only", _TRAINING),
     "test_training_dropout*": ("qcompile compiles inference only", _TRAINING),
     "test_col2im*": ("it has no converter", _MISSING + "Col2Im"),
     "test_*deform_conv*": ("it has no converter", _MISSING + "DeformConv"),
-    "test_gridsample*": ("it has no converter", _MISSING + "GridSample"),
-    "test_roialign*": ("it has no converter", _MISSING + "RoiAlign"),
-    "test_lppool*": ("it has no converter", _MISSING + "LpPool"),
     "test_maxunpool*": ("it has no converter", _MISSING + "MaxUnpool"),
     "test_nonmaxsuppression*": ("it has no converter", _MISSING + "NonMaxSuppression"),
-    "test_bitcast*": ("it has no converter", _MISSING + "BitCast"),
     "test_*quantizelinear_e[45]m*": ("the IR has no 8 bit floats", _ELEMENT),
     "test_*quantizelinear_float4*": ("the IR has no 4 bit floats", _ELEMENT),
     "test_*quantizelinear_*int[24]": ("the IR has no 2 and 4 bit integers", _ELEMENT),
@@ -293,7 +291,7 @@ def test_most_cases_pass() -> None:
     cases = [case for group in all_cases().values() for case in group]
     passed = [case for case in cases if exclusion(case.name) is None]
     print(f"{len(passed)} of {len(cases)} cases pass, {len(passed) / len(cases):.1%}")
-    assert len(passed) >= 0.8 * len(cases)
+    assert len(passed) >= 0.84 * len(cases)
 
 
 def test_other_operators_are_named() -> None:
