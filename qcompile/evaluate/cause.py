@@ -16,7 +16,7 @@ FINE_DB = 30.0
 """A node that is better than this by itself needs no explanation."""
 
 _SHARE = 0.5  # of the noise that one origin must have to be called the cause
-_FEW_CODES = 0.25
+_FEW_CODES = 0.5
 _OUTLIER = 8.0  # times the median channel: three of the eight bits are lost for the others
 _LISTED = 8
 _INHERITED_DB = 6.0
