@@ -19,7 +19,8 @@ RUNGS: tuple[Rung, ...] = (
     Rung("ranges from minimum to maximum", "insert-observers", {"observer": "minmax"}),
     Rung("ranges without the rarest values", "insert-observers", {"observer": "percentile{percentile=99.99}"}),
     Rung("the best range for each tensor", "insert-observers", {"observer": "auto"}),
-    Rung("weight equalization", "equalize-weights", after=""),
+    Rung("weight equalization", "equalize-weights", after="fuse-activation"),
+    Rung("absorption of biases far above zero", "absorb-bias", after="equalize-weights"),
     Rung("bias correction", "correct-bias", after=QUANTIZED),
     Rung("rounding of weights by layer", "round-weights", after=QUANTIZED, instead_of=("correct-bias",)),
 )

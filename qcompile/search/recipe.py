@@ -49,7 +49,7 @@ class Recipe:
         return Recipe(tuple(replace(p, **options) if p.name == name else p for p in self.passes))
 
     def inserted(self, item: Pass, after: str) -> Recipe:
-        """Return the recipe with one more pass, behind the last pass of a given name.
+        """Return the recipe with one more pass, behind the first pass of a given name.
 
         Args:
             item: the pass to add.
@@ -63,7 +63,7 @@ class Recipe:
         places = [index for index, present in enumerate(self.passes) if present.name == after]
         if not places:
             raise UsageError(f"pass '{item.name}' follows '{after}', which the pipeline does not have")
-        place = places[-1] + 1
+        place = places[0] + 1
         return Recipe((*self.passes[:place], item, *self.passes[place:]))
 
     @property

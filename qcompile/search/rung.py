@@ -20,8 +20,8 @@ class Rung:
         title: what it does, in words.
         name: of the pass.
         options: of the pass.
-        after: the pass that it is put behind where it does not take part yet; "" puts it first; None means that
-            it must take part already.
+        after: the pass that it is put behind where it does not take part yet, and without which it has no use; ""
+            puts it first; None means that it must take part already.
         instead_of: passes that it makes needless.
     """
 
@@ -42,10 +42,10 @@ class Rung:
         return True
 
     def applied(self, recipe: Recipe, registry: PassRegistry) -> Recipe:
-        """Return a recipe with this means."""
+        """Return a recipe with this means; the recipe itself where the means has no use in it."""
         recipe = recipe.without(self.instead_of)
         if recipe.has(self.name):
             return recipe.with_options(self.name, self.options)
-        if self.after is None:
+        if self.after is None or (self.after and not recipe.has(self.after)):
             return recipe
         return recipe.inserted(registry.get(self.name)(**self.options), self.after)

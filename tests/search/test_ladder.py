@@ -28,7 +28,10 @@ def test_every_rung_names_a_pass_with_its_options():
     registry = PassRegistry()
     for rung in RUNGS:
         if rung.is_available(registry):
-            applied = rung.applied(recipe(), registry)
+            base = recipe()
+            if rung.after and not base.has(rung.after):
+                base = base.inserted(registry.get(rung.after)(), "")
+            applied = rung.applied(base, registry)
             chosen = next(p for p in applied.passes if p.name == rung.name)
             assert all(getattr(chosen, option) == value for option, value in rung.options.items())
     assert [rung.name for rung in RUNGS if rung.is_available(registry)][:2] == ["insert-observers"] * 2
@@ -43,8 +46,9 @@ def test_a_rung_is_one_line():
     assert Recipe.parse(applied.text, registry) == applied
     assert not Rung("unknown", "no-such-pass", after="").is_available(registry)
     assert not Rung("unknown", "insert-observers", {"observer": "no-such"}).is_available(registry)
+    assert Rung("useless", "fold-constants", after="no-such").applied(recipe(), registry) == recipe()
     with pytest.raises(UsageError, match="no-such"):
-        Rung("misplaced", "fold-constants", after="no-such").applied(recipe(), registry)
+        recipe().inserted(registry.get("fold-constants")(), "no-such")
 
 
 def test_a_means_that_does_nothing_is_dropped_and_a_met_goal_ends_the_climb():
