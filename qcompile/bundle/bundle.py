@@ -59,8 +59,9 @@ def write_bundle(
     for name in files or {}:
         _check_name(name)
     directory.check_output(path, [*_CORE, *(files or {})])
-    content = _core_files(program)
-    made = manifest.build(program, provenance or Provenance(), content)
+    origin = provenance or Provenance()
+    content = _core_files(program, origin.recipe.get("self_test"))
+    made = manifest.build(program, origin, content)
     for name, data in (files or {}).items():
         value = data(made) if callable(data) else data
         content[name] = value.encode() if isinstance(value, str) else value
@@ -69,19 +70,20 @@ def write_bundle(
     return made
 
 
-def build_executable(program: Program) -> bytes:
+def build_executable(program: Program, self_test: Mapping[str, Any] | None = None) -> bytes:
     """Return a program that has the model inside and needs no library on the device (statically linked).
 
     It takes the arguments of example/main.c, and runs under `qemu-aarch64` without a system image.
 
     Args:
         program: what `qcompile.lower` made.
+        self_test: see `source.sources`.
 
     Raises:
         BundleError: zig is missing, or there is no room for temporary files.
         InternalError: the linker refuses the program.
     """
-    return link.build_static(source.sources(program), program.target)
+    return link.build_static(source.sources(program, self_test), program.target)
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -116,8 +118,8 @@ def add_file(path: str | Path, name: str, content: bytes) -> dict[str, Any]:
     return made
 
 
-def _core_files(program: Program) -> dict[str, bytes]:
-    code = source.sources(program)
+def _core_files(program: Program, self_test: Mapping[str, Any] | None) -> dict[str, bytes]:
+    code = source.sources(program, self_test)
     built = link.build(code, program.target)
     every = (built["libmodel.so"], code["model.h"], code["main.c"], built["qcrun"])
     python = ((_RUNTIME / name).read_bytes() for name in ("run.py", "self_test.py"))

@@ -11,8 +11,9 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from qcompile.errors import BundleError, InternalError
 from qcompile.ir.program import ALIGNMENT, MAX_ARGS, BufferRef, Program, Step, TensorInfo
@@ -39,11 +40,13 @@ def identifier(name: str) -> str:
     return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_")[:48].strip("_") or "model"
 
 
-def sources(program: Program) -> dict[str, bytes]:
+def sources(program: Program, self_test: Mapping[str, Any] | None = None) -> dict[str, bytes]:
     """Return the files to compile, by name, runtime included; "weights.S" embeds the weights.
 
     Args:
         program: what `qcompile.lower` made.
+        self_test: what the manifest records of the foreseen answer, see `qcompile.runtime.self_test`; None for
+            nothing.
 
     Raises:
         BundleError: the weights are too large for one library.
@@ -55,7 +58,7 @@ def sources(program: Program) -> dict[str, bytes]:
     files = {name: (CSRC / name).read_bytes() for name in RUNTIME}
     files["model.c"] = _model(program).encode()
     files["model.h"] = header(program).encode()
-    files["main.c"] = example(program).encode()
+    files["main.c"] = example(program, self_test).encode()
     files["weights.S"] = _assembly(blob).encode()
     files[blob] = program.weights
     files["exports.map"] = f"{{ global: qc_{identifier(program.name)}_*; local: *; }};\n".encode()
@@ -75,9 +78,14 @@ def header(program: Program) -> str:
                  TYPES=(CSRC / "qc_types.h").read_text(encoding="utf-8"))  # fmt: skip
 
 
-def example(program: Program) -> str:
-    """Return the text of example/main.c."""
-    return _fill("main.c.in", ID=identifier(program.name), NAME=_comment(program.name))
+def example(program: Program, self_test: Mapping[str, Any] | None = None) -> str:
+    """Return the text of example/main.c; arguments as for `sources`."""
+    kept = dict((self_test or {}).get("outputs", {}))
+    foreseen = [kept.get(tensor.name, {}).get("crc32") for tensor in program.outputs]
+    known = [number for number in foreseen if number is not None]
+    return _fill("main.c.in", ID=identifier(program.name), NAME=_comment(program.name),
+                 SEED=str((self_test or {}).get("seed", 0)), N_FORESEEN=str(len(known)),
+                 FORESEEN=", ".join(f"0x{number:08x}u" for number in known) or "0")  # fmt: skip
 
 
 def tensor_bytes(tensor: TensorInfo) -> int:

@@ -10,6 +10,7 @@ repeats the input and compares. Like `run.py` this file lies in every bundle and
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,11 +67,12 @@ def record(array: np.ndarray[Any, Any], tolerance: float) -> dict[str, Any]:
 
     Args:
         array: one output.
-        tolerance: 0 keeps a digest of all bits; else some evenly spaced values are kept and the largest
+        tolerance: 0 keeps digests of all bits; else some evenly spaced values are kept and the largest
             magnitude, to which the tolerance is relative. What is not finite is kept as None.
     """
     if tolerance == 0:
-        return {"sha256": _digest(array)}
+        # The checksum is for C programs, which have no SHA-256 at hand.
+        return {"sha256": _digest(array), "crc32": zlib.crc32(array.tobytes())}
     values = [float(f"{v:.7g}") if np.isfinite(v) else None for v in _spaced(array, _KEPT)]
     finite = np.abs(array[np.isfinite(array)].astype(np.float64))
     return {"values": values, "peak": float(f"{finite.max(initial=0.0):.7g}")}

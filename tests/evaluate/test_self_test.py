@@ -112,6 +112,23 @@ def test_through_the_script_of_the_bundle(host: Path) -> None:
     assert run_py(host, 0) == "self-test passed: exactly the foreseen bits\n"
 
 
+def run_c(folder: Path, code: int) -> str:
+    done = subprocess.run([str(folder / "bin/qcrun"), "--self-test"], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_through_the_program_of_the_bundle(host: Path, integer: Graph, tmp_path: Path) -> None:
+    assert run_c(host, 0) == "self-test passed: exactly the foreseen bits\n"
+    program = lower_graph(integer, targets.host())
+    recipe = {"self_test": foresee(integer, 4) | {"seed": 3}}
+    bundles.write_bundle(program, tmp_path / "wrong", bundles.Provenance(recipe=recipe))
+    assert "error: the self-test failed" in run_c(tmp_path / "wrong", 1)
+    recipe["self_test"] = {"seed": 3, "tolerance": 0.1, "outputs": {"logits": {"values": [1.0], "peak": 1.0}}}
+    bundles.write_bundle(program, tmp_path / "inexact", bundles.Provenance(recipe=recipe))
+    assert "hint: python3 run.py --self-test compares within a tolerance" in run_c(tmp_path / "inexact", 2)
+
+
 def test_another_answer_is_detected(host: Path, integer: Graph, tmp_path: Path) -> None:
     import json
 
@@ -145,11 +162,8 @@ def test_arm_answers_with_the_foreseen_bits(
 ) -> None:
     program = lower_graph(integer, targets.load(target))
     runner = tmp_path / "runner"
-    runner.write_bytes(bundles.build_executable(program))
+    runner.write_bytes(bundles.build_executable(program, foresee(integer, 3)))
     runner.chmod(0o755)
-    (x,) = self_test.inputs(integer.inputs, 3).values()
-    np.save(tmp_path / "x.npy", x)
-    command = [qemu_aarch64, "-cpu", cpu, runner, tmp_path / "x.npy", "--output", tmp_path / "y.bin", "--threads", "2"]
-    subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=120)
-    kept = foresee(integer, 3)
-    assert self_test.agrees(np.fromfile(tmp_path / "y.bin", np.float32), kept["outputs"]["logits"], 0.0)
+    command = [qemu_aarch64, "-cpu", cpu, runner, "--self-test", "--threads", "2"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "self-test passed: exactly the foreseen bits\n"), done.stderr
