@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from qcompile.kernels.epilogue import Epilogue
 
 _ROWS, _LANES, _BYTES = 16, 16, 64
-_LEAST_PIXELS = 8
+_LEAST_PIXELS, _LEAST_PRODUCTS = 8, 32
 _CONFIG_BYTES = 64
-_SUMS, _PIXELS, _WEIGHTS = (0, 1, 2, 3), (4, 5), (6, 7)
+_SUMS = (0, 1, 2, 3)
+_FEW_PIXELS = 64
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class AmxKernel:
     tiles: Sequence[tuple[int, int]] = ((32, 2),)
 
     def fits(self, work: ConvWorkload) -> bool:
-        """Return whether a layer is worth tiles: enough pixels to fill half of one."""
-        pixels = work.batch * work.out_height * work.out_width
-        return work.precision == "int8" and work.groups == 1 and pixels >= _LEAST_PIXELS
+        """Return whether a layer is worth tiles: pixels to fill half of one, and products to pay for the stores."""
+        if work.precision != "int8" or work.groups > 1 or work.reduction < _LEAST_PRODUCTS:
+            return False
+        return work.batch * work.out_height * work.out_width >= _LEAST_PIXELS
 
     def padded(self, run: int) -> int:
         """Return the length of a run of K that was cut into equal chunks of at most 64."""
@@ -54,12 +56,18 @@ class AmxKernel:
         return -(-run // (-(-run // _BYTES) * self.group)) * self.group
 
     def tile(self, work: ConvWorkload) -> tuple[int, int, int]:
-        """Return rows, columns and vectors of the register tile: two tiles of pixels by up to two of filters."""
-        nv = min(2, -(-work.filters // _LANES))
+        """Return rows, columns and vectors of the register tile.
+
+        Two tiles of pixels by two of filters; four by one for the few pixels of deep layers, whose
+        weights come from far away and are so read once.
+        """
+        count, nv = 2, min(2, -(-work.filters // _LANES))
+        if work.out_height * work.out_width <= _FEW_PIXELS:
+            count, nv = 4, 1
         width = pixels_of_tile(work.out_width)
         if work.out_height > 1 and work.out_width <= _ROWS:
-            return 2, width, nv
-        return 1, min(2 * width, work.out_width), nv
+            return min(count, work.out_height), width, nv
+        return 1, min(count * width, work.out_width), nv
 
 
 def pixels_of_tile(width: int) -> int:
@@ -118,6 +126,7 @@ class AmxTiles:
         epilogue: of the layer.
         runs: (filter rows, runs in a row, padded K of a run).
         chunk: K values of a tile.
+        nv: vectors of channels in a whole block.
         scratch: first free byte of scratch.
     """
 
@@ -128,10 +137,12 @@ class AmxTiles:
         epilogue: Epilogue,
         runs: tuple[int, int, int],
         chunk: int,
+        nv: int,
         scratch: int,
     ) -> None:
         self._b, self._work, self._epilogue, self._runs, self._chunk = b, work, epilogue, runs, chunk
         self._scratch, self._width = scratch, pixels_of_tile(work.out_width)
+        self._pixels, self._weights = ((4, 5), (6, 7)) if nv > 1 else ((4, 5, 6), (7,))
 
     @property
     def scratch_bytes(self) -> int:
@@ -140,31 +151,43 @@ class AmxTiles:
 
     def begin(self) -> None:
         """Write the configuration and load it: rows and bytes of a row of each tile."""
+        b = self._b
         config = bytearray(_CONFIG_BYTES)
         config[0] = 1
-        sizes = {**dict.fromkeys(_SUMS, (self._width, _BYTES)), **dict.fromkeys(_PIXELS, (self._width, self._chunk))}
-        sizes.update(dict.fromkeys(_WEIGHTS, (self._chunk // 4, _BYTES)))
+        sizes = dict.fromkeys(_SUMS, (self._width, _BYTES))
+        sizes.update(dict.fromkeys(self._pixels, (self._width, self._chunk)))
+        sizes.update(dict.fromkeys(self._weights, (self._chunk // 4, _BYTES)))
         for tile, (rows, row_bytes) in sizes.items():
             config[16 + 2 * tile], config[48 + tile] = row_bytes, rows
-        words, at = self._b.scratch("int64"), self._scratch // 8
+        words, at = b.scratch("int64"), self._scratch // 8
         for i in range(_CONFIG_BYTES // 8):
             value = int.from_bytes(config[8 * i : 8 * i + 8], "little", signed=True)
             words.store(at + i, tirx.IntImm("int64", value))
-        self._b.call("llvm.x86.ldtilecfg", self._b.scratch("uint8").address(self._scratch))
+        b.call("llvm.x86.ldtilecfg", b.scratch("uint8").address(self._scratch))
 
     def end(self) -> None:
         """Give the tiles back: a thread that holds them pays for them at each task switch."""
         self._b.call("llvm.x86.tilerelease")
 
     def emit(self, pixels: Pixels, filters: Filters, height: int, width: int) -> None:
-        """Emit a rectangle of ``height`` x ``width`` outputs, at most two tiles, by one block of channels."""
-        b, nv = self._b, filters.nv
-        parts = [(row, *part) for row in range(height) for part in self._parts(width)]
-        bias = self._epilogue.bias_memory
+        """Emit a rectangle of ``height`` x ``width`` outputs, at most four tiles, by one block of channels."""
+        parts = self._parts(height, width)
+        self._multiply_all(pixels, filters, parts)
+        self._finish(parts, filters)
+
+    def _parts(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """(row, first column, columns to skip) of each tile; the last of a row may overlap what is done."""
+        size = self._width
+        starts = [min(i * size, width - size) for i in range(-(-width // size))]
+        skips = [i * size - start for i, start in enumerate(starts)]
+        return [(row, *part) for row in range(height) for part in zip(starts, skips, strict=True)]
+
+    def _multiply_all(self, pixels: Pixels, filters: Filters, parts: Sequence[tuple[int, int, int]]) -> None:
+        b, nv, bias = self._b, filters.nv, self._epilogue.bias_memory
         for number in range(len(parts)):
             for j in range(nv):  # a stride of zero repeats the bias in each row
-                b.call("llvm.x86.tileloadd64", *_tile(_SUMS[2 * number + j]),
-                       bias.address(filters.channel + j * _LANES), index(0))  # fmt: skip
+                start = bias.address(filters.channel + j * _LANES)
+                b.call("llvm.x86.tileloadd64", *_tile(number * nv + j), start, index(0))
         corners = [row * pixels.row_step + start * pixels.column_step for row, start, _ in parts]
         rows, taps, padded = self._runs
         with b.loop(rows, stem="kh") as kh, b.loop(taps, stem="kw") as kw:
@@ -173,51 +196,46 @@ class AmxTiles:
             with b.loop(padded // self._chunk, stem="k", rolled=True) as k:
                 at = b.let(weights + k * (self._chunk * nv * _LANES))
                 self._multiply(pixels, [entry + k * self._chunk + corner for corner in corners], filters, at)
-        self._finish(parts, filters)
-
-    def _parts(self, width: int) -> list[tuple[int, int]]:
-        """(first column, columns to skip) of each tile of a row; the last may overlap what is done."""
-        size = self._width
-        starts = [min(i * size, width - size) for i in range(-(-width // size))]
-        return [(start, i * size - start) for i, start in enumerate(starts)]
 
     def _multiply(self, pixels: Pixels, at: Sequence[Index], filters: Filters, weights: Expr) -> None:
-        b = self._b
-        for tile, start in zip(_PIXELS, at, strict=False):
+        b, nv = self._b, filters.nv
+        for j in range(nv):
+            start, step = filters.memory.address(weights + j * _BYTES), index(nv * _BYTES)
+            b.call("llvm.x86.tileloadd64", *_tile(self._weights[j]), start, step)
+        for number, start in enumerate(at):
+            tile = self._pixels[number % len(self._pixels)]
             b.call("llvm.x86.tileloadd64", *_tile(tile), pixels.memory.address(start), index(pixels.column_step))
-        for j in range(filters.nv):
-            row = index(filters.nv * _BYTES)
-            b.call("llvm.x86.tileloadd64", *_tile(_WEIGHTS[j]), filters.memory.address(weights + j * _BYTES), row)
-        for number in range(len(at)):
-            for j in range(filters.nv):
-                b.call("llvm.x86.tdpbusd", *_tile(_SUMS[2 * number + j], _PIXELS[number], _WEIGHTS[j]))
+            for j in range(nv):
+                b.call("llvm.x86.tdpbusd", *_tile(number * nv + j, tile, self._weights[j]))
 
     def _finish(self, parts: Sequence[tuple[int, int, int]], filters: Filters) -> None:
-        """Bring the sums through scratch into vector registers, pixel by pixel."""
-        b, work, nv = self._b, self._work, filters.nv
-        sums, first = b.scratch("int32"), (self._scratch + _CONFIG_BYTES) // 4
+        """Bring the sums through scratch into vector registers, some pixels at a time."""
+        b, work, nv, sums = self._b, self._work, filters.nv, self._b.scratch("int32")
+        buffer = (self._scratch + _CONFIG_BYTES) // 4
         for number in range(len(parts)):
             for j in range(nv):
-                to = sums.address(first + number * _ROWS * nv * _LANES + j * _LANES)
-                b.call("llvm.x86.tilestored64", *_tile(_SUMS[2 * number + j]), to, index(nv * _BYTES))
+                to = sums.address(buffer + (number * _ROWS * nv + j) * _LANES)
+                b.call("llvm.x86.tilestored64", *_tile(number * nv + j), to, index(nv * _BYTES))
         scale = [b.let(value) for value in self._epilogue.scale(filters.channel, nv)]
         together = self._epilogue.pixels_together(nv)
-        for number, (row, start, skip) in enumerate(parts):
-            def finish(p: Index, count: int, number: int = number, at: int = row * work.out_width + start) -> None:
-                from_ = b.let(first + (number * _ROWS + p) * (nv * _LANES))
-                to = b.let(filters.output + (at + p) * work.filters)
-                pixels = []
-                for i in range(count):
-                    found = [sums.load(from_ + (i * nv + j) * _LANES, _LANES) for j in range(nv)]
-                    pixels.append((found, b.let(to + i * work.filters)))
-                self._epilogue.store_pixels(pixels, scale, filters.valid)
 
+        def finish(p: Index, count: int, number: int, at: int) -> None:
+            first = b.let(buffer + (number * _ROWS + p) * (nv * _LANES))
+            to = b.let(filters.output + (at + p) * work.filters)
+            pixels = []
+            for i in range(count):
+                found = [sums.load(first + (i * nv + j) * _LANES, _LANES) for j in range(nv)]
+                pixels.append((found, b.let(to + i * work.filters)))
+            self._epilogue.store_pixels(pixels, scale, filters.valid)
+
+        for number, (row, start, skip) in enumerate(parts):
             whole, rest = divmod(self._width - skip, together)
+            at = row * work.out_width + start
             if whole:
                 with b.loop(whole, stem="p") as p:
-                    finish(skip + p * together, together)
+                    finish(skip + p * together, together, number, at)
             if rest:
-                finish(self._width - rest, rest)
+                finish(self._width - rest, rest, number, at)
 
 
 def _tile(*numbers: int) -> list[Expr]:

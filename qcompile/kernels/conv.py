@@ -111,7 +111,7 @@ class _Generator:
         self.matrix: AmxTiles | None = None
         if isinstance(self.micro, AmxKernel):
             runs, chunk = (self.walk.rows, self.walk.taps, self.walk.padded), self.micro.chunk(self.walk.run)
-            self.matrix = AmxTiles(self.b, work, self.epilogue, runs, chunk, self._copied_bytes)
+            self.matrix = AmxTiles(self.b, work, self.epilogue, runs, chunk, tiling.nv, self._copied_bytes)
 
     @property
     def _copied_bytes(self) -> int:
