@@ -252,6 +252,10 @@ class LoweringContext:
         """Normalize rows to zero mean and unit variance."""
         families.layer_norm(self, node)
 
+    def suppression(self, node: Node) -> None:
+        """Select boxes."""
+        families.suppression(self, node)
+
     def scatter(self, node: Node) -> None:
         """Write rows at computed places of a copy."""
         families.scatter(self, node)

@@ -17,6 +17,7 @@ from qcompile.kernels.matmul import MatmulWorkload, matmul_kernel
 from qcompile.kernels.reduce import accumulator
 from qcompile.kernels.rows import RowsWorkload, rows_kernel
 from qcompile.kernels.scatter import ScatterWorkload, scatter_kernel
+from qcompile.kernels.suppression import SuppressionWorkload, suppression_kernel
 from qcompile.kernels.table import TableWorkload, table_kernel
 from qcompile.lower.expressions import ExpressionBuilder, flat_offset
 from qcompile.quant import requantize as rq
@@ -109,6 +110,19 @@ def _rows(context: LoweringContext, node: Node, work: RowsWorkload, parameters: 
     extra = [context.read_buffer(value) for value in parameters]
     kernel = context.kernel(work, lambda: rows_kernel(work, context.isa))
     context.emit(node, kernel, [source, context.new_buffer(node.output), *extra], 1, (source,))
+
+
+def suppression(context: LoweringContext, node: Node) -> None:
+    """Select the best boxes of each class."""
+    if not context.wanted(node.output):
+        return
+    boxes, scores = node.inputs
+    attrs = node.attrs
+    batch, classes, count = scores.shape
+    work = SuppressionWorkload(batch, classes, count, attrs.most, attrs.overlap, attrs.least, attrs.centred)
+    kernel = context.kernel(work, lambda: suppression_kernel(work, context.isa))
+    operands = [context.read_buffer(boxes), context.read_buffer(scores)]
+    context.emit(node, kernel, [*operands, context.new_buffer(node.output)], 2)
 
 
 def scatter(context: LoweringContext, node: Node) -> None:

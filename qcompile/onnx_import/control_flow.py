@@ -55,9 +55,7 @@ def expand_control_flow(node: Any, view: OnnxNode, host: Host) -> tuple[Value | 
     return {"If": _if, "Loop": _loop, "Scan": _scan}[node.op_type](node, view, host)
 
 
-def _run(
-    view: OnnxNode, host: Host, body: Any, inputs: Sequence[Value], count: int, prefix: str
-) -> list[Value | None]:
+def _run(view: OnnxNode, host: Host, body: Any, inputs: Sequence[Value], count: int, prefix: str) -> list[Value | None]:
     """Convert one copy of a body on given operands and return its results."""
     names = []
     for index, value in enumerate(inputs):

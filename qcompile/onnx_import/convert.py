@@ -17,7 +17,7 @@ from qcompile.onnx_import.inline import function_body, has_definition
 from qcompile.onnx_import.load import Model
 from qcompile.onnx_import.shapes import resolve_inputs
 from qcompile.onnx_import.support import DEFAULT_DOMAINS, converters, is_supported, qualified, report_unsupported
-from qcompile.onnx_import.tensors import CONVERTED, TensorReader, element_name
+from qcompile.onnx_import.tensors import CONVERTED, WIDENED, TensorReader, element_name
 from qcompile.ops.onnx_node import OnnxNode
 
 
@@ -57,6 +57,7 @@ class _Conversion:
         self.environment: dict[str, Value | _Unavailable] = {}
         self.missing: list[Any] = []
         self.problems: list[UnsupportedOpError] = []
+        self.narrow: dict[str, str] = {}
 
     def run(self, input_shapes: Mapping[str, tuple[int, ...]]) -> Graph:
         proto = self.model.proto.graph
@@ -66,6 +67,12 @@ class _Conversion:
         inputs = [v for v in proto.input if v.name not in tensors and v.name not in sparse]
         for name, type in resolve_inputs(self.model, inputs, input_shapes).items():
             self.environment[name] = self.graph.add_input(name, type)
+        for name, number in [
+            *((t.name, t.data_type) for t in proto.initializer),
+            *((v.name, v.type.tensor_type.elem_type) for v in inputs),
+        ]:
+            if element_name(number) in WIDENED:
+                self.narrow[name] = element_name(number)
         read = {name for node in needed for name in reads(node)} | {v.name for v in proto.output}
         for name, tensor in tensors.items():
             if name in read:
@@ -126,10 +133,19 @@ class _Conversion:
 
     def _view(self, node: Any, label: str, values: list[Value | None]) -> OnnxNode:
         attributes = attribute_values(node, self.reader)
+        for attribute in node.attribute:
+            # Constants hold their type in an attribute; what passes a tensor on keeps it.
+            if node.op_type == "Constant" and element_name(attribute.t.data_type) in WIDENED:
+                self.narrow[node.output[0]] = element_name(attribute.t.data_type)
+        if node.op_type in _PASSES_ON and node.input[0] in self.narrow:
+            self.narrow[node.output[0]] = self.narrow[node.input[0]]
         names = [node.output[0] or label, *node.output[1:]]
         while len(names) > 1 and not names[-1]:
             names.pop()
-        return OnnxNode(self.graph, node.op_type, label, values, attributes, names, self.opset, self.model.source)
+        narrow = [self.narrow.get(name, "") for name in node.input]
+        return OnnxNode(
+            self.graph, node.op_type, label, values, attributes, names, self.opset, self.model.source, narrow
+        )
 
     def _host(self) -> Host:
         def look_up(name: str) -> Value | None:
@@ -237,6 +253,9 @@ class _Conversion:
         Rewriter(self.graph).eliminate_dead()
         self.graph.notes += [*self.model.notes, *self.reader.notes()]
         verify(self.graph)
+
+
+_PASSES_ON = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Expand")
 
 
 def _needed_nodes(graph: Any) -> list[Any]:

@@ -31,9 +31,7 @@ def has_definition(node: Any, opset: int) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
-def function_body(
-    node: Any, inputs: Sequence[Value | None], label: str, opset: int
-) -> tuple[list[Any], int] | None:
+def function_body(node: Any, inputs: Sequence[Value | None], label: str, opset: int) -> tuple[list[Any], int] | None:
     """Return the nodes that define a NodeProto, and the operator set they are written for.
 
     Args:

@@ -21,7 +21,11 @@ Array = npt.NDArray[Any]
 CONVERTED = {"FLOAT16": "float16", "DOUBLE": "float64", "BFLOAT16": "bfloat16"}
 """Element types that become float32, and what notes call them."""
 
+WIDENED = {"INT4": "int8", "UINT4": "uint8", "INT2": "int8", "UINT2": "uint8"}
+"""Element types of less than a byte, and the one whose lowest bits hold them."""
+
 _NUMPY = {
+    **WIDENED,
     "FLOAT": "float32",
     "INT8": "int8",
     "UINT8": "uint8",

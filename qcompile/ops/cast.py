@@ -30,6 +30,9 @@ _ONNX_DTYPE = {
 }
 """IR element type of each ONNX type number; float16, float64 and bfloat16 are computed in float32."""
 
+_BITS = {21: ("uint8", 4), 22: ("int8", 4), 25: ("uint8", 2), 26: ("int8", 2)}
+"""IR element type and width of ONNX's integers of less than a byte, by type number."""
+
 _NARROWED = {10: "float16", 11: "float64", 16: "bfloat16"}
 
 
@@ -55,6 +58,8 @@ def dtype_of(number: int) -> str | None:
 
 def _cast(node: OnnxNode) -> Value:
     number = int(node.attr("to"))
+    if number in _BITS:
+        return _to_bits(node, *_BITS[number])
     if number not in _ONNX_DTYPE:
         node.fail(f"a cast to ONNX element type {number}")
     if number in _NARROWED:
@@ -64,7 +69,23 @@ def _cast(node: OnnxNode) -> Value:
 
 
 def _cast_like(node: OnnxNode) -> Value:
+    narrow = node.narrow_type(1)
+    if narrow:
+        return _to_bits(node, "uint8" if narrow.startswith("U") else "int8", int(narrow[-1]))
     return _to_dtype(node, node.type(1).dtype)
+
+
+def _to_bits(node: OnnxNode, dtype: str, bits: int) -> Value:
+    """Import a cast to an integer of less than a byte: its lowest bits, in a byte."""
+    x, base = node.value(0), node.outputs[0]
+    whole = x if x.dtype == "int32" else node.add("cast", [x], name=f"{base}.whole", dtype="int32")
+    mask = node.constant("mask", (1 << bits) - 1, "int32")
+    y = node.add("bitwise_and", [whole, mask], name=f"{base}.bits")
+    if dtype == "int8":
+        # Flipping the sign bit and taking its weight away extends the sign.
+        half = node.constant("half", 1 << (bits - 1), "int32")
+        y = node.add("sub", [node.add("bitwise_xor", [y, half], name=f"{base}.flipped"), half], name=f"{base}.signed")
+    return node.add("cast", [y], dtype=dtype)
 
 
 def _to_dtype(node: OnnxNode, dtype: str) -> Value:

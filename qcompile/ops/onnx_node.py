@@ -31,6 +31,7 @@ class OnnxNode:
         outputs: ONNX names of the results ("" for one left out).
         opset: version of the operator set in force.
         source: model file, for messages.
+        narrow: per input, ONNX's name of an element type of less than a byte ("INT4"), which the IR widens; "" else.
     """
 
     graph: Graph
@@ -41,6 +42,7 @@ class OnnxNode:
     outputs: Sequence[str]
     opset: int
     source: str = ""
+    narrow: Sequence[str] = ()
     _added: int = field(default=0, repr=False)
 
     def attr(self, name: str, default: Any = None) -> Any:
@@ -137,6 +139,10 @@ class OnnxNode:
     def type(self, index: int) -> TensorType:
         """Return the type of input `index`."""
         return self.value(index).type
+
+    def narrow_type(self, index: int) -> str:
+        """Return ONNX's name of input `index`'s element type where it is less than a byte, "" elsewhere."""
+        return self.narrow[index] if index < len(self.narrow) else ""
 
     def fail(self, problem: str, *, hint: str | None = None) -> NoReturn:
         """Refuse this node.

@@ -39,6 +39,7 @@ PARAMETERS = {
     "CastLike": (1,),
     "CenterCropPad": (1,),
     "Clip": (1, 2),
+    "Col2Im": (1, 2),
     "Compress": (1,),
     "ConstantOfShape": (0,),
     "CumProd": (1,),
@@ -53,6 +54,7 @@ PARAMETERS = {
     "LSTM": (3, 7),
     "Loop": (0, 1),
     "MelWeightMatrix": (0, 1, 2, 3, 4),
+    "NonMaxSuppression": (2, 3, 4),
     "OneHot": (1,),
     "Pad": (1, 2, 3),
     "RNN": (3,),
@@ -78,34 +80,25 @@ ONE_OUTPUT = {
 """Operators whose first output alone is compared, and why the others do not exist."""
 
 _RANK = "only 1-D and 2-D"
-_TRAINING = "training mode"
 _MISSING = "not supported: "
 _ELEMENT = "unsupported element type|a cast to ONNX element type"
 EXCLUDED: dict[str, tuple[str, str]] = {
     "test_cast*FLOAT8*": ("the IR has no 8 bit floats", _ELEMENT),
     "test_cast*FLOAT4*": ("the IR has no 4 bit floats", _ELEMENT),
-    "test_cast*INT4*": ("the IR has no 4 bit integers", _ELEMENT),
-    "test_cast*INT2*": ("the IR has no 2 bit integers", _ELEMENT),
     "test_averagepool_3d_*": ("windows have one or two axes", _RANK),
     "test_maxpool_3d_*": ("windows have one or two axes", _RANK),
     "test_lppool_3d_*": ("windows have one or two axes", _RANK),
     "test_bitcast_*float64*": ("float64 is computed in float32", "different widths|as ONNX element type 11"),
     "test_convtranspose_3d": ("windows have one or two axes", _RANK),
-    "test_batchnorm_*_training_mode": ("qcompile compiles inference only", _TRAINING),
-    "test_training_dropout*": ("qcompile compiles inference only", _TRAINING),
-    "test_col2im*": ("it has no converter", _MISSING + "Col2Im"),
     "test_*deform_conv*": ("it has no converter", _MISSING + "DeformConv"),
     "test_maxunpool*": ("it has no converter", _MISSING + "MaxUnpool"),
-    "test_nonmaxsuppression*": ("it has no converter", _MISSING + "NonMaxSuppression"),
     "test_*quantizelinear_e[45]m*": ("the IR has no 8 bit floats", _ELEMENT),
     "test_*quantizelinear_float4*": ("the IR has no 4 bit floats", _ELEMENT),
-    "test_*quantizelinear_*int[24]": ("the IR has no 2 and 4 bit integers", _ELEMENT),
     "test_bernoulli*": ("results that depend on chance are no inference", _MISSING + "RandomUniformLike"),
     "test_image_decoder_*": ("files are decoded before the model", _ELEMENT + "|" + _MISSING + "ImageDecoder"),
     "test_tfidfvectorizer_*": ("texts are counted before the model", _MISSING + "TfIdfVectorizer"),
     "test_unique_*": ("the number of results depends on the data", _MISSING + "Unique"),
     "test_nonzero_example": ("the number of results depends on the data", _MISSING + "NonZero"),
-    "test_optional_*": ("values are tensors, not optionals", _MISSING + "Optional|not a tensor"),
     "test_det_*": ("determinants do not occur in networks", _MISSING + "Det"),
     "test_not_*": ("it is written for operator set 1", "operator set 1;"),
     "test_scan_sum": ("operator set 8 has another Scan", "operator set 8"),
@@ -125,6 +118,9 @@ DEVIATIONS = {
     "test_resize_downsample_scales_cubic_align_corners": "result extents are whole numbers in ONNX Runtime, PyTorch",
 }
 """Cases whose expected output is not what runtimes compute; there ONNX Runtime decides."""
+
+PADDED = ("NonMaxSuppression",)
+"""Operators whose result has as many rows as the data ask for."""
 
 NOISE = {"DFT": 1e-6}
 """Absolute tolerance for operators whose expected zeros are the noise of another algorithm."""
@@ -161,6 +157,10 @@ def out_of_scope(case: Any) -> str | None:
             return f"a {kind.removesuffix('_type')}"
         if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
             return "text"
+    if any(node.op_type.startswith("Optional") for node in graph.node):
+        return "an optional"
+    if fnmatch.fnmatch(case.name, "*training*"):
+        return "training"
     domains = {node.domain for node in graph.node} - {""}
     return f"the domain {domains.pop()}" if domains else None
 
@@ -186,7 +186,8 @@ def array(data: Any) -> Any:
 
 def single(data: Any) -> Any:
     """Return data as the importer takes it: floats of any width as float32."""
-    return data.astype(np.float32) if data.dtype.name in NARROW else data
+    widened = {"int4": np.int8, "uint4": np.uint8, "int2": np.int8, "uint2": np.uint8}
+    return data.astype(np.float32 if data.dtype.name in NARROW else widened.get(data.dtype.name, data.dtype))
 
 
 def prepared(case: Any, constants: bool) -> tuple[Any, dict[str, Any]]:
@@ -234,6 +235,10 @@ def compare(case: Any, got: dict[str, Any]) -> None:
             assert case.model.graph.node[0].op_type in ONE_OUTPUT
             continue
         expected = array(data)
+        if case.model.graph.node[0].op_type in PADDED:
+            # A static result has its largest size, filled up with -1.
+            assert (got[value.name][len(expected) :] == -1).all()
+            got[value.name] = got[value.name][: len(expected)]
         rtol, atol = NARROW.get(expected.dtype.name, (case.rtol, case.atol))
         atol = max(atol, NOISE.get(case.model.graph.node[0].op_type, 0.0))
         assert got[value.name].shape == expected.shape
@@ -271,6 +276,12 @@ def test_exclusions_are_refused_with_one_clear_error() -> None:
     assert matched == set(EXCLUDED)
 
 
+def test_training_is_refused() -> None:
+    cases = [case for case in onnx_cases() if out_of_scope(case) == "training"]
+    assert len(cases) > 5
+    assert all("training mode" in str(refusal(case)) for case in cases)
+
+
 def test_deviations_agree_with_onnx_runtime() -> None:
     import onnxruntime
 
@@ -291,7 +302,7 @@ def test_most_cases_pass() -> None:
     cases = [case for group in all_cases().values() for case in group]
     passed = [case for case in cases if exclusion(case.name) is None]
     print(f"{len(passed)} of {len(cases)} cases pass, {len(passed) / len(cases):.1%}")
-    assert len(passed) >= 0.84 * len(cases)
+    assert len(passed) >= 0.9 * len(cases)
 
 
 def test_other_operators_are_named() -> None:

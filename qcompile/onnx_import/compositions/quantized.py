@@ -21,6 +21,8 @@ from qcompile.ops.onnx_node import OnnxNode
 INTEGERS = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32"}
 """Element types that ONNX's type numbers stand for in quantization."""
 
+_BITS = {21: "UINT4", 22: "INT4", 25: "UINT2", 26: "INT2"}
+_STORED = {"uint4": "uint8", "int4": "int8", "uint2": "uint8", "int2": "int8"}
 _SHIFT = {"uint8": 128, "uint16": 32768}
 MICROSOFT = "com.microsoft"
 
@@ -61,13 +63,23 @@ def quantized(node: OnnxNode, x: Value, scale: Value, zero_point: Value | None, 
     if dtype not in _LIMITS:
         node.fail(f"a quantization to {dtype}; int8, uint8, int16 and uint16 are supported")
     if zero_point is None:
-        zero_point = node.constant("zero_point", np.zeros((), dtype))
+        zero_point = node.constant("zero_point", np.zeros((), _STORED.get(dtype, dtype)))
     low, high = _LIMITS[dtype]
+    dtype = _STORED.get(dtype, dtype)
     operands = [x, _aligned(node, scale, x, "scale"), _aligned(node, zero_point, x, "zero_point")]
     return node.add("quantize_linear", operands, name=name, dtype=dtype, qmin=low, qmax=high)
 
 
-_LIMITS = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767)}
+_LIMITS = {
+    "uint4": (0, 15),
+    "int4": (-8, 7),
+    "uint2": (0, 3),
+    "int2": (-2, 1),
+    "uint8": (0, 255),
+    "int8": (-128, 127),
+    "uint16": (0, 65535),
+    "int16": (-32768, 32767),
+}
 
 
 def dequantized(node: OnnxNode, q: Value, scale: Value, zero_point: Value | None, name: str) -> Value:
@@ -106,7 +118,7 @@ def _rounded(node: OnnxNode, q: Value, scale: float, zero_point: int, name: str)
         if not same or float(own.reshape(-1)[0]) != scale or int(zero.reshape(-1)[0]) != zero_point:  # type: ignore[union-attr]
             return None
         shift = _SHIFT.get(q.dtype, 0)
-        low, high = _LIMITS[q.dtype]
+        low, high = producer.attrs.qmin, producer.attrs.qmax
         grid = {"zero_point": zero_point - shift, "qmin": low - shift, "qmax": high - shift}
         return node.add("fake_quantize", [producer.inputs[0]], name=name, scale=scale, **grid)
     if producer.op.integer is not Quantization.SHARED or len(producer.outputs) != 1:
@@ -130,6 +142,9 @@ def _moved(node: OnnxNode, mover: Node, scale: float, zero_point: int, name: str
 def _quantize_linear(node: OnnxNode) -> Value:
     x, scale = node.value(0), node.value(1)
     zero_point = node.value(2) if node.has(2) else None
+    if node.narrow_type(2) or int(node.attr("output_dtype", 0)) in _BITS:
+        narrow = node.narrow_type(2) or _BITS[int(node.attr("output_dtype"))]
+        return quantized(node, x, scale, zero_point, narrow.lower(), node.outputs[0])
     dtype = zero_point.dtype if zero_point is not None else INTEGERS.get(int(node.attr("output_dtype", 0) or 2))
     if dtype is None or x.dtype != "float32":
         node.fail(f"a quantization of {x.type} to ONNX element type {node.attr('output_dtype')}")

@@ -245,9 +245,7 @@ def _unroll(seq: _Sequence, defaults: Sequence[str], gates: int, states: int, st
     return _assembled(seq, outputs, finals)
 
 
-def _masked(
-    seq: _Sequence, layer: _Layer, t: int, new: list[Value], old: list[Value]
-) -> tuple[Value, list[Value]]:
+def _masked(seq: _Sequence, layer: _Layer, t: int, new: list[Value], old: list[Value]) -> tuple[Value, list[Value]]:
     """Keep the state, and give zeros, where an entry of the batch has ended."""
     if seq.lengths is None:
         return new[0], new

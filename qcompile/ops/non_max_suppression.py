@@ -1,0 +1,116 @@
+"""The best boxes of each class, without those that overlap a better one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompile.ir.graph import Node, Value
+from qcompile.ir.opdef import Array, OpDef
+from qcompile.ir.types import TensorType
+from qcompile.ops.onnx_node import OnnxNode
+
+
+@dataclass(frozen=True)
+class NonMaxSuppressionAttrs:
+    """Attributes of non_max_suppression.
+
+    Args:
+        most: boxes of a class that stay at most.
+        overlap: intersection over union, 0 … 1, beyond which a box goes.
+        least: score that a box must exceed; −inf for none.
+        centred: whether boxes are given as centre and size, else as two corners.
+    """
+
+    most: int = 1
+    overlap: float = 0.0
+    least: float = -np.inf
+    centred: bool = False
+
+
+def _from_onnx(node: OnnxNode) -> Value:
+    boxes, scores = node.value(0), node.value(1)
+
+    def number(index: int, what: str, default: float) -> float:
+        return float(node.array(index, what).reshape(-1)[0]) if node.has(index) else default
+
+    most = min(int(number(2, "max_output_boxes_per_class", 0)), boxes.shape[1] if len(boxes.shape) == 3 else 0)
+    if most < 1:
+        node.fail("max_output_boxes_per_class is 0: nothing is selected")
+    note = f"the result of {node.name} has its largest size; rows of -1 stand where fewer boxes are found"
+    node.graph.notes.append(note)
+    return node.add(
+        "non_max_suppression",
+        [boxes, scores],
+        most=most,
+        overlap=number(3, "iou_threshold", 0.0),
+        least=number(4, "score_threshold", -np.inf),
+        centred=bool(node.attr("center_point_box", 0)),
+    )
+
+
+class NonMaxSuppression(OpDef):
+    """Rows (image, class, box) of the boxes that stay, the best first within a class; rows of −1 follow them.
+
+    Operands: boxes [B, N, 4], scores [B, C, N]. The result has its largest size, [B·C·most, 3] in int64: shapes are
+    static, and how many boxes stay depends on the data.
+
+    Source:
+        ONNX NonMaxSuppression, whose result has as many rows as boxes stay.
+    """
+
+    name = "non_max_suppression"
+    Attrs = NonMaxSuppressionAttrs
+    onnx: ClassVar[dict[str, Any]] = {"NonMaxSuppression": _from_onnx}
+
+    def infer(self, attrs: NonMaxSuppressionAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the type of the result at its largest."""
+        boxes, scores = inputs
+        fits = boxes.rank == scores.rank == 3 and boxes.shape[2] == 4
+        if not fits or (boxes.shape[0], boxes.shape[1]) != (scores.shape[0], scores.shape[2]):
+            raise ValueError(f"scores {scores} of boxes {boxes}")
+        return (TensorType("int64", (scores.shape[0] * scores.shape[1] * attrs.most, 3)),)
+
+    def evaluate(self, attrs: NonMaxSuppressionAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Take the best box that is left, class by class, and drop those that overlap it."""
+        boxes, scores = inputs
+        rows = []
+        for n, c in np.ndindex(scores.shape[:2]):
+            corners = _corners(boxes[n], attrs.centred)
+            left = np.where(scores[n, c] > np.float32(attrs.least), scores[n, c], np.float32(-np.inf))
+            for _ in range(attrs.most):
+                best = int(left.argmax())
+                if left[best] == -np.inf:
+                    break
+                rows.append((n, c, best))
+                left[_overlap(corners[best], corners) > np.float32(attrs.overlap)] = -np.inf
+                left[best] = -np.inf
+        y = np.full((scores.shape[0] * scores.shape[1] * attrs.most, 3), -1, np.int64)
+        y[: len(rows)] = np.asarray(rows, np.int64).reshape(-1, 3)
+        return (y,)
+
+    def lower(self, node: Node, context: Any) -> None:
+        """Emit the search."""
+        context.suppression(node)
+
+
+def _corners(boxes: Array, centred: bool) -> Array:
+    """Return the lower bounds of boxes along both axes, then the upper ones: [N, 4]."""
+    first, second = boxes[:, :2], boxes[:, 2:]
+    if centred:
+        half = boxes.dtype.type(0.5)
+        first, second = first - second * half, first + second * half
+    return np.concatenate([np.minimum(first, second), np.maximum(first, second)], axis=1)
+
+
+def _overlap(box: Array, others: Array) -> Array:
+    """Return intersection over union with each of the others; 0 where a box has no area."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    shared = np.maximum(sides, 0).prod(axis=1)
+    own, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(axis=1)
+    with np.errstate(all="ignore"):
+        ratio = shared / (own + areas - shared)
+    return np.asarray(np.where((own > 0) & (areas > 0), ratio, np.float32(0)))
