@@ -105,19 +105,16 @@ def best_scales(
         Integers in LSB [groups, outputs, terms], and scales [groups, outputs], float32 values.
     """
     count = next(n for terms, n in _TRIALS if weight.shape[2] <= terms)
-    best_z, best_scale, lowest = None, scale, None
-    for factor in np.linspace(1.0, _SMALLEST_FACTOR, count) if count > 1 else [1.0]:
-        trial = np.maximum(scale * factor, least).astype(np.float32).astype(np.float64)
-        z = round_weights(weight, trial, hessian, qmax=qmax, sweeps=sweeps)
-        cost = _cost(weight - z * trial[:, :, None], hessian)
-        if best_z is None or lowest is None:
-            best_z, best_scale, lowest = z, trial, cost
-            continue
-        better = cost < lowest
-        best_z = np.where(better[:, :, None], z, best_z)
-        best_scale, lowest = np.where(better, trial, best_scale), np.where(better, cost, lowest)
-    assert best_z is not None
-    return best_z, best_scale
+    outputs = weight.shape[1]
+    factors = np.linspace(1.0, _SMALLEST_FACTOR, count) if count > 1 else np.ones(1)
+    trials = np.maximum(scale[:, None, :] * factors[None, :, None], least[:, None, :])
+    # Every trial is an output of its own: one pass over the terms rounds them all.
+    flat = trials.astype(np.float32).astype(np.float64).reshape(scale.shape[0], -1)
+    copies = np.tile(weight, (1, count, 1))
+    z = round_weights(copies, flat, hessian, qmax=qmax, sweeps=sweeps)
+    cost = _cost(copies - z * flat[:, :, None], hessian)
+    best = cost.reshape(-1, count, outputs).argmin(axis=1) * outputs + np.arange(outputs)
+    return np.take_along_axis(z, best[:, :, None], 1), np.take_along_axis(flat, best, 1)
 
 
 def _cost(error: Array, h: Array) -> Array:

@@ -43,7 +43,7 @@ def measured_mse(values, bounds):
 
 
 def test_the_listing_finds_all():
-    assert set(observers()) == {"minmax", "moving-average", "percentile", "entropy", "mse"}
+    assert set(observers()) == {"minmax", "moving-average", "percentile", "entropy", "mse", "auto"}
 
 
 @pytest.mark.parametrize("name", sorted(observers()))
