@@ -16,14 +16,25 @@ import x86_machines
 from qcompile.targets import Target
 
 
-@pytest.fixture(scope="session", params=["amx_int8", "avx512_vnni", "avx_vnni", "avx2", "sse2", "portable"])
-def machine(request: pytest.FixtureRequest) -> Target:
-    """Each x86 instruction set in turn, skipping, with its reason, what this processor lacks."""
+def _machine(isa: str) -> Target:
+    """The target of an instruction set; skips, with its reason, what this processor lacks."""
     if platform.machine() != "x86_64":
         pytest.skip("not an x86-64 machine")
-    lacking = x86_machines.NEEDS.get(request.param, set()) - x86_machines.cpu_flags()
+    lacking = x86_machines.NEEDS.get(isa, set()) - x86_machines.cpu_flags()
     if lacking:
         pytest.skip(f"this processor lacks {', '.join(sorted(lacking))}")
-    if request.param == "amx_int8" and not x86_machines.tiles_granted():
+    if isa == "amx_int8" and not x86_machines.tiles_granted():
         pytest.skip("this system does not hand out AMX tiles")
-    return x86_machines.x86_target(request.param)
+    return x86_machines.x86_target(isa)
+
+
+@pytest.fixture(scope="session", params=["amx_int8", "avx512_vnni", "avx_vnni", "avx2", "sse2", "portable"])
+def machine(request: pytest.FixtureRequest) -> Target:
+    """Each x86 instruction set in turn."""
+    return _machine(request.param)
+
+
+@pytest.fixture(scope="session", params=["avx512_vnni", "avx2", "sse2", "portable"])
+def float_machine(request: pytest.FixtureRequest) -> Target:
+    """Those with float kernels of their own; a test asserts that the others share them."""
+    return _machine(request.param)

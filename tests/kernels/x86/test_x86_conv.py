@@ -61,14 +61,22 @@ def test_every_geometry(machine: Target) -> None:
     check([conv_reference.make_layer(work, rng) for work in shapes], machine)
 
 
-def test_every_geometry_in_float(machine: Target) -> None:
+def test_every_geometry_in_float(float_machine: Target) -> None:
     rng = np.random.default_rng(2)
     shapes = [*conv_reference.SHAPES, *conv_reference.DEPTHWISE, *EXTREME]
     floats = [replace(work, precision="float32", output="float32", table=False) for work in shapes]
-    check([conv_reference.make_layer(work, rng) for work in floats], machine)
+    check([conv_reference.make_layer(work, rng) for work in floats], float_machine)
 
 
-@settings(max_examples=4, deadline=None, derandomize=True)
+@pytest.mark.parametrize(("isa", "origin"), [("amx_int8", "avx512_vnni"), ("avx_vnni", "avx2")])
+def test_integer_instruction_sets_share_float_kernels(isa: str, origin: str) -> None:
+    first, second = instruction_sets.load(isa), instruction_sets.load(origin)
+    assert first.float32 == second.float32
+    assert first.depthwise_float32 == second.depthwise_float32
+    assert first.round_clamp is second.round_clamp
+
+
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_random_layers_with_random_epilogues(machine: Target, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -107,7 +115,7 @@ def test_every_activation_has_a_function() -> None:
     assert set(ACTIVATION_FUNCTIONS) == set(ACTIVATIONS) == set(activation.ACTIVATIONS)
 
 
-def test_fused_activations(machine: Target) -> None:
+def test_fused_activations(float_machine: Target) -> None:
     """One input channel of weight one, so that the input itself meets the activation."""
     x = np.concatenate([np.linspace(-30, 30, 2001), np.logspace(-6, 2, 500), [-100.0, 0.0, 100.0]])
     values = x.astype(np.float32)
@@ -118,8 +126,8 @@ def test_fused_activations(machine: Target) -> None:
         layer.x[...], layer.weights[...], layer.bias[...] = values.reshape(layer.x.shape), 1, 0
         layer.scalars = replace(layer.scalars, alpha=0.1, beta=0.45)
         layers.append(layer)
-    calls = [layers_x86.kernel_and_arguments(layer, machine) for layer in layers]
-    library = native_runner.Library([kernel for kernel, _ in calls], machine)
+    calls = [layers_x86.kernel_and_arguments(layer, float_machine) for layer in layers]
+    library = native_runner.Library([kernel for kernel, _ in calls], float_machine)
     for name, (kernel, arguments) in zip(ACTIVATIONS, calls, strict=True):
         result = library.run(kernel, arguments)
         wanted = ACTIVATION_FUNCTIONS[name](values.astype(np.float64))
