@@ -112,5 +112,6 @@ def _scale_statistics(link: ChannelLink, factor: Array) -> None:
     """Bring the trained mean and deviation of the tensors between to their new scale."""
     for value, channels in link.between:
         if value.stats is not None and value.stats[0].shape == channels.shape:
-            mean, deviation = (s / factor[channels].astype(np.float32) for s in value.stats)
-            value.stats = (mean, deviation)
+            mean, deviation = value.stats
+            divisor = factor[channels].astype(np.float32)
+            value.stats = (np.asarray(mean / divisor, np.float32), np.asarray(deviation / divisor, np.float32))

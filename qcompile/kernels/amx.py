@@ -142,7 +142,8 @@ class AmxTiles:
     ) -> None:
         self._b, self._work, self._epilogue, self._runs, self._chunk = b, work, epilogue, runs, chunk
         self._scratch, self._width = scratch, pixels_of_tile(work.out_width)
-        self._pixels, self._weights = ((4, 5), (6, 7)) if nv > 1 else ((4, 5, 6), (7,))
+        self._pixels: tuple[int, ...] = (4, 5) if nv > 1 else (4, 5, 6)
+        self._weights: tuple[int, ...] = (6, 7) if nv > 1 else (7,)
 
     @property
     def scratch_bytes(self) -> int:

@@ -77,7 +77,8 @@ class _Run:
 def _runs(workload: ConvWorkload, isa: Isa) -> list[_Run]:
     """Whole blocks of the kernel, then blocks of its ``tail`` where these waste fewer channels."""
     micro: DepthwiseKernel = _kernel(workload, isa)
-    found, first, before = [], 0, 0
+    found: list[_Run] = []
+    first, before = 0, 0
     while True:
         left = workload.channels - first
         tail: DepthwiseKernel | None = getattr(micro, "tail", None)

@@ -21,7 +21,8 @@ def spread(low: float, high: float) -> np.ndarray:
     """Evenly spaced numbers and, for a domain around zero, ever smaller ones of both signs."""
     even = np.linspace(low, high, COUNT // 2)
     small = np.geomspace(1e-6, max(abs(low), abs(high)), COUNT - COUNT // 2)
-    return np.concatenate([even, small if low >= 0 else small * np.where(np.arange(small.size) % 2, 1, -1)]).astype("f4")
+    signed = small if low >= 0 else small * np.where(np.arange(small.size) % 2, 1, -1)
+    return np.concatenate([even, signed]).astype("f4")
 
 
 FUNCTIONS = {
