@@ -181,8 +181,15 @@ class TensorStatistics:
             upper.append(large)
             counts.append(amounts)
         bounds = np.concatenate(lower) + 0.0, np.concatenate(upper) + 0.0
+        totals = np.concatenate(counts)
+        # Zero, negative zero and the subnormals of both signs are one cell; they lie side by side.
+        zero = np.flatnonzero((bounds[0] == 0) & (bounds[1] == 0))
+        if zero.size > 1:
+            totals[zero[0]] = totals[zero].sum()
+            bounds = np.delete(bounds[0], zero[1:]), np.delete(bounds[1], zero[1:])
+            totals = np.delete(totals, zero[1:])
         extremes = (self.minimum, self.maximum, self.moving_minimum, self.moving_maximum)
-        return Distribution(*bounds, np.concatenate(counts), *extremes)
+        return Distribution(*bounds, totals, *extremes)
 
 
 def _bounds(exponent: int, cells: Array) -> tuple[Array, Array]:
