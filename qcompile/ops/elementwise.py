@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.errors import InternalError
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization, qparams_of
 from qcompile.ir.types import TensorType
@@ -47,7 +48,7 @@ class Unary(OpDef):
             attrs: the node's attributes.
             x: a real-valued expression.
         """
-        raise NotImplementedError(self.name)
+        raise InternalError(f"op '{self.name}' does not define this")
 
     def lower(self, node: Node, context: Any) -> None:
         """Emit a table look-up in integer form, else an elementwise loop."""
@@ -103,11 +104,11 @@ class Binary(OpDef):
 
     def combine(self, attrs: Any, a: Array, b: Array) -> Array:
         """Return f(a, b) in the precision of the operands."""
-        raise NotImplementedError(self.name)
+        raise InternalError(f"op '{self.name}' does not define this")
 
     def expression(self, e: Any, attrs: Any, a: Any, b: Any) -> Any:
         """Return f(a, b) as an expression of the lowering's builder."""
-        raise NotImplementedError(self.name)
+        raise InternalError(f"op '{self.name}' does not define this")
 
     def evaluate(self, attrs: Any, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Apply the function with NumPy's broadcasting."""
