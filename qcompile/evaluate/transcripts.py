@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.python_function import load_function
 from qcompile.errors import UsageError
-from qcompile.evaluate.measure import Observation, output_name
+from qcompile.evaluate.measure import Array, Measure, Observation, output_name
 
 Tokens = Sequence[Any]
 
@@ -94,3 +95,37 @@ def edits(read: Tokens, truth: Tokens) -> int:
             current.append(min(replaced, previous[column] + 1, current[column - 1] + 1))
         previous = current
     return previous[-1]
+
+
+@dataclass(frozen=True)
+class ErrorRate(Measure):
+    """Counts the errors per true unit of a text; a subclass says what a unit is.
+
+    Formula:
+        Σ (insertions + deletions + replacements) / Σ units of the labels
+
+    Args:
+        decode: `module:function` from the outputs to a text; "" for best path, blank 0.
+        output: the output to read; "" for the only one.
+    """
+
+    higher_is_better: ClassVar[bool] = False
+    needs_label: ClassVar[bool] = True
+
+    decode: str = ""
+    output: str = ""
+
+    def units(self, text: str) -> Tokens:
+        """Return what errors are counted in: the characters."""
+        return text
+
+    def row(self, seen: Observation) -> Any:
+        """Return (errors, true units); class indices count as units where no names are known."""
+        first = transcript(seen, seen.outputs, self.decode, self.output)
+        second = truth_like(first, seen.label, seen.where)
+        read, truth = (self.units(text) if isinstance(text, str) else text for text in (first, second))
+        return edits(read, truth), len(truth)
+
+    def value(self, sums: Array) -> Array:
+        """Return errors / units; without any true one, the errors themselves."""
+        return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1.0))

@@ -376,16 +376,3 @@ def _collect(value: Expr, factor: int, total: dict[Expr, int]) -> int:
                 return _collect(other, factor * int(this.data[0]), total)
     total[value] = total.get(value, 0) + factor
     return 0
-
-
-def from_affine(form: Affine) -> Expr:
-    """Return an expression with this affine form."""
-    total = constant(form.constant, "int64")
-    for part, coefficient in form.terms:
-        total = total + cast(part, "int64") * coefficient
-    return total
-
-
-def depends_on(root: Expr, axis: int) -> bool:
-    """Return whether an expression changes along an axis."""
-    return any(node.op == "index" and node.data == axis for node in walk((root,)))

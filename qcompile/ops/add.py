@@ -10,7 +10,7 @@ import numpy as np
 
 from qcompile.ir.graph import Node
 from qcompile.ir.opdef import Array, Quantization, qparams_of
-from qcompile.ops.arithmetic import ACTIVATIONS, activate, activation_op, activation_table
+from qcompile.ops.arithmetic import activate, activation_op, activation_table, check_activation
 from qcompile.ops.elementwise import (
     Binary,
     Unary,
@@ -40,8 +40,7 @@ class AddAttrs:
     pre_activation: QParams | None = None
 
     def __post_init__(self) -> None:
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}")
+        check_activation(self.activation)
 
 
 class Add(Binary):

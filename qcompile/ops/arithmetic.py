@@ -39,6 +39,19 @@ CLAMPS = ("none", "relu", "clip")
 ACCUMULATOR_LIMIT = 2**31 - 1
 
 
+def check_activation(activation: str) -> None:
+    """Refuse an activation that nothing can fuse.
+
+    Args:
+        activation: what an attribute says.
+
+    Raises:
+        ValueError: it is none of ACTIVATIONS.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation '{activation}' is none of {', '.join(ACTIVATIONS)}")
+
+
 def activate(x: Array, activation: str, alpha: float, beta: float) -> Array:
     """Apply a fused activation to real values, in the precision of x.
 

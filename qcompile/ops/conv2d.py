@@ -11,7 +11,7 @@ import numpy as np
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
-from qcompile.ops.arithmetic import ACTIVATIONS, activate, check_accumulator, finish_accumulator
+from qcompile.ops.arithmetic import activate, check_accumulator, check_activation, finish_accumulator
 from qcompile.ops.convolution import convolve, integer_convolve
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.spatial import (
@@ -60,8 +60,7 @@ class Conv2dAttrs:
     def __post_init__(self) -> None:
         if self.layout not in ("NCHW", "NHWC"):
             raise ValueError(f"layout '{self.layout}' is neither NCHW nor NHWC")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}")
+        check_activation(self.activation)
         if min(*self.strides, *self.dilations, self.groups) < 1 or min(self.pads) < 0:
             raise ValueError(
                 f"strides {self.strides}, dilations {self.dilations}, groups {self.groups}, pads {self.pads}"

@@ -11,13 +11,7 @@ import numpy as np
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
-from qcompile.ops.arithmetic import (
-    ACTIVATIONS,
-    activate,
-    check_accumulator,
-    finish_accumulator,
-    integer_matmul,
-)
+from qcompile.ops.arithmetic import activate, check_accumulator, check_activation, finish_accumulator, integer_matmul
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
 from qcompile.ops.spatial import Pads, from_nhwc, plane, spatial_axes, to_nhwc, windowed, with_spatial
@@ -58,8 +52,7 @@ class ConvTranspose2dAttrs:
     def __post_init__(self) -> None:
         if self.layout not in ("NCHW", "NHWC"):
             raise ValueError(f"layout '{self.layout}' is neither NCHW nor NHWC")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}")
+        check_activation(self.activation)
         if min(*self.strides, *self.dilations, self.groups) < 1 or min(*self.pads, *self.output_padding) < 0:
             raise ValueError(
                 f"strides {self.strides}, dilations {self.dilations}, groups {self.groups}, pads {self.pads}, "

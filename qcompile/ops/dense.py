@@ -12,13 +12,7 @@ import numpy as np
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
-from qcompile.ops.arithmetic import (
-    ACTIVATIONS,
-    activate,
-    check_accumulator,
-    finish_accumulator,
-    integer_matmul,
-)
+from qcompile.ops.arithmetic import activate, check_accumulator, check_activation, finish_accumulator, integer_matmul
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.quant.qparams import QParams
 
@@ -42,8 +36,7 @@ class DenseAttrs:
     pre_activation: QParams | None = None
 
     def __post_init__(self) -> None:
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}")
+        check_activation(self.activation)
 
 
 def _from_gemm(node: OnnxNode) -> Value:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-
-from qcompile.evaluate.measure import Array, Measure, Observation
-from qcompile.evaluate.transcripts import edits, transcript, truth_like
+from qcompile.evaluate.transcripts import ErrorRate
 
 
 @dataclass(frozen=True)
-class Cer(Measure):
+class Cer(ErrorRate):
     """Return the errors per true character; class indices count as characters where no names are known. Less is better.
 
     Formula:
@@ -24,19 +21,3 @@ class Cer(Measure):
     """
 
     name: ClassVar[str] = "cer"
-    higher_is_better: ClassVar[bool] = False
-    needs_label: ClassVar[bool] = True
-
-    decode: str = ""
-    output: str = ""
-
-    def row(self, seen: Observation) -> Any:
-        """Return (errors, characters)."""
-        first = transcript(seen, seen.outputs, self.decode, self.output)
-        second = truth_like(first, seen.label, seen.where)
-        read, truth = first, second
-        return edits(read, truth), len(truth)
-
-    def value(self, sums: Array) -> Array:
-        """Return errors / characters; without any true one, the errors themselves."""
-        return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1.0))

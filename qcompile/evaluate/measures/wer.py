@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-
-from qcompile.evaluate.measure import Array, Measure, Observation
-from qcompile.evaluate.transcripts import edits, transcript, truth_like
+from qcompile.evaluate.transcripts import ErrorRate, Tokens
 
 
 @dataclass(frozen=True)
-class Wer(Measure):
+class Wer(ErrorRate):
     """Return the errors per true word; class indices count as words where no names are known. Less is better.
 
     Formula:
@@ -24,22 +21,7 @@ class Wer(Measure):
     """
 
     name: ClassVar[str] = "wer"
-    higher_is_better: ClassVar[bool] = False
-    needs_label: ClassVar[bool] = True
 
-    decode: str = ""
-    output: str = ""
-
-    def row(self, seen: Observation) -> Any:
-        """Return (errors, words)."""
-        first = transcript(seen, seen.outputs, self.decode, self.output)
-        second = truth_like(first, seen.label, seen.where)
-        read, truth = (
-            first.split() if isinstance(first, str) else first,
-            second.split() if isinstance(second, str) else second,
-        )
-        return edits(read, truth), len(truth)
-
-    def value(self, sums: Array) -> Array:
-        """Return errors / words; without any true one, the errors themselves."""
-        return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1.0))
+    def units(self, text: str) -> Tokens:
+        """Return the words."""
+        return text.split()
