@@ -21,12 +21,10 @@ from tvm import tirx
 from qcompile.kernels.amx import AmxKernel, AmxTiles, Filters, Pixels
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, equal, index, less, quotient, remainder
 from qcompile.kernels.conv_plan import (
-    Blocking,
-    Tiling,
+    ConvPlan,
     Walk,
     channel_blocks,
-    choose_blocking,
-    choose_tiling,
+    choose_plan,
     micro_kernel,
     walk,
 )
@@ -49,20 +47,19 @@ class Caches(Protocol):
         """Second-level cache of one core."""
 
 
-def plan_conv(workload: ConvWorkload, isa: Isa, target: Caches) -> Kernel:
+def plan_conv(workload: ConvWorkload, isa: Isa, target: Caches, plan: ConvPlan | None = None) -> Kernel:
     """Generate the kernel of a convolution.
 
     Args:
         workload: its shape and epilogue.
         isa: instruction set.
         target: cache sizes.
+        plan: how to cut it; None: as estimates say. ``pack_conv`` must get the same.
     """
     if depthwise_kernel(workload, isa) is not None:
-        return plan_depthwise(workload, isa)
+        return plan_depthwise(workload, isa, plan)
     work = workload.canonical()
-    tiling = choose_tiling(work, isa)
-    blocking = choose_blocking(work, isa, tiling, target.l2_bytes)
-    return _Generator(work, isa, tiling, blocking).kernel()
+    return _Generator(work, isa, plan or choose_plan(work, isa, target.l2_bytes)).kernel()
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,8 @@ class _Source:
 class _Generator:
     """Emits one convolution."""
 
-    def __init__(self, work: ConvWorkload, isa: Isa, tiling: Tiling, blocking: Blocking) -> None:
+    def __init__(self, work: ConvWorkload, isa: Isa, plan: ConvPlan) -> None:
+        tiling, blocking = plan.tiling, plan.blocking
         self.work, self.isa, self.tiling, self.blocking = work, isa, tiling, blocking
         self.micro = micro_kernel(work, isa)
         self.walk: Walk = walk(work, self.micro)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qcompile.errors import LoweringError
 from qcompile.kernels.amx import AmxKernel
-from qcompile.kernels.conv_plan import choose_tiling, micro_kernel, walk
+from qcompile.kernels.conv_plan import ConvPlan, choose_tiling, micro_kernel, walk
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import depthwise_kernel, pack_depthwise
 from qcompile.kernels.isa import Isa, MicroKernel
@@ -44,6 +44,7 @@ def pack_conv(
     bias: Array | None,
     multipliers: npt.ArrayLike = 0.0,
     scalars: LayerScalars | None = None,
+    plan: ConvPlan | None = None,
 ) -> PackedConv:
     """Pack the constants of a convolution.
 
@@ -57,6 +58,7 @@ def pack_conv(
         bias: int32 (LSB s_x * s_w) or float32 [filters]; None for zeros.
         multipliers: float32 [filters] or scalar, m = s_x * s_w / s_y; s_x * s_w for a float32 output.
         scalars: zero points, clamps, residual and activation parameters.
+        plan: as given to ``plan_conv``.
 
     Raises:
         LoweringError: a weight is too small for the instruction set, or a sum could overflow int32.
@@ -73,7 +75,7 @@ def pack_conv(
     if depthwise is not None:
         groups, lanes, packed = 1, depthwise.channels, pack_depthwise(workload, isa, kernel)
     else:
-        nv, lanes = choose_tiling(work, isa).nv, micro.lanes
+        nv, lanes = (plan.tiling if plan is not None else choose_tiling(work, isa)).nv, micro.lanes
         flat = [_pack_group(work, part, nv, micro) for part in np.split(kernel, groups)]
         packed = np.concatenate(flat).astype(micro.b_dtype)
     scaled = work.precision == "int8" and work.output != "int32"

@@ -98,12 +98,15 @@ def choose_tiling(workload: ConvWorkload, isa: Isa) -> Tiling:
     work, micro = workload.canonical(), micro_kernel(workload, isa)
     if isinstance(micro, AmxKernel):
         return Tiling(*micro.tile(work))
+    return min(_candidates(work, micro), key=lambda tiling: (estimated_cycles(work, isa, tiling), -tiling.nv))
+
+
+def estimated_cycles(work: ConvWorkload, isa: Isa, tiling: Tiling) -> float:
+    """Estimate a layer that neither matrix tiles nor a depthwise kernel compute; `work` is canonical."""
+    micro = micro_kernel(work, isa)
+    assert not isinstance(micro, AmxKernel), "matrix tiles have no estimate"
     fit = isa.vector_bytes // micro.lanes if work.output == "int8" and isa.narrow is not None else 1
-
-    def cost(tiling: Tiling) -> tuple[float, int]:
-        return _cycles(work, micro, tiling, fit, isa.narrows_pixels), -tiling.nv
-
-    return min(_candidates(work, micro), key=cost)
+    return _cycles(work, micro, tiling, fit, isa.narrows_pixels)
 
 
 def _candidates(work: ConvWorkload, micro: MicroKernel) -> Iterator[Tiling]:
@@ -162,6 +165,25 @@ class Blocking:
     rows: int
     columns: int
     blocks: int
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """Everything about a kernel that is free to choose: it decides the speed, never a bit of the result.
+
+    Args:
+        tiling: register tile; of a depthwise kernel only the most columns to compute at once matter.
+        blocking: parallel work; of a depthwise kernel only its rows matter.
+    """
+
+    tiling: Tiling
+    blocking: Blocking
+
+
+def choose_plan(workload: ConvWorkload, isa: Isa, l2_bytes: int) -> ConvPlan:
+    """Choose by estimate, for a layer that no depthwise kernel computes."""
+    tiling = choose_tiling(workload, isa)
+    return ConvPlan(tiling, choose_blocking(workload, isa, tiling, l2_bytes))
 
 
 def channel_blocks(workload: ConvWorkload, isa: Isa, tiling: Tiling) -> int:

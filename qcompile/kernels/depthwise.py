@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tvm import tirx
 
 from qcompile.kernels.builder import Builder, Expr, Index, index, quotient, remainder
-from qcompile.kernels.conv_plan import Blocking
+from qcompile.kernels.conv_plan import Blocking, ConvPlan, Tiling
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.epilogue import Epilogue, storage_dtype
 from qcompile.kernels.isa import DepthwiseKernel, DepthwiseRows, Isa
@@ -32,14 +32,22 @@ def depthwise_kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel | None
     return isa.depthwise_int8 if workload.precision == "int8" else isa.depthwise_float32
 
 
-def plan_depthwise(workload: ConvWorkload, isa: Isa) -> Kernel:
+def choose_depthwise(workload: ConvWorkload) -> ConvPlan:
+    """Choose rows by amount of work, and as many columns at once as the kernel likes."""
+    items = max(1, min(_ITEMS, workload.macs // workload.batch // _ITEM_MACS))
+    blocking = Blocking(-(-workload.out_height // items), workload.out_width, 1)
+    return ConvPlan(Tiling(1, workload.out_width, 1), blocking)
+
+
+def plan_depthwise(workload: ConvWorkload, isa: Isa, plan: ConvPlan | None = None) -> Kernel:
     """Generate the kernel of a depthwise convolution.
 
     Args:
         workload: one for which ``depthwise_kernel`` returns a kernel.
         isa: instruction set.
+        plan: how to cut it; None: as estimates say.
     """
-    return _Generator(workload, isa).kernel()
+    return _Generator(workload, isa, plan or choose_depthwise(workload)).kernel()
 
 
 def pack_depthwise(workload: ConvWorkload, isa: Isa, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -107,10 +115,9 @@ def _block_elements(workload: ConvWorkload, micro: DepthwiseKernel) -> int:
 class _Generator:
     """Emits one depthwise convolution; a parallel item is a block of output rows."""
 
-    def __init__(self, work: ConvWorkload, isa: Isa) -> None:
+    def __init__(self, work: ConvWorkload, isa: Isa, plan: ConvPlan) -> None:
         self.work, self.isa, self.micro = work, isa, _kernel(work, isa)
-        items = max(1, min(_ITEMS, work.macs // work.batch // _ITEM_MACS))
-        self.blocking = Blocking(-(-work.out_height // items), work.out_width, 1)
+        self.blocking, self.columns = plan.blocking, plan.tiling.columns
         self.stored = storage_dtype(isa, work.precision)
         self.stage: Stage | None = None
         if any(work.pads) or self.micro.a_dtype != self.stored:
@@ -128,7 +135,7 @@ class _Generator:
             image = b.let(quotient(item, blocks)) if work.batch > 1 else 0
             row = b.let((remainder(item, blocks) if work.batch > 1 else item) * self.blocking.rows)
             self._item(image, row)
-        name = symbol("depthwise", work, self.isa.name, self.blocking)
+        name = symbol("depthwise", work, self.isa.name, self.blocking, self.columns)
         scratch = self.stage.scratch_bytes if self.stage else 0
         return Kernel(name, b.function(name), work.batch * blocks, scratch)
 
@@ -169,7 +176,7 @@ class _Generator:
         vectors = micro.channels // micro.lanes
         bias, scale = self.epilogue.bias(channel, vectors), self.epilogue.scale(channel, vectors)
         at = run.weights + block * _block_elements(work, micro)
-        most = min(micro.columns(work.kernel, work.strides[1]), work.out_width)
+        most = min(micro.columns(work.kernel, work.strides[1]), self.columns)
         step = -(-work.out_width // -(-work.out_width // most))
 
         def tile(column: Index, count: int) -> None:

@@ -14,10 +14,13 @@ from qcompile.ir.opdef import NoAttrs
 from qcompile.ir.program import MAX_ARGS
 from qcompile.kernels import expression as ex
 from qcompile.kernels import isa as instruction_sets
+from qcompile.kernels.conv_plan import ConvPlan
+from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.elementwise import MapWorkload, map_kernel
 from qcompile.kernels.expression import Expr
 from qcompile.kernels.kernel import Kernel
 from qcompile.kernels.reduce import ReduceWorkload, accumulator, reduce_kernel
+from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower import convolution, families
 from qcompile.lower.expressions import ExpressionBuilder, flat_offset
 from qcompile.lower.fusion import loaded, may_inline, merge_constants, renumbered
@@ -35,10 +38,12 @@ class LoweringContext:
     Args:
         graph: read only.
         target: machine to compile for.
+        plans: measured cuts of layers; None for none.
     """
 
-    def __init__(self, graph: Graph, target: Target) -> None:
+    def __init__(self, graph: Graph, target: Target, plans: TunedPlans | None = None) -> None:
         self.graph, self.target = graph, target
+        self._plans = plans or TunedPlans()
         self.isa = instruction_sets.load(target.isa)
         self.weights = Weights()
         self.sources = Sources(self.isa, self.weights)
@@ -283,6 +288,10 @@ class LoweringContext:
         if key not in self._kernels:
             self._kernels[key] = make()
         return self._kernels[key]
+
+    def plan(self, workload: ConvWorkload) -> ConvPlan | None:
+        """Return how a layer is cut best, as measured; None leaves it to the kernel's estimate."""
+        return self._plans.find(workload, self.isa)
 
     def read_buffer(self, value: Value) -> Buffer:
         """Return the memory that holds a tensor, as `sources.stored_dtype` says."""

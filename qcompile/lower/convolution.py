@@ -81,7 +81,7 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
     if separate:
         target = Value(f"{node.output.name}.sum", node.output.type)
     weight, bias = constants(node)
-    packed = pack_conv(work, context.isa, weight, bias, end.multipliers, end.scalars)
+    packed = pack_conv(work, context.isa, weight, bias, end.multipliers, end.scalars, context.plan(work))
     residual = node.inputs[3] if node.attrs.residual else None
     emit_layer(context, node, work, packed, residual, target, end.table)
     if separate:
@@ -155,7 +155,8 @@ def emit_layer(
     table: npt.NDArray[np.int8] | None = None,
 ) -> Buffer:
     """Append the step of a layer and return the buffer it writes."""
-    kernel = context.kernel(work.canonical(), lambda: plan_conv(work, context.isa, context.target))
+    plan = context.plan(work)
+    kernel = context.kernel(work.canonical(), lambda: plan_conv(work, context.isa, context.target, plan))
     add = context.weights.add
     source = context.padded_buffer(node.inputs[0])
     other = context.padded_buffer(residual) if residual is not None else None
@@ -233,7 +234,7 @@ def _products(context: LoweringContext, node: Node) -> Value:
     work = ConvWorkload(n, h, w, channels, filters, groups=groups, precision=kind, output=output)
     zero_point = x.qparams.scalar_zero_point if x.qparams is not None else 0
     flat = np.ascontiguousarray(by_tap).reshape(filters, 1, 1, per_group)
-    packed = pack_conv(work, context.isa, flat, None, 0.0, LayerScalars(x_zero_point=zero_point))
+    packed = pack_conv(work, context.isa, flat, None, 0.0, LayerScalars(x_zero_point=zero_point), context.plan(work))
     products = Value(f"{node.output.name}.products", TensorType(output, (n, h, w, filters)))
     emit_layer(context, node, work, packed, None, products)
     return products

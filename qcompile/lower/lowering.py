@@ -8,6 +8,7 @@ from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import OpDef
 from qcompile.ir.program import BufferRef, Program, Step, TensorInfo
+from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower.arena import ArenaPlan, plan_arena
 from qcompile.lower.context import LoweringContext
 from qcompile.lower.objects import compile_kernels
@@ -17,7 +18,14 @@ from qcompile.targets import Target
 Progress = Callable[[int, int, str], None]
 
 
-def lower_graph(graph: Graph, target: Target, *, progress: Progress | None = None, jobs: int = 2) -> Program:
+def lower_graph(
+    graph: Graph,
+    target: Target,
+    *,
+    progress: Progress | None = None,
+    jobs: int = 2,
+    plans: TunedPlans | None = None,
+) -> Program:
     """Generate and compile the code of a graph.
 
     Args:
@@ -25,11 +33,12 @@ def lower_graph(graph: Graph, target: Target, *, progress: Progress | None = Non
         target: machine to compile for.
         progress: called with (done, total, what) as kernels are compiled.
         jobs: threads to compile on; the result does not depend on it.
+        plans: measured cuts of layers; None for none.
 
     Raises:
         LoweringError: an operation, or this form of it, has no code; the message names the node.
     """
-    context = generate(graph, target)
+    context = generate(graph, target, plans)
     plan = plan_arena(context.steps)
     kernels = [step.kernel for step in context.steps]
     objects = compile_kernels(kernels, target, jobs=jobs, progress=progress)
@@ -46,9 +55,9 @@ def lower_graph(graph: Graph, target: Target, *, progress: Progress | None = Non
     )
 
 
-def generate(graph: Graph, target: Target) -> LoweringContext:
+def generate(graph: Graph, target: Target, plans: TunedPlans | None = None) -> LoweringContext:
     """Return the steps of a graph, their kernels generated but not compiled."""
-    context = LoweringContext(graph, target)
+    context = LoweringContext(graph, target, plans)
     for node in graph.nodes:
         _lower_node(node, context)
     context.bind_outputs()

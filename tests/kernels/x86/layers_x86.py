@@ -8,6 +8,7 @@ import numpy as np
 from qcompile.kernels import isa as instruction_sets
 from qcompile.kernels.conv import plan_conv
 from qcompile.kernels.conv_packing import pack_conv, pack_table
+from qcompile.kernels.conv_plan import ConvPlan
 from qcompile.kernels.kernel import Kernel
 from qcompile.targets import Target
 
@@ -19,17 +20,19 @@ def stored(array: np.ndarray, activation_dtype: str) -> np.ndarray:
     return array
 
 
-def kernel_and_arguments(layer: conv_reference.Layer, target: Target) -> tuple[Kernel, list[np.ndarray | None]]:
+def kernel_and_arguments(
+    layer: conv_reference.Layer, target: Target, plan: ConvPlan | None = None
+) -> tuple[Kernel, list[np.ndarray | None]]:
     """The kernel of a layer, and its eight operands, the output full of noise."""
     work, isa = layer.work, instruction_sets.load(target.isa)
-    packed = pack_conv(work, isa, layer.weights, layer.bias, layer.multipliers, layer.scalars)
+    packed = pack_conv(work, isa, layer.weights, layer.bias, layer.multipliers, layer.scalars, plan)
     dtype = isa.activation_dtype if work.output == "int8" else work.output
     output = np.full((work.batch, work.out_height, work.out_width, work.filters), 77, dtype)
     residual = stored(layer.residual, isa.activation_dtype) if work.residual else None
     table = pack_table(layer.table, isa) if work.table else None
     x = stored(layer.x, isa.activation_dtype)
     constants = [packed.weights, packed.bias, packed.multipliers]
-    return plan_conv(work, isa, target), [x, *constants, residual, table, output, packed.parameters]
+    return plan_conv(work, isa, target, plan), [x, *constants, residual, table, output, packed.parameters]
 
 
 def expected(layer: conv_reference.Layer, target: Target) -> np.ndarray:

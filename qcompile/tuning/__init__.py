@@ -1,0 +1,1 @@
+"""What was measured of kernels, on which processor: the records that choose how kernels are cut and what nodes cost."""
