@@ -13,7 +13,7 @@ from tvm import tirx
 
 from qcompile.errors import InternalError
 from qcompile.kernels import expression as ex
-from qcompile.kernels import math
+from qcompile.kernels import halves, math
 from qcompile.kernels.builder import Builder, Expr, Memory, bitcast, call_pure, cast, const, index, splat
 from qcompile.kernels.isa import Isa
 
@@ -264,4 +264,6 @@ _EMIT: dict[str, Callable[..., Expr]] = {
     "sqrt": lambda b, t, x: call_pure(t, "llvm.sqrt", x),
     "floor": lambda b, t, x: call_pure(t, "llvm.floor", x),
     "abs": lambda b, t, x: math.absolute(x),
+    "float16": lambda b, t, x: halves.from_float16(b, x),
+    "bfloat16": lambda b, t, x: halves.from_bfloat16(x),
 }

@@ -347,6 +347,7 @@ class LoweringContext:
         output: int,
         share: tuple[Buffer, ...] = (),
         macs: int = 0,
+        precision: str | None = None,
     ) -> None:
         """Append a step.
 
@@ -357,8 +358,9 @@ class LoweringContext:
             output: which of them is written.
             share: operands that the output may overwrite.
             macs: multiply-accumulates.
+            precision: what it computes in; by default "int8", or the element type of the result.
         """
-        precision = "int8" if node.is_integer else node.outputs[0].dtype
+        precision = precision or ("int8" if node.is_integer else node.outputs[0].dtype)
         name = node.loc or node.outputs[0].name
         step = DraftStep(kernel, tuple(args), output, share, name, node.op.name, precision, macs)
         self.steps.append(step)

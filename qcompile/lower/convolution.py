@@ -19,9 +19,11 @@ from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.conv_workload import dense as dense_workload
 from qcompile.kernels.parameters import LayerScalars
 from qcompile.lower.families import look_up
+from qcompile.lower.packed import packed_product
 from qcompile.lower.storage import Buffer
 from qcompile.ops.arithmetic import accumulator_scales, activation_op, activation_table
 from qcompile.ops.elementwise import Unary
+from qcompile.ops.packed_weights import reads_packed
 from qcompile.quant import requantize as rq
 from qcompile.quant.qparams import QParams
 
@@ -75,6 +77,12 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
     if not context.wanted(node.output):
         return
     separate = not node.is_integer and node.attrs.activation not in ACTIVATIONS
+    if reads_packed(node, 1):
+        target = Value(f"{node.output.name}.sum", node.output.type) if separate else node.output
+        packed_product(context, node, target, "none" if separate else node.attrs.activation)
+        if separate:
+            _activate(context, node, target)
+        return
     end = epilogue(node, fuse_activation=not separate)
     work = replace(shape, **end.fields)
     target = node.output

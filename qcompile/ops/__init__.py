@@ -17,6 +17,7 @@ _NOT_OPERATIONS = {
     "interpreter",
     "layout",
     "onnx_node",
+    "packed_weights",
     "pooling",
     "reduction",
     "sampling",

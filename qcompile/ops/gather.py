@@ -13,6 +13,7 @@ from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
 from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.packed_weights import packed_source
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,14 @@ class Gather(OpDef):
         """Emit a copy that reads each index."""
         axis = node.attrs.axis
         rank = len(node.inputs[1].shape)
+        source: Any = packed_source(node.inputs[0])
         extent = node.inputs[0].shape[axis]
 
         def element(e: Any, i: Any) -> Any:
             index = e.cast(e.load(1, *i[axis : axis + rank]), "int32")
             wrapped = e.select(index < 0, index + extent, index)
             bounded = e.min(e.max(wrapped, e.i32(0)), e.i32(extent - 1))
-            return e.load(0, *i[:axis], bounded, *i[axis + rank :])
+            place = (*i[:axis], bounded, *i[axis + rank :])
+            return source.op.element(e, context, source, place) if source is not None else e.load(0, *place)
 
         context.map(node, element)

@@ -1,0 +1,42 @@
+"""Which operations read weights that are stored in fewer bits than they compute with."""
+
+from __future__ import annotations
+
+from qcompile.ir.graph import Node, Value
+
+PACKED = ("unpack_groups", "unpack_float", "unpack_sparse")
+"""Operations that make float32 weights from a smaller form of them."""
+
+
+def packed_source(value: Value) -> Node | None:
+    """Return the node that unpacks a weight from constants, None for any other value."""
+    node = value.producer
+    if node is None or node.op.name not in PACKED or not all(v.is_constant for v in node.inputs):
+        return None
+    return node
+
+
+def is_product(node: Node) -> bool:
+    """Return whether a layer multiplies rows of its operand with its weights: dense, or a plain 1×1 convolution."""
+    if node.op.name == "dense":
+        return True
+    if node.op.name != "conv2d":
+        return False
+    attrs, weight = node.attrs, node.inputs[1].shape
+    kernel = weight[2:] if attrs.layout == "NCHW" else weight[1:3]
+    plain = attrs.groups == 1 and attrs.strides == (1, 1) and not any(attrs.pads)
+    return bool(kernel == (1, 1) and plain)
+
+
+def reads_packed(node: Node, operand: int) -> bool:
+    """Return whether the code of a node unpacks one of its operands in registers.
+
+    Args:
+        node: the reader.
+        operand: which of its operands the packed weight is.
+    """
+    if packed_source(node.inputs[operand]) is None or node.is_integer:
+        return False
+    if node.op.name == "gather":
+        return operand == 0
+    return operand == 1 and is_product(node) and getattr(node.attrs, "layout", "NHWC") == "NHWC"
