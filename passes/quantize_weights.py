@@ -86,9 +86,8 @@ class QuantizeWeights(Pass):
             if made.zero_point is not None:
                 operands.append(rewriter.constant(f"{value.name}.zero_point", made.zero_point))
             attrs = self._attrs(value, made)
-            node = rewriter.insert(
-                readers[0][0], ops.get("unpack_groups"), operands, attrs, name=f"{value.name}.real", loc=readers[0][0].loc
-            )
+            first, name = readers[0][0], f"{value.name}.real"
+            node = rewriter.insert(first, ops.get("unpack_groups"), operands, attrs, name=name, loc=first.loc)
             for reader, operand in readers:
                 rewriter.set_operand(reader, operand, node.output)
 
@@ -99,7 +98,8 @@ class QuantizeWeights(Pass):
         size = self.group_size
         if size < LEAST_GROUP or size & (size - 1) or size * self.bits < 32:
             least = max(LEAST_GROUP, 32 // self.bits)
-            raise UsageError(f"no groups of {size} weights", hint=f"a power of two, {least} or more for {self.bits} bits")
+            hint = f"a power of two, {least} or more for {self.bits} bits"
+            raise UsageError(f"no groups of {size} weights", hint=hint)
 
     def _attrs(self, value: Value, made: GroupedWeights) -> object:
         attrs = ops.get("unpack_groups").Attrs

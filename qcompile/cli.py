@@ -108,6 +108,10 @@ def compile_command(
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers (the default).")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Keep 32-bit floating point.")] = False,
+    weight_bits: Annotated[
+        int | None, _number("Bits of weights alone, 8, 4, 2 or 1; activations stay in floating point.")
+    ] = None,
+    group_size: Annotated[int | None, _number("Weights that then share a scale (32).")] = None,
     calib: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
@@ -188,6 +192,8 @@ def compile_command(
     settings: dict[str, Any] = {
         "target": target,
         "precision": "int8" if int8 else "fp32" if fp32 else None,
+        "weight_bits": weight_bits,
+        "group_size": group_size,
         "calib": calib,
         "samples": samples,
         "preprocess": preprocess,

@@ -41,6 +41,8 @@ SCHEMA: dict[str, Any] = {
         "observer": _STRING,
         "weights": {"enum": ["max", "mse"]},
         "per_channel": {"type": "boolean"},
+        "weight_bits": {"enum": [8, 4, 2, 1]},
+        "group_size": _POSITIVE,
         "keep_float": _STRINGS,
         "io": {"enum": ["float", "int8"]},
         "passes": _STRING,
@@ -73,6 +75,9 @@ class CompileConfig:
         observer: chooses the ranges of activations.
         weights: chooses the scales of weights, "max" or "mse".
         per_channel: one weight scale per output channel.
+        weight_bits: of weights alone, 8, 4, 2 (ternary) or 1 (the sign); activations stay float32. None for no such
+            rounding.
+        group_size: neighbouring weights that then share a scale.
         keep_float: nodes that stay in float32: names, globs, /regular expressions/, op:softmax, from..to.
         io: "float", or "int8" to keep inputs and outputs quantized.
         passes: pipeline text of further passes, run after simplification.
@@ -98,6 +103,8 @@ class CompileConfig:
     observer: str = "mse"
     weights: str = "mse"
     per_channel: bool = True
+    weight_bits: int | None = None
+    group_size: int = 32
     keep_float: tuple[str, ...] = ()
     io: str = "float"
     passes: str = ""
@@ -117,6 +124,8 @@ class CompileConfig:
             raise UsageError("--io int8 needs --int8", hint="a float bundle has float inputs and outputs")
         if self.searches and self.precision != "int8":
             raise UsageError("a search for accuracy needs --int8", hint="a float bundle loses none")
+        if self.weight_bits is not None and self.precision == "int8":
+            raise UsageError("--weight-bits keeps activations in float32, --int8 does not", hint="give one of them")
         if self.precision not in PRECISIONS:
             raise UsageError(
                 f"unknown precision '{self.precision}'", hint=did_you_mean(self.precision, list(PRECISIONS))
@@ -126,6 +135,11 @@ class CompileConfig:
     def searches(self) -> bool:
         """Whether a search decides the passes or the precision of nodes."""
         return self.accuracy == "auto" or any(v is not None for v in (self.max_drop, self.min_sqnr, self.max_ms))
+
+    @property
+    def compares(self) -> bool:
+        """Whether the result is to be compared with the float model: more than its code is different."""
+        return self.precision == "int8" or self.weight_bits is not None
 
     def updated(self, given: Mapping[str, Any], source: str) -> CompileConfig:
         """Return a copy with some settings replaced.
@@ -142,6 +156,8 @@ class CompileConfig:
         for name in ("keep_float", "pass_path"):
             if name in values:
                 values[name] = tuple(values[name])
+        if "weight_bits" in values:
+            values.setdefault("precision", "fp32")
         if "max_drop" in values:
             values["max_drop"] = read_share(values["max_drop"])
         if "input_shapes" in values:

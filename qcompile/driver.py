@@ -202,7 +202,7 @@ def prepare(
     context.notes += [f"settings of {Path(source).name} apply" for source in config.sources]
     context.notes += graph.notes
     samples = _samples(graph, config, calibration, preprocess)
-    if config.precision == "fp32" and (calibration is not None or config.calib is not None):
+    if not config.compares and (calibration is not None or config.calib is not None):
         context.note("the calibration samples are not used: a float network needs no ranges")
     if samples is not None:
         context.samples = samples.__iter__
@@ -217,7 +217,7 @@ def _samples(
     from qcompile.calibrate.calibration_set import open_calibration
     from qcompile.calibrate.sample import graph_inputs
 
-    if config.precision != "int8" or (given is None and config.calib is None):
+    if not config.compares or (given is None and config.calib is None):
         return None
     if isinstance(given, Iterator):
         # It can be read but once, and the samples are needed again for the comparison with float.
@@ -275,7 +275,7 @@ def to_precision(
     from qcompile.passmgr.selection import check_selection
 
     if config.precision == "fp32":
-        return _run(FINISH_FLOAT, graph, config, context, instruments)
+        return _run(float_pipeline(config), graph, config, context, instruments)
     if is_quantized(graph):
         context.note("the model is quantized already: its own scales are used, no calibration")
         return _run(f"{absorption_pipeline(config)},{FINISH_FLOAT}", graph, config, context, instruments)
@@ -287,6 +287,16 @@ def to_precision(
     pipeline = f"{quantization_pipeline(config)},{FINISH_FLOAT}"
     final, after = _run(pipeline, observed, config, context, instruments)
     return final, [*before, *after]
+
+
+def float_pipeline(config: CompileConfig) -> str:
+    """Return the pipeline text from a simplified float graph to one that is computed in float32."""
+    from qcompile.ir.printer import print_literal
+
+    if config.weight_bits is None:
+        return FINISH_FLOAT
+    options = f"bits={config.weight_bits}, group_size={config.group_size}, keep={print_literal(config.keep_float)}"
+    return f"{FINISH_FLOAT},quantize-weights{{{options}}}"
 
 
 def is_quantized(graph: Graph) -> bool:
@@ -361,10 +371,11 @@ def _comparable(simplified: Graph, context: PassContext) -> Graph:
 def measure(
     reference: Graph, final: Graph, samples: CalibrationSet | None, context: PassContext
 ) -> Comparison | None:
-    """Compare the integer graph with the float one, tensor by tensor; None for a float build."""
+    """Compare the quantized graph with the float one, tensor by tensor; None for a float build."""
     from qcompile.evaluate.comparison import compare_graphs
+    from qcompile.ops.packed_weights import PACKED
 
-    if not any(node.is_integer for node in final.nodes):
+    if not any(node.is_integer or node.op.name in PACKED for node in final.nodes):
         return None
     return compare_graphs(
         reference, final, samples, seed=context.seed, preprocess=context.preprocess, progress=context.progress

@@ -56,7 +56,8 @@ class _Product:
         self.x, self.y = b.argument(0, "float32"), b.argument(6, "float32")
         self.codes = b.argument(1, "int8" if work.bits == 8 else "uint32")
         self.scales = b.argument(2, "uint16" if work.scale == "float16" else "float32")
-        self.zeros, self.bias, self.residual = (b.argument(n, t) for n, t in ((3, "int8"), (4, "float32"), (5, "float32")))
+        self.zeros = b.argument(3, "int8")
+        self.bias, self.residual = b.argument(4, "float32"), b.argument(5, "float32")
         self.panel = b.scratch("float32")
         self.looks_up = work.bits < 8 and self.lanes == _LOOK_UP_LANES
         self.folded = work.zero is not None and (self.looks_up or self.tiling.scratch)
@@ -99,7 +100,8 @@ class _Product:
         bits, integers = self.work.bits, self._wide("int32")
         if self.looks_up:
             shifted = element >> const(place * bits, self._wide("uint32")) if place else element
-            return call_pure(self._wide("float32"), "llvm.x86.avx512.permvar.sf.512", self.table, bitcast(integers, shifted))
+            where = bitcast(integers, shifted)
+            return call_pure(self._wide("float32"), "llvm.x86.avx512.permvar.sf.512", self.table, where)
         if bits == 8:
             return self._centred(cast(self._wide("float32"), cast(integers, element)))
         signed = bitcast(integers, element)

@@ -99,7 +99,7 @@ class ExpressionBuilder:
         return self._sources.read(handle, tuple(as_index(p) for p in position), None, None)
 
     def real(self, handle: Value, *position: Index, kind: str = "float16") -> Expr:
-        """Return an element of a constant made by `context.constant` as float32; uint16 holds bits of another `kind`."""
+        """Return an element of a constant made by `context.constant` as float32; uint16 is another `kind`'s bits."""
         found = self.at(handle, *position)
         return found if found.dtype == "float32" else ex.unary(kind, found, "float32")
 

@@ -122,8 +122,12 @@ def _with_zero(bottom: Array, top: Array, factor: float, low: int, high: int) ->
     middle, half = (top + bottom) / 2, (top - bottom) / 2 * np.float32(factor)
     # Where a group's weights are all the same, a range from zero to them has them exactly.
     flat = half <= 0
-    first, last = np.where(flat, np.minimum(bottom, 0), middle - half), np.where(flat, np.maximum(top, 0), middle + half)
-    scale = ((last - first) / np.float32(high - low)).astype(np.float32)
+    first = np.where(flat, np.minimum(bottom, 0), middle - half)
+    last = np.where(flat, np.maximum(top, 0), middle + half)
+    # A zero point is an int8, so a range far from zero is widened towards it.
+    first = np.minimum(first, 0) if low == -128 else first
+    reach = np.maximum(-first / np.float32(127 - low), first / np.float32(max(128 + low, 1)))
+    scale = np.maximum((last - first) / np.float32(high - low), reach).astype(np.float32)
     zero = np.divide(first, scale, out=np.zeros_like(scale), where=scale != 0)
     return scale, np.clip(np.rint(low - zero), -128, 127).astype(np.float32)
 
@@ -134,7 +138,7 @@ def _rounded(groups: Array, scale: Array, low: int, high: int, zero: Array | Non
     codes = np.rint(groups * inverse[:, :, None])
     if zero is not None:
         codes += zero[:, :, None]
-    return np.clip(codes, low, high, out=codes)
+    return np.asarray(np.clip(codes, low, high, out=codes))
 
 
 def _stored(scale: Array) -> Array:
