@@ -125,6 +125,10 @@ def compile_command(
         list[str] | None,
         typer.Option(metavar="NAME=N,…", help="Extents of a dynamic input, e.g. x=1,3,224,224. Repeatable."),
     ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OUT=IN", help="Output kept as input of the next run; `auto` finds pairs. Repeatable."),
+    ] = None,
     observer: Annotated[
         str | None,
         typer.Option(
@@ -198,6 +202,7 @@ def compile_command(
         "samples": samples,
         "preprocess": preprocess,
         "input_shapes": read_shapes(input_shape or []) or None,
+        "state": state or None,
         "observer": observer,
         "keep_float": keep_float or None,
         "io": io,

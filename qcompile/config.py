@@ -38,6 +38,8 @@ SCHEMA: dict[str, Any] = {
             "type": "object",
             "additionalProperties": {"type": "array", "items": {"type": "integer", "minimum": 0}},
         },
+        "state": _STRINGS,
+        "state_initial": {"type": "object", "additionalProperties": {"type": ["number", "string"]}},
         "observer": _STRING,
         "weights": {"enum": ["max", "mse"]},
         "per_channel": {"type": "boolean"},
@@ -72,6 +74,8 @@ class CompileConfig:
         crops_per_image: samples to cut from each photograph; None lets `samples` decide.
         preprocess: how photographs become inputs, as in `Preprocess.from_mapping`.
         input_shapes: extents for inputs with open ones, by input name.
+        state: outputs that become inputs of the next run, OUTPUT=INPUT, or "auto".
+        state_initial: what kept tensors start with, by name of the input: a number or a .npy file; 0 by default.
         observer: chooses the ranges of activations.
         weights: chooses the scales of weights, "max" or "mse".
         per_channel: one weight scale per output channel.
@@ -100,6 +104,8 @@ class CompileConfig:
     crops_per_image: int | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
     input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    state: tuple[str, ...] = ()
+    state_initial: dict[str, float | str] = field(default_factory=dict)
     observer: str = "mse"
     weights: str = "mse"
     per_channel: bool = True
@@ -153,7 +159,7 @@ class CompileConfig:
         """
         values = {name.replace("-", "_"): value for name, value in given.items() if value is not None}
         _validate(values, source)
-        for name in ("keep_float", "pass_path"):
+        for name in ("keep_float", "pass_path", "state"):
             if name in values:
                 values[name] = tuple(values[name])
         if "weight_bits" in values:
@@ -174,6 +180,7 @@ class CompileConfig:
         result = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
         result["input_shapes"] = {name: list(shape) for name, shape in self.input_shapes.items()}
         result["keep_float"] = list(self.keep_float)
+        result["state"] = list(self.state)
         result["pass_path"] = [Path(path).name for path in self.pass_path]
         for name in ("target", "calib", "labels"):
             result[name] = place_name(result[name]) if result[name] is not None else None

@@ -191,6 +191,7 @@ def prepare(
     from qcompile.calibrate.observer import make_observer
     from qcompile.calibrate.preprocess import Preprocess
     from qcompile.onnx_import import import_onnx
+    from qcompile.onnx_import.states import bind_states
     from qcompile.passmgr import PassContext
     from qcompile.targets import load
 
@@ -198,6 +199,7 @@ def prepare(
     make_observer(config.observer)
     preprocess = Preprocess.from_mapping(config.preprocess)
     graph = import_onnx(model, dict(config.input_shapes))
+    bind_states(graph, config.state, config.state_initial)
     context = PassContext(target=target, preprocess=preprocess, on_progress=progress, seed=config.seed)
     context.notes += [f"settings of {Path(source).name} apply" for source in config.sources]
     context.notes += graph.notes
@@ -214,20 +216,23 @@ def _samples(
     graph: Graph, config: CompileConfig, given: Iterable[Mapping[str, Any]] | None, preprocess: Preprocess
 ) -> CalibrationSet | None:
     """Open the calibration set; None for a float build, which needs no ranges, and where none was given."""
-    from qcompile.calibrate.calibration_set import open_calibration
+    from qcompile.calibrate.calibration_set import CalibrationSet, open_calibration
     from qcompile.calibrate.sample import graph_inputs
+    from qcompile.calibrate.sequence import SequenceSet
 
     if not config.compares or (given is None and config.calib is None):
         return None
     if isinstance(given, Iterator):
         # It can be read but once, and the samples are needed again for the comparison with float.
         given = list(islice(given, config.samples))
+    kept = {state.input for state in graph.states}
     return open_calibration(
         given if given is not None else str(config.calib),
-        graph_inputs(graph),
+        [spec for spec in graph_inputs(graph) if spec.name not in kept],
         preprocess,
         limit=config.samples,
         crops_per_image=config.crops_per_image,
+        wrap=(lambda reader: SequenceSet(reader, graph)) if kept else CalibrationSet,
     )
 
 
@@ -330,6 +335,7 @@ def quantization_pipeline(config: CompileConfig) -> str:
         f"assign-precision{{keep_float={print_literal(config.keep_float)}}}",
         f"quantize{{io={print_literal(config.io)}}}",
         "fuse-requantize",
+        "quantize-states",
         "round-weights",
     ]
     return ",".join(steps)

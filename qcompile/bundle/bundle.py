@@ -15,7 +15,7 @@ Content = bytes | str | Callable[[dict[str, Any]], bytes | str]
 """A file's content, or a function of the manifest that returns it."""
 
 _RUNTIME = Path(__file__).parent.parent / "runtime"
-_CORE = ("libmodel.so", "model.h", "example/main.c", "bin/qcrun", "run.py", "self_test.py")
+_CORE = ("libmodel.so", "model.h", "example/main.c", "bin/qcrun", "run.py", "command.py", "self_test.py")
 
 
 def check_output(output: str | Path, files: Iterable[str] = ()) -> None:
@@ -122,7 +122,7 @@ def _core_files(program: Program, self_test: Mapping[str, Any] | None) -> dict[s
     code = source.sources(program, self_test)
     built = link.build(code, program.target)
     every = (built["libmodel.so"], code["model.h"], code["main.c"], built["qcrun"])
-    python = ((_RUNTIME / name).read_bytes() for name in ("run.py", "self_test.py"))
+    python = ((_RUNTIME / name).read_bytes() for name in ("run.py", "command.py", "self_test.py"))
     return dict(zip(_CORE, (*every, *python), strict=True))
 
 

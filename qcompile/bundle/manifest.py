@@ -70,6 +70,7 @@ def build(program: Program, provenance: Provenance, files: Mapping[str, bytes]) 
         "target": dataclasses.asdict(program.target),
         "inputs": [_tensor(tensor) for tensor in program.inputs],
         "outputs": [_tensor(tensor) for tensor in program.outputs],
+        "states": [{**_tensor(state.tensor), "output": state.output} for state in program.states],
         "memory": {"weights": len(program.weights), "arena": program.arena_bytes,
                    "scratch_per_thread": program.scratch_bytes},
         "model": provenance.model,

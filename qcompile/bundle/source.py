@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qcompile.errors import BundleError, InternalError
-from qcompile.ir.program import ALIGNMENT, MAX_ARGS, BufferRef, Program, Step, TensorInfo
+from qcompile.ir.program import ALIGNMENT, MAX_ARGS, BufferRef, Program, StateInfo, Step, TensorInfo
 
 CSRC = Path(__file__).parent / "csrc"
 RUNTIME = ("qc_cpu.c", "qc_model.c", "qc_pool.c", "qc_runtime.h", "qc_types.h")
@@ -29,7 +29,7 @@ _DTYPES = {
     "uint8": ("QC_UINT8", 1), "uint16": ("QC_UINT16", 2), "uint32": ("QC_UINT32", 4),
     "uint64": ("QC_UINT64", 8), "bool": ("QC_BOOL", 1),
 }  # fmt: skip
-_SPACES = {"none": 0, "input": 1, "output": 2, "arena": 3, "weights": 4}
+_SPACES = {"none": 0, "input": 1, "output": 2, "arena": 3, "weights": 4, "state": 5, "next": 6}
 
 
 def identifier(name: str) -> str:
@@ -71,11 +71,15 @@ def header(program: Program) -> str:
     """Return the text of model.h."""
     name = identifier(program.name)
     rows = [f" *   {kind} {i}: {_comment(t.name)} {_comment(_type_text(t))}"
-            for kind, tensors in (("input ", program.inputs), ("output", program.outputs))
+            for kind, tensors in (("input ", program.inputs), ("output", program.outputs), ("kept  ", _kept(program)))
             for i, t in enumerate(tensors)]  # fmt: skip
     return _fill("model.h.in", ID=name, GUARD=name.upper(), NAME=_comment(program.name),
                  TARGET=_comment(program.target.name), TENSORS="\n".join(rows),
                  TYPES=(CSRC / "qc_types.h").read_text(encoding="utf-8"))  # fmt: skip
+
+
+def _kept(program: Program) -> list[TensorInfo]:
+    return [state.tensor for state in program.states]
 
 
 def example(program: Program, self_test: Mapping[str, Any] | None = None) -> str:
@@ -83,8 +87,9 @@ def example(program: Program, self_test: Mapping[str, Any] | None = None) -> str
     kept = dict((self_test or {}).get("outputs", {}))
     foreseen = [kept.get(tensor.name, {}).get("crc32") for tensor in program.outputs]
     known = [number for number in foreseen if number is not None]
+    test = {"seed": 0, "runs": 1, **(self_test or {})}
     return _fill("main.c.in", ID=identifier(program.name), NAME=_comment(program.name),
-                 SEED=str((self_test or {}).get("seed", 0)), N_FORESEEN=str(len(known)),
+                 SEED=str(test["seed"]), N_RUNS=str(test["runs"]), N_FORESEEN=str(len(known)),
                  FORESEEN=", ".join(f"0x{number:08x}u" for number in known) or "0")  # fmt: skip
 
 
@@ -103,11 +108,14 @@ def check(program: Program) -> None:
     if len(program.weights) > MAX_WEIGHTS_BYTES:
         found = f"{len(program.weights)} bytes of weights"
         raise BundleError(f"{found} do not fit one bundle, at most {MAX_WEIGHTS_BYTES} do")
-    for tensor in (*program.inputs, *program.outputs):
+    for tensor in (*program.inputs, *program.outputs, *_kept(program)):
         if tensor.dtype not in _DTYPES or any(extent < 0 for extent in tensor.shape):
             raise InternalError(f"tensor {tensor.name} has type {tensor.dtype}{list(tensor.shape)}")
         if (tensor.scale is None) != (tensor.zero_point is None):
             raise InternalError(f"tensor {tensor.name} has one of scale and zero_point")
+    for state in program.states:
+        if len(state.initial) not in (1, tensor_bytes(state.tensor)):
+            raise InternalError(f"kept tensor {state.tensor.name} starts with {len(state.initial)} bytes")
     if program.arena_bytes < 0 or program.scratch_bytes < 0:
         raise InternalError("negative amount of memory")
     for step in program.steps:
@@ -123,7 +131,8 @@ def _check_step(program: Program, step: Step) -> None:
     if step.tiles < 0 or step.grain < 1 or step.tiles >= 1 << 31 or step.grain >= 1 << 31:
         raise InternalError(f"{where}: tiles={step.tiles}, grain={step.grain}")
     limits = {"none": 1, "input": len(program.inputs), "output": len(program.outputs),
-              "arena": program.arena_bytes + 1, "weights": len(program.weights) + 1}  # fmt: skip
+              "arena": program.arena_bytes + 1, "weights": len(program.weights) + 1,
+              "state": len(program.states), "next": len(program.states)}  # fmt: skip
     for ref in step.args:
         if not 0 <= ref.offset < limits[ref.space]:
             raise InternalError(f"{where}: {ref.space}+{ref.offset} is not below {limits[ref.space]}")
@@ -135,7 +144,7 @@ def _model(program: Program) -> str:
     kernels = sorted({step.kernel for step in program.steps})
     eight = "uint8_t *, " * MAX_ARGS
     shapes = [f"static const int64_t {kind}_SHAPE_{i}[] = {_braces(tensor.shape)};"
-              for kind, tensors in (("INPUT", program.inputs), ("OUTPUT", program.outputs))
+              for kind, tensors in (("INPUT", program.inputs), ("OUTPUT", program.outputs), ("STATE", _kept(program)))
               for i, tensor in enumerate(tensors)]  # fmt: skip
     return _fill(
         "model.c.in",
@@ -147,6 +156,10 @@ def _model(program: Program) -> str:
         SHAPES="\n".join(shapes),
         INPUTS=_rows(_tensor_row(t, f"INPUT_SHAPE_{i}") for i, t in enumerate(program.inputs)),
         OUTPUTS=_rows(_tensor_row(t, f"OUTPUT_SHAPE_{i}") for i, t in enumerate(program.outputs)),
+        STATES=_rows(_tensor_row(t, f"STATE_SHAPE_{i}") for i, t in enumerate(_kept(program))),
+        N_STATES=str(len(program.states)),
+        INITIAL_BYTES="\n".join(_initial_bytes(program)),
+        INITIAL=_rows(_initial_row(i, state) for i, state in enumerate(program.states)),
         FEATURES=", ".join([*map(_string, program.target.requires), "NULL"]),
         COUNTS=f"{len(program.inputs)}, {len(program.outputs)}, {len(program.steps)}",
         QUOTED_NAME=_string(program.name),
@@ -173,6 +186,15 @@ def _tensor_row(tensor: TensorInfo, shape: str) -> str:
     quantized = int(tensor.scale is not None)
     return (f"{{{_string(tensor.name)}, {_DTYPES[tensor.dtype][0]}, {len(tensor.shape)}, {shape}, "
             f"{tensor_bytes(tensor)}u, {quantized}, {scale}, {tensor.zero_point or 0}}}")  # fmt: skip
+
+
+def _initial_bytes(program: Program) -> list[str]:
+    return [f"static const uint8_t INITIAL_{i}[] = {_braces(state.initial)};"
+            for i, state in enumerate(program.states) if len(state.initial) > 1]  # fmt: skip
+
+
+def _initial_row(number: int, state: StateInfo) -> str:
+    return f"{{INITIAL_{number}, 0}}" if len(state.initial) > 1 else f"{{NULL, {state.initial[0]}}}"
 
 
 def _assembly(blob: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -107,6 +107,7 @@ def open_calibration(
     *,
     limit: int | None = None,
     crops_per_image: int | None = None,
+    wrap: Callable[[Reader], CalibrationSet] = CalibrationSet,
 ) -> CalibrationSet:
     """Open the user's calibration samples.
 
@@ -117,17 +118,18 @@ def open_calibration(
         preprocess: how photographs become tensors; what it leaves open is chosen and noted.
         limit: largest number of samples.
         crops_per_image: samples to cut from each photograph.
+        wrap: makes the set of a reader.
 
     Raises:
         CalibrationError: the source is missing, empty, ambiguous, or does not fit the model.
     """
     request = Request(tuple(inputs), preprocess or Preprocess(), limit, crops_per_image)
     if not isinstance(source, (str, Path)):
-        return CalibrationSet(InMemory(source, request))
+        return wrap(InMemory(source, request))
     text = str(source)
     claiming = [cls for cls in readers().values() if cls.claims(text)]
     if len(claiming) == 1:
-        return CalibrationSet(claiming[0](text, request))
+        return wrap(claiming[0](text, request))
     if claiming:
         names = " and ".join(cls.name for cls in claiming)
         hint = "put each kind of files in a folder of its own"

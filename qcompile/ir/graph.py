@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.errors import InternalError
+from qcompile.ir.state import State
 from qcompile.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ class Graph:
 
     Attributes:
         notes: what the import assumed or converted, one sentence each, for the user.
+        states: pairs of an output and an input that a bundle keeps between runs.
     """
 
     def __init__(self, name: str = "model") -> None:
@@ -155,6 +157,7 @@ class Graph:
         self.output_names: list[str] = []
         self.nodes: list[Node] = []
         self.notes: list[str] = []
+        self.states: tuple[State, ...] = ()
         self._names: set[str] = set()
 
     # -- building -----------------------------------------------------------------------------------------
@@ -275,6 +278,7 @@ class Graph:
         digest.update(
             repr([(n, describe(v)) for n, v in zip(self.output_names, self.outputs, strict=True)]).encode()
         )
+        digest.update(repr(self.states).encode() if self.states else b"")
         return digest.hexdigest()
 
     def clone(self) -> Graph:
@@ -282,6 +286,7 @@ class Graph:
         copy = Graph(self.name)
         copy._names = set(self._names)
         copy.notes = list(self.notes)
+        copy.states = self.states
         mapping: dict[Value, Value] = {}
 
         def twin(value: Value) -> Value:

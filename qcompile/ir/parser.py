@@ -12,6 +12,7 @@ from qcompile.errors import UsageError, did_you_mean
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.literal import Scanner, accepts, build, describe_type
 from qcompile.ir.opdef import OpDef
+from qcompile.ir.state import State
 from qcompile.ir.types import LONG_DTYPE, TensorType
 from qcompile.quant.qparams import INT_RANGE, QParams, QSpec
 
@@ -80,6 +81,10 @@ class _GraphParser:
                 name = scan.string()
                 scan.expect("=")
                 outputs.append((name, self._use()))
+            elif scan.accept("state"):
+                scan.expect("{")
+                fields = scan.assignments("}", lambda _: scan.literal())
+                self.result.states += (build(State, fields, "state"),)
             else:
                 self._node()
         if scan.kind != "end":

@@ -58,6 +58,7 @@ def print_graph(graph: Graph, *, elide: bool = False, noise: bool = False) -> st
     lines += [f"  {print_node(node, large=large)}" for node in graph.nodes]
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         lines.append(f"  output {json.dumps(name)} = {reference(value)}")
+    lines += [f"  state {print_fields(state)}" for state in graph.states]
     return "\n".join([*lines, "}"]) + "\n"
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from qcompile.targets import Target
 
-Space = Literal["none", "input", "output", "arena", "weights"]
+Space = Literal["none", "input", "output", "arena", "weights", "state", "next"]
 
 MAX_ARGS = 8
 """Pointers that a kernel takes."""
@@ -33,9 +33,10 @@ class BufferRef:
 
     Args:
         space: "none" for NULL; "input" or "output" for one of the caller's tensors; "arena" for the working
-            memory; "weights" for the constants.
-        offset: index of the tensor for "input" and "output", byte offset (a multiple of 64) for "arena" and
-            "weights", 0 for "none".
+            memory; "weights" for the constants; "state" for a kept tensor as the last run left it, "next" for what
+            this run makes of it.
+        offset: index of the tensor for "input", "output", "state" and "next", byte offset (a multiple of 64) for
+            "arena" and "weights", 0 for "none".
     """
 
     space: Space
@@ -91,6 +92,21 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class StateInfo:
+    """A tensor that the runtime keeps from one run to the next.
+
+    Args:
+        tensor: name of the input that reads it, and its type.
+        output: name of the output that makes it.
+        initial: its bytes before the first run; one byte stands for all of them.
+    """
+
+    tensor: TensorInfo
+    output: str
+    initial: bytes = b"\0"
+
+
+@dataclass(frozen=True)
 class Program:
     """All that a bundle runs.
 
@@ -104,6 +120,7 @@ class Program:
         weights: constants, each at a 64-byte aligned offset.
         objects: relocatable ELF files (position independent) that define the kernels.
         target: what the objects were compiled for.
+        states: tensors kept between runs; they are neither among the inputs nor among the outputs.
     """
 
     name: str
@@ -115,3 +132,4 @@ class Program:
     weights: bytes
     objects: tuple[bytes, ...]
     target: Target
+    states: tuple[StateInfo, ...] = ()

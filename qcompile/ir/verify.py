@@ -40,7 +40,19 @@ def verify(graph: Graph) -> None:
         graph.output_names
     ):
         raise InternalError(f"graph outputs {graph.output_names} are not named one by one")
+    _verify_states(graph)
     _verify_uses(graph)
+
+
+def _verify_states(graph: Graph) -> None:
+    for state in graph.states:
+        inputs = [v for v in graph.inputs if v.name == state.input]
+        outputs = [v for n, v in zip(graph.output_names, graph.outputs, strict=True) if n == state.output]
+        if not inputs or not outputs:
+            raise InternalError(f"state {state.input} has lost its input or its output {state.output}")
+        before, after = inputs[0], outputs[0]
+        if before.type != after.type or before.qparams != after.qparams:
+            raise InternalError(f"state {state.input} is {before.type}, but its output {state.output} {after.type}")
 
 
 def _verify_operands(node: Node, known: set[Value]) -> None:

@@ -51,8 +51,11 @@ class LoweringContext:
         self._outputs = set(graph.outputs)
         self._kernels: dict[Any, Kernel] = {}
         self._copies: dict[Value, Buffer] = {}
-        for number, value in enumerate(graph.inputs):
-            self.sources.buffers[value] = Buffer(value.type.nbytes, "input", number)
+        kept = [state.input for state in graph.states]
+        given = [value.name for value in graph.inputs if value.name not in kept]
+        for value in graph.inputs:
+            space, names = ("state", kept) if value.name in kept else ("input", given)
+            self.sources.buffers[value] = Buffer(value.type.nbytes, space, names.index(value.name))
             self.sources.at_boundary(value)
 
     # -- elementwise ----------------------------------------------------------------------------------------
@@ -367,15 +370,19 @@ class LoweringContext:
 
     def bind_outputs(self) -> None:
         """Let the graph's results be written to the caller's memory, directly where that is possible."""
-        for number, value in enumerate(self.graph.outputs):
+        made = [state.output for state in self.graph.states]
+        shown = [name for name in self.graph.output_names if name not in made]
+        for name, value in zip(self.graph.output_names, self.graph.outputs, strict=True):
             if value.type.size == 0:
                 continue
-            target = Buffer(value.type.nbytes, "output", number)
+            space, names = ("next", made) if name in made else ("output", shown)
+            number = names.index(name)
+            target = Buffer(value.type.nbytes, space, number)
             if value in self.sources.pending:
                 self.sources.pending[value].emit()
             buffer = self.read_buffer(value)
             if buffer.space == "arena" and not buffer.overread and not self.sources.shifted(value):
-                buffer.space, buffer.offset = "output", number
+                buffer.space, buffer.offset = space, number
                 continue
             self._copy_out(value, target)
 

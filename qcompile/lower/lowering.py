@@ -7,7 +7,8 @@ from collections.abc import Callable
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import OpDef
-from qcompile.ir.program import BufferRef, Program, Step, TensorInfo
+from qcompile.ir.program import BufferRef, Program, StateInfo, Step, TensorInfo
+from qcompile.ir.state import State, initial_array, state_input
 from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower.arena import ArenaPlan, plan_arena
 from qcompile.lower.context import LoweringContext
@@ -41,17 +42,19 @@ def lower_graph(
     context = generate(graph, target, plans)
     plan = plan_arena(context.steps)
     kernels = [step.kernel for step in context.steps]
+    read, made = {state.input for state in graph.states}, {state.output for state in graph.states}
     objects = compile_kernels(kernels, target, jobs=jobs, progress=progress)
     return Program(
         name=graph.name,
-        inputs=tuple(_info(value.name, value) for value in graph.inputs),
-        outputs=tuple(_info(n, v) for n, v in zip(graph.output_names, graph.outputs, strict=True)),
+        inputs=tuple(_info(v.name, v) for v in graph.inputs if v.name not in read),
+        outputs=tuple(_info(n, v) for n, v in zip(graph.output_names, graph.outputs, strict=True) if n not in made),
         steps=tuple(_finished(step, plan) for step in context.steps),
         arena_bytes=plan.size,
         scratch_bytes=max((kernel.scratch_bytes for kernel in kernels), default=0),
         weights=context.weights.blob(),
         objects=objects,
         target=target,
+        states=tuple(_state(graph, state) for state in graph.states),
     )
 
 
@@ -112,6 +115,12 @@ def _info(name: str, value: Value) -> TensorInfo:
         zero_point=params.scalar_zero_point if params is not None and quantized else None,
         layout=_layout(value),
     )
+
+
+def _state(graph: Graph, state: State) -> StateInfo:
+    data = initial_array(graph, state).tobytes()
+    short = data[:1] or b"\0" if len(set(data)) <= 1 else data
+    return StateInfo(_info(state.input, state_input(graph, state)), state.output, short)
 
 
 _SEEN_THROUGH = ("quantize", "dequantize", "identity")

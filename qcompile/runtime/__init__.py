@@ -35,6 +35,15 @@ class Session(_run.Session):
         with _translated():
             super().__init__(path, threads)
 
+    def _state(self, name: str) -> Any:
+        with _translated():
+            return super()._state(name)
+
+    def set_state(self, name: str, value: Any) -> None:
+        """Set a kept tensor for the next run; see `qcompile.runtime.run.Session.set_state`."""
+        with _translated():
+            super().set_state(name, value)
+
     def _run(self, inputs: Mapping[str, Any], times: int | None) -> dict[str, Any]:
         with _translated():
             return super()._run(inputs, times)

@@ -12,7 +12,6 @@ or, on the command line:
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import hashlib
 import json
@@ -23,7 +22,6 @@ import struct
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -95,6 +93,7 @@ class _CInfo(ctypes.Structure):
         ("name", ctypes.c_char_p), ("target", ctypes.c_char_p),
         ("features", ctypes.POINTER(ctypes.c_char_p)), ("arena_bytes", ctypes.c_size_t),
         ("scratch_bytes", ctypes.c_size_t), ("weights_bytes", ctypes.c_size_t),
+        ("n_states", ctypes.c_int32), ("states", ctypes.POINTER(_CTensor)),
     ]  # fmt: skip
 
 
@@ -127,6 +126,7 @@ class Session:
         manifest: contents of the bundle's manifest.json.
         inputs: what the model takes, in its own order.
         outputs: what it returns.
+        states: what it keeps from one run to the next.
     """
 
     _handle: ctypes.c_void_p | None = None
@@ -141,6 +141,9 @@ class Session:
         self._info = self._function("describe", info_type)().contents
         self.inputs = [_tensor(self._info.inputs[i]) for i in range(self._info.n_inputs)]
         self.outputs = [_tensor(self._info.outputs[i]) for i in range(self._info.n_outputs)]
+        # A bundle of an older qcompile has no such table.
+        count = self._info.n_states if "states" in self.manifest else 0
+        self.states = [_tensor(self._info.states[i]) for i in range(count)]
         self._lock = threading.Lock()
         self._staging = [_aligned(tensor) for tensor in self.inputs]
         self._handle = self._create(threads)
@@ -159,6 +162,31 @@ class Session:
             BundleError: the model failed.
         """
         return self._run(inputs, None)
+
+    def reset(self) -> None:
+        """Forget: every kept tensor becomes what it was before the first run."""
+        if self.states:
+            with self._lock:
+                self._function("reset", ctypes.c_int, ctypes.c_void_p)(self._open())
+
+    def state(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a copy of a kept tensor."""
+        with self._lock:
+            return np.array(self._state(name))
+
+    def set_state(self, name: str, value: np.ndarray[Any, Any]) -> None:
+        """Set a kept tensor for the next run.
+
+        Args:
+            name: of the input that reads it.
+            value: array of exactly its dtype and shape.
+
+        Raises:
+            InputError: there is no such tensor, or the dtype or shape is wrong.
+        """
+        with self._lock:
+            place = self._state(name)
+            place[...] = _checked(value, next(t for t in self.states if t.name == name))
 
     def profile(
         self, inputs: Mapping[str, np.ndarray[Any, Any]] | None = None, runs: int = 10
@@ -215,6 +243,23 @@ class Session:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
+    def _open(self) -> ctypes.c_void_p:
+        if self._handle is None:
+            raise InputError("the session is closed")
+        return self._handle
+
+    def _state(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a view of the library's own memory, which the next run moves."""
+        known = [tensor.name for tensor in self.states]
+        if name not in known:
+            raise InputError(f"the model keeps no {name!r}", f"it keeps {known}" if known else None)
+        find = self._function("state", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+        tensor, address = self.states[known.index(name)], find(self._open(), known.index(name))
+        dtype = np.dtype(tensor.dtype)
+        size = int(np.prod(tensor.shape, dtype=np.int64)) * dtype.itemsize
+        memory = (ctypes.c_uint8 * size).from_address(address)
+        return np.asarray(np.ctypeslib.as_array(memory).view(dtype).reshape(tensor.shape))
+
     def _function(self, name: str, result: Any, *arguments: Any) -> Any:
         try:
             function = self._library[self._prefix + name]
@@ -239,8 +284,7 @@ class Session:
         return _text(self._function("status_string", ctypes.c_char_p, ctypes.c_int)(status))
 
     def _run(self, inputs: Mapping[str, Any], times: int | None) -> dict[str, np.ndarray[Any, Any]]:
-        if self._handle is None:
-            raise InputError("the session is closed")
+        self._open()
         _check_names(inputs, self.inputs)
         arrays = [_checked(inputs[tensor.name], tensor) for tensor in self.inputs]
         outputs = [_aligned(tensor) for tensor in self.outputs]
@@ -385,109 +429,13 @@ def _addresses(arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
     return (ctypes.c_void_p * max(1, len(arrays)))(*[array.ctypes.data for array in arrays])
 
 
-def _read_inputs(values: Sequence[str], session: Session) -> dict[str, np.ndarray[Any, Any]]:
-    """Read `--input x.npy` or `--input name=x.npy`."""
-    arrays = {}
-    for index, value in enumerate(values):
-        name, sign, path = value.partition("=")
-        if not sign:
-            if index >= len(session.inputs):
-                raise InputError(f"{len(values)} inputs were given, the model has {len(session.inputs)}")
-            name, path = session.inputs[index].name, value
-        try:
-            arrays[name] = np.load(path, allow_pickle=False)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-        except (ValueError, EOFError) as error:
-            raise InputError(f"{path} is not a .npy file: {error}") from None
-    return arrays
-
-
-def _print_top(values: np.ndarray[Any, Any], tensor: Tensor, labels: Sequence[str], top: int) -> None:
-    flat = (values.reshape(-1).astype(np.float64) - (tensor.zero_point or 0)) * (tensor.scale or 1.0)
-    print(f"{tensor.name}:")
-    for index in np.argsort(-flat, kind="stable")[:top]:
-        label = f"  {labels[index]}" if len(labels) == flat.size else ""
-        print(f"  {index:6d}  {flat[index]:<12g}{label}")
-
-
-def _write_npz(path: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Write arrays of any names (numpy.savez takes some for its own arguments)."""
-    fresh = f"{path}.{os.getpid()}.tmp"
-    try:
-        with zipfile.ZipFile(fresh, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
-        os.replace(fresh, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if os.path.exists(fresh):
-            os.unlink(fresh)
-
-
-def _bench(session: Session, inputs: Mapping[str, np.ndarray[Any, Any]], runs: int) -> None:
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        session.run(inputs)
-        times.append((time.perf_counter() - start) * 1e3)
-    with open("/proc/self/status", encoding="ascii") as file:
-        peak = next((int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM:")), 0.0)
-    print(f"median {np.median(times):.3f} ms, p90 {np.percentile(times, 90):.3f} ms, "
-          f"fastest {min(times):.3f} ms, {runs} runs, peak memory {peak:.1f} MB (with Python and NumPy)")
-
-
-def _self_test(session: Session, folder: str) -> None:
-    test, path = session.manifest["recipe"].get("self_test"), os.path.join(folder, "self_test.py")
-    if not test or not os.path.exists(path):
-        raise BundleError(f"{folder} has no self-test")
-    wrong = runpy.run_path(path)["failures"](session)
-    if wrong:
-        raise BundleError(f"the self-test failed: wrong values in output {', '.join(wrong)}", "copy the bundle again")
-    how = f"outputs within {test['tolerance']} of the foreseen" if test["tolerance"] else "exactly the foreseen bits"
-    print(f"self-test passed: {how}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Run the compiled model in this directory.")
-    add = parser.add_argument
-    add("--bundle", default=os.path.dirname(os.path.abspath(__file__)), help="another bundle's directory")
-    add("--input", action="append", default=[], metavar="[NAME=]FILE.npy", help="once for each input")
-    add("--output", metavar="FILE.npz", help="write the outputs")
-    add("--threads", type=int, default=1, help="0: one for each core (default 1)")
-    add("--top", type=int, default=5, help="how many of the largest elements to print (default 5)")
-    add("--bench", type=int, default=0, metavar="N", help="run N times more and print the times")
-    add("--profile", action="store_true", help="print the time of each step")
-    add("--self-test", action="store_true", help="compare with the answer that the compiler foresaw")
-    return parser
-
-
-def _command(options: argparse.Namespace) -> None:
-    with load(options.bundle, options.threads) as session:
-        if options.self_test:
-            _self_test(session, options.bundle)
-        elif not options.input and not (options.bench > 0 or options.profile):
-            takes = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in session.inputs)
-            raise InputError("no input was given", f"--input FILE.npy; the model takes {takes}")
-        inputs = _read_inputs(options.input, session) if options.input else session.zeros()
-        outputs = session.run(inputs)
-        for tensor in session.outputs if options.input else []:
-            _print_top(outputs[tensor.name], tensor, session.manifest.get("labels", []), options.top)
-        if options.output:
-            _write_npz(options.output, outputs)
-        if options.profile:
-            for step in session.profile(inputs):
-                print(f"{step['ns'] / 1e3:10.3f} us  {step['op']:12} {step['precision']:8} {step['node']}")
-        if options.bench > 0:
-            _bench(session, inputs, options.bench)
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; exit code 0, or 2 if the bundle or the input is at fault."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "command.py")
     try:
-        _command(_parser().parse_args(arguments))
+        if not os.path.exists(path):
+            raise BundleError(f"{path} is missing", "copy the bundle again")
+        runpy.run_path(path)["execute"](sys.modules[__name__], arguments)
     except BundleError as error:
         print(f"error: {error}", file=sys.stderr)
         if error.hint:

@@ -53,8 +53,8 @@ def test_a_bundle_has_its_files_and_a_valid_manifest(tiny_program: Maker, tmp_pa
     )
     made = bundle.write_bundle(tiny_program("host"), tmp_path / "a" / "b", origin, files={"report.html": "<p>"})
     files = contents(tmp_path / "a" / "b")
-    assert set(files) == {"libmodel.so", "model.h", "manifest.json", "run.py", "self_test.py", "report.html",
-                          "example/main.c", "bin/qcrun"}  # fmt: skip
+    assert set(files) == {"libmodel.so", "model.h", "manifest.json", "run.py", "command.py", "self_test.py",
+                          "report.html", "example/main.c", "bin/qcrun"}  # fmt: skip
     assert json.loads(files["manifest.json"]) == made == bundle.read_manifest(tmp_path / "a/b")
     schema = json.loads((Path(bundle.__file__).parent / "manifest.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -98,7 +98,7 @@ def test_the_library_exports_the_models_functions_and_nothing_else(tiny_program:
     listing = subprocess.run(["nm", "-D", "--defined-only", tmp_path / "b/libmodel.so"], check=True,
                              capture_output=True, text=True).stdout  # fmt: skip
     names = {line.split()[-1] for line in listing.splitlines()}
-    functions = "abi_version create describe destroy profile run status_string verify"
+    functions = "abi_version create describe destroy profile reset run state status_string verify"
     assert names == {f"qc_tiny_net_1_0_{name}" for name in functions.split()}
 
 

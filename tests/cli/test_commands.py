@@ -17,7 +17,7 @@ from small_classifier import ROOT, Cli, classifier, samples
 from qcompile import runtime
 from qcompile.bundle import read_manifest
 
-FILES = {"libmodel.so", "model.h", "run.py", "self_test.py", "bin/qcrun", "example/main.c", "report.html"}
+FILES = {"libmodel.so", "model.h", "run.py", "command.py", "self_test.py", "bin/qcrun", "example/main.c", "report.html"}
 
 
 def reference(model: Path, x: np.ndarray) -> np.ndarray:

@@ -11,13 +11,15 @@
 
 struct qc_model {
     const qc_program *program;
-    uint8_t *memory; /* the arena, slack, the threads' scratch, staging of misaligned tensors */
+    uint8_t *memory; /* the arena, slack, the threads' scratch, kept tensors twice, staging of misaligned tensors */
     uint8_t *staging;
     qc_pool *pool;
     atomic_flag busy;
     int32_t threads;
     pid_t process;
     uint8_t **tensors; /* the inputs of a run, then its outputs, aligned */
+    uint8_t **states;  /* of each kept tensor two places, which change roles with every run */
+    int turn;          /* which of the two is the last run's result */
 };
 
 static size_t aligned(size_t bytes) { return (bytes + QC_ALIGNMENT - 1) & ~(size_t)(QC_ALIGNMENT - 1); }
@@ -43,14 +45,30 @@ static size_t staging_bytes(const qc_info *info) {
     return bytes;
 }
 
+/* With as many readable bytes behind each as behind the arena. */
+static size_t state_bytes(const qc_info *info) {
+    size_t bytes = 0;
+    for (int32_t i = 0; i < info->n_states; i++) bytes += 2 * (aligned(info->states[i].bytes) + QC_ALIGNMENT);
+    return bytes;
+}
+
+static void place_states(qc_model *model, const qc_info *info, uint8_t *memory) {
+    for (int32_t i = 0; i < 2 * info->n_states; i++) {
+        model->states[i] = memory;
+        memory += aligned(info->states[i / 2].bytes) + QC_ALIGNMENT;
+    }
+}
+
 /* One allocation holds all; what kernels may read is cleared, which also maps its pages before the first run. */
 static int allocate(qc_model *model, const qc_info *info, size_t stride) {
     size_t arena = aligned(info->arena_bytes) + QC_ALIGNMENT, scratch = stride * (size_t)model->threads;
+    size_t kept = state_bytes(info), touched = arena + scratch + kept;
     void *memory = NULL;
-    if (posix_memalign(&memory, QC_ALIGNMENT, arena + scratch + staging_bytes(info))) return 0;
-    memset(memory, 0, arena + scratch);
+    if (posix_memalign(&memory, QC_ALIGNMENT, touched + staging_bytes(info))) return 0;
+    memset(memory, 0, touched);
     model->memory = memory;
-    model->staging = model->memory + arena + scratch;
+    model->staging = model->memory + touched;
+    place_states(model, info, model->memory + arena + scratch);
     model->pool = qc_pool_create(model->threads, model->memory + arena, stride);
     return 1;
 }
@@ -76,10 +94,11 @@ qc_status qc_model_create(const qc_program *program, const qc_options *options, 
     model->process = getpid();
     model->threads = options->threads ? options->threads : qc_online_cores();
     model->tensors = calloc((size_t)info->n_inputs + (size_t)info->n_outputs + 1, sizeof *model->tensors);
+    model->states = calloc(2 * (size_t)info->n_states + 1, sizeof *model->states);
     atomic_flag_clear(&model->busy);
     /* scratch of two threads never shares a cache line, nor the pair that x86 fetches together */
     size_t stride = (info->scratch_bytes + QC_ALIGNMENT + 127) & ~(size_t)127;
-    if (!model->tensors || !allocate(model, info, stride)) {
+    if (!model->tensors || !model->states || !allocate(model, info, stride)) {
         qc_model_destroy(model);
         snprintf(text, sizeof text, "%zu bytes of working memory", info->arena_bytes);
         return fail(options, QC_ERR_MEMORY, "cannot allocate", text);
@@ -89,6 +108,7 @@ qc_status qc_model_create(const qc_program *program, const qc_options *options, 
         qc_model_destroy(model);
         return fail(options, QC_ERR_THREAD, "cannot start the threads", text);
     }
+    qc_model_reset(model);
     *out = model;
     return QC_OK;
 }
@@ -99,7 +119,27 @@ void qc_model_destroy(qc_model *model) {
     if (model->threads == 1 || model->process == getpid()) qc_pool_destroy(model->pool);
     free(model->memory);
     free(model->tensors);
+    free(model->states);
     free(model);
+}
+
+qc_status qc_model_reset(qc_model *model) {
+    if (!model) return QC_ERR_ARGUMENT;
+    if (atomic_flag_test_and_set(&model->busy)) return QC_ERR_BUSY;
+    for (int32_t i = 0; i < model->program->info->n_states; i++) {
+        const qc_initial *initial = &model->program->initial[i];
+        uint8_t *state = model->states[2 * i + model->turn];
+        size_t bytes = model->program->info->states[i].bytes;
+        if (initial->bytes) memcpy(state, initial->bytes, bytes);
+        else memset(state, initial->fill, bytes);
+    }
+    atomic_flag_clear(&model->busy);
+    return QC_OK;
+}
+
+void *qc_model_state(qc_model *model, int32_t index) {
+    if (!model || index < 0 || index >= model->program->info->n_states) return NULL;
+    return model->states[2 * index + model->turn];
 }
 
 /* Point model->tensors at the caller's tensors, or at staging memory where these are not aligned. */
@@ -131,6 +171,10 @@ static uint8_t *resolve(const qc_model *model, uint8_t space, uint64_t offset) {
         return model->memory + offset;
     case QC_SPACE_WEIGHTS:
         return (uint8_t *)(uintptr_t)(model->program->weights + offset);
+    case QC_SPACE_STATE:
+        return model->states[2 * offset + (uint64_t)model->turn];
+    case QC_SPACE_NEXT:
+        return model->states[2 * offset + (uint64_t)!model->turn];
     default:
         return NULL;
     }
@@ -156,6 +200,7 @@ qc_status qc_model_run(qc_model *model, const void *const inputs[], void *const 
     const qc_info *info = model->program->info;
     qc_status status = bind(model, inputs, outputs);
     if (status == QC_OK) status = run_steps(model, nanoseconds);
+    if (status == QC_OK) model->turn = !model->turn;
     for (int32_t i = 0; i < info->n_outputs && status == QC_OK; i++)
         if (!is_aligned(outputs[i])) memcpy(outputs[i], model->tensors[info->n_inputs + i], info->outputs[i].bytes);
     atomic_flag_clear(&model->busy);

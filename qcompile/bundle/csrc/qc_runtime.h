@@ -11,7 +11,15 @@
 typedef int32_t (*qc_kernel)(uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *,
                              uint8_t *scratch, int32_t begin, int32_t end);
 
-enum { QC_SPACE_NONE, QC_SPACE_INPUT, QC_SPACE_OUTPUT, QC_SPACE_ARENA, QC_SPACE_WEIGHTS };
+enum {
+    QC_SPACE_NONE,
+    QC_SPACE_INPUT,
+    QC_SPACE_OUTPUT,
+    QC_SPACE_ARENA,
+    QC_SPACE_WEIGHTS,
+    QC_SPACE_STATE, /* a kept tensor as the last run left it */
+    QC_SPACE_NEXT   /* what this run makes of it */
+};
 
 typedef struct qc_call {
     qc_kernel kernel;
@@ -21,11 +29,18 @@ typedef struct qc_call {
     uint64_t offset[QC_MAX_ARGS]; /* index of the tensor, or bytes */
 } qc_call;
 
+/* What a kept tensor holds before the first run. */
+typedef struct qc_initial {
+    const uint8_t *bytes; /* the whole tensor, or NULL: every byte is ... */
+    uint8_t fill;
+} qc_initial;
+
 typedef struct qc_program {
     const qc_info *info;
     const qc_call *calls; /* info->n_steps of them */
     const uint8_t *weights;
     uint32_t weights_crc; /* CRC-32 as in zlib */
+    const qc_initial *initial; /* info->n_states of them */
 } qc_program;
 
 /* A kernel call with its pointers resolved, as the pool runs it. */
@@ -51,6 +66,8 @@ const char *qc_cpu_lacks(const char *const *features);
 qc_status qc_model_create(const qc_program *program, const qc_options *options, qc_model **model);
 qc_status qc_model_run(qc_model *model, const void *const inputs[], void *const outputs[], uint64_t *nanoseconds);
 void qc_model_destroy(qc_model *model);
+qc_status qc_model_reset(qc_model *model);
+void *qc_model_state(qc_model *model, int32_t index);
 qc_status qc_model_verify(const qc_program *program);
 const char *qc_model_status_string(qc_status status);
 

@@ -70,6 +70,8 @@ typedef struct qc_info {
     size_t arena_bytes;          /* working memory of one handle */
     size_t scratch_bytes;        /* and of each of its threads */
     size_t weights_bytes;
+    int32_t n_states;
+    const qc_tensor *states; /* kept from one run to the next; no input and no output */
 } qc_info;
 
 typedef struct qc_options {
