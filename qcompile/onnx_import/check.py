@@ -11,7 +11,7 @@ from onnx import checker, defs, inliner
 
 from qcompile.errors import ModelImportError
 from qcompile.onnx_import.load import Model
-from qcompile.onnx_import.support import DEFAULT_DOMAINS, report_unsupported
+from qcompile.onnx_import.support import DEFAULT_DOMAINS, is_supported, report_unsupported
 from qcompile.onnx_import.tensors import has_external_data
 
 OLDEST_OPSET = 7
@@ -150,8 +150,17 @@ def _refuse_unknown_operators(model: Model, opset: int) -> None:
         and (node.domain, node.op_type) not in functions
         and not defs.has(node.op_type, opset, "")
     ]
-    if unknown:
+    early = [node for node in unknown if is_supported(node)]
+    if len(early) < len(unknown):
         report_unsupported(model, [n for n in model.proto.graph.node if (n.domain, n.op_type) not in functions])
+    if early:
+        node = early[0]
+        since = min(s.since_version for s in defs.get_all_schemas_with_history() if s.name == node.op_type)
+        raise ModelImportError(
+            f"node {node.name or 'unnamed'} of {model.source} is a {node.op_type}, which ONNX has since operator set "
+            f"{since}; the model says that it uses {opset}",
+            hint="export it again with a newer opset, or correct its opset_import",
+        )
 
 
 def _check_onnx(model: Model) -> None:

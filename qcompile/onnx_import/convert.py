@@ -15,6 +15,7 @@ from qcompile.onnx_import.control_flow import CONTROL_FLOW, Host, expand_control
 from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluate_reference
 from qcompile.onnx_import.inline import function_body, has_definition
 from qcompile.onnx_import.load import Model
+from qcompile.onnx_import.operands import operand_problem
 from qcompile.onnx_import.shapes import resolve_inputs
 from qcompile.onnx_import.support import DEFAULT_DOMAINS, converters, is_supported, qualified, report_unsupported
 from qcompile.onnx_import.tensors import CONVERTED, WIDENED, TensorReader, element_name
@@ -100,7 +101,12 @@ class _Conversion:
             return
         values = [o for o in operands if not isinstance(o, _Unavailable)]
         results: tuple[Value | None, ...] | None
-        if node.op_type in CONTROL_FLOW and node.domain in DEFAULT_DOMAINS:
+        own = node.domain in DEFAULT_DOMAINS
+        problem = operand_problem(node, values, self.opset) if own and node.op_type not in CONTROL_FLOW else None
+        if problem is not None:
+            results = None
+            self.problems.append(UnsupportedOpError(f"node {label} ({node.op_type}): {problem}", loc=self.model.source))
+        elif own and node.op_type in CONTROL_FLOW:
             try:
                 results = expand_control_flow(node, self._view(node, label, values), self._host())
             except UnsupportedOpError as error:
@@ -117,9 +123,8 @@ class _Conversion:
             try:
                 results = self._apply(node, label, values)
             except UnsupportedOpError as error:
-                results = self._evaluate(node, values)
-                if results is None:
-                    self.problems.append(error)
+                results = None
+                self.problems.append(error)
         self._bind(node, label, results)
 
     def _operand(self, name: str, node: Any, label: str) -> Value | _Unavailable | None:
@@ -167,6 +172,9 @@ class _Conversion:
         if found is None:
             return False
         body, version = found
+        if not {name for node in body for name in node.output} >= {name for name in node.output if name}:
+            # The definition depends on attributes, and those of this node define nothing.
+            return False
         outer, self.opset = self.opset, version
         try:
             self._convert_body(_needed(body, {name for name in node.output if name}))
@@ -181,6 +189,9 @@ class _Conversion:
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             # Attributes or constants that no valid model has; the checker does not look at their values.
             problem = f"its attributes or inputs do not fit together ({error})"
+            raise UnsupportedOpError(f"node {label} ({node.op_type}): {problem}", loc=self.model.source) from error
+        except MemoryError as error:
+            problem = "its attributes ask for more memory than there is"
             raise UnsupportedOpError(f"node {label} ({node.op_type}): {problem}", loc=self.model.source) from error
         return result if isinstance(result, tuple) else (result,)
 

@@ -11,6 +11,7 @@ from qcompile.errors import ModelImportError, UnsupportedOpError, UsageError, di
 from qcompile.ir.types import TensorType
 from qcompile.onnx_import.load import Model
 from qcompile.onnx_import.tensors import CONVERTED, element_name, element_type
+from qcompile.ops.onnx_node import TENSOR_LIMIT
 
 Dim = int | str
 """A known extent, or the symbol of an open one ("" where the model gives no name)."""
@@ -63,7 +64,11 @@ def resolve_inputs(
     if batched:
         listed = ", ".join(f"'{e.name}'" for e in batched)
         model.notes.append(f"the open batch axis (axis 0) of input {listed} was taken as 1")
-    return {entry.name: TensorType(entry.dtype, _closed(model, entry)) for entry in known}
+    types = {entry.name: TensorType(entry.dtype, _closed(model, entry)) for entry in known}
+    for name, type in types.items():
+        if type.nbytes > TENSOR_LIMIT:
+            raise ModelImportError(f"input '{name}' of {model.source} ({type}) has {type.nbytes / 2**30:.0f} GiB")
+    return types
 
 
 def _read_input(model: Model, value: Any) -> InputType:

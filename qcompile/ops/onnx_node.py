@@ -17,6 +17,9 @@ from qcompile.ir.types import TensorType
 FOLDED_LIMIT = 2**31
 """Bytes that a constant made at import may have; a larger one is a mistake of the model."""
 
+TENSOR_LIMIT = 2**32
+"""Bytes that any tensor may have: none of a network that runs on a CPU comes near."""
+
 
 @dataclass
 class OnnxNode:
@@ -115,6 +118,9 @@ class OnnxNode:
             if inputs and all(v.is_constant for v in inputs):
                 return self._fold(definition, inputs, instance, names)
             node = self.graph.add_node(definition, inputs, instance, names=names, loc=self.name)
+            large = [v.type for v in node.outputs if v.type.nbytes > TENSOR_LIMIT]
+            if large:
+                self.fail(f"its result {large[0]} has {large[0].nbytes / 2**30:.0f} GiB")
         except ValueError as error:
             self.fail(str(error))
         return node.outputs

@@ -111,9 +111,10 @@ def pool_extents(attrs: PoolAttrs, shape: Sequence[int]) -> tuple[int, int]:
 
 def _tap_counts(attrs: PoolAttrs, axis: int, size: int, count: int, low: int, high: int) -> Array:
     """Return for each output position along one axis how many taps lie in [low, high)."""
-    starts = np.arange(count)[:, None] * attrs.strides[axis] - attrs.pads[axis]
-    taps = starts + np.arange(attrs.kernel[axis])[None, :] * attrs.dilations[axis]
-    return np.asarray(((taps >= low) & (taps < high)).sum(axis=1))
+    starts = np.arange(count) * attrs.strides[axis] - attrs.pads[axis]
+    # Taps are starts + k·dilation: the first k at or past each bound, in closed form, for windows of any extent.
+    first, end = (np.clip(-((starts - bound) // attrs.dilations[axis]), 0, attrs.kernel[axis]) for bound in (low, high))
+    return np.asarray(end - first)
 
 
 def window_counts(attrs: PoolAttrs, shape: Sequence[int], out: tuple[int, int], *, with_pads: bool) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -245,3 +246,31 @@ def test_recursive_function(build: Any) -> None:
     model = function_model(build, body)
     model.functions[0].opset_import.append(helper.make_opsetid("local", 1))
     refused(model, "model")
+
+
+def test_an_operator_of_a_newer_set_is_named_with_its_first() -> None:
+    graph = onnx.parser.parse_graph("g (float[2] x, float[2] y) => (bool[2] z) { z = GreaterOrEqual (x, y) }")
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 9)], ir_version=8)
+    with pytest.raises(ModelImportError, match=r"GreaterOrEqual, which ONNX has since operator set 12; .* uses 9"):
+        import_onnx(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("g (int8[2] x) => (int8[2] y) { y = Softmax (x) }", "input 0 is int8; operator set 18 takes float32"),
+        ("g (float[2] x, int32[2] y) => (float[2] z) { z = Add (x, y) }", "input 1 is int32, but 'x' is float32"),
+    ],
+)
+def test_operands_of_another_element_type_are_refused(text: str, says: str) -> None:
+    model = onnx.helper.make_model(
+        onnx.parser.parse_graph(text), opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8
+    )
+    with pytest.raises(UnsupportedOpError, match=re.escape(says)):
+        import_onnx(model)
+
+
+def test_a_tensor_that_no_machine_holds_is_refused() -> None:
+    graph = onnx.parser.parse_graph("g (float[1,65536,65536] x) => (float[1,65536,65536] y) { y = Relu (x) }")
+    with pytest.raises(ModelImportError, match=r"input 'x' .* has 16 GiB"):
+        import_onnx(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8))
