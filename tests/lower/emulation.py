@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 from qcompile.ir.program import MAX_ARGS, Program
 
 PLAYER = Path(__file__).parent / "step_player.c"
-_CPU = {"rpi3": "cortex-a53", "rpi4": "cortex-a72", "rpi5": "cortex-a76", "graviton2": "neoverse-n1"}
+QEMU_CPU = {"rpi3": "cortex-a53", "rpi4": "cortex-a72", "rpi5": "cortex-a76", "graviton2": "neoverse-n1"}
 
 
 def emulator() -> str | None:
@@ -49,20 +50,37 @@ class _Layout:
 def run_emulated(program: Program, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Run a program for an ARM target under its core's emulation, which refuses instructions it lacks."""
     layout = _Layout(program, inputs)
-    names = sorted({step.kernel for step in program.steps})
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _compile(program, names, folder)
-        (folder / "program").write_bytes(_encode(program, names, layout))
-        command = [str(emulator()), "-cpu", _CPU[program.target.name], "player", "program", "results"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, f"the player ended with {done.returncode}: {done.stderr}"
-        memory = (folder / "results").read_bytes()
+    memory, _ = _play(program, layout, [], [])
     found = {}
     for at, info in zip(layout.outputs, program.outputs, strict=True):
         count = int(np.prod(info.shape))
         found[info.name] = np.frombuffer(memory, info.dtype, count, at).reshape(info.shape)
     return found
+
+
+def count_instructions(program: Program, inputs: dict[str, np.ndarray], plugin: Path) -> list[int]:
+    """Executed instructions of every step, by a qemu plugin that prints ``delta N`` at each getppid()."""
+    options = ["-plugin", str(plugin), "-d", "plugin", "-D", "log"]
+    _, log = _play(program, _Layout(program, inputs), options, ["count"])
+    deltas = [int(delta) for delta in re.findall(r"^mark \d+ .*\(delta (\d+)\)", log, re.M)]
+    if len(deltas) != 2 * len(program.steps):
+        raise RuntimeError(f"the plugin printed {len(deltas)} marks for {len(program.steps)} steps")
+    return deltas[1::2]
+
+
+def _play(program: Program, layout: _Layout, options: list[str], words: list[str]) -> tuple[bytes, str]:
+    """Return the memory after the run, and what the emulator logged."""
+    names = sorted({step.kernel for step in program.steps})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _compile(program, names, folder)
+        (folder / "program").write_bytes(_encode(program, names, layout))
+        command = [str(emulator()), "-cpu", QEMU_CPU[program.target.name], *options, "player", "program", "results"]
+        command += words
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, f"the player ended with {done.returncode}: {done.stderr}"
+        log = folder / "log"
+        return (folder / "results").read_bytes(), log.read_text() if log.exists() else ""
 
 
 def _encode(program: Program, names: list[str], layout: _Layout) -> bytes:

@@ -1,9 +1,11 @@
 /* Plays the steps of a program: player <program> <results>. The program file holds little-endian int64 numbers:
  *   bytes of memory, steps, then memory itself, then per step: kernel, tiles, eight offsets (-1 for NULL), scratch.
- * The whole memory is written to the results. KERNELS and `kernels` come from the generated table. */
+ * The whole memory is written to the results. KERNELS and `kernels` come from the generated table.
+ * With a third argument every step is one call, between two of getppid() for an instruction counter to see. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "kernel_table.h"
 
@@ -14,7 +16,7 @@ static int64_t number(FILE *file) {
 }
 
 int main(int argc, char **argv) {
-    FILE *file = argc == 3 ? fopen(argv[1], "rb") : NULL;
+    FILE *file = argc >= 3 ? fopen(argv[1], "rb") : NULL;
     if (!file) return 2;
     int64_t bytes = number(file), steps = number(file);
     uint8_t *memory = aligned_alloc(64, (size_t)bytes);
@@ -26,10 +28,13 @@ int main(int argc, char **argv) {
             int64_t at = number(file);
             p[i] = at < 0 ? NULL : memory + at;
         }
-        for (int32_t tile = 0; tile < (int32_t)tiles; tile += 3) {
-            int32_t end = tile + 3 < (int32_t)tiles ? tile + 3 : (int32_t)tiles;
+        int32_t grain = argc > 3 ? (int32_t)tiles : 3;
+        if (argc > 3) getppid();
+        for (int32_t tile = 0; tile < (int32_t)tiles; tile += grain) {
+            int32_t end = tile + grain < (int32_t)tiles ? tile + grain : (int32_t)tiles;
             if (kernels[kernel](p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], tile, end)) return 4;
         }
+        if (argc > 3) getppid();
     }
     fclose(file);
     file = fopen(argv[2], "wb");

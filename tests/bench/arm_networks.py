@@ -1,0 +1,104 @@
+"""Executed AArch64 instructions of whole networks, one inference, one thread, by kind of step.
+
+    python tests/bench/arm_networks.py --plugin COUNTER.so [--network mobilenetv2 ...] [--target rpi4 ...]
+                                       [--precision int8] [--steps] [--json]
+
+COUNTER.so is a qemu-user plugin that prints, at each getppid() call of the guest, a line
+``mark N insns TOTAL (delta COUNT)``.  Counts are exact and repeatable; they are not time.
+The sum over the steps leaves out what the bundle's run-time system spends between them, some ten
+thousand instructions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "lower")]
+
+import emulation
+import latency
+import numpy as np
+
+from qcompile import driver, targets
+from qcompile.config import CompileConfig
+from qcompile.ir.graph import Graph
+from qcompile.lower import lower_graph
+
+TARGETS = ("rpi3", "rpi4", "rpi5")
+LITERT = {("mobilenetv2", "rpi4"): 113.7, ("mobilenetv2", "rpi5"): 49.2,
+          ("resnet50", "rpi4"): 1146.0, ("resnet50", "rpi5"): 361.0}  # fmt: skip
+"""Million instructions of LiteRT 2.3.0 (XNNPACK), INT8, on the same meter."""
+
+
+def final_graph(name: str, precision: str, folder: Path) -> Graph:
+    """The graph that is lowered, quantized with made-up inputs."""
+    config = CompileConfig(precision=precision, target="rpi4")
+    context, _, graph = driver.prepare(latency.model_file(name, folder), config, None, None)
+    simplified, _ = driver.simplify(graph, config, context, ())
+    return driver.to_precision(simplified, config, context, ())[0]
+
+
+def measure(graph: Graph, name: str, target: str, plugin: Path) -> dict[str, object]:
+    """Instructions of every step of a network on a target."""
+    program = lower_graph(graph, targets.load(target))
+    rng = np.random.default_rng(0)
+    inputs = {i.name: rng.standard_normal(i.shape).astype(i.dtype) for i in program.inputs}
+    counts = emulation.count_instructions(program, inputs, plugin)
+    steps = [
+        {"op": s.op, "loc": s.loc, "precision": s.precision, "macs": s.macs, "bytes": s.bytes, "instructions": n}
+        for s, n in zip(program.steps, counts, strict=True)
+    ]
+    return {"network": name, "target": target, "cpu": program.target.cpu, "steps": steps}
+
+
+def print_result(result: dict, with_steps: bool) -> None:
+    """Print one network on one target."""
+    name, target, steps = result["network"], result["target"], result["steps"]
+    total = sum(step["instructions"] for step in steps)
+    peer = LITERT.get((name, target))
+    against = f", {total / 1e6 / peer:.3f} of LiteRT's {peer}" if peer else ""
+    print(f"{name} on {target} ({result['cpu']}): {total / 1e6:.2f} M instructions{against}")
+    kinds: dict[str, list[int]] = {}
+    for step in steps:
+        if with_steps:
+            print(f"  {step['op']:18} {step['loc']:28} {_cost(step['macs'], step['instructions'])}")
+        kind = kinds.setdefault(f"{step['op']} {step['precision']}", [0, 0])
+        kind[0] += step["macs"]
+        kind[1] += step["instructions"]
+    for kind, (macs, instructions) in kinds.items():
+        print(f"    {kind:28} {_cost(macs, instructions)}")
+
+
+def _cost(macs: int, instructions: int) -> str:
+    per_mac = f"{instructions / macs:7.3f} per MAC" if macs else ""
+    return f"{macs / 1e6:9.2f} MMAC {instructions / 1e6:9.3f} M {per_mac}"
+
+
+def main() -> None:
+    """Parse the command line, count, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--plugin", type=Path, required=True, help="qemu-user instruction counter")
+    parser.add_argument("--network", action="append", choices=latency.NAMES, help="default: all")
+    parser.add_argument("--target", action="append", help=f"default: {', '.join(TARGETS)}")
+    parser.add_argument("--precision", choices=["int8", "fp32"], default="int8")
+    parser.add_argument("--steps", action="store_true", help="print every step")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.network or latency.NAMES:
+            graph = final_graph(name, options.precision, Path(folder))
+            for target in options.target or TARGETS:
+                results.append(measure(graph, name, target, options.plugin.resolve()))
+                if not options.json:
+                    print_result(results[-1], options.steps)
+    if options.json:
+        print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
