@@ -25,6 +25,7 @@ from qcompile.kernels.conv_plan import (
     Walk,
     channel_blocks,
     choose_plan,
+    groups_of_step,
     micro_kernel,
     walk,
 )
@@ -230,8 +231,14 @@ class _Generator:
         """Dot groups of a row that no loop over K surrounds: LLVM keeps their pixels from block to block."""
         if isinstance(self.micro, AmxKernel):
             return 0
-        steps, rest = divmod(self.walk.padded // self.micro.group, self.micro.unroll)
-        return rest + (self.micro.unroll if steps == 1 else 0)
+        unroll = groups_of_step(self.walk, self.micro)
+        steps, rest = divmod(self.walk.padded // self.micro.group, unroll)
+        return rest + (unroll if steps == 1 else 0)
+
+    def _first_step_apart(self, steps: int) -> bool:
+        """Whether the first step stands before the loop: sums that start at zero need no zeros there."""
+        zeros = getattr(self.micro, "starts_at_zero", False)
+        return zeros and self.walk.rows * self.walk.taps == 1 and steps > 2
 
     @property
     def block_weights(self) -> int:
@@ -261,7 +268,8 @@ class _Generator:
         pixels = [(i, j) for i in range(height) for j in range(width)]
         corners = [i * source.row_step + j * source.column_step for i, j in pixels]
         state = micro.start(b, len(pixels), nv, self.epilogue.bias(places.channel, nv))
-        lanes, size = nv * micro.lanes, micro.group * micro.unroll
+        unroll = groups_of_step(self.walk, micro)
+        lanes, size = nv * micro.lanes, micro.group * unroll
         with b.loop(self.walk.rows, stem="kh") as kh, b.loop(self.walk.taps, stem="kw") as kw:
             tap = kh * source.tap_row + kw * source.tap_column
             entry = b.let(places.input + tap)
@@ -272,9 +280,12 @@ class _Generator:
                 micro.step(b, state, source.memory, rows, self.weights, weights + k * lanes, groups)
 
             steps, rest = divmod(self.walk.padded, size)
+            apart = 1 if self._first_step_apart(steps) else 0
+            if apart:
+                step(0, unroll)
             if steps:
-                with b.loop(steps, stem="k", rolled=True) as k:
-                    step(k * size, micro.unroll)
+                with b.loop(steps - apart, apart, stem="k", rolled=True) as k:
+                    step(k * size, unroll)
             if rest:
                 step(steps * size, rest // micro.group)
         scale = self.epilogue.scale(places.channel, nv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import numpy.typing as npt
 
 from qcompile.errors import LoweringError
 from qcompile.kernels.amx import AmxKernel
-from qcompile.kernels.conv_plan import ConvPlan, choose_tiling, micro_kernel, walk
+from qcompile.kernels.conv_plan import ConvPlan, Walk, choose_tiling, groups_of_step, micro_kernel, walk
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import depthwise_kernel, pack_depthwise
 from qcompile.kernels.isa import Isa, MicroKernel
+from qcompile.kernels.micro import in_chunks
 from qcompile.kernels.parameters import LayerScalars, parameter_block
 
 Array = npt.NDArray[Any]
@@ -126,14 +128,28 @@ def _padded(values: Array, groups: int, lanes: int) -> Array:
 
 
 def _pack_group(work: ConvWorkload, kernel: Array, nv: int, micro: MicroKernel | AmxKernel) -> Array:
-    """One group's weights: [block][filter row][tap][K / group][channel of the block][group]."""
-    order, lanes, group = walk(work, micro), micro.lanes, micro.group
+    """One group's weights: [block][filter row][tap][chunk of K][channel of the block][K of the chunk]."""
+    order, lanes = walk(work, micro), micro.lanes
     runs = kernel.reshape(len(kernel), order.rows * order.taps, order.run)
     missing = -len(runs) % lanes
     runs = np.pad(runs, ((0, missing), (0, 0), (0, order.padded - order.run)))
-    blocks = []
+    chunks = [(size * micro.group, len(list(same))) for size, same in groupby(_chunks(order, micro))]
+    packed = []
     for first in range(0, len(runs), nv * lanes):
-        block = runs[first : first + nv * lanes]
-        steps = block.reshape(len(block), -1, group)
-        blocks.append(steps.transpose(1, 0, 2).reshape(-1))
-    return np.concatenate(blocks)
+        block, k, parts = runs[first : first + nv * lanes], 0, []
+        for size, count in chunks:
+            part = block[:, :, k : k + size * count].reshape(*block.shape[:2], count, size)
+            parts.append(part.transpose(1, 2, 0, 3).reshape(len(block[0]), -1))
+            k += size * count
+        packed.append(np.concatenate(parts, axis=1).reshape(-1))
+    return np.concatenate(packed)
+
+
+def _chunks(order: Walk, micro: MicroKernel | AmxKernel) -> list[int]:
+    """Groups in each chunk of a run: those of whole steps, then those of the rest."""
+    groups = order.padded // micro.group
+    if isinstance(micro, AmxKernel):
+        return [1] * groups
+    unroll, sizes = groups_of_step(order, micro), getattr(micro, "chunks", (1,))
+    steps, rest = divmod(groups, unroll)
+    return in_chunks(unroll, sizes) * steps + in_chunks(rest, sizes)

@@ -74,6 +74,13 @@ def walk(workload: ConvWorkload, micro: MicroKernel | AmxKernel) -> Walk:
     return gathered if saved > _GATHER_CYCLES * kernel_rows * -(-run // 16) else plain
 
 
+def groups_of_step(order: Walk, micro: MicroKernel) -> int:
+    """Groups that one turn of the loop over K consumes: fewer where a run has not two whole steps."""
+    if order.padded < 2 * micro.unroll * micro.group:
+        return int(getattr(micro, "short_unroll", micro.unroll))
+    return micro.unroll
+
+
 def _rounded(run: int, group: int) -> int:
     """Next multiple of the dot group."""
     return -(-run // group) * group

@@ -68,13 +68,21 @@ class Epilogue:
 
     def bias(self, channel: Index, nv: int) -> list[Expr]:
         """First values of the accumulators of ``nv`` vectors, from a padded channel number."""
-        return [self._b.let(self._bias.load(channel + j * self._lanes, self._lanes)) for j in range(nv)]
+        return [self._b.let(part) for part in self._neighbours(self._bias, channel, nv)]
 
     def scale(self, channel: Index, nv: int) -> list[Expr]:
         """Multipliers of ``nv`` vectors, to be handed to ``store``."""
         if self._work.precision == "float32" or self._work.output == "int32":
             return []
-        return [self._multipliers.load(channel + j * self._lanes, self._lanes) for j in range(nv)]
+        return self._neighbours(self._multipliers, channel, nv)
+
+    def _neighbours(self, memory: Memory, first: Index, nv: int) -> list[Expr]:
+        """Load ``nv`` vectors; where registers can be loaded in pairs, all at once, so that LLVM pairs them."""
+        lanes = self._lanes
+        if not self._isa.loads_pairs:
+            return [memory.load(first + j * lanes, lanes) for j in range(nv)]
+        whole = self._b.let(memory.load(first, nv * lanes))
+        return [shuffle([whole], range(j * lanes, (j + 1) * lanes)) for j in range(nv)] if nv > 1 else [whole]
 
     def store(self, sums: Sequence[Expr], scale: Sequence[Expr], to: Index, valid: int) -> None:
         """Finish one pixel.

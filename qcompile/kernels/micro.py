@@ -16,6 +16,15 @@ def clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
     return tirx.Min(tirx.Max(value, lo), hi)
 
 
+def in_chunks(groups: int, sizes: Sequence[int]) -> list[int]:
+    """Cut ``groups`` into chunks of the given sizes, as many as possible of each; the last size is 1."""
+    found = []
+    for size in sizes:
+        found += [size] * (groups // size)
+        groups %= size
+    return found
+
+
 @dataclass(frozen=True)
 class FmaMicroKernel:
     """float32: each row broadcasts one value against nv vectors of weights.

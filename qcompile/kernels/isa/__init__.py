@@ -3,9 +3,8 @@
 A file defines exactly one :class:`Isa`, whose name is the file's.  It says how 8-bit
 activations are stored and brings two register-blocked inner kernels, integer and float32.
 
-The packed weights of one block of ``nv * lanes`` output channels are, whatever the
-instruction set, ``[K / group][nv * lanes][group]``: the K values of one dot instruction are
-neighbours.  The convolution generator walks K in steps and asks the inner kernel to emit each.
+The packed weights of one block of ``nv * lanes`` output channels are, unless a kernel says
+otherwise, ``[K / group][nv * lanes][group]``: the K values of one dot instruction are neighbours.  The convolution generator walks K in steps and asks the inner kernel to emit each.
 """
 
 from __future__ import annotations
@@ -36,6 +35,11 @@ class MicroKernel(Protocol):
             must not matter (integers only).
         unroll: groups which one full step consumes.
         tiles: register tiles (mr, nv) worth trying, largest first.
+
+    A kernel may have ``chunks``, sizes in groups, the last 1: a step's groups are cut into such chunks
+    (``micro.in_chunks``), and the packed weights are ``[chunk][nv * lanes][group * size]`` instead.
+    Others are ``short_unroll``, groups of a full step where K has less than two of ``unroll``, and
+    ``starts_at_zero``: the first step costs less if LLVM sees that it is the first.
     """
 
     @property
@@ -200,6 +204,7 @@ class Isa:
             ``min(max(q + zero, low), high)`` for int32 vectors of any value, |zero| <= 255;
             ``zero`` a scalar int16, ``low`` and ``high`` scalars of the stored type.
         narrows_pixels: narrow the sums of neighbouring pixels together where one pixel fills no vector of codes.
+        loads_pairs: one instruction loads two vectors.
         depthwise_int8: kernel of 8-bit depthwise convolutions; None: they run as grouped ones.
         depthwise_float32: kernel of float32 depthwise convolutions; None: likewise.
         matrix_int8: kernel by matrix tiles for those 8-bit layers that it fits.
@@ -216,6 +221,7 @@ class Isa:
     round_saturating: Callable[[Expr], Expr] | None = None
     narrow: Callable[[Sequence[Expr], Expr, Expr, Expr], Expr] | None = None
     narrows_pixels: bool = False
+    loads_pairs: bool = False
     depthwise_int8: DepthwiseKernel | None = None
     depthwise_float32: DepthwiseKernel | None = None
     matrix_int8: AmxKernel | None = None

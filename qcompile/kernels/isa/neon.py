@@ -29,7 +29,7 @@ from qcompile.kernels.builder import (
 )
 from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.isa import DepthwiseRows, Isa
-from qcompile.kernels.micro import clamp
+from qcompile.kernels.micro import clamp, in_chunks
 
 _NEON = "llvm.aarch64.neon."
 
@@ -39,14 +39,24 @@ BY_LANE_TILES = ((8, 2), (6, 2), (4, 4), (5, 3), (4, 2), (2, 4), (2, 2), (1, 4),
 
 @dataclass(frozen=True)
 class NeonMicroKernel:
-    """int8: every (row, channel) pair keeps four partial sums; a tree of ``addp`` ends it."""
+    """int8: every (row, channel) pair keeps four partial sums; a tree of ``addp`` ends it.
+
+    Attributes:
+        chunks: groups of a channel that lie side by side in the packed weights, so that whole registers
+            are loaded in pairs; a step is cut into such chunks, largest first.
+        short_unroll: groups of a step where K is short; straight code for more than one chunk would let
+            LLVM sum in another order, with more registers than there are.
+    """
 
     a_dtype: str = "int8"
     b_dtype: str = "int8"
     lanes: int = 4
     group: int = 8
-    unroll: int = 2
-    tiles: Sequence[tuple[int, int]] = ((4, 1), (2, 2), (3, 1), (2, 1), (1, 2), (1, 1))
+    unroll: int = 8
+    short_unroll: int = 4
+    starts_at_zero: bool = True
+    chunks: Sequence[int] = (4, 2, 1)
+    tiles: Sequence[tuple[int, int]] = ((4, 1), (2, 2), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1))
 
     def cycles(self, mr: int, nv: int) -> float:
         """Per group: one multiply per pair on one pipe, half a ``sadalp`` on the other, and the loads."""
@@ -60,18 +70,28 @@ class NeonMicroKernel:
         return sums, list(bias)
 
     def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
-        """One ``smull`` (and a ``smlal`` for a second group), then ``sadalp``, per (row, channel)."""
+        """One chunk after another."""
         sums, _ = state
-        channels, size = len(sums[0]), self.group
+        done = 0
+        for chunk in in_chunks(groups, self.chunks):
+            first = done * self.group
+            self._chunk(b, sums, a, [row + first for row in rows], w, at + first * len(sums[0]), chunk)
+            done += chunk
+
+    def _chunk(
+        self, b: Builder, sums: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
+    ) -> None:
+        """For 16 values of K ``smull``, ``smlal2`` and ``sadalp`` per (row, channel); for 8 there is no ``smlal2``."""
+        size = groups * self.group
+        parts = [(first, min(16, size - first)) for first in range(0, size, 16)]
         codes: dict[int, list[Expr]] = {}
-        for first in range(0, channels, 4):
-            four = range(first, first + 4)
-            weights = [[b.let(w.load(at + (g * channels + n) * size, size)) for g in range(groups)] for n in four]
+        for n in range(len(sums[0])):
+            weights = [b.let(w.load(at + (n * size + first), wide)) for first, wide in parts]
             for i, (row, totals) in enumerate(zip(rows, sums, strict=True)):
                 if i not in codes:  # not all rows up front: the registers would not suffice
-                    codes[i] = [b.let(a.load(row + g * size, size)) for g in range(groups)]
-                for n, weight in zip(four, weights, strict=True):
-                    totals[n].set(totals[n].get() + _pair_sums(codes[i], weight))
+                    codes[i] = [b.let(a.load(row + first, wide)) for first, wide in parts]
+                for code, weight in zip(codes[i], weights, strict=True):
+                    totals[n].set(totals[n].get() + _pair_sums(code, weight))
 
     def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
         """Three ``addp`` for four channels, and the bias."""
@@ -80,11 +100,14 @@ class NeonMicroKernel:
         return [b.let(_tree(totals[4 * j : 4 * j + 4]) + bias[j]) for j in range(len(bias))]
 
 
-def _pair_sums(codes: Sequence[Expr], weights: Sequence[Expr]) -> Expr:
-    """Four int32 sums of neighbouring int16 products, each of one or two int8 products."""
+def _pair_sums(code: Expr, weight: Expr) -> Expr:
+    """Four int32 sums of neighbouring int16 products, each of one or (for 16 codes) two int8 products."""
+    halves = [(code, weight)]
+    if lanes_of(code) == 16:
+        halves = [(cut("int8x8", code), cut("int8x8", weight)) for cut in (tirx.vectorlow, tirx.vectorhigh)]
     products = None
-    for code, weight in zip(codes, weights, strict=True):
-        product = call_pure("int16x8", _NEON + "smull.v8i16", code, weight)
+    for part, factor in halves:
+        product = call_pure("int16x8", _NEON + "smull.v8i16", part, factor)
         products = product if products is None else products + product
     return call_pure("int32x4", _NEON + "saddlp.v4i32.v8i16", products)
 
@@ -285,6 +308,8 @@ NEON = Isa(
     round_clamp=round_clamp,
     round_saturating=round_saturating,
     narrow=narrow,
+    narrows_pixels=True,
+    loads_pairs=True,
     lookup=lookup,
     depthwise_int8=NeonDepthwise(),
     depthwise_float32=FmaDepthwise(lanes=4),

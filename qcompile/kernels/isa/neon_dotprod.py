@@ -146,6 +146,8 @@ NEON_DOTPROD = Isa(
     round_clamp=neon.round_clamp,
     round_saturating=neon.round_saturating,
     narrow=neon.narrow,
+    narrows_pixels=True,
+    loads_pairs=True,
     lookup=neon.lookup,
     depthwise_int8=SdotDepthwise(),
     depthwise_float32=FmaDepthwise(lanes=4),

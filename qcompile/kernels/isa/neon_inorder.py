@@ -20,6 +20,8 @@ NEON_INORDER = Isa(
     round_clamp=neon.round_clamp,
     round_saturating=neon.round_saturating,
     narrow=neon.narrow,
+    narrows_pixels=True,
+    loads_pairs=True,
     lookup=neon.lookup,
     depthwise_int8=neon.NeonDepthwise(),
     depthwise_float32=FmaDepthwise(lanes=4, vectors=1, tile=3),
