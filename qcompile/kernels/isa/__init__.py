@@ -4,7 +4,8 @@ A file defines exactly one :class:`Isa`, whose name is the file's.  It says how 
 activations are stored and brings two register-blocked inner kernels, integer and float32.
 
 The packed weights of one block of ``nv * lanes`` output channels are, unless a kernel says
-otherwise, ``[K / group][nv * lanes][group]``: the K values of one dot instruction are neighbours.  The convolution generator walks K in steps and asks the inner kernel to emit each.
+otherwise, ``[K / group][nv * lanes][group]``: the K values of one dot instruction are
+neighbours.  The convolution generator walks K in steps and asks the inner kernel to emit each.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ class NeonMicroKernel:
             are loaded in pairs; a step is cut into such chunks, largest first.
         short_unroll: groups of a step where K is short; straight code for more than one chunk would let
             LLVM sum in another order, with more registers than there are.
+        keeps_weights: go row by row with the weights of a chunk in registers, not the other way round.
     """
 
     a_dtype: str = "int8"
@@ -55,6 +56,7 @@ class NeonMicroKernel:
     unroll: int = 8
     short_unroll: int = 4
     starts_at_zero: bool = True
+    keeps_weights: bool = False
     chunks: Sequence[int] = (4, 2, 1)
     tiles: Sequence[tuple[int, int]] = ((4, 1), (2, 2), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1))
 
@@ -81,17 +83,26 @@ class NeonMicroKernel:
     def _chunk(
         self, b: Builder, sums: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
     ) -> None:
-        """For 16 values of K ``smull``, ``smlal2`` and ``sadalp`` per (row, channel); for 8 there is no ``smlal2``."""
+        """For 16 values of K ``smull``, ``smlal2`` and ``sadalp`` per (row, channel); for 8 there is no ``smlal2``.
+
+        Operands are loaded where they are first used, not all up front: the registers would not suffice.
+        """
         size = groups * self.group
         parts = [(first, min(16, size - first)) for first in range(0, size, 16)]
+        channels = range(len(sums[0]))
+        pairs = [(i, n) for n in channels for i in range(len(rows))]
+        if self.keeps_weights:
+            pairs = [(i, n) for i in range(len(rows)) for n in channels]
         codes: dict[int, list[Expr]] = {}
-        for n in range(len(sums[0])):
-            weights = [b.let(w.load(at + (n * size + first), wide)) for first, wide in parts]
-            for i, (row, totals) in enumerate(zip(rows, sums, strict=True)):
-                if i not in codes:  # not all rows up front: the registers would not suffice
-                    codes[i] = [b.let(a.load(row + first, wide)) for first, wide in parts]
-                for code, weight in zip(codes[i], weights, strict=True):
-                    totals[n].set(totals[n].get() + _pair_sums(code, weight))
+        weights: dict[int, list[Expr]] = {}
+        for i, n in pairs:
+            if n not in weights:
+                weights[n] = [b.let(w.load(at + (n * size + first), wide)) for first, wide in parts]
+            if i not in codes:
+                codes[i] = [b.let(a.load(rows[i] + first, wide)) for first, wide in parts]
+            total = sums[i][n]
+            for code, weight in zip(codes[i], weights[n], strict=True):
+                total.set(total.get() + _pair_sums(code, weight))
 
     def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
         """Three ``addp`` for four channels, and the bias."""

@@ -15,7 +15,7 @@ NEON_INORDER = Isa(
     name="neon_inorder",
     activation_dtype="int8",
     vector_bytes=16,
-    int8=neon.NeonMicroKernel(tiles=((3, 1), (2, 1), (1, 1))),
+    int8=neon.NeonMicroKernel(tiles=((3, 1), (2, 1), (1, 1)), keeps_weights=True),
     float32=neon.NeonFmaMicroKernel(tiles=_FLOAT_TILES),
     round_clamp=neon.round_clamp,
     round_saturating=neon.round_saturating,
