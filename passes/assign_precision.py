@@ -16,7 +16,7 @@ from qcompile.passmgr.selection import selected
 if TYPE_CHECKING:
     import networkx as nx
 
-INT8, FLOAT = "int8", "float32"
+INT8, INT16, FLOAT = "int8", "int16", "float32"
 
 _KEPT = "kept in float by request"
 
@@ -37,9 +37,11 @@ class AssignPrecision(Pass):
     Options:
         keep_float: nodes that stay in float32: names, globs, "/regular expressions/", "op:softmax", or
             "from..to" for all nodes between two tensors.
+        keep_int16: nodes that compute on 16-bit activations, chosen in the same way. What only moves elements
+            between two of them has 16 bits too. A node that `keep_float` names as well stays in float32.
 
-    Refusals: a node stays in float32, with the reason, where its operation has no integer form, a tensor has no
-    range, or a weight is not constant.
+    Refusals: a node stays in float32, with the reason, where its operation has no integer form (or none on 16-bit
+    activations, where these are asked for), a tensor has no range, or a weight is not constant.
     """
 
     name: ClassVar[str] = "assign-precision"
@@ -48,6 +50,7 @@ class AssignPrecision(Pass):
     tolerance: ClassVar[Tolerance] = Exact()
 
     keep_float: tuple[str, ...] = ()
+    keep_int16: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Set `precision` on every node."""
@@ -55,18 +58,21 @@ class AssignPrecision(Pass):
             context.skip(None, "the graph is already in integer form")
             return
         kept = selected(graph, self.keep_float, option="keep_float")
-        obstacles = {node: _KEPT if node in kept else _obstacle(node) for node in graph.nodes}
+        wide = selected(graph, self.keep_int16, option="keep_int16")
+        obstacles = {n: _KEPT if n in kept else _obstacle(n, int16=n in wide) for n in graph.nodes}
         for node, reason in obstacles.items():
             if reason is not None:
                 context.skip(node, reason)
-        integer_side = _minimum_cut(graph, {n for n, reason in obstacles.items() if reason is not None})
+        wide = {node for node in wide if obstacles[node] is None}
+        integer_side = _minimum_cut(graph, {n for n, reason in obstacles.items() if reason is not None}, wide)
+        wide |= _moved(graph, wide, integer_side)
         for node in graph.nodes:
-            node.precision = INT8 if node in integer_side else FLOAT
+            node.precision = INT16 if node in wide else INT8 if node in integer_side else FLOAT
             if node.precision == FLOAT and obstacles[node] is None:
                 context.skip(node, "its conversions would cost more than integers save")
 
 
-def _obstacle(node: Node) -> str | None:
+def _obstacle(node: Node, *, int16: bool) -> str | None:
     if node.op.integer is Quantization.FLOAT_ONLY:
         return f"{node.op.name} has no integer form"
     if any(v.dtype != "float32" for v in node.outputs):
@@ -76,12 +82,30 @@ def _obstacle(node: Node) -> str | None:
     if getattr(node.attrs, "activation", "none") not in CLAMPS:
         return f"its fused {node.attrs.activation} hides the tensor before it; fuse it after quantization"
     tensors = [node.inputs[i] for i in node.op.operand_activations(node)] + list(node.outputs)
-    unknown = [
-        v for v in tensors if v.qspec is None or (v.qspec.kind != "shared" and v.qspec.range is None)
-    ]
+    unknown = [v for v in tensors if v.qspec is None or (v.qspec.kind != "shared" and v.qspec.range is None)]
     if unknown:
         return f"the range of {unknown[0].name} is not known"
-    return node.op.integer_obstacle(node)
+    return node.op.integer_obstacle(node) or (node.op.int16_obstacle(node) if int16 else None)
+
+
+def _moved(graph: Graph, wide: set[Node], integer_side: set[Node]) -> set[Node]:
+    """Return the nodes that move 16-bit tensors: they read one or feed one, and need not narrow it on the way."""
+    found: set[Node] = set()
+    movers = [
+        node
+        for node in graph.nodes
+        if node in integer_side and node.op.integer is Quantization.SHARED and not node.op.int16_obstacle(node)
+    ]
+    for node in reversed(movers):
+        if any(user in wide or user in found for value in node.outputs for user in value.users()):
+            found.add(node)
+    for node in movers:
+        made = node.inputs[0].producer
+        readers = [user for value in node.outputs for user in value.users()]
+        narrow = bool(readers) and all(user in integer_side for user in readers)
+        if (made in wide or made in found) and not narrow:
+            found.add(node)
+    return found
 
 
 def _node_cost(node: Node, precision: str) -> float:
@@ -94,7 +118,7 @@ def _conversion_cost(value: Value) -> float:
     return modelled_ns(0, (1 + 4) * value.type.size, FLOAT)
 
 
-def _minimum_cut(graph: Graph, float_only: set[Node]) -> set[Node]:
+def _minimum_cut(graph: Graph, float_only: set[Node], integer_only: set[Node]) -> set[Node]:
     """Return the nodes on the integer (source) side of the cheapest cut."""
     import networkx as nx
 
@@ -102,7 +126,10 @@ def _minimum_cut(graph: Graph, float_only: set[Node]) -> set[Node]:
     flow.add_nodes_from(["int8", "float32"])
     for node in graph.nodes:
         # Cutting int8→node means the node runs in float, and node→float32 that it runs in integers.
-        flow.add_edge("int8", node, capacity=_node_cost(node, FLOAT))
+        if node in integer_only:
+            flow.add_edge("int8", node)
+        else:
+            flow.add_edge("int8", node, capacity=_node_cost(node, FLOAT))
         if node in float_only:
             flow.add_edge(node, "float32")
         else:

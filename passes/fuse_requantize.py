@@ -23,7 +23,7 @@ class FuseRequantize(Pass):
     After:
         %y = conv2d(%x, @w, @b, %r) {residual=true} : i8[…] q(scale=s, zp=…)
 
-    Likewise requantize to int8, dequantize to float, and an int8 activation table behind an int8 result. The
+    Likewise requantize to int8 or int16, dequantize to float, and an int8 activation table behind an int8 result. The
     integers are the same bit for bit.
 
     Refusals: an intermediate with other readers, or one that is a graph output, stays.
@@ -59,7 +59,7 @@ def _fuse_finish(rewriter: Rewriter, node: Node) -> str | None:
     reader = _sole_reader(graph, acc)
     if reader is None:
         return f"{acc.name} has several readers"
-    if reader.op.name == "dequantize" or (reader.op.name == "requantize" and reader.output.dtype == "int8"):
+    if reader.op.name == "dequantize" or (reader.op.name == "requantize" and reader.output.dtype != "int32"):
         _merge(rewriter, node, reader, residual=None)
         return None
     if reader.op.name != "requantize":

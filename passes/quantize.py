@@ -21,12 +21,16 @@ from qcompile.quant.affine import quantize
 from qcompile.quant.qparams import INT_RANGE, QParams, QSpec
 from qcompile.quant.requantize import wide_qparams
 
-INT8 = "int8"
+INT8, INT16 = "int8", "int16"
+INTEGERS = (INT8, INT16)
+
+HEADROOM = 2.0
+"""By how much the range of a 16-bit tensor exceeds what calibration saw: one bit of sixteen against clipping."""
 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Rewrite int8 nodes to integer arithmetic, with conversions only where precision changes.
+    """Rewrite int8 and int16 nodes to integer arithmetic, with conversions only where precision changes.
 
     Before:
         %y = conv2d(%x, @w, @b) : f32[1,4,4,8] spec(range=[0.0, 6.0]) precision(int8)
@@ -37,7 +41,8 @@ class Quantize(Pass):
         %y = dequantize(%yq) : f32[1,4,4,8]
 
     An accumulator whose only reader is an addition goes there as int32 in steps of scale/2^12 rather than as
-    int8, so the addition rounds once. One read only in float is dequantized directly.
+    int8, so the addition rounds once. One read only in float is dequantized directly. Products of 16-bit
+    activations do not fit int32, so that their layers have the form that fuse-requantize makes from the start.
 
     Options:
         io: "float" converts at the graph's inputs and outputs; "int8" leaves those quantized that integer
@@ -58,16 +63,16 @@ class Quantize(Pass):
         """Rewrite the graph."""
         if not any(node.is_integer for node in graph.nodes):
             context.reference = graph.clone()
-        builder = _IntegerBuilder(context.rewriter(graph), self.wide)
+        builder = _IntegerBuilder(context, graph, self.wide)
         for node in list(graph.nodes):
             if node.is_integer:
                 continue
-            if node.precision == INT8:
+            if node.precision in INTEGERS:
                 builder.rewrite(node)
             else:
                 builder.feed_float(node)
         if self.io == "int8":
-            graph.outputs = [builder.integer(v, None) if builder.is_integer(v) else v for v in graph.outputs]
+            graph.outputs = [builder.native(v, None) if builder.is_integer(v) else v for v in graph.outputs]
         else:
             graph.outputs = [builder.real(v, None) for v in graph.outputs]
         builder.rewriter.eliminate_dead()
@@ -80,9 +85,9 @@ class Quantize(Pass):
 class _IntegerBuilder:
     """Builds the integer twin of each int8 node and the conversions between the two worlds, each once."""
 
-    def __init__(self, rewriter: Rewriter, wide: bool) -> None:
-        self.rewriter, self.wide = rewriter, wide
-        self.integers: dict[Value, Value] = {}
+    def __init__(self, context: PassContext, graph: Graph, wide: bool) -> None:
+        self.context, self.rewriter, self.wide = context, context.rewriter(graph), wide
+        self.integers: dict[tuple[Value, str], Value] = {}
         self.accumulators: dict[Value, Value] = {}
         self.reals: dict[Value, Value] = {}
 
@@ -91,39 +96,57 @@ class _IntegerBuilder:
     def is_integer(self, value: Value) -> bool:
         """Return whether a tensor is computed in integers."""
         node = value.producer
-        return node is not None and node.precision == INT8 and not node.is_integer
+        return node is not None and node.precision in INTEGERS and not node.is_integer
 
-    def integer(self, value: Value, before: Node | None) -> Value:
-        """Return the int8 form of a float tensor, made right before its first reader."""
-        if value not in self.integers:
-            qparams = self.result_params(value)
-            if value in self.accumulators:
-                self.integers[value] = self._convert(
-                    "requantize", self.accumulators[value], value, before, qparams
-                )
-            elif value.is_constant:
-                data = quantize(value.constant(), qparams)
-                self.integers[value] = self._constant(f"{value.name}.q", data, qparams)
+    def native(self, value: Value, before: Node | None) -> Value:
+        """Return the integer form in which a tensor is computed; the finer, if there are two."""
+        known = [dtype for dtype in (INT16, INT8) if (value, dtype) in self.integers]
+        dtype = known[0] if known else INT16 if self._feeds(value, INT16) else INT8
+        return self.integer(value, before, dtype)
+
+    def integer(self, value: Value, before: Node | None, dtype: str) -> Value:
+        """Return an integer form of a float tensor, made right before its first reader."""
+        if (value, dtype) not in self.integers:
+            qparams = self.result_params(value, dtype)
+            source = self._source(value, before, dtype)
+            if value.is_constant:
+                made = self._constant(f"{value.name}.q", quantize(value.constant(), qparams), qparams)
+            elif source is None:
+                made = self._convert("quantize", value, value, before, qparams)
             else:
-                self.integers[value] = self._convert("quantize", value, value, before, qparams)
-        return self.integers[value]
+                made = self._convert("requantize", source, value, before, qparams)
+            self.integers[value, dtype] = made
+        return self.integers[value, dtype]
+
+    def _source(self, value: Value, before: Node | None, dtype: str) -> Value | None:
+        """Return the integers from which a form is requantized, None where there are none."""
+        other = INT8 if dtype == INT16 else INT16
+        if value in self.accumulators:
+            # One requantization stays fused to the layer: the finer, if there are two.
+            finer = dtype == INT8 and self._feeds(value, INT16)
+            return self.integer(value, before, INT16) if finer else self.accumulators[value]
+        return self.integers.get((value, other)) if self.is_integer(value) else None
+
+    def _feeds(self, value: Value, dtype: str) -> bool:
+        """Return whether a node of a precision reads a tensor as an activation."""
+        return any(node.precision == dtype and index in node.op.operand_activations(node) for node, index in value.uses)
 
     def real(self, value: Value, before: Node | None) -> Value:
         """Return the float form of a tensor that is computed in integers; other tensors as they are."""
         if not self.is_integer(value):
             return value
         if value not in self.reals:
-            only_float = all(reader.precision != INT8 for reader in value.users())
+            only_float = all(reader.precision not in INTEGERS for reader in value.users())
             if (
                 value in self.accumulators
-                and value not in self.integers
+                and not any((value, dtype) in self.integers for dtype in INTEGERS)
                 and only_float
                 and (self.wide or value.qspec is None)
                 and not _clamped(value)
             ):
                 source = self.accumulators[value]
             else:
-                source = self.integer(value, before)
+                source = self.native(value, before)
             node = self.rewriter.insert(
                 before,
                 ops.get("dequantize"),
@@ -132,7 +155,7 @@ class _IntegerBuilder:
                 types=[value.type],
                 loc=value.producer.loc if value.producer is not None else "",
             )
-            node.precision = INT8
+            node.precision = INT16 if source.dtype == INT16 else INT8
             self.reals[value] = node.output
         return self.reals[value]
 
@@ -140,11 +163,9 @@ class _IntegerBuilder:
         """Insert a quantize or requantize and return its result."""
         loc = value.producer.loc if value.producer is not None else ""
         types = [TensorType(qparams.dtype, value.shape)]
-        node = self.rewriter.insert(
-            before, ops.get(op), [source], name=f"{value.name}.q", types=types, loc=loc
-        )
+        node = self.rewriter.insert(before, ops.get(op), [source], name=f"{value.name}.q", types=types, loc=loc)
         node.output.qparams = qparams
-        node.precision = INT8
+        node.precision = INT16 if INT16 in (source.dtype, qparams.dtype) else INT8
         return node.output
 
     def _constant(self, name: str, data: Any, qparams: QParams) -> Value:
@@ -152,16 +173,35 @@ class _IntegerBuilder:
         constant.qparams = qparams
         return constant
 
-    def result_params(self, value: Value) -> QParams:
+    def result_params(self, value: Value, dtype: str) -> QParams:
         """Return the QParams that a tensor's calibrated range and its producer's clamp ask for."""
         spec = value.qspec
         if spec is None or spec.range is None:
             raise InternalError(f"{value.name} has no calibrated range")
-        qparams = QParams.from_range(*spec.range)
+        qparams = QParams.from_range(*spec.range) if dtype == INT8 else self._int16_params(value, spec)
         attrs: Any = value.producer.attrs if value.producer is not None else None
         if getattr(attrs, "activation", "none") in CLAMPS[1:]:
             qparams = qparams.clamped(*clamp_bounds(attrs.activation, attrs.alpha, attrs.beta))
         return qparams
+
+    def _int16_params(self, value: Value, spec: QSpec) -> QParams:
+        """Return the QParams of 16 bits: for all that was seen, since sixteen bits need no range cut short."""
+        assert spec.range is not None
+        lo, hi = spec.range
+        if spec.kind != "fixed" and not value.is_constant:
+            seen = self.context.statistics.get(value.name) if self.context.samples is not None else None
+            if seen is not None and seen.count:
+                lo, hi = min(lo, seen.minimum), max(hi, seen.maximum)
+            lo, hi = lo * HEADROOM, hi * HEADROOM
+        return QParams.int16(lo, hi)
+
+    def _width(self, node: Node, value: Value) -> str:
+        """Return the element type that a node's result has where nothing but its readers decide."""
+        if self._feeds(value, INT16):
+            return INT16
+        narrow = all(reader.precision == INT8 for reader in value.users())
+        output = value in self.rewriter.graph.outputs
+        return INT8 if node.precision == INT8 or (value.uses and narrow and not output) else INT16
 
     # -- nodes --------------------------------------------------------------------------------------------
 
@@ -181,16 +221,21 @@ class _IntegerBuilder:
         operands = list(node.inputs)
         for index in node.op.operand_activations(node):
             if index != wide:
-                operands[index] = self.integer(node.inputs[index], node)
+                operands[index] = self.integer(node.inputs[index], node, node.precision)
         if wide is not None:
-            qparams = wide_qparams(self.result_params(node.output))
+            qparams = wide_qparams(self.result_params(node.output, INT8))
             value = node.inputs[wide]
             operands[wide] = self._convert("requantize", self.accumulators[value], value, node, qparams)
-        shared = operands[0].qparams if kind is Quantization.SHARED else None
-        results = [shared or self.result_params(v) for v in node.outputs]
-        self._emit(node, operands, results)
+        if kind is Quantization.SHARED:
+            shared = operands[0].qparams
+            assert shared is not None
+            self._emit(node, operands, [shared for _ in node.outputs])
+            return
+        # A table of int8 gives int8, as does an addition into which an accumulator goes.
+        fixed = INT8 if wide is not None or (not node.op.takes_int16 and node.precision == INT8) else None
+        self._emit(node, operands, [self.result_params(v, fixed or self._width(node, v)) for v in node.outputs])
 
-    def _emit(self, node: Node, operands: list[Value], qparams: list[QParams]) -> None:
+    def _emit(self, node: Node, operands: list[Value], qparams: list[QParams]) -> Node:
         attrs = node.attrs
         if hasattr(attrs, "activation"):
             # The clamp now is the result's [qmin, qmax].
@@ -204,14 +249,18 @@ class _IntegerBuilder:
             loc=node.loc,
             before=node,
         )
-        twin.precision = INT8
+        twin.precision = node.precision
         for old, new, q in zip(node.outputs, twin.outputs, qparams, strict=True):
             new.qparams = q
-            (self.accumulators if q.dtype == "int32" else self.integers)[old] = new
+            if q.dtype == "int32":
+                self.accumulators[old] = new
+            else:
+                self.integers[old, q.dtype] = new
+        return twin
 
     def _accumulate(self, node: Node) -> None:
-        """Build conv2d, conv_transpose2d or dense on int8, with a raw int32 accumulator as its result."""
-        x = self.integer(node.inputs[0], node)
+        """Build conv2d, conv_transpose2d or dense, with a raw int32 accumulator as its result if x has 8 bits."""
+        x = self.integer(node.inputs[0], node, node.precision)
         assert x.qparams is not None
         weight, bias, spec = node.inputs[1], node.inputs[2].constant(), node.inputs[1].qspec
         if spec is None:
@@ -227,11 +276,28 @@ class _IntegerBuilder:
             self._constant(f"{weight.name}.q", quantize(weight.constant(), w_params), w_params),
             self._constant(f"{node.inputs[2].name}.q", np.rint(bias / acc_scales).astype(np.int32), b_params),
         ]
+        if node.precision == INT16:
+            self._finish_int16(node, operands)
+            return
         channel_axis = 1 if getattr(node.attrs, "layout", "NHWC") == "NCHW" else len(node.output.shape) - 1
         self._emit(node, operands, [replace(b_params, axis=channel_axis)])
 
+    def _finish_int16(self, node: Node, operands: list[Value]) -> None:
+        """Emit a layer of 16-bit activations with the result that its readers want: integers, or real numbers."""
+        value = node.output
+        if any(reader.precision in INTEGERS for reader in value.users()) or _clamped(value):
+            self._emit(node, operands, [self.result_params(value, self._width(node, value))])
+            return
+        twin = self.rewriter.insert(
+            node, node.op, operands, node.attrs, name=f"{value.name}.real", types=[value.type], loc=node.loc
+        )
+        twin.precision = INT16
+        self.reals[value] = twin.output
+
     def _wide_operand(self, node: Node) -> int | None:
         """Return which operand of an addition may come as a wide accumulator, None if neither may."""
+        if node.precision != INT8 or self._feeds(node.output, INT16):
+            return None
         if node.inputs[0] is node.inputs[1] or node.inputs[0].shape != node.inputs[1].shape:
             return None
         order = {n: i for i, n in enumerate(self.rewriter.graph.nodes)}
@@ -239,7 +305,7 @@ class _IntegerBuilder:
             index
             for index, value in enumerate(node.inputs)
             if value in self.accumulators
-            and value not in self.integers
+            and (value, INT8) not in self.integers
             and _feeds_only(value, node, self.rewriter)
         ]
         # The later one: its convolution then finds the other operand ready and can take the addition in.

@@ -141,6 +141,10 @@ def compile_command(
             metavar="NODES", help="Stay in float32: a name, glob, /regex/, op:softmax or FROM..TO. Repeatable."
         ),
     ] = None,
+    keep_int16: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODES", help="Compute on 16-bit activations; chosen like --keep-float. Repeatable."),
+    ] = None,
     io: Annotated[
         str | None, typer.Option(metavar="TYPE", help="float (default), or int8: inputs and outputs stay quantized.")
     ] = None,
@@ -205,6 +209,7 @@ def compile_command(
         "state": state or None,
         "observer": observer,
         "keep_float": keep_float or None,
+        "keep_int16": keep_int16 or None,
         "io": io,
         "labels": labels,
         "passes": passes,

@@ -96,6 +96,9 @@ def analyze(
         list[str] | None,
         typer.Option(metavar="NODES", help="Name, glob, /regex/, op:softmax or FROM..TO. Repeatable."),
     ] = None,
+    keep_int16: Annotated[
+        list[str] | None, typer.Option(metavar="NODES", help="Compute on 16-bit activations. Repeatable.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML file with any setting of the compiler.")
     ] = None,
@@ -119,6 +122,7 @@ def analyze(
         "input_shapes": read_shapes(input_shape or []) or None,
         "observer": observer,
         "keep_float": keep_float,
+        "keep_int16": keep_int16,
     }
     with ProgressReporter(quiet=json) as progress:
         result = run(model, config=config, settings=settings, count=samples, progress=progress)

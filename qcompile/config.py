@@ -46,6 +46,7 @@ SCHEMA: dict[str, Any] = {
         "weight_bits": {"enum": [8, 4, 2, 1]},
         "group_size": _POSITIVE,
         "keep_float": _STRINGS,
+        "keep_int16": _STRINGS,
         "io": {"enum": ["float", "int8"]},
         "passes": _STRING,
         "pass_path": _STRINGS,
@@ -83,6 +84,7 @@ class CompileConfig:
             rounding.
         group_size: neighbouring weights that then share a scale.
         keep_float: nodes that stay in float32: names, globs, /regular expressions/, op:softmax, from..to.
+        keep_int16: nodes that compute on 16-bit activations, chosen alike; those that `keep_float` names stay in float.
         io: "float", or "int8" to keep inputs and outputs quantized.
         passes: pipeline text of further passes, run after simplification.
         pass_path: directories with passes.
@@ -112,6 +114,7 @@ class CompileConfig:
     weight_bits: int | None = None
     group_size: int = 32
     keep_float: tuple[str, ...] = ()
+    keep_int16: tuple[str, ...] = ()
     io: str = "float"
     passes: str = ""
     pass_path: tuple[str, ...] = ()
@@ -159,7 +162,7 @@ class CompileConfig:
         """
         values = {name.replace("-", "_"): value for name, value in given.items() if value is not None}
         _validate(values, source)
-        for name in ("keep_float", "pass_path", "state"):
+        for name in ("keep_float", "keep_int16", "pass_path", "state"):
             if name in values:
                 values[name] = tuple(values[name])
         if "weight_bits" in values:
@@ -180,6 +183,7 @@ class CompileConfig:
         result = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
         result["input_shapes"] = {name: list(shape) for name, shape in self.input_shapes.items()}
         result["keep_float"] = list(self.keep_float)
+        result["keep_int16"] = list(self.keep_int16)
         result["state"] = list(self.state)
         result["pass_path"] = [Path(path).name for path in self.pass_path]
         for name in ("target", "calib", "labels"):

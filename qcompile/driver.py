@@ -255,6 +255,7 @@ def find_recipe(graph: Graph, config: CompileConfig, context: PassContext, outpu
         return None
     observed, _ = _run(observation_pipeline(config), graph, config, context, ())
     check_selection(observed, config.keep_float, option="--keep-float", original=graph)
+    check_selection(observed, config.keep_int16, option="--keep-int16", original=graph)
     pipeline = f"{observation_pipeline(config)},{quantization_pipeline(config)},{FINISH_FLOAT}"
     return search(graph, pipeline, context, settings_of(config, output), PassRegistry(config.pass_path))
 
@@ -289,6 +290,7 @@ def to_precision(
     observed, before = _run(observation_pipeline(config), graph, config, context, instruments)
     # Calibration takes long: a name that does not exist is reported before it.
     check_selection(observed, config.keep_float, option="--keep-float", original=graph)
+    check_selection(observed, config.keep_int16, option="--keep-int16", original=graph)
     pipeline = f"{quantization_pipeline(config)},{FINISH_FLOAT}"
     final, after = _run(pipeline, observed, config, context, instruments)
     return final, [*before, *after]
@@ -330,9 +332,10 @@ def quantization_pipeline(config: CompileConfig) -> str:
     """Return the pipeline text from there to an integer graph."""
     from qcompile.ir.printer import print_literal
 
+    wide = f", keep_int16={print_literal(config.keep_int16)}" if config.keep_int16 else ""
     steps = [
         f"calibrate{{seed={config.seed}}}",
-        f"assign-precision{{keep_float={print_literal(config.keep_float)}}}",
+        f"assign-precision{{keep_float={print_literal(config.keep_float)}{wide}}}",
         f"quantize{{io={print_literal(config.io)}}}",
         "fuse-requantize",
         "quantize-states",

@@ -5,7 +5,7 @@ Only ratios are meant: between int8 and float they hold within a factor of two f
 
 from __future__ import annotations
 
-MAC_NS = {"int8": 0.004, "float32": 0.016}
+MAC_NS = {"int8": 0.004, "int16": 0.009, "float32": 0.016}
 """Nanoseconds of one multiply-accumulate on one core."""
 
 BYTE_NS = 0.03
@@ -21,6 +21,6 @@ def modelled_ns(macs: int, bytes_moved: int, precision: str) -> float:
     Args:
         macs: multiply-accumulates.
         bytes_moved: bytes read and written.
-        precision: "int8" or "float32"; anything else counts as float32.
+        precision: "int8", "int16" or "float32"; anything else counts as float32.
     """
     return MAC_NS.get(precision, MAC_NS["float32"]) * macs + BYTE_NS * bytes_moved

@@ -108,7 +108,7 @@ class Node:
         loc: name of the ONNX node it comes from, "" where there is none.
 
     Attributes:
-        precision: arithmetic decided for it, "int8" or "float32"; "" while undecided.
+        precision: arithmetic decided for it, "int8", "int16" or "float32"; "" while undecided.
     """
 
     __slots__ = ("attrs", "inputs", "loc", "op", "outputs", "precision")

@@ -51,6 +51,7 @@ class OpDef:
         activations: indices of the operands that are activations (to be quantized); None means all of them.
         integer: how it takes part in quantization.
         adds_residual: whether the epilogue of its integer form can add a residual.
+        takes_int16: whether its integer form is defined on 16-bit activations too.
         onnx: ONNX operator types whose conversion this file provides, with the converter of each.
     """
 
@@ -59,6 +60,7 @@ class OpDef:
     activations: ClassVar[tuple[int, ...] | None] = None
     integer: ClassVar[Quantization] = Quantization.FLOAT_ONLY
     adds_residual: ClassVar[bool] = False
+    takes_int16: ClassVar[bool] = False
     onnx: ClassVar[dict[str, Callable[..., Any]]] = {}
 
     def infer(self, attrs: Any, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -86,11 +88,15 @@ class OpDef:
         if self.integer is Quantization.SHARED:
             return self.evaluate(node.attrs, inputs)
         if self.integer is Quantization.TABLE:
+            from qcompile.quant import int16
             from qcompile.quant.requantize import table
 
             qx, qy = node.inputs[0].qparams, node.output.qparams
             if qx is None or qy is None:
                 raise InternalError(f"{node}: a table needs QParams on both sides")
+            if qx.dtype == int16.INT16:
+                entries = int16.table(lambda x: self.function(node.attrs, x), qx, qy)
+                return (int16.look_up(inputs[0], entries, qy.dtype),)
             lut = table(lambda x: self.function(node.attrs, x), qx, qy)
             return (lut[inputs[0].astype("int16") + 128],)
         raise ValueError(f"'{self.name}' has no integer form")
@@ -107,6 +113,12 @@ class OpDef:
     def integer_obstacle(self, node: Node) -> str | None:
         """Return why this very node cannot run in integers, or None if it can."""
         return "it has no integer form" if self.integer is Quantization.FLOAT_ONLY else None
+
+    def int16_obstacle(self, node: Node) -> str | None:
+        """Return why this very node cannot run on 16-bit activations, or None if it can."""
+        if self.takes_int16 or self.integer in (Quantization.SHARED, Quantization.TABLE):
+            return None
+        return f"{self.name} has no form on 16-bit activations"
 
     def fixed_range(self, attrs: Any) -> tuple[float, float] | None:
         """Return the real bounds of the result where the function itself sets them (sigmoid: 0..1)."""

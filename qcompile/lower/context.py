@@ -56,6 +56,7 @@ class LoweringContext:
         for value in graph.inputs:
             space, names = ("state", kept) if value.name in kept else ("input", given)
             self.sources.buffers[value] = Buffer(value.type.nbytes, space, names.index(value.name))
+        self.planes: dict[Value, tuple[Value, Value]] = {}
             self.sources.at_boundary(value)
 
     # -- elementwise ----------------------------------------------------------------------------------------
@@ -363,7 +364,7 @@ class LoweringContext:
             macs: multiply-accumulates.
             precision: what it computes in; by default "int8", or the element type of the result.
         """
-        precision = precision or ("int8" if node.is_integer else node.outputs[0].dtype)
+        precision = precision or _precision(node)
         name = node.loc or node.outputs[0].name
         step = DraftStep(kernel, tuple(args), output, share, name, node.op.name, precision, macs)
         self.steps.append(step)
@@ -390,6 +391,13 @@ class LoweringContext:
         copy = _copy_of(value)
         self.sources.at_boundary(copy.output)
         self.emit_map(copy, self._whole(value), target, copy.output, value.shape)
+
+
+def _precision(node: Node) -> str:
+    """Return what a node computes in, as reports say it."""
+    if not node.is_integer:
+        return "int16" if node.precision == "int16" else node.outputs[0].dtype
+    return "int16" if "int16" in (node.precision, node.inputs[0].dtype) else "int8"
 
 
 def _copy_of(value: Value) -> Node:

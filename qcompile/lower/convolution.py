@@ -18,6 +18,7 @@ from qcompile.kernels.conv_packing import PackedConv, pack_conv, pack_table
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.conv_workload import dense as dense_workload
 from qcompile.kernels.parameters import LayerScalars
+from qcompile.lower import int16
 from qcompile.lower.families import look_up
 from qcompile.lower.packed import packed_product
 from qcompile.lower.storage import Buffer
@@ -75,6 +76,9 @@ def dense(context: LoweringContext, node: Node) -> None:
 def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
     """Emit the kernel of a layer, and an elementwise step for an activation that no epilogue has."""
     if not context.wanted(node.output):
+        return
+    if int16.takes_part(node):
+        int16.layer(context, node, shape)
         return
     separate = not node.is_integer and node.attrs.activation not in ACTIVATIONS
     if reads_packed(node, 1):

@@ -232,6 +232,10 @@ class ExpressionBuilder:
         scale = np.float32(self._params(self.output).scalar_scale)
         return self._rounded(real * self.f32(float(np.float32(1.0) / scale)))
 
+    def scaled(self, value: Expr) -> Expr:
+        """Return the code of a real number that is in steps of the result already: int(rne(clamp(x))) + zp."""
+        return self._rounded(value)
+
     def clamp_store(self, centred: Expr) -> Expr:
         """Return the code of an int32 that already has the result's scale: clamp(v) + zp."""
         params = self._params(self.output)

@@ -15,11 +15,11 @@ from qcompile.ops.elementwise import (
     Binary,
     Unary,
     binary_converter,
+    integer_sum,
     lower_sum,
     sum_obstacle,
     variadic_converter,
 )
-from qcompile.quant import requantize as rq
 from qcompile.quant.qparams import QParams
 
 
@@ -55,6 +55,7 @@ class Add(Binary):
     name = "add"
     Attrs = AddAttrs
     integer = Quantization.ARITHMETIC
+    takes_int16 = True
     onnx: ClassVar[dict[str, Any]] = {"Add": binary_converter("add"), "Sum": variadic_converter("add")}
 
     def combine(self, attrs: AddAttrs, a: Array, b: Array) -> Array:
@@ -66,7 +67,7 @@ class Add(Binary):
         (a, b), (y,) = qparams_of(node)
         attrs = node.attrs
         before = attrs.pre_activation or y
-        q = rq.add(inputs[0], inputs[1], a, b, before)
+        q = integer_sum(inputs[0], inputs[1], a, b, before)
         if attrs.pre_activation is not None:
             q = activation_table(attrs, before, y)[q.astype(np.int16) + 128]
         return (q,)

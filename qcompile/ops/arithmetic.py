@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Node
 from qcompile.ir.opdef import OpDef
+from qcompile.quant import int16
 from qcompile.quant import requantize as rq
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
@@ -153,6 +154,27 @@ def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:
 _INT32 = (-(2**31), 2**31 - 1)
 
 
+def finish_planes(node: Node, high: Array, low: Array) -> Array:
+    """Turn the sums over both planes of a 16-bit activation into the node's result: requantized, or real.
+
+    Formula:
+        t · m with m = float32(s_acc / s_y), rounded and clamped; or t · s_acc where the result is real
+
+    Args:
+        node: conv2d or dense whose operand 0 has 16 bits.
+        high: int32 sums over the upper plane with that of the bias, channels last.
+        low: likewise over the lower plane.
+    """
+    x, w, result = node.inputs[0].qparams, node.inputs[1].qparams, node.output.qparams
+    assert x is not None
+    assert w is not None
+    scales = accumulator_scales(x, w)
+    total = int16.combine(high, low)
+    if result is None:
+        return np.asarray(total * scales, np.float32)
+    return int16.requantize_real(total, rq.multiplier(scales, result.scalar_scale), result)
+
+
 def activation_table(attrs: Any, before: QParams, result: QParams) -> npt.NDArray[np.int8]:
     """Return the 256-entry table of a fused activation.
 
@@ -191,6 +213,10 @@ def check_accumulator(node: Node, terms: int) -> None:
         ValueError: it could overflow.
     """
     bias = node.inputs[2].data
-    worst = terms * 255 * 127 + (int(np.abs(bias.astype(np.int64)).max()) if bias is not None and bias.size else 0)
+    largest = int(np.abs(bias.astype(np.int64)).max()) if bias is not None and bias.size else 0
+    if node.inputs[0].dtype == int16.INT16:
+        # Each plane has sums of its own, and takes its part of the bias.
+        largest = (largest >> int16.LOW_BITS) + 2**int16.LOW_BITS
+    worst = terms * 255 * 127 + largest
     if worst > ACCUMULATOR_LIMIT:
         raise ValueError(f"an accumulator of {terms} products and its bias could reach {worst}, beyond int32")

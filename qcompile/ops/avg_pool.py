@@ -53,6 +53,7 @@ class AvgPool(OpDef):
     name = "avg_pool"
     Attrs = AvgPoolAttrs
     integer = Quantization.ARITHMETIC
+    takes_int16 = True
     onnx: ClassVar[dict[str, Any]] = {"AveragePool": _from_onnx}
 
     def infer(self, attrs: AvgPoolAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -59,6 +59,7 @@ class Concat(OpDef):
     name = "concat"
     Attrs = ConcatAttrs
     integer = Quantization.ARITHMETIC
+    takes_int16 = True
     onnx: ClassVar[dict[str, Any]] = {"Concat": _from_onnx}
 
     def infer(self, attrs: ConcatAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -11,7 +11,13 @@ import numpy as np
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
-from qcompile.ops.arithmetic import activate, check_accumulator, check_activation, finish_accumulator
+from qcompile.ops.arithmetic import (
+    activate,
+    check_accumulator,
+    check_activation,
+    finish_accumulator,
+    finish_planes,
+)
 from qcompile.ops.convolution import convolve, integer_convolve
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.spatial import (
@@ -26,6 +32,7 @@ from qcompile.ops.spatial import (
     windowed,
     with_spatial,
 )
+from qcompile.quant import int16
 from qcompile.quant.qparams import QParams
 
 
@@ -101,6 +108,7 @@ class Conv2d(OpDef):
     Attrs = Conv2dAttrs
     activations = (0,)
     integer = Quantization.ACCUMULATE
+    takes_int16 = True
     adds_residual = True
     onnx: ClassVar[dict[str, Any]] = {"Conv": _from_onnx}
 
@@ -144,6 +152,8 @@ class Conv2d(OpDef):
         x_params = node.inputs[0].qparams
         if x_params is None:
             raise ValueError(f"{node}: operand 0 is not quantized")
+        if x_params.dtype == int16.INT16:
+            return (self._evaluate_int16(node, inputs),)
         # Whole numbers in float32 are exact here, and what the products need.
         centred = inputs[0].astype(np.float32)
         centred -= x_params.scalar_zero_point
@@ -151,6 +161,15 @@ class Conv2d(OpDef):
         acc += along_channels(inputs[2], attrs.layout)
         residual = to_nhwc(inputs[3], attrs.layout) if attrs.residual else None
         return (from_nhwc(finish_accumulator(node, to_nhwc(acc, attrs.layout), residual), attrs.layout),)
+
+    def _evaluate_int16(self, node: Node, inputs: Sequence[Array]) -> Array:
+        """Compute the convolution of 16-bit activations; see `qcompile.ops.arithmetic.finish_planes`."""
+        layout = node.attrs.layout
+        sums = []
+        for plane_of_x, plane_of_bias in zip(int16.split(inputs[0]), int16.split(inputs[2]), strict=True):
+            acc = integer_convolve(plane_of_x.astype(np.float32), inputs[1], node.attrs)
+            sums.append(to_nhwc(acc + along_channels(plane_of_bias, layout), layout))
+        return from_nhwc(finish_planes(node, sums[0], sums[1]), layout)
 
     def operand_activations(self, node: Node) -> tuple[int, ...]:
         """Return x and the residual."""

@@ -12,8 +12,16 @@ import numpy as np
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
-from qcompile.ops.arithmetic import activate, check_accumulator, check_activation, finish_accumulator, integer_matmul
+from qcompile.ops.arithmetic import (
+    activate,
+    check_accumulator,
+    check_activation,
+    finish_accumulator,
+    finish_planes,
+    integer_matmul,
+)
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.quant import int16
 from qcompile.quant.qparams import QParams
 
 
@@ -110,6 +118,7 @@ class Dense(OpDef):
     Attrs = DenseAttrs
     activations = (0,)
     integer = Quantization.ACCUMULATE
+    takes_int16 = True
     adds_residual = True
     onnx: ClassVar[dict[str, Any]] = {"Gemm": _from_gemm, "MatMul": _from_matmul}
 
@@ -139,6 +148,10 @@ class Dense(OpDef):
         x_params = node.inputs[0].qparams
         if x_params is None:
             raise ValueError(f"{node}: operand 0 is not quantized")
+        if x_params.dtype == int16.INT16:
+            planes = zip(int16.split(inputs[0]), int16.split(inputs[2]), strict=True)
+            high, low = (integer_matmul(q, inputs[1].T) + b for q, b in planes)
+            return (finish_planes(node, high, low),)
         centred = inputs[0].astype(np.int16) - np.int16(x_params.scalar_zero_point)
         acc = integer_matmul(centred, inputs[1].T) + inputs[2]
         residual = inputs[3] if node.attrs.residual else None

@@ -15,6 +15,7 @@ from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization, qparams_of
 from qcompile.ir.types import TensorType
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.quant import int16
 from qcompile.quant import requantize as rq
 from qcompile.quant.qparams import QParams
 
@@ -52,7 +53,9 @@ class Unary(OpDef):
 
     def lower(self, node: Node, context: Any) -> None:
         """Emit a table look-up in integer form, else an elementwise loop."""
-        if node.is_integer:
+        if node.is_integer and node.inputs[0].dtype == int16.INT16:
+            lower_interpolated(node, context)
+        elif node.is_integer:
             context.table(node)
         else:
             context.map(node, lambda e, i: self.expression(e, node.attrs, e.load(0, *i)))
@@ -216,6 +219,19 @@ def erf(x: Array) -> Array:
     return np.asarray(np.copysign(y, x).astype(x.dtype))
 
 
+def has_int16(*params: QParams) -> bool:
+    """Return whether any of these tensors has 16 bits."""
+    return any(q.dtype == int16.INT16 for q in params)
+
+
+def integer_sum(
+    qa: Array, qb: Array, a: QParams, b: QParams, result: QParams, signs: tuple[int, int] = (1, 1)
+) -> Array:
+    """Add integers by the rule for their widths; arguments as for `qcompile.quant.requantize.add`."""
+    rule = int16.add if has_int16(a, b, result) else rq.add
+    return rule(qa, qb, a, b, result, signs)
+
+
 def sum_obstacle(node: Node, signs: tuple[int, int], before: QParams | None = None) -> str | None:
     """Return why an integer sum cannot take its QParams, or None (also where they are not known yet).
 
@@ -229,7 +245,10 @@ def sum_obstacle(node: Node, signs: tuple[int, int], before: QParams | None = No
         return obstacle
     (a, b), (y,) = qparams_of(node)
     try:
-        rq.add_constants(a, b, before or y, signs)
+        if has_int16(a, b, before or y):
+            int16.sum_constants(a, b, before or y, signs)
+        else:
+            rq.add_constants(a, b, before or y, signs)
     except ValueError as error:
         return str(error)
     return None
@@ -252,6 +271,9 @@ def lower_sum(
         table: maps the sum, q + 128, to the result's q.
     """
     (a, b), (y,) = qparams_of(node)
+    if has_int16(a, b, y):
+        _lower_int16_sum(node, context, int16.sum_constants(a, b, y, signs))
+        return
     constants = rq.add_constants(a, b, before or y, signs)
 
     def emit(e: Any, i: Any) -> Any:
@@ -264,3 +286,39 @@ def lower_sum(
         context.map(node, emit)
     else:
         context.map_table(node, emit, before, table)
+
+
+def _lower_int16_sum(node: Node, context: Any, constants: int16.SumConstants) -> None:
+    """Emit `qcompile.quant.int16.add` as one elementwise loop."""
+    shift = constants.shift
+
+    def emit(e: Any, i: Any) -> Any:
+        limit = e.f32(rq.WIDE_LIMIT)
+        terms = []
+        for k, m in enumerate(constants.multipliers):
+            scaled = e.cast(e.centred(k, *e.broadcast(k, i)), "float32") * e.f32(m)
+            terms.append(e.round_clamp(scaled, e.f32(-rq.WIDE_LIMIT), limit))
+        total = terms[0] + terms[1]
+        if shift > 0:
+            return e.clamp_store((total + e.i32(1 << (shift - 1))) >> e.i32(shift))
+        bounded = e.min(e.max(total, e.i32(-constants.limit)), e.i32(constants.limit))
+        return e.clamp_store(e.shift_left(bounded, e.i32(-shift)))
+
+    context.map(node, emit)
+
+
+def lower_interpolated(node: Node, context: Any) -> None:
+    """Emit `qcompile.quant.int16.look_up` of a unary function as one elementwise loop."""
+    (x,), (y,) = qparams_of(node)
+    entries = context.constant(int16.table(lambda real: node.op.function(node.attrs, real), x, y))
+    bits = int16.SEGMENT_BITS
+
+    def emit(e: Any, i: Any) -> Any:
+        place = e.cast(e.load(0, *i), "int32") + e.i32(32768)
+        pair = e.at(entries, place >> e.i32(bits))
+        first = e.shift_left(pair, e.i32(16)) >> e.i32(16)
+        rise = (pair >> e.i32(16)) - first
+        part = e.bit_and(place, e.i32(2**bits - 1))
+        return e.cast(first + ((rise * part + e.i32(2 ** (bits - 1))) >> e.i32(bits)), y.dtype)
+
+    context.map(node, emit)

@@ -20,6 +20,7 @@ class GlobalAvgPool(SumReduction):
     name = "global_avg_pool"
     Attrs = GlobalPoolAttrs
     integer = Quantization.ARITHMETIC
+    takes_int16 = True
     onnx: ClassVar[dict[str, Any]] = {"GlobalAveragePool": global_converter("global_avg_pool", "reduce_mean")}
 
     def reduced(self, attrs: GlobalPoolAttrs, rank: int) -> tuple[tuple[int, ...], bool]:

@@ -25,6 +25,7 @@ class Mul(Binary):
 
     name = "mul"
     integer = Quantization.ARITHMETIC
+    takes_int16 = True
     onnx: ClassVar[dict[str, Any]] = {"Mul": binary_converter("mul")}
 
     def combine(self, attrs: NoAttrs, a: Array, b: Array) -> Array:

@@ -62,6 +62,7 @@ class Prelu(OpDef):
     Attrs = PreluAttrs
     activations = (0,)
     integer = Quantization.ARITHMETIC
+    takes_int16 = True
     onnx: ClassVar[dict[str, Any]] = {"PRelu": _from_onnx}
 
     def infer(self, attrs: PreluAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

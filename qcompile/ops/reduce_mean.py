@@ -20,4 +20,5 @@ class ReduceMean(SumReduction):
     name = "reduce_mean"
     Attrs = ReduceAttrs
     integer = Quantization.ARITHMETIC
+    takes_int16 = True
     onnx: ClassVar[dict[str, Any]] = {"ReduceMean": reduce_converter("reduce_mean", axes_input_since=18)}

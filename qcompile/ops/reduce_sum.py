@@ -21,6 +21,7 @@ class ReduceSum(SumReduction):
     name = "reduce_sum"
     Attrs = ReduceAttrs
     integer = Quantization.ARITHMETIC
+    takes_int16 = True
     onnx: ClassVar[dict[str, Any]] = {"ReduceSum": reduce_converter("reduce_sum", axes_input_since=13)}
 
     def count(self, attrs: ReduceAttrs, shape: Sequence[int]) -> int:

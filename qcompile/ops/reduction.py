@@ -127,8 +127,14 @@ class SumReduction(Reduction):
     def check(self, node: Node) -> None:
         """Check that the integer sum cannot overflow."""
         extent = self.extent(node.attrs, node.inputs[0].shape)
-        if node.is_integer and extent * 255 > 2**31 - 1:
-            raise ValueError(f"a sum of {extent} int8 elements could leave int32")
+        reach = 2**16 if node.inputs[0].dtype == "int16" else 255
+        if node.is_integer and extent * reach > 2**31 - 1:
+            raise ValueError(f"a sum of {extent} {node.inputs[0].dtype} elements could leave int32")
+
+    def int16_obstacle(self, node: Node) -> str | None:
+        """Refuse sums that could leave int32."""
+        extent = self.extent(node.attrs, node.inputs[0].shape)
+        return f"a sum of {extent} 16-bit elements could leave int32" if extent >= 2**15 else None
 
     def lower(self, node: Node, context: Any) -> None:
         """Emit a sum."""
@@ -157,8 +163,8 @@ class SelectReduction(Reduction):
         """Emit a selection."""
         sign = -1 if self.combine == "max" else 1
         if node.is_integer:
-            # Centred int8 lies in ±255; any bound beyond loses to every element.
-            init: tuple[float, str] = (sign * 1024, "int32")
+            # Centred integers lie within ±2^16; any bound beyond loses to every element.
+            init: tuple[float, str] = (sign * 2**20, "int32")
             self.lower_reduction(node, context, self.combine, init, lambda e, acc, i: e.clamp_store(acc))
         else:
             init = (sign * math.inf, node.output.dtype)

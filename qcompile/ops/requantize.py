@@ -25,6 +25,7 @@ class Requantize(OpDef):
 
     name = "requantize"
     integer = Quantization.ARITHMETIC
+    takes_int16 = True
 
     def infer(self, attrs: NoAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the operand's shape in int8; the QParams of the result may ask for another integer."""

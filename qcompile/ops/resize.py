@@ -229,6 +229,10 @@ class Resize(OpDef):
         """Refuse cubic interpolation, whose result leaves the range of its operand."""
         return "cubic interpolation has no integer form" if node.attrs.mode == "cubic" else None
 
+    def int16_obstacle(self, node: Node) -> str | None:
+        """Refuse linear interpolation, whose fixed-point sums would leave int32."""
+        return None if node.attrs.mode == "nearest" else "linear interpolation has no form on 16-bit activations"
+
     def lower(self, node: Node, context: Any) -> None:
         """Emit one gather per tap, with tables of indices and coefficients."""
         rows, columns = node.attrs.axes(node.inputs[0].shape)

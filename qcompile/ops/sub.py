@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from qcompile.ir.graph import Node
 from qcompile.ir.opdef import Array, NoAttrs, Quantization, qparams_of
-from qcompile.ops.elementwise import Binary, binary_converter, lower_sum, sum_obstacle
-from qcompile.quant import requantize as rq
+from qcompile.ops.elementwise import Binary, binary_converter, integer_sum, lower_sum, sum_obstacle
 
 
 class Sub(Binary):
@@ -22,6 +21,7 @@ class Sub(Binary):
 
     name = "sub"
     integer = Quantization.ARITHMETIC
+    takes_int16 = True
     onnx: ClassVar[dict[str, Any]] = {"Sub": binary_converter("sub")}
 
     def combine(self, attrs: NoAttrs, a: Array, b: Array) -> Array:
@@ -35,7 +35,7 @@ class Sub(Binary):
     def evaluate_integer(self, node: Node, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Subtract in fixed point."""
         (a, b), (y,) = qparams_of(node)
-        return (rq.add(inputs[0], inputs[1], a, b, y, (1, -1)),)
+        return (integer_sum(inputs[0], inputs[1], a, b, y, (1, -1)),)
 
     def integer_obstacle(self, node: Node) -> str | None:
         """Refuse scales whose ratio int32 fixed point cannot hold."""

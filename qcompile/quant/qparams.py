@@ -109,6 +109,25 @@ class QParams:
         return replace(self, qmin=qmin, qmax=qmax)
 
     @classmethod
+    def int16(cls, lo: float, hi: float) -> QParams:
+        """Choose symmetric int16 parameters for the real range [lo, hi].
+
+        A zero point would win less than one of the sixteen bits, and costs every product sum a correction.
+
+        Formula:
+            scale = max(|lo|, |hi|) / 32767, zero_point = 0
+
+        Args:
+            lo: smallest real value to represent.
+            hi: largest real value to represent.
+        """
+        reach = max(abs(float(lo)), abs(float(hi)))
+        if not np.isfinite(reach):
+            raise ValueError(f"range [{lo}, {hi}] is not finite")
+        scale = np.float32(reach / 32767.0) if reach > 0 else np.float32(1.0)
+        return cls((float(max(scale, np.finfo(np.float32).tiny)),), (0,), "int16", -32767, 32767)
+
+    @classmethod
     def from_range(cls, lo: float, hi: float) -> QParams:
         """Choose asymmetric int8 parameters for the real range [lo, hi], with 0 exactly representable.
 

@@ -1,0 +1,140 @@
+"""Layers of 16-bit activations: the kernels of int8, once over each plane, and one pass that joins the sums.
+
+`qcompile.quant.int16` is the definition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcompile.errors import LoweringError
+from qcompile.ir.graph import Node, Value
+from qcompile.ir.types import TensorType
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.lower.sources import constant_value
+from qcompile.ops.arithmetic import accumulator_scales
+from qcompile.quant import int16
+from qcompile.quant import requantize as rq
+from qcompile.quant.qparams import INT_RANGE, QParams
+
+if TYPE_CHECKING:
+    from qcompile.lower.context import LoweringContext
+    from qcompile.lower.expressions import ExpressionBuilder
+
+_PLANES = (QParams((1.0,), (0,)), QParams((1.0,), (-128,)))
+"""The upper plane is an int8 tensor as it is; the lower one, 0 to 255, is one whose zero point is −128."""
+
+
+def takes_part(node: Node) -> bool:
+    """Return whether a layer reads or makes a 16-bit tensor."""
+    return node.is_integer and int16.INT16 in (node.inputs[0].dtype, node.output.dtype)
+
+
+def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
+    """Emit a convolution or product with constant weights that reads or makes 16-bit tensors.
+
+    Args:
+        context: takes the steps.
+        node: conv2d or dense in integer form.
+        shape: the layer without its epilogue.
+    """
+    if node.attrs.residual or node.attrs.pre_activation is not None:
+        raise LoweringError(f"node {node}: no kernel of 16-bit tensors adds a residual or looks up a table")
+    if node.inputs[0].dtype != int16.INT16:
+        _join(context, node, [_sums(context, node, shape, node.inputs[0], node.inputs[2])])
+        return
+    biases = [_bias(node.inputs[2], plane) for plane in int16.split(node.inputs[2].constant())]
+    planes = split(context, node, node.inputs[0])
+    first = len(context.steps)
+    sums = [_sums(context, node, shape, x, bias) for x, bias in zip(planes, biases, strict=True)]
+    for step in context.steps[first:-1]:
+        # Both planes together are the layer's multiply-accumulates.
+        step.macs = 0
+    _join(context, node, sums)
+
+
+def split(context: LoweringContext, node: Node, x: Value) -> tuple[Value, Value]:
+    """Return the planes of a 16-bit tensor as int8 tensors, made at their first use.
+
+    Args:
+        context: takes the steps.
+        node: for the report.
+        x: int16.
+    """
+    if x not in context.planes:
+        context.planes[x] = (_plane(context, node, x, 0), _plane(context, node, x, 1))
+    return context.planes[x]
+
+
+def _plane(context: LoweringContext, node: Node, x: Value, which: int) -> Value:
+    """Emit one plane of a tensor."""
+    result = Value(f"{x.name}.{('high', 'low')[which]}", TensorType("int8", x.shape))
+    result.qparams = _PLANES[which]
+    result.uses.append((node, 0))
+
+    def element(e: ExpressionBuilder, i: Any) -> Any:
+        q = e.cast(e.load(0, *i), "int32")
+        if which == 0:
+            return e.cast(q >> e.i32(int16.LOW_BITS), "int8")
+        return e.cast(e.bit_and(q, e.i32(2**int16.LOW_BITS - 1)) - 128, "int8")
+
+    context.map(_twin(node, [x], result), element)
+    if result in context.sources.pending:
+        # Kernels read it from memory, and several may.
+        context.sources.pending[result].emit()
+    return result
+
+
+def _bias(bias: Value, plane: Any) -> Value:
+    value = constant_value(bias.name, np.asarray(plane, np.int32))
+    value.qparams = bias.qparams
+    return value
+
+
+def _sums(context: LoweringContext, node: Node, shape: ConvWorkload, x: Value, bias: Value) -> Value:
+    """Emit the int32 sums of one 8-bit operand."""
+    from qcompile.lower import convolution
+
+    weight = node.inputs[1].qparams
+    if weight is None:
+        raise LoweringError(f"node {node}: the weights must be quantized where the activation is")
+    raw = Value(f"{node.output.name}.sums", TensorType("int32", node.output.shape))
+    axis = len(raw.shape) - 1
+    count = raw.shape[axis] if raw.shape else 1
+    scales = np.broadcast_to(np.asarray(weight.scale, np.float32), (count,))
+    raw.qparams = QParams(tuple(scales.tolist()), (0,), "int32", *INT_RANGE["int32"], axis=axis)
+    # Read by the step that joins the sums.
+    raw.uses.append((node, 0))
+    attrs = replace(node.attrs, residual=False, pre_activation=None)
+    twin = Node(node.op, [x, node.inputs[1], bias], [raw], attrs, node.loc)
+    twin.precision = int16.INT16
+    convolution.layer(context, twin, shape)
+    return raw
+
+
+def _join(context: LoweringContext, node: Node, sums: list[Value]) -> None:
+    """Emit what brings the sums of the planes to the node's result."""
+    x, w, result = node.inputs[0].qparams, node.inputs[1].qparams, node.output.qparams
+    if x is None or w is None:
+        raise LoweringError(f"node {node}: operand 0 and the weights must both be quantized, or neither")
+    scales = accumulator_scales(x, w)
+    factors = scales if result is None else rq.multiplier(scales, result.scalar_scale)
+    table = context.constant(factors) if factors.size > 1 else None
+
+    def element(e: ExpressionBuilder, i: Any) -> Any:
+        parts = [e.cast(e.load(k, *i), "float32") for k in range(len(sums))]
+        total = parts[0] if len(parts) == 1 else parts[0] * e.f32(2**int16.LOW_BITS) + parts[1]
+        product = total * (e.at(table, i[-1]) if table is not None else e.f32(float(factors.reshape(-1)[0])))
+        return product if result is None else e.scaled(product)
+
+    context.map(_twin(node, sums, node.output), element)
+
+
+def _twin(node: Node, operands: list[Value], result: Value) -> Node:
+    """Return a node, of no graph, that stands for a part of a layer in steps and reports."""
+    twin = Node(node.op, operands, [result], node.attrs, node.loc)
+    twin.precision = int16.INT16
+    return twin
