@@ -65,6 +65,8 @@ def split(context: LoweringContext, node: Node, x: Value) -> tuple[Value, Value]
         x: int16.
     """
     if x not in context.planes:
+        # Read twice, so that it is not computed in place.
+        context.read_buffer(x)
         context.planes[x] = (_plane(context, node, x, 0), _plane(context, node, x, 1))
     return context.planes[x]
 

@@ -290,6 +290,19 @@ def test_keep_float(cli: Cli, model: Path, calibration: Path, tmp_path: Path) ->
     assert read_manifest(tmp_path / "b")["recipe"]["self_test"]["tolerance"] > 0
 
 
+def test_keep_int16(cli: Cli, model: Path, calibration: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("keep_int16: [stem]\n")
+    result = cli(model, "--calib", calibration, "--config", settings, "-o", tmp_path / "b")
+    assert result.code == 0, result.err
+    assert "same bits as the simulation" in result.out
+    steps = {step["node"]: step["precision"] for step in read_manifest(tmp_path / "b")["steps"]}
+    assert (steps["stem"], steps["head"]) == ("int16", "int8")
+    wrong = cli(model, "--calib", calibration, "--keep-int16", "hat", "-o", tmp_path / "c")
+    assert wrong.code == 2
+    assert "error: --keep-int16 'hat' matches no node\nhint: did you mean 'head'?" in wrong.err
+
+
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",), ("compile", "--help"), ("run", "-h"), ("bench", "-h")])
 def test_help(cli: Cli, words: tuple[str, ...]) -> None:
     result = cli(*words)
