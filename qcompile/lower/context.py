@@ -51,12 +51,12 @@ class LoweringContext:
         self._outputs = set(graph.outputs)
         self._kernels: dict[Any, Kernel] = {}
         self._copies: dict[Value, Buffer] = {}
+        self.planes: dict[Value, tuple[Value, Value]] = {}
         kept = [state.input for state in graph.states]
         given = [value.name for value in graph.inputs if value.name not in kept]
         for value in graph.inputs:
             space, names = ("state", kept) if value.name in kept else ("input", given)
             self.sources.buffers[value] = Buffer(value.type.nbytes, space, names.index(value.name))
-        self.planes: dict[Value, tuple[Value, Value]] = {}
             self.sources.at_boundary(value)
 
     # -- elementwise ----------------------------------------------------------------------------------------
