@@ -166,7 +166,19 @@ def compile_command(
         float | None, typer.Option(metavar="DB", help="Lowest SQNR at the worst output; else nodes stay in float.")
     ] = None,
     max_ms: Annotated[
-        float | None, typer.Option(metavar="MS", help="Longest inference by the cost model, one core.")
+        float | None,
+        typer.Option(metavar="MS", help="Longest inference, one core: measured layers as measured, others modelled."),
+    ] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Measure how each layer is cut best; kept for later.")] = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time for --tune (60s); run it again to go on.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where --tune measures: local, or ssh://user@host.")
+    ] = None,
+    tuning: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Records of --tune to use: auto (yours and ours), off, or a file."),
     ] = None,
     work_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="State of the search, to go on after an interruption.")
@@ -221,6 +233,10 @@ def compile_command(
         "min_sqnr": min_sqnr,
         "max_ms": max_ms,
         "work_dir": str(work_dir) if work_dir is not None else None,
+        "tune": tune or None,
+        "budget": budget,
+        "device": device,
+        "tuning": tuning,
     }
     resolved = driver.resolve_config(model, config, settings, COMMAND_LINE)
     instruments = instruments_for(

@@ -19,7 +19,7 @@ COMMAND_LINE = "command line"
 """The source of settings that are options: messages about them name the option."""
 
 _FORM = "a configuration is a YAML file with one setting a line, such as `target: rpi4`"
-_NOT_RECORDED = ("jobs", "sources", "work_dir")
+_NOT_RECORDED = ("jobs", "sources", "work_dir", "tune", "budget", "device")
 
 _STRING, _STRINGS = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
 _POSITIVE = {"type": "integer", "minimum": 1}
@@ -58,6 +58,10 @@ SCHEMA: dict[str, Any] = {
         "min_sqnr": {"type": "number"},
         "max_ms": {"type": "number", "exclusiveMinimum": 0},
         "work_dir": _STRING,
+        "tune": {"type": "boolean"},
+        "budget": {"type": ["number", "string"]},
+        "device": _STRING,
+        "tuning": _STRING,
     },
 }
 """JSON schema of a configuration file; each property is the command line's option of the same name."""
@@ -96,6 +100,10 @@ class CompileConfig:
         min_sqnr: lowest SQNR at the worst output, dB; None for no such goal.
         max_ms: longest inference by the cost model, milliseconds; None for no such goal.
         work_dir: folder for the state of a search; None takes one beside the output.
+        tune: measure how the layers are cut best before compiling.
+        budget: seconds for that; also "90s" or "2m".
+        device: where: "local", or ssh://user@host.
+        tuning: records of measured cuts: "auto" (the user's and those that come with qcompile), "off", or a file.
         sources: files that these settings were read from; not a setting itself.
     """
 
@@ -126,11 +134,19 @@ class CompileConfig:
     min_sqnr: float | None = None
     max_ms: float | None = None
     work_dir: str | None = None
+    tune: bool = False
+    budget: float = 60.0
+    device: str = "local"
+    tuning: str = "auto"
     sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.io == "int8" and self.precision != "int8":
             raise UsageError("--io int8 needs --int8", hint="a float bundle has float inputs and outputs")
+        if self.device != "local" and not self.tune:
+            raise UsageError("--device is where --tune measures", hint="add --tune")
+        if self.tune and self.tuning == "off":
+            raise UsageError("--tune and --tuning off exclude each other", hint="name a file for the records")
         if self.searches and self.precision != "int8":
             raise UsageError("a search for accuracy needs --int8", hint="a float bundle loses none")
         if self.weight_bits is not None and self.precision == "int8":
@@ -169,6 +185,8 @@ class CompileConfig:
             values.setdefault("precision", "fp32")
         if "max_drop" in values:
             values["max_drop"] = read_share(values["max_drop"])
+        if "budget" in values:
+            values["budget"] = read_seconds(values["budget"])
         if "input_shapes" in values:
             shapes = {n: tuple(int(d) for d in s) for n, s in values["input_shapes"].items()}
             values["input_shapes"] = {**self.input_shapes, **shapes}
@@ -186,7 +204,7 @@ class CompileConfig:
         result["keep_int16"] = list(self.keep_int16)
         result["state"] = list(self.state)
         result["pass_path"] = [Path(path).name for path in self.pass_path]
-        for name in ("target", "calib", "labels"):
+        for name in ("target", "calib", "labels", "tuning"):
             result[name] = place_name(result[name]) if result[name] is not None else None
         return result
 
@@ -208,6 +226,23 @@ def read_share(given: str | float) -> float:
     if not 0.0 <= share <= 1.0:
         raise UsageError(f"--max-drop '{given}' is no share of the accuracy", hint="give 0.5% or 0.005")
     return share
+
+
+def read_seconds(given: str | float) -> float:
+    """Return the seconds that a text such as "60s" or "2m", or a number, means.
+
+    Raises:
+        UsageError: it is no time, or not positive.
+    """
+    text = str(given).strip()
+    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
+    try:
+        seconds = float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= 1e6:
+        raise UsageError(f"--budget '{given}' is no time", hint="give 90s, 5m or 1h")
+    return seconds
 
 
 def place_name(text: str) -> str:
@@ -232,6 +267,8 @@ def read_config(path: Path) -> dict[str, Any]:
     for name in ("calib", "labels"):
         if name in settings:
             settings[name] = _beside(path, settings[name])
+    if str(settings.get("tuning", "")).endswith(".jsonl"):
+        settings["tuning"] = _beside(path, settings["tuning"])
     if str(settings.get("target", "")).endswith((".yaml", ".yml")):
         settings["target"] = _beside(path, settings["target"])
     if "pass_path" in settings:

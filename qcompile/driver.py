@@ -130,6 +130,7 @@ def compile(
     final, more = to_precision(simplified, resolved, context, instruments, found)
     context.notes += examine(simplified, samples)
     comparison = measure(_comparable(simplified, context), final, samples, context)
+    tune(final, resolved, context)
     program = lower(final, context, resolved.jobs, progress)
     made = Compilation(context, samples, final, program, comparison, [*records, *more], labels, found)
     bundle = write(model, output, resolved, made)
@@ -194,6 +195,7 @@ def prepare(
     from qcompile.onnx_import.states import bind_states
     from qcompile.passmgr import PassContext
     from qcompile.targets import load
+    from qcompile.tuning.database import open_database
 
     target = load(config.target)
     make_observer(config.observer)
@@ -201,6 +203,7 @@ def prepare(
     graph = import_onnx(model, dict(config.input_shapes))
     bind_states(graph, config.state, config.state_initial)
     context = PassContext(target=target, preprocess=preprocess, on_progress=progress, seed=config.seed)
+    context.records = open_database(config.tuning, new=config.tune)
     context.notes += [f"settings of {Path(source).name} apply" for source in config.sources]
     context.notes += graph.notes
     samples = _samples(graph, config, calibration, preprocess)
@@ -391,13 +394,31 @@ def measure(
     )
 
 
+def tune(graph: Graph, config: CompileConfig, context: PassContext) -> None:
+    """Measure how the layers are cut best, where that is wanted."""
+    from qcompile.tuner.session import Settings
+    from qcompile.tuner.session import tune as search
+    from qcompile.tuning.database import AUTO, user_file
+
+    if not config.tune or context.target is None:
+        return
+    file = user_file() if config.tuning == AUTO else Path(config.tuning)
+    settings = Settings(config.device, config.budget, file, config.jobs)
+    found = search(graph, context.target, context.records, settings, context.on_progress)
+    context.note(found.note())
+
+
 def lower(graph: Graph, context: PassContext, jobs: int, progress: Progress | None) -> Program:
     """Generate and compile the kernels."""
+    from qcompile.kernels.tuned import TunedPlans
     from qcompile.lower import lower_graph
 
     if context.target is None:
         raise UsageError("no target is chosen", hint="`qcompile targets` lists them")
-    return lower_graph(graph, context.target, progress=progress, jobs=jobs)
+    plans = TunedPlans(context.records)
+    program = lower_graph(graph, context.target, progress=progress, jobs=jobs, plans=plans)
+    context.used_records = plans.used
+    return program
 
 
 def write(model: Path, output: Path, config: CompileConfig, made: Compilation) -> Bundle:

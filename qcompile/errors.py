@@ -9,6 +9,7 @@
     ├── PassError                 an unknown pass, or a pass whose preconditions do not hold
     ├── LoweringError             something has no code for this target
     ├── AccuracyError             a model is not as accurate as it was asked to be
+    ├── DeviceError               a device that cannot be reached or does not do as it is told
     └── BundleError               a bundle cannot be written, or is not fit to be loaded
     InternalError                 our own fault; exit code 1
 
@@ -75,6 +76,10 @@ class LoweringError(QCompileError):
 
 class AccuracyError(QCompileError):
     """A model is not as accurate as it was asked to be."""
+
+
+class DeviceError(QCompileError):
+    """A device cannot be reached, or a program does not run on it."""
 
 
 class BundleError(QCompileError):

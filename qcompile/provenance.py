@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ def provenance_of(model: Path, config: CompileConfig, made: Compilation) -> Prov
             "verified": made.comparison.verified,
             "outputs": {name: round(db, 2) for name, db in made.comparison.outputs.items()},
         }
+    if made.context.used_records:
+        recipe["tuning"] = [json.loads(record.line()) for record in made.context.used_records]
     if made.search is not None:
         recipe["search"] = made.search.to_json()
     return Provenance(

@@ -28,7 +28,7 @@ def detect(root: Path = Path("/")) -> dict[str, Any]:
     Raises:
         TargetError: it is not a 64-bit x86 or ARM Linux.
     """
-    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
+    machine = machine_name()
     if platform.system() != "Linux" or machine not in RUNTIME_FEATURES:
         found = f"{platform.system()} on {platform.machine()}"
         raise TargetError(
@@ -49,6 +49,11 @@ def detect(root: Path = Path("/")) -> dict[str, Any]:
         "l2_bytes": _cache_bytes(root, level=2) or 262144,
         **level,
     }
+
+
+def machine_name() -> str:
+    """Return this machine's architecture in the words of a target's triple."""
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
 
 
 def _x86_level(present: set[str]) -> dict[str, Any]:

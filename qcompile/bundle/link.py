@@ -66,6 +66,24 @@ def build_static(files: Mapping[str, bytes], target: Target) -> bytes:
         return (Path(folder) / "qcrun").read_bytes()
 
 
+def build_program(files: Mapping[str, bytes], target: Target, *, static: bool = False) -> bytes:
+    """Return a program of our own, such as a benchmark, for a target.
+
+    Args:
+        files: C files, headers and objects, by name.
+        target: the machine.
+        static: link it statically, for an emulator.
+
+    Raises:
+        BundleError, InternalError: as `build`.
+    """
+    triple = f"{target.arch}-linux-musl" if static else f"{target.triple}.{target.glibc}"
+    with _workplace(files) as folder:
+        parts = sorted(name for name in files if name.endswith((".c", ".o")))
+        _zig(folder, ["-target", triple, *(["-static"] if static else []), *_FLAGS, "-o", "program", *parts, "-lm"])
+        return (Path(folder) / "program").read_bytes()
+
+
 def cache_folder() -> Path:
     """Return where zig keeps the C library it compiled: $QCOMPILE_CACHE, or the user's cache folder."""
     chosen = os.environ.get("QCOMPILE_CACHE")

@@ -24,11 +24,18 @@ class TunedPlans:
 
     Attributes:
         used: the records whose plans were taken.
+        asked: how many layers of the program have each workload.
     """
 
     def __init__(self, database: Database | None = None) -> None:
         self._database = database or Database()
         self.used: list[Record] = []
+        self.asked: dict[ConvWorkload, int] = {}
+
+    def count(self, workload: ConvWorkload) -> None:
+        """Take note of one more layer of a workload."""
+        work = workload.canonical()
+        self.asked[work] = self.asked.get(work, 0) + 1
 
     def find(self, workload: ConvWorkload, isa: Isa) -> ConvPlan | None:
         """Return the plan of a workload; None where none was measured, none won, or it fits the kernels no more."""

@@ -293,8 +293,15 @@ class LoweringContext:
             self._kernels[key] = make()
         return self._kernels[key]
 
-    def plan(self, workload: ConvWorkload) -> ConvPlan | None:
-        """Return how a layer is cut best, as measured; None leaves it to the kernel's estimate."""
+    def plan(self, workload: ConvWorkload, *, emitted: bool = False) -> ConvPlan | None:
+        """Return how a layer is cut best, as measured; None leaves it to the kernel's estimate.
+
+        Args:
+            workload: of the layer.
+            emitted: the layer's step is made with it, so it counts as one more of its kind.
+        """
+        if emitted:
+            self._plans.count(workload)
         return self._plans.find(workload, self.isa)
 
     def read_buffer(self, value: Value) -> Buffer:

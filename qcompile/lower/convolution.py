@@ -167,7 +167,7 @@ def emit_layer(
     table: npt.NDArray[np.int8] | None = None,
 ) -> Buffer:
     """Append the step of a layer and return the buffer it writes."""
-    plan = context.plan(work)
+    plan = context.plan(work, emitted=True)
     kernel = context.kernel(work.canonical(), lambda: plan_conv(work, context.isa, context.target, plan))
     add = context.weights.add
     source = context.padded_buffer(node.inputs[0])

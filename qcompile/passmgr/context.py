@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.rewrite import Rewriter
+from qcompile.tuning.database import Database
+from qcompile.tuning.record import Record
 
 if TYPE_CHECKING:
     from qcompile.calibrate.histogram import TensorStatistics
@@ -49,6 +51,8 @@ class PassContext:
         preprocess: how a photograph becomes an input, for made-up ones; None takes the defaults.
         on_progress: called with (done, total, what) by `progress`; total is 0 where it is not known.
         seed: of every pseudo-random choice.
+        records: how long layers take, as measured.
+        used_records: those that decided how a layer of the program is cut.
 
     Attributes:
         notes: what passes want the user to know, in order, without repetition.
@@ -62,6 +66,8 @@ class PassContext:
     preprocess: Preprocess | None = None
     on_progress: Callable[[int, int, str], None] | None = None
     seed: int = 0
+    records: Database = field(default_factory=Database)
+    used_records: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
 

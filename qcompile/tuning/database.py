@@ -47,12 +47,13 @@ def user_file() -> Path:
     return Path(base).expanduser() / "qcompile" / "tuning.jsonl"
 
 
-def open_database(choice: str = AUTO) -> Database:
+def open_database(choice: str = AUTO, *, new: bool = False) -> Database:
     """Read records.
 
     Args:
         choice: "auto" for those that come with qcompile and the user's own; "off" for none; else the path of a
             file of records, which then are the only ones.
+        new: the file need not exist yet.
 
     Raises:
         UsageError: a file cannot be read, or a line is not a record.
@@ -60,6 +61,8 @@ def open_database(choice: str = AUTO) -> Database:
     if choice == OFF:
         return Database()
     if choice != AUTO:
+        if new and not Path(choice).exists():
+            return Database()
         if not Path(choice).is_file():
             raise UsageError(f"there is no file of tuning records '{choice}'", hint="`--tune` makes one")
         return Database(read_records(Path(choice)))

@@ -10,7 +10,7 @@ from typing import Any
 
 from qcompile.errors import UsageError
 
-_FIELDS = {"isa", "workload", "plan", "ns", "estimate_ns", "machine", "version"}
+_FIELDS = {"isa", "workload", "plan", "ns", "estimate_ns", "tried", "machine", "version"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Record:
         plan: the cut that was measured faster; None where the estimated one stands.
         ns: median time with the plan, nanoseconds, one thread.
         estimate_ns: median time with the estimated cut, from the same rounds.
+        tried: plans that were measured; 1 where only the estimated one was, for a comparison.
         machine: the processor, as the operating system names it.
         version: of qcompile.
     """
@@ -32,6 +33,7 @@ class Record:
     plan: tuple[int, ...] | None
     ns: float
     estimate_ns: float
+    tried: int
     machine: str
     version: str
 
@@ -48,6 +50,7 @@ class Record:
             "plan": list(self.plan) if self.plan is not None else None,
             "ns": round(self.ns, 1),
             "estimate_ns": round(self.estimate_ns, 1),
+            "tried": self.tried,
             "machine": self.machine,
             "version": self.version,
         }
@@ -80,6 +83,8 @@ def read_record(line: str, where: str) -> Record:
         raise _damaged(where, "isa, machine and version are texts, workload is a mapping")
     if not all(_is_time(fields[name]) for name in ("ns", "estimate_ns")):
         raise _damaged(where, "ns and estimate_ns are positive numbers")
+    if not _is_size(fields["tried"]):
+        raise _damaged(where, "tried is a positive whole number")
     plan = fields["plan"]
     if plan is not None and not (isinstance(plan, list) and all(_is_size(size) for size in plan)):
         raise _damaged(where, "plan is null or a list of positive whole numbers")

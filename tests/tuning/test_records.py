@@ -13,7 +13,7 @@ from qcompile.tuning.record import Record, read_record, workload_key
 
 
 def record(ns: float = 100.0, plan: tuple[int, ...] | None = None, **workload: int) -> Record:
-    return Record("avx2", workload or {"filters": 8}, plan, ns, 120.0, "some processor", "0.1.0")
+    return Record("avx2", workload or {"filters": 8}, plan, ns, 120.0, 9, "some processor", "0.1.0")
 
 
 def test_a_record_survives_its_line() -> None:

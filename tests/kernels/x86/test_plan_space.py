@@ -85,7 +85,7 @@ def test_only_records_that_won_and_fit_are_used() -> None:
     assert fields == {"batch": 1, "height": 1, "width": 28, "channels": 64, "filters": 64}
     found = {}
     for plan in (None, (1, 14, 2, 1, 14, 2), (1, 64, 9, 1, 64, 9)):
-        plans = TunedPlans(Database([Record("avx512_vnni", fields, plan, 1.0, 2.0, "cpu", "0")]))
+        plans = TunedPlans(Database([Record("avx512_vnni", fields, plan, 1.0, 2.0, 9, "cpu", "0")]))
         found[plan] = plans.find(work, isa), len(plans.used)
     assert found[None] == (None, 0)
     assert found[1, 14, 2, 1, 14, 2] == (ConvPlan(Tiling(1, 14, 2), Blocking(1, 14, 2)), 1)
