@@ -117,6 +117,10 @@ class Memory:
         """Pointer to an element, for instructions that address memory themselves."""
         return tirx.call_intrin("handle", "tirx.address_of", tirx.BufferLoad(self._buffer, [index(at)]))
 
+    def prefetch(self, at: Index, locality: int) -> None:
+        """Ask for a line of cache: locality 3 for the first level, 2 for the second; any address will do."""
+        self._builder.call("llvm.prefetch.p0", self.address(at), *(tirx.const(v, "int32") for v in (0, locality, 1)))
+
     def gather(self, where: Expr) -> Expr:
         """Read the elements at a vector of indices (a ramp may have any stride), one by one."""
         return tirx.BufferLoad(self._buffer, [where])

@@ -74,6 +74,7 @@ class _Source:
         column_step: elements from an output column's pixels to the next one's.
         tap_row: elements from a filter row to the next.
         tap_column: elements from a filter column to the next.
+        turn: number of the tile in its block of pixels.
     """
 
     memory: Memory
@@ -82,6 +83,7 @@ class _Source:
     column_step: int
     tap_row: int
     tap_column: int
+    turn: Index = 0
 
 
 class _Generator:
@@ -147,12 +149,15 @@ class _Generator:
         first = part * self.blocking.blocks if isinstance(part, int) else b.let(part * self.blocking.blocks)
         blocks = _remaining(b, first, self.blocking.blocks, self.blocks)
         pixel = b.let((image * work.out_height + row) * work.out_width + column)
+        across = -(-self.blocking.columns // self.tiling.columns)
 
         def tile_row(r: Index, height: int) -> None:
             def tile(c: Index, width: int) -> None:
                 at = pixel + r * work.out_width + c
                 corner = b.let(source.base + r * source.row_step + c * source.column_step)
-                self._blocks(replace(source, base=corner), b.let(at), height, width, first, blocks)
+                turn = quotient(r, self.tiling.rows) * across + quotient(c, self.tiling.columns)
+                here = replace(source, base=corner, turn=b.let(turn))
+                self._blocks(here, b.let(at), height, width, first, blocks)
 
             _over(b, columns, self.tiling.columns, work.out_width, tile)
 
@@ -204,6 +209,10 @@ class _Generator:
                 entry = entry + number * b.hidden_zero
             output = b.let(pixel * self.work.filters + channel)
             places = _Places(b.let(entry), b.let(weights), b.let(padded), output)
+            if self.blocking.streamed:
+                turn = source.turn * self.blocking.blocks + (number - first)
+                ahead = (first + self.blocking.blocks) * self.block_weights + turn * self._share
+                places = replace(places, ahead=b.let(ahead))
             self._tile(source, places, height, width, nv, valid)
 
         if self.per_group == 1:
@@ -273,7 +282,8 @@ class _Generator:
         with b.loop(self.walk.rows, stem="kh") as kh, b.loop(self.walk.taps, stem="kw") as kw:
             tap = kh * source.tap_row + kw * source.tap_column
             entry = b.let(places.input + tap)
-            weights = b.let(places.weights + (kh * self.walk.taps + kw) * (self.walk.padded * lanes))
+            run = kh * self.walk.taps + kw
+            weights = b.let(places.weights + run * (self.walk.padded * lanes))
 
             def step(k: Index, groups: int) -> None:
                 rows = [entry + k + corner for corner in corners]
@@ -286,6 +296,8 @@ class _Generator:
             if steps:
                 with b.loop(steps - apart, apart, stem="k", rolled=True) as k:
                     step(k * size, unroll)
+                    if self.blocking.streamed:
+                        self._prefetch(places, run, k)
             if rest:
                 step(steps * size, rest // micro.group)
         scale = self.epilogue.scale(places.channel, nv)
@@ -298,14 +310,44 @@ class _Generator:
             self.epilogue.store_pixels(finished, scale, valid)
 
 
+    @property
+    def line(self) -> int:
+        """Packed weights in a line of cache."""
+        return 16 if self.work.precision == "float32" else 64
+
+    @property
+    def _advance(self) -> int:
+        """Packed weights to prefetch in a step of K of one tile, so that all tiles of an item cover an item's."""
+        turns = -(-self.blocking.rows // self.tiling.rows) * -(-self.blocking.columns // self.tiling.columns)
+        step = self.block_channels * self.micro.group * self.micro.unroll
+        return -(-step // turns // 4) * 4
+
+    @property
+    def _share(self) -> int:
+        """Packed weights to prefetch for one block of channels of one tile."""
+        steps = self.walk.padded // (self.micro.group * self.micro.unroll)
+        return self.walk.rows * self.walk.taps * steps * self._advance
+
+    def _prefetch(self, places: _Places, run: Index, k: Expr) -> None:
+        """Ask for the weights of the next item, at the pace at which they will be used.
+
+        They follow this item's in memory; each tile of pixels asks for its share of them.
+        """
+        steps = self.walk.padded // (self.micro.group * self.micro.unroll)
+        at = self.b.let(places.ahead + (run * steps + k) * self._advance)
+        for offset in range(0, self._advance, self.line):
+            self.weights.prefetch(at + offset, 2)
+
+
 @dataclass(frozen=True)
 class _Places:
-    """Element indices where a tile starts: input, packed weights, padded channel, output."""
+    """Element indices where a tile starts: input, packed weights, padded channel, output; weights to prefetch."""
 
     input: Index
     weights: Index
     channel: Index
     output: Index
+    ahead: Index = 0
 
 
 def _split(b: Builder, number: Index, parts: int) -> tuple[Index, Index]:

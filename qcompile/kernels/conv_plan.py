@@ -167,11 +167,13 @@ class Blocking:
         rows: output rows of an item.
         columns: output columns of an item.
         blocks: channel blocks of an item, each ``nv * lanes`` channels.
+        streamed: the weights come from afar, and are prefetched while the item before computes.
     """
 
     rows: int
     columns: int
     blocks: int
+    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,16 +210,17 @@ def choose_blocking(workload: ConvWorkload, isa: Isa, tiling: Tiling, l2_bytes: 
     weights = blocks * walk(work, micro).length * tiling.nv * micro.lanes * size
     pixels = work.batch * work.out_height * work.out_width
     wanted = max(1, min(_WANTED_ITEMS, work.macs // _ITEM_MACS))
-    if weights > l2_bytes * 3 // 4:  # weights are streamed: as many pixels as fit share one reading
+    far = weights >= l2_bytes // 4 if isa.prefetches else weights > l2_bytes * 3 // 4
+    if far:  # weights are streamed: as many pixels as fit share one reading
         wanted = max(1, pixels * work.strides[0] * work.strides[1] * work.channels * size // (l2_bytes // 4))
     rows, columns = _block_of_pixels(work, tiling, max(1, pixels // wanted))
     items = work.batch * -(-work.out_height // rows) * -(-work.out_width // columns)
     parts = 1
-    if weights > l2_bytes * 3 // 4:
+    if far:
         parts = -(-weights // (l2_bytes // 4))
     if items < _WANTED_ITEMS:
         parts = max(parts, -(-min(_WANTED_ITEMS, max(1, work.macs // _ITEM_MACS)) // items))
-    return Blocking(rows, columns, max(1, blocks // min(parts, blocks)))
+    return Blocking(rows, columns, max(1, blocks // min(parts, blocks)), far and isa.prefetches and work.groups == 1)
 
 
 def _block_of_pixels(work: ConvWorkload, tiling: Tiling, pixels: int) -> tuple[int, int]:

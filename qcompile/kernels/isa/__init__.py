@@ -209,6 +209,7 @@ class Isa:
         depthwise_int8: kernel of 8-bit depthwise convolutions; None: they run as grouped ones.
         depthwise_float32: kernel of float32 depthwise convolutions; None: likewise.
         matrix_int8: kernel by matrix tiles for those 8-bit layers that it fits.
+        prefetches: ask for weights that come from afar while the item before computes.
         least_weight: least int8 weight for which no intermediate can overflow.
     """
 
@@ -226,6 +227,7 @@ class Isa:
     depthwise_int8: DepthwiseKernel | None = None
     depthwise_float32: DepthwiseKernel | None = None
     matrix_int8: AmxKernel | None = None
+    prefetches: bool = False
     least_weight: int = -127
 
 

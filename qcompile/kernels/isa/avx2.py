@@ -13,7 +13,7 @@ from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
 from qcompile.kernels.x86 import Packs, PairDepthwise, saturated
 
-_TILES = ((6, 2), (12, 1), (4, 3), (3, 4), (2, 4), (4, 2), (3, 2))
+_TILES = ((6, 2), (12, 1), (3, 3), (5, 2), (4, 2), (3, 2))
 _FLOAT_TILES = ((6, 2), (12, 1), (4, 2), (3, 3), (2, 4), (1, 8))
 
 
@@ -55,7 +55,7 @@ AVX2 = Isa(
     activation_dtype="int8",
     vector_bytes=32,
     int8=PairMicroKernel(lanes=8, tiles=_TILES, b_dtype="int8", multiply=_multiply_pairs),
-    float32=FmaMicroKernel(lanes=8, tiles=_FLOAT_TILES, fused=True),
+    float32=FmaMicroKernel(lanes=8, tiles=_FLOAT_TILES, fused=True, unroll=4),
     round_clamp=_round_clamp,
     lookup=_lookup,
     round_saturating=_round_saturating,
@@ -63,5 +63,6 @@ AVX2 = Isa(
     narrows_pixels=True,
     depthwise_int8=PairDepthwise(lanes=8, tile=4, multiply=_multiply_pairs),
     depthwise_float32=FmaDepthwise(lanes=8),
+    prefetches=True,
     least_weight=-128,
 )

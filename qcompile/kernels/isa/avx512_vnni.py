@@ -24,7 +24,7 @@ from qcompile.kernels.vnni import VnniMicroKernel
 from qcompile.kernels.vnni_depthwise import VnniDepthwise
 from qcompile.kernels.x86 import Packs, saturated
 
-_TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (7, 4))
+_TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (7, 3))
 
 _FLOAT_TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (2, 8))
 
@@ -91,5 +91,6 @@ AVX512_VNNI = Isa(
     narrows_pixels=True,
     depthwise_int8=_DEPTHWISE,
     depthwise_float32=FmaDepthwise(lanes=16),
+    prefetches=True,
     least_weight=-128,
 )

@@ -9,7 +9,7 @@ from qcompile.kernels.vnni import VnniMicroKernel
 from qcompile.kernels.vnni_depthwise import VnniDepthwise
 from qcompile.kernels.x86 import Packs
 
-_TILES = ((6, 2), (12, 1), (4, 3), (3, 4), (2, 4), (4, 2), (3, 2))
+_TILES = ((6, 2), (12, 1), (4, 3), (3, 3), (2, 4), (4, 2), (3, 2))
 
 _PACKS = Packs(
     lanes=8,
