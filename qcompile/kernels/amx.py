@@ -8,7 +8,7 @@ its new pixels are stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,7 @@ class Filters:
         output: element of the first pixel's first channel in the output.
         nv: vectors of 16 channels.
         valid: channels that exist.
+        ahead: first element of the weights to prefetch, if any.
     """
 
     memory: Memory
@@ -115,6 +116,7 @@ class Filters:
     output: Expr
     nv: int
     valid: int
+    ahead: Index = 0
 
 
 class AmxTiles:
@@ -128,6 +130,9 @@ class AmxTiles:
         chunk: K values of a tile.
         nv: vectors of channels in a whole block.
         scratch: first free byte of scratch.
+
+    Attributes:
+        prefetch: called with ``Filters.ahead``, the number of the run and of the step in it; None: nothing to do.
     """
 
     def __init__(
@@ -141,6 +146,7 @@ class AmxTiles:
         scratch: int,
     ) -> None:
         self._b, self._work, self._epilogue, self._runs, self._chunk = b, work, epilogue, runs, chunk
+        self.prefetch: Callable[[Index, Index, Expr], None] | None = None
         self._scratch, self._width = scratch, pixels_of_tile(work.out_width)
         self._pixels: tuple[int, ...] = (4, 5) if nv > 1 else (4, 5, 6)
         self._weights: tuple[int, ...] = (6, 7) if nv > 1 else (7,)
@@ -197,6 +203,8 @@ class AmxTiles:
             with b.loop(padded // self._chunk, stem="k", rolled=True) as k:
                 at = b.let(weights + k * (self._chunk * nv * _LANES))
                 self._multiply(pixels, [entry + k * self._chunk + corner for corner in corners], filters, at)
+                if self.prefetch is not None:
+                    self.prefetch(filters.ahead, kh * taps + kw, k)
 
     def _multiply(self, pixels: Pixels, at: Sequence[Index], filters: Filters, weights: Expr) -> None:
         b, nv = self._b, filters.nv

@@ -26,6 +26,7 @@ from qcompile.kernels.conv_plan import (
     channel_blocks,
     choose_plan,
     groups_of_step,
+    is_streamed,
     micro_kernel,
     walk,
 )
@@ -97,6 +98,7 @@ class _Generator:
         self.per_group = channel_blocks(work, isa, tiling)
         self.blocks = self.per_group * work.groups
         self.block_channels = tiling.nv * self.micro.lanes
+        self.streamed = is_streamed(work, isa, plan)
         self.stored = storage_dtype(isa, work.precision)
         self.stage: Stage | None = None
         if any(work.pads) or self.micro.a_dtype != self.stored:
@@ -113,6 +115,7 @@ class _Generator:
         if isinstance(self.micro, AmxKernel):
             runs, chunk = (self.walk.rows, self.walk.taps, self.walk.padded), self.micro.chunk(self.walk.run)
             self.matrix = AmxTiles(self.b, work, self.epilogue, runs, chunk, tiling.nv, self._copied_bytes)
+            self.matrix.prefetch = self._prefetch if self.streamed else None
 
     @property
     def _copied_bytes(self) -> int:
@@ -209,7 +212,7 @@ class _Generator:
                 entry = entry + number * b.hidden_zero
             output = b.let(pixel * self.work.filters + channel)
             places = _Places(b.let(entry), b.let(weights), b.let(padded), output)
-            if self.blocking.streamed:
+            if self.streamed:
                 turn = source.turn * self.blocking.blocks + (number - first)
                 ahead = (first + self.blocking.blocks) * self.block_weights + turn * self._share
                 places = replace(places, ahead=b.let(ahead))
@@ -271,6 +274,7 @@ class _Generator:
         if self.matrix is not None:
             strides = (source.row_step, source.column_step, source.tap_row, source.tap_column)
             filters = Filters(self.weights, places.weights, places.channel, places.output, nv, valid)
+            filters = replace(filters, ahead=places.ahead)
             self.matrix.emit(Pixels(source.memory, places.input, *strides), filters, height, width)
             return
         assert not isinstance(micro, AmxKernel), "its tiles are the matrix generator's"
@@ -296,8 +300,8 @@ class _Generator:
             if steps:
                 with b.loop(steps - apart, apart, stem="k", rolled=True) as k:
                     step(k * size, unroll)
-                    if self.blocking.streamed:
-                        self._prefetch(places, run, k)
+                    if self.streamed:
+                        self._prefetch(places.ahead, run, k)
             if rest:
                 step(steps * size, rest // micro.group)
         scale = self.epilogue.scale(places.channel, nv)
@@ -311,31 +315,31 @@ class _Generator:
 
 
     @property
-    def line(self) -> int:
-        """Packed weights in a line of cache."""
-        return 16 if self.work.precision == "float32" else 64
+    def _step(self) -> int:
+        """Values of K in a step."""
+        if isinstance(self.micro, AmxKernel):
+            return self.micro.chunk(self.walk.run)
+        return self.micro.group * groups_of_step(self.walk, self.micro)
 
     @property
     def _advance(self) -> int:
         """Packed weights to prefetch in a step of K of one tile, so that all tiles of an item cover an item's."""
         turns = -(-self.blocking.rows // self.tiling.rows) * -(-self.blocking.columns // self.tiling.columns)
-        step = self.block_channels * self.micro.group * self.micro.unroll
-        return -(-step // turns // 4) * 4
+        return -(-self.block_channels * self._step // turns // 4) * 4
 
     @property
     def _share(self) -> int:
         """Packed weights to prefetch for one block of channels of one tile."""
-        steps = self.walk.padded // (self.micro.group * self.micro.unroll)
-        return self.walk.rows * self.walk.taps * steps * self._advance
+        return self.walk.rows * self.walk.taps * (self.walk.padded // self._step) * self._advance
 
-    def _prefetch(self, places: _Places, run: Index, k: Expr) -> None:
+    def _prefetch(self, ahead: Index, run: Index, k: Expr) -> None:
         """Ask for the weights of the next item, at the pace at which they will be used.
 
         They follow this item's in memory; each tile of pixels asks for its share of them.
         """
-        steps = self.walk.padded // (self.micro.group * self.micro.unroll)
-        at = self.b.let(places.ahead + (run * steps + k) * self._advance)
-        for offset in range(0, self._advance, self.line):
+        steps, line = self.walk.padded // self._step, 64 // (4 if self.work.precision == "float32" else 1)
+        at = self.b.let(ahead + (run * steps + k) * self._advance)
+        for offset in range(0, self._advance, line):
             self.weights.prefetch(at + offset, 2)
 
 

@@ -15,6 +15,7 @@ _TILE_CYCLES = 12.0
 _NEAR_BYTES = 1 << 15
 _FAR_BYTES_PER_CYCLE = 20
 _GATHER_CYCLES = 6.0
+_STREAMED_BYTES = 1 << 17
 _WANTED_ITEMS = 16
 _ITEM_MACS = 200_000
 
@@ -95,6 +96,10 @@ class Tiling:
     nv: int
 
 
+def _element_bytes(work: ConvWorkload) -> int:
+    return 4 if work.precision == "float32" else 1
+
+
 def _pieces(total: int, size: int) -> list[tuple[int, int]]:
     """(count, size) of whole pieces and of the remainder."""
     return [(count, part) for count, part in ((total // size, size), (1, total % size)) if count and part]
@@ -135,7 +140,7 @@ def _cycles(work: ConvWorkload, micro: MicroKernel, tiling: Tiling, fit: int, sh
     """
     vectors = -(-(work.filters // work.groups) // micro.lanes)
     groups = walk(work, micro).length / micro.group
-    size = 4 if work.precision == "float32" else 1
+    size = _element_bytes(work)
     step = micro.lanes * micro.group * size
     far = vectors * groups * step > _NEAR_BYTES
     total = 0.0
@@ -167,13 +172,11 @@ class Blocking:
         rows: output rows of an item.
         columns: output columns of an item.
         blocks: channel blocks of an item, each ``nv * lanes`` channels.
-        streamed: the weights come from afar, and are prefetched while the item before computes.
     """
 
     rows: int
     columns: int
     blocks: int
-    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ def choose_blocking(workload: ConvWorkload, isa: Isa, tiling: Tiling, l2_bytes: 
     work, micro = workload.canonical(), micro_kernel(workload, isa)
     per_group = channel_blocks(work, isa, tiling)
     blocks = per_group * work.groups
-    size = 4 if work.precision == "float32" else 1
+    size = _element_bytes(work)
     weights = blocks * walk(work, micro).length * tiling.nv * micro.lanes * size
     pixels = work.batch * work.out_height * work.out_width
     wanted = max(1, min(_WANTED_ITEMS, work.macs // _ITEM_MACS))
@@ -220,7 +223,15 @@ def choose_blocking(workload: ConvWorkload, isa: Isa, tiling: Tiling, l2_bytes: 
         parts = -(-weights // (l2_bytes // 4))
     if items < _WANTED_ITEMS:
         parts = max(parts, -(-min(_WANTED_ITEMS, max(1, work.macs // _ITEM_MACS)) // items))
-    return Blocking(rows, columns, max(1, blocks // min(parts, blocks)), far and isa.prefetches and work.groups == 1)
+    return Blocking(rows, columns, max(1, blocks // min(parts, blocks)))
+
+
+def is_streamed(workload: ConvWorkload, isa: Isa, plan: ConvPlan) -> bool:
+    """Return whether an item asks for the next one's weights: where these are other ones, and many."""
+    blocks = channel_blocks(workload, isa, plan.tiling)
+    if not isa.prefetches or workload.groups > 1 or plan.blocking.blocks >= blocks:
+        return False
+    return workload.filters * workload.reduction * _element_bytes(workload) >= _STREAMED_BYTES
 
 
 def _block_of_pixels(work: ConvWorkload, tiling: Tiling, pixels: int) -> tuple[int, int]:
