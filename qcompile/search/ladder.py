@@ -24,7 +24,12 @@ RUNGS: tuple[Rung, ...] = (
     Rung("bias correction", "correct-bias", after=QUANTIZED),
     Rung("rounding of weights by layer", "round-weights", after=QUANTIZED, instead_of=("correct-bias",)),
 )
-"""Means in order of cost; those that need more time on the device, float32 for some nodes, come last of all."""
+"""Means in order of cost; those that need more time on the device, int16 or float32 for some nodes, come last."""
+
+INT16, FLOAT = "int16", "float32"
+
+KEEPING = {INT16: Recipe.keeping_int16, FLOAT: Recipe.keeping_float}
+"""How a recipe keeps nodes out of int8, by what they compute in instead; the cheaper first."""
 
 MOST_SLOW_CHECKS = 5
 """Candidates with such passes that are measured at most, once nodes stay in float32."""
@@ -67,12 +72,17 @@ class Ladder:
         if means and not self._goal.is_accurate(score):
             recipe, score = self._try_rungs(recipe, score)
         kept: tuple[str, ...] = ()
+        wide: tuple[str, ...] = ()
         if not self._goal.is_accurate(score):
-            recipe, score, kept = self._keep_float(recipe, score)
+            found = self._keep(recipe, score, INT16)
+            if found is not None:
+                recipe, score, wide = found
+            else:
+                recipe, score, kept = self._keep_float(recipe, score)
         met = (self._goal.is_accurate(score) or not self._goal.has_accuracy) and self._goal.is_fast(score)
         return SearchResult(
-            self._goal, recipe, score, met, self._reason(score, kept), tuple(self._attempts), kept,
-            tuple(self._sensitivities), *sizes,
+            self._goal, recipe, score, met, self._reason(score, kept, wide), tuple(self._attempts), kept,
+            tuple(self._sensitivities), *sizes, kept_int16=wide,
         )  # fmt: skip
 
     def _stripped(self, recipe: Recipe) -> Recipe:
@@ -108,30 +118,58 @@ class Ladder:
         return after.mean_db - before.mean_db >= WORTH_DB
 
     def _keep_float(self, recipe: Recipe, score: Score) -> tuple[Recipe, Score, tuple[str, ...]]:
-        """Keep nodes in float32, the most harmful for their time first.
+        """Keep nodes in float32, the most harmful for their time first."""
+        found = self._keep(recipe, score, FLOAT)
+        assert found is not None
+        return found
+
+    def _keep(self, recipe: Recipe, score: Score, precision: str) -> tuple[Recipe, Score, tuple[str, ...]] | None:
+        """Keep nodes out of int8, the most harmful for their time first.
 
         Where passes behind quantization take long, the search is made without them, towards a goal that is easier
-        by as much as they gain, and only its end with them.
+        by as much as they gain, and only its end with them. Sixteen bits do nothing for what weights lose: where
+        not even all nodes of the plan reach the goal with them, the answer is None after one measurement.
         """
         self._sensitivities, steps = self._candidates.sensitivity(recipe)
         slow = [rung.name for rung in self._rungs if rung.after == QUANTIZED and recipe.has(rung.name)]
-        start = 0
+        quick, easier = recipe.without(slow), self._goal
         if slow:
-            quick = recipe.without(slow)
             plain = self._candidates.score(quick, "checking without the slow passes")
-            gain = self._goal.shortfall_db(plain) - self._goal.shortfall_db(score)
-            start = self._search(quick, steps, self._goal.relaxed(gain, score), " before " + slow[-1]).index
-        chosen = self._search(recipe, steps, self._goal, "", start, MOST_SLOW_CHECKS if slow else MOST_CHECKS)
+            easier = self._goal.relaxed(self._goal.shortfall_db(plain) - self._goal.shortfall_db(score), score)
+        what = " before " + slow[-1] if slow else ""
+        if precision == INT16 and not self._is_enough(quick, steps[-1], easier, what):
+            return None
+        start = self._search(quick, steps, easier, precision, what).index if slow else 0
+        most = MOST_SLOW_CHECKS if slow else MOST_CHECKS
+        chosen = self._search(recipe, steps, self._goal, precision, "", start, most)
+        if precision == INT16 and not self._goal.is_accurate(chosen.score):
+            return None
         names = steps[chosen.index].names
-        return recipe.keeping_float(names), chosen.score, names
+        return KEEPING[precision](recipe, names), chosen.score, names
+
+    def _is_enough(self, recipe: Recipe, step: Step, goal: Goal, what: str) -> bool:
+        """Return whether 16-bit activations in all nodes of a plan meet a goal."""
+        score = self._candidates.score(recipe.keeping_int16(step.names), _title(step, INT16) + what)
+        enough = goal.is_accurate(score) and goal.is_fast(score)
+        if not enough:
+            self._attempts.append(Attempt(_title(step, INT16) + what, "dropped", score))
+        return enough
 
     def _search(
-        self, recipe: Recipe, steps: list[Step], goal: Goal, what: str, start: int = 0, most: int = MOST_CHECKS
+        self,
+        recipe: Recipe,
+        steps: list[Step],
+        goal: Goal,
+        precision: str,
+        what: str,
+        start: int = 0,
+        most: int = MOST_CHECKS,
     ) -> Choice:
         """Search for the shortest prefix of the plan that meets a goal, and remember what was measured."""
+        keeping = KEEPING[precision]
 
         def measure(index: int) -> Score:
-            return self._candidates.score(recipe.keeping_float(steps[index].names), _title(steps[index]) + what)
+            return self._candidates.score(keeping(recipe, steps[index].names), _title(steps[index], precision) + what)
 
         search = PrefixSearch(steps, goal, measure, start=start, most=most)
         chosen = search.run()
@@ -139,17 +177,18 @@ class Ladder:
             if choice.index:
                 outcome = "chosen" if choice.index == chosen.index and not what else "checked"
                 step = steps[choice.index]
-                self._attempts.append(Attempt(_title(step) + what, outcome, choice.score, len(step.names)))
+                count = len(step.names) if precision == FLOAT else 0
+                self._attempts.append(Attempt(_title(step, precision) + what, outcome, choice.score, count))
         return chosen
 
-    def _reason(self, score: Score, kept: tuple[str, ...]) -> str:
+    def _reason(self, score: Score, kept: tuple[str, ...], wide: tuple[str, ...] = ()) -> str:
         """Return why the search stopped."""
         accurate = self._goal.is_accurate(score) or not self._goal.has_accuracy
         if not self._goal.is_fast(score):
             fastest = min(a.score.ms for a in self._attempts)
             return f"the goal, {self._goal.text()}, is out of reach: the fastest candidate takes {fastest:.3f} ms"
         if accurate and self._goal.has_accuracy:
-            by = f" with {len(kept)} node{'s' if len(kept) > 1 else ''} in float32" if kept else ""
+            by = f" with {_nodes(len(kept), FLOAT)}" if kept else f" with {_nodes(len(wide), INT16)}" if wide else ""
             return f"the goal, {self._goal.text()}, is met{by}: {score.text()}"
         if accurate:
             return f"this is the most accurate within {self._goal.max_ms:g} ms: {score.text()}"
@@ -158,6 +197,9 @@ class Ladder:
         return f"the goal, {self._goal.text()}, cannot be met {limit}; {missing}"
 
 
-def _title(step: Step) -> str:
-    count = len(step.names)
-    return f"{count} node{'s' if count != 1 else ''} in float32"
+def _title(step: Step, precision: str) -> str:
+    return _nodes(len(step.names), precision)
+
+
+def _nodes(count: int, precision: str) -> str:
+    return f"{count} node{'s' if count != 1 else ''} in {precision}"

@@ -81,6 +81,12 @@ class Recipe:
         more = tuple(name for name in names if name not in kept)
         return self.with_options("assign-precision", {"keep_float": (*kept, *more)})
 
+    def keeping_int16(self, names: Sequence[str]) -> Recipe:
+        """Return the recipe that lets further nodes compute on 16-bit activations; names as for `keeping_float`."""
+        kept = next((tuple(p.keep_int16) for p in self.passes if hasattr(p, "keep_int16")), ())
+        more = tuple(name for name in names if name not in kept)
+        return self.with_options("assign-precision", {"keep_int16": (*kept, *more)})
+
     def split(self, name: str) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
         """Return the passes up to and including the one of a name, and those behind."""
         index = next((i for i, item in enumerate(self.passes) if item.name == name), -1)

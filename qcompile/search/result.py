@@ -47,6 +47,7 @@ class SearchResult:
         calibration: samples that calibrated.
         verification: samples that verified.
         divided: whether these are others than those that calibrated.
+        kept_int16: results of the nodes that the search lets compute on 16-bit activations.
     """
 
     goal: Goal
@@ -60,6 +61,7 @@ class SearchResult:
     calibration: int
     verification: int
     divided: bool = True
+    kept_int16: tuple[str, ...] = ()
 
     def front(self) -> list[Attempt]:
         """Return the candidates that no other one beats in both time and accuracy, the fastest first."""
@@ -79,6 +81,7 @@ class SearchResult:
             "attempts": [_attempt(a) for a in self.attempts],
             "front": [_attempt(a) for a in self.front()],
             "kept_float": list(self.kept_float),
+            "kept_int16": list(self.kept_int16),
             "sensitivity": [asdict(row) for row in self.sensitivities[:MOST_RECORDED]],
         }
 

@@ -53,11 +53,17 @@ def modelled_ms(graph: Graph) -> float:
 def node_ns(node: Node) -> float:
     """Return the modelled time of one node in the form it has, nanoseconds."""
     moved = sum(value.type.nbytes for value in (*node.inputs, *node.outputs))
-    return modelled_ns(node.op.macs(node), moved, "int8" if node.is_integer else "float32")
+    return modelled_ns(node.op.macs(node), moved, _precision(node))
 
 
 def int8_share(graph: Graph) -> float:
     """Return the share of the multiply-accumulates that a graph computes in int8; 1 where it has none."""
-    macs = [(node.op.macs(node), node.is_integer) for node in graph.nodes]
+    macs = [(node.op.macs(node), _precision(node)) for node in graph.nodes]
     total = sum(count for count, _ in macs)
-    return sum(count for count, integer in macs if integer) / total if total else 1.0
+    return sum(count for count, precision in macs if precision == "int8") / total if total else 1.0
+
+
+def _precision(node: Node) -> str:
+    if not node.is_integer:
+        return "float32"
+    return "int16" if node.inputs[0].dtype == "int16" else "int8"

@@ -61,11 +61,26 @@ def test_a_means_that_does_nothing_is_dropped_and_a_met_goal_ends_the_climb():
     assert outcomes["nothing"] == "dropped"
     assert outcomes["coarse ranges"] == "dropped"
     assert missed.met
-    assert missed.kept_float
+    assert missed.kept_int16
+    assert not missed.kept_float
     assert not missed.recipe.has("fold-constants")
     met = Ladder(candidates(heads()), Goal(min_sqnr=-50), rungs).climb(recipe(), (15, 5))
     assert [a.outcome for a in met.attempts] == ["start"]
     assert "is met" in met.reason
+
+
+def test_sixteen_bits_come_before_float():
+    within, beyond = (Ladder(candidates(heads()), Goal(min_sqnr=db), ()).climb(recipe(), (15, 5)) for db in (25, 100))
+    assert within.kept_int16
+    assert not within.kept_float
+    assert f"with {len(within.kept_int16)} node" in within.reason
+    assert "in int16" in within.reason
+    assert "keep_int16=" in within.recipe.text
+    assert within.to_json()["kept_int16"] == list(within.kept_int16)
+    # What no sixteen bits give, float does; one measurement told.
+    assert beyond.kept_float
+    assert not beyond.kept_int16
+    assert [a.outcome for a in beyond.attempts if a.title.endswith("in int16")] == ["dropped"]
 
 
 def test_a_means_that_helps_is_kept():
@@ -138,7 +153,7 @@ def test_the_final_graph_is_the_one_that_was_scored(monkeypatch: pytest.MonkeyPa
     assert found.verification == 5
     held_out = [s["x"] for s in samples() if not any(np.array_equal(s["x"], x) for x in seen)]
     assert len(held_out) == 5
-    assert found.recipe.text.count("keep_float=") == 1
+    assert found.recipe.text.count("keep_int16=") == 1
 
 
 def test_samples_are_needed():

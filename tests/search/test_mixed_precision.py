@@ -24,7 +24,7 @@ def test_the_weak_spot_alone_goes_to_float():
     found = searched(Goal(min_sqnr=25))
     assert found.met
     assert found.attempts[0].score.sqnr_db < 10 < 25 <= found.score.sqnr_db
-    assert "both" in found.kept_float
+    assert "both" in found.kept_int16
     assert not {"h", "t"} & set(found.kept_float)
     assert found.score.int8_share > 0.9
 
