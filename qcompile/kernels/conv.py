@@ -33,6 +33,7 @@ from qcompile.kernels.conv_plan import (
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import depthwise_kernel, plan_depthwise
 from qcompile.kernels.epilogue import Epilogue, storage_dtype
+from qcompile.kernels.halves import float_weights
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.staging import Gather, Stage
@@ -110,6 +111,8 @@ class _Generator:
         self.b = Builder()
         self.input = self.b.argument(0, self.stored)
         self.weights = self.b.argument(1, self.micro.b_dtype)
+        if work.weights:
+            self.weights = float_weights(self.b, 1, work.weights, isa)
         self.epilogue = Epilogue(self.b, work, isa, self.micro.lanes)
         self.matrix: AmxTiles | None = None
         if isinstance(self.micro, AmxKernel):

@@ -40,6 +40,7 @@ class ConvWorkload:
         residual: a tensor of the output's shape is added; "int8" and float32 precision only.
         table: a 256-entry table is applied after requantizing, "int8" output only.
         activation: one of ``ACTIVATIONS``, "float32" output only; "none" otherwise.
+        weights: how weights are stored: "float16" or "bfloat16" with float32 precision only; "" for as they are used.
     """
 
     batch: int
@@ -57,6 +58,7 @@ class ConvWorkload:
     residual: bool = False
     table: bool = False
     activation: str = "none"
+    weights: str = ""
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -83,6 +85,8 @@ class ConvWorkload:
             found.append(f"no activation '{self.activation}' (there are {', '.join(ACTIVATIONS)})")
         elif self.activation != "none" and self.output != "float32":
             found.append("an activation needs a float32 output")
+        if self.weights not in ("", "float16", "bfloat16") or (self.weights and self.precision != "float32"):
+            found.append(f"no {self.weights} weights with {self.precision} precision")
         return found
 
     @property

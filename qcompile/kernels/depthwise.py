@@ -17,6 +17,7 @@ from qcompile.kernels.builder import Builder, Expr, Index, index, quotient, rema
 from qcompile.kernels.conv_plan import Blocking, ConvPlan, Tiling
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.epilogue import Epilogue, storage_dtype
+from qcompile.kernels.halves import float_weights
 from qcompile.kernels.isa import DepthwiseKernel, DepthwiseRows, Isa
 from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.staging import Stage
@@ -125,6 +126,8 @@ class _Generator:
         self.b = Builder()
         self.input = self.b.argument(0, self.stored)
         self.weights = self.b.argument(1, self.micro.b_dtype)
+        if work.weights:
+            self.weights = float_weights(self.b, 1, work.weights, isa)
         self.epilogue = Epilogue(self.b, work, isa, self.micro.lanes)
 
     def kernel(self) -> Kernel:

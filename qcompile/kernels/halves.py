@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 from tvm import tirx
 
-from qcompile.kernels.builder import Builder, Expr, bitcast, cast, const, lanes_of
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, cast, const, lanes_of
+from qcompile.kernels.isa import Isa
 
 _HIDDEN = 0x38000000
 """112 in the exponent of a float32: the difference of the two biases."""
@@ -39,3 +45,48 @@ def from_bfloat16(bits: Expr) -> Expr:
     lanes = lanes_of(bits)
     floats, integers = (f"{kind}x{lanes}" if lanes > 1 else kind for kind in ("float32", "int32"))
     return bitcast(floats, cast(integers, bits) << const(16, integers))
+
+
+@dataclass(frozen=True)
+class WidenedMemory:
+    """Weights of 16 bits that kernels read as float32, as they read a `Memory` of float32.
+
+    Args:
+        b: builder.
+        memory: of uint16.
+        kind: "float16" or "bfloat16".
+        native: whether the machine converts float16 itself.
+    """
+
+    b: Builder
+    memory: Memory
+    kind: str
+    native: bool
+
+    def load(self, at: Index, lanes: int = 1) -> Expr:
+        """Read consecutive elements and widen them."""
+        bits = self.b.let(self.memory.load(at, lanes))
+        return from_bfloat16(bits) if self.kind == "bfloat16" else from_float16(self.b, bits, native=self.native)
+
+
+def float_weights(b: Builder, position: int, kind: str, isa: Isa) -> Any:
+    """Return float weights behind a pointer as float32, whatever they are stored as.
+
+    Args:
+        b: builder.
+        position: number of the pointer.
+        kind: "float32", "float16" or "bfloat16".
+        isa: instruction set; those with a fused multiply-add convert float16 by an instruction.
+    """
+    if kind == "float32":
+        return b.argument(position, "float32")
+    return WidenedMemory(b, b.argument(position, "uint16"), kind, getattr(isa.float32, "fused", True))
+
+
+def stored_as(kind: str, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return float32 numbers that a 16-bit type has exactly as its bits; float32 and integers as they are."""
+    if kind == "float16":
+        return weights.astype(np.float16).view(np.uint16)
+    if kind == "bfloat16":
+        return (np.ascontiguousarray(weights).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    return weights

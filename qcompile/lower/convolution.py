@@ -20,11 +20,11 @@ from qcompile.kernels.conv_workload import dense as dense_workload
 from qcompile.kernels.parameters import LayerScalars
 from qcompile.lower import int16
 from qcompile.lower.families import look_up
-from qcompile.lower.packed import packed_product
+from qcompile.lower.packed import packed_kind, packed_product, unpacked_constant
 from qcompile.lower.storage import Buffer
 from qcompile.ops.arithmetic import accumulator_scales, activation_op, activation_table
 from qcompile.ops.elementwise import Unary
-from qcompile.ops.packed_weights import reads_packed
+from qcompile.ops.unpack_float import KINDS
 from qcompile.quant import requantize as rq
 from qcompile.quant.qparams import QParams
 
@@ -81,14 +81,14 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
         int16.layer(context, node, shape)
         return
     separate = not node.is_integer and node.attrs.activation not in ACTIVATIONS
-    if reads_packed(node, 1):
+    if packed_kind(node) == "groups":
         target = Value(f"{node.output.name}.sum", node.output.type) if separate else node.output
         packed_product(context, node, target, "none" if separate else node.attrs.activation)
         if separate:
             _activate(context, node, target)
         return
     end = epilogue(node, fuse_activation=not separate)
-    work = replace(shape, **end.fields)
+    work = replace(shape, **end.fields, weights=packed_kind(node))
     target = node.output
     if separate:
         target = Value(f"{node.output.name}.sum", node.output.type)
@@ -107,6 +107,8 @@ def constants(node: Node) -> tuple[Array, Array]:
         LoweringError: they are computed at run time.
     """
     weight, bias = node.inputs[1], node.inputs[2]
+    if packed_kind(node) in KINDS:
+        weight = unpacked_constant(weight)
     for value, name in ((weight, "weights"), (bias, "bias")):
         if value.data is None:
             raise LoweringError(
@@ -185,7 +187,8 @@ def emit_layer(
     ]
     # An epilogue reads the residual exactly where it stores; a table's second look at the output does no harm.
     share = (other,) if other is not None and other is not source else ()
-    context.emit(node, kernel, args, 6, share, work.macs)
+    precision = f"{work.weights} weights" if work.weights else None
+    context.emit(node, kernel, args, 6, share, work.macs, precision)
     return result
 
 
@@ -243,7 +246,8 @@ def _products(context: LoweringContext, node: Node) -> Value:
     by_tap = weight.reshape(groups, outputs // groups, kh * kw, per_group).transpose(0, 2, 1, 3)
     filters = outputs * kh * kw
     kind, output = ("int8", "int32") if node.is_integer else ("float32", "float32")
-    work = ConvWorkload(n, h, w, channels, filters, groups=groups, precision=kind, output=output)
+    stored = packed_kind(node)
+    work = ConvWorkload(n, h, w, channels, filters, groups=groups, precision=kind, output=output, weights=stored)
     zero_point = x.qparams.scalar_zero_point if x.qparams is not None else 0
     flat = np.ascontiguousarray(by_tap).reshape(filters, 1, 1, per_group)
     packed = pack_conv(work, context.isa, flat, None, 0.0, LayerScalars(x_zero_point=zero_point), context.plan(work))

@@ -11,11 +11,29 @@ from qcompile.ir.graph import Node, Value
 from qcompile.kernels.activation import ACTIVATIONS
 from qcompile.kernels.packed import PackedWorkload, pack_codes, pack_groups
 from qcompile.kernels.packed_product import packed_kernel
-from qcompile.ops.packed_weights import packed_source
+from qcompile.lower.sources import constant_value
+from qcompile.ops.packed_weights import packed_source, reads_packed
 from qcompile.ops.unpack_groups import unpacked
 
 if TYPE_CHECKING:
     from qcompile.lower.context import LoweringContext
+
+
+def packed_kind(node: Node) -> str:
+    """Return how the weights of a layer are stored: "groups", "float16", "bfloat16", or "" for as they are used."""
+    source = packed_source(node.inputs[1]) if reads_packed(node, 1) else None
+    if source is None:
+        return ""
+    return str(source.attrs.kind) if source.op.name == "unpack_float" else "groups"
+
+
+def unpacked_constant(value: Value) -> Value:
+    """Return the constant that a packed weight stands for; it belongs to no graph."""
+    source = packed_source(value)
+    if source is None:
+        raise LoweringError(f"the weights {value.name} are computed at run time")
+    data = source.op.evaluate(source.attrs, [operand.constant() for operand in source.inputs])[0]
+    return constant_value(value.name, data)
 
 
 def packed_product(context: LoweringContext, node: Node, target: Value, activation: str) -> None:

@@ -7,6 +7,9 @@ from qcompile.ir.graph import Node, Value
 PACKED = ("unpack_groups", "unpack_float", "unpack_sparse")
 """Operations that make float32 weights from a smaller form of them."""
 
+LAYERS = ("dense", "conv2d", "conv_transpose2d")
+"""Operations with weights."""
+
 
 def packed_source(value: Value) -> Node | None:
     """Return the node that unpacks a weight from constants, None for any other value."""
@@ -35,8 +38,11 @@ def reads_packed(node: Node, operand: int) -> bool:
         node: the reader.
         operand: which of its operands the packed weight is.
     """
-    if packed_source(node.inputs[operand]) is None or node.is_integer:
+    source = packed_source(node.inputs[operand])
+    if source is None or node.is_integer:
         return False
     if node.op.name == "gather":
         return operand == 0
+    if source.op.name == "unpack_float":
+        return operand == 1 and node.op.name in LAYERS
     return operand == 1 and is_product(node) and getattr(node.attrs, "layout", "NHWC") == "NHWC"
