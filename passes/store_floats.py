@@ -8,12 +8,23 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from qcompile import ops
-from qcompile.ir.graph import Graph, Value
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ops.packed_weights import LAYERS
 from qcompile.ops.unpack_float import to_bits
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CHANNELS_LAST, Fact
 
 _LARGEST = 65504.0
+_ARITHMETIC = ("add", "sub", "mul", "div", "maximum", "minimum")
+
+
+def _can_widen(node: Node, operand: int) -> bool:
+    """Return whether the code of a node widens one of its operands within its own loop."""
+    if node.is_integer:
+        return False
+    if node.op.name in LAYERS:
+        return operand == 1
+    return node.op.name in _ARITHMETIC or (node.op.name == "gather" and operand == 0)
 
 
 @dataclass(frozen=True)
@@ -34,9 +45,10 @@ class StoreFloats(Pass):
         exact: only constants that lose nothing by it, such as those of a model that was float16.
         smallest: elements that a constant must have to be worth it.
 
-    Preconditions: to-nhwc ran. Constants of integer operations are left alone.
+    Preconditions: to-nhwc ran.
 
-    Refusals: a number that is too large for float16; with `exact`, one that would be rounded.
+    Refusals: integer operations; biases, and constants of others than layers, `gather` and arithmetic; a number that
+    is too large for float16; with `exact`, one that would be rounded.
     """
 
     name: ClassVar[str] = "store-floats"
@@ -55,14 +67,15 @@ class StoreFloats(Pass):
             readers = value.users()
             if value.dtype != "float32" or value.type.size < self.smallest or not readers or value in kept:
                 continue
-            if value.qparams is not None or any(node.is_integer for node in readers):
+            unable = next((node for node, operand in value.uses if not _can_widen(node, operand)), None)
+            if unable is not None:
+                context.skip(unable, f"it does not widen {value.name} as it reads it")
                 continue
             bits = to_bits(value.constant(), self.type)
             obstacle = self._obstacle(value, bits)
             if obstacle is not None:
                 context.skip(readers[0], obstacle)
                 continue
-            # Only nodes that read it as a whole are sure to come after the first of them.
             first = next(node for node in graph.nodes if node in readers)
             node = rewriter.insert(
                 first,

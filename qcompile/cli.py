@@ -112,6 +112,9 @@ def compile_command(
         int | None, _number("Bits of weights alone, 8, 4, 2 or 1; activations stay in floating point.")
     ] = None,
     group_size: Annotated[int | None, _number("Weights that then share a scale (32).")] = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Constants of floats: float32 (default), float16, bfloat16.")
+    ] = None,
     calib: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
@@ -214,6 +217,7 @@ def compile_command(
         "precision": "int8" if int8 else "fp32" if fp32 else None,
         "weight_bits": weight_bits,
         "group_size": group_size,
+        "store": store,
         "calib": calib,
         "samples": samples,
         "preprocess": preprocess,

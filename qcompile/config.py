@@ -45,6 +45,7 @@ SCHEMA: dict[str, Any] = {
         "per_channel": {"type": "boolean"},
         "weight_bits": {"enum": [8, 4, 2, 1]},
         "group_size": _POSITIVE,
+        "store": {"enum": ["float32", "float16", "bfloat16"]},
         "keep_float": _STRINGS,
         "keep_int16": _STRINGS,
         "io": {"enum": ["float", "int8"]},
@@ -87,6 +88,7 @@ class CompileConfig:
         weight_bits: of weights alone, 8, 4, 2 (ternary) or 1 (the sign); activations stay float32. None for no such
             rounding.
         group_size: neighbouring weights that then share a scale.
+        store: how float constants are stored, "float32", "float16" or "bfloat16"; arithmetic stays float32.
         keep_float: nodes that stay in float32: names, globs, /regular expressions/, op:softmax, from..to.
         keep_int16: nodes that compute on 16-bit activations, chosen alike; those that `keep_float` names stay in float.
         io: "float", or "int8" to keep inputs and outputs quantized.
@@ -121,6 +123,7 @@ class CompileConfig:
     per_channel: bool = True
     weight_bits: int | None = None
     group_size: int = 32
+    store: str = "float32"
     keep_float: tuple[str, ...] = ()
     keep_int16: tuple[str, ...] = ()
     io: str = "float"
@@ -164,7 +167,7 @@ class CompileConfig:
     @property
     def compares(self) -> bool:
         """Whether the result is to be compared with the float model: more than its code is different."""
-        return self.precision == "int8" or self.weight_bits is not None
+        return self.precision == "int8" or self.weight_bits is not None or self.store != "float32"
 
     def updated(self, given: Mapping[str, Any], source: str) -> CompileConfig:
         """Return a copy with some settings replaced.

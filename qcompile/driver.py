@@ -284,29 +284,34 @@ def to_precision(
     from qcompile.passmgr.selection import check_selection
 
     if config.precision == "fp32":
-        return _run(float_pipeline(config), graph, config, context, instruments)
+        return _run(finish_pipeline(config), graph, config, context, instruments)
     if is_quantized(graph):
         context.note("the model is quantized already: its own scales are used, no calibration")
-        return _run(f"{absorption_pipeline(config)},{FINISH_FLOAT}", graph, config, context, instruments)
+        return _run(f"{absorption_pipeline(config)},{finish_pipeline(config)}", graph, config, context, instruments)
     if found is not None:
-        return _run(found.recipe.text, graph, config, context, instruments)
+        return _run(f"{found.recipe.text}{_storing(config)}", graph, config, context, instruments)
     observed, before = _run(observation_pipeline(config), graph, config, context, instruments)
     # Calibration takes long: a name that does not exist is reported before it.
     check_selection(observed, config.keep_float, option="--keep-float", original=graph)
     check_selection(observed, config.keep_int16, option="--keep-int16", original=graph)
-    pipeline = f"{quantization_pipeline(config)},{FINISH_FLOAT}"
+    pipeline = f"{quantization_pipeline(config)},{finish_pipeline(config)}"
     final, after = _run(pipeline, observed, config, context, instruments)
     return final, [*before, *after]
 
 
-def float_pipeline(config: CompileConfig) -> str:
-    """Return the pipeline text from a simplified float graph to one that is computed in float32."""
+def finish_pipeline(config: CompileConfig) -> str:
+    """Return the pipeline text for what is computed in float: fusions, and how its constants are stored."""
     from qcompile.ir.printer import print_literal
 
     if config.weight_bits is None:
-        return FINISH_FLOAT
+        return f"{FINISH_FLOAT}{_storing(config)}"
     options = f"bits={config.weight_bits}, group_size={config.group_size}, keep={print_literal(config.keep_float)}"
-    return f"{FINISH_FLOAT},quantize-weights{{{options}}}"
+    return f"{FINISH_FLOAT},quantize-weights{{{options}}}{_storing(config)}"
+
+
+def _storing(config: CompileConfig) -> str:
+    """Return the end of a pipeline text that stores float constants in 16 bits, where that is wanted."""
+    return "" if config.store == "float32" else f',store-floats{{type="{config.store}"}}'
 
 
 def is_quantized(graph: Graph) -> bool:
