@@ -9,6 +9,7 @@ import numpy as np
 
 from qcompile import ops
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import Array
 from qcompile.ops.packed_weights import LAYERS
 from qcompile.ops.unpack_float import to_bits
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
@@ -87,7 +88,7 @@ class StoreFloats(Pass):
             )
             rewriter.replace_value(value, node.output, except_in=node)
 
-    def _obstacle(self, value: Value, bits: np.ndarray) -> str | None:  # type: ignore[type-arg]
+    def _obstacle(self, value: Value, bits: Array) -> str | None:
         data = value.constant()
         if self.type == "float16" and not np.abs(data).max(initial=0.0) <= _LARGEST:
             return f"{value.name} has numbers that float16 does not"

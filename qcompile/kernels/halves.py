@@ -88,5 +88,5 @@ def stored_as(kind: str, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if kind == "float16":
         return weights.astype(np.float16).view(np.uint16)
     if kind == "bfloat16":
-        return (np.ascontiguousarray(weights).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+        return np.asarray(np.ascontiguousarray(weights).view(np.uint32) >> np.uint32(16), np.uint16)
     return weights
