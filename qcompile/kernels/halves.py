@@ -68,6 +68,10 @@ class WidenedMemory:
         bits = self.b.let(self.memory.load(at, lanes))
         return from_bfloat16(bits) if self.kind == "bfloat16" else from_float16(self.b, bits, native=self.native)
 
+    def prefetch(self, at: Index, locality: int) -> None:
+        """Ask for a line of cache; as `Memory.prefetch`."""
+        self.memory.prefetch(at, locality)
+
 
 def float_weights(b: Builder, position: int, kind: str, isa: Isa) -> Any:
     """Return float weights behind a pointer as float32, whatever they are stored as.

@@ -71,6 +71,18 @@ def test_model_of_16_bits_compiles_and_loses_nothing(cli: Cli, tmp_path: Path, k
     np.testing.assert_array_equal(answers(tmp_path / kind, x), answers(tmp_path / "float32", x))
 
 
+@pytest.mark.parametrize("target", ["x86-64", "x86-64-v3", "x86-64-v4-vnni", "rpi4", "rpi5"])
+def test_large_product_has_code_everywhere(cli: Cli, tmp_path: Path, target: str) -> None:
+    """Weights beyond the caches are asked for ahead of time, at the places where 16 bits have them."""
+    weight = np.random.default_rng(5).normal(0, 0.1, (1024, 1200)).astype(np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, d]) for n, d in (("x", 1024), ("y", 1200)))
+    graph = helper.make_graph([node], "product", [x], [y], [numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    result = cli(tmp_path / "m.onnx", "--fp32", "--store", "float16", "--target", target, "-o", tmp_path / "b")
+    assert result.code == 0, result.err
+
+
 def test_int8_network_keeps_its_integers(cli: Cli, model: Path, calibration: Path, tmp_path: Path) -> None:
     words = ["--int8", "--store", "float16", "--calib", calibration, "-o", tmp_path / "b"]
     result = cli(model, *words)
