@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from qcompile import cli_accuracy
-from qcompile.config import read_shapes
+from qcompile import cli_accuracy, cli_compile
+from qcompile.cli_options import InputShape, InputValue, number
+from qcompile.config import read_shapes, read_values
 from qcompile.errors import (
     BundleError,
     CalibrationError,
@@ -64,18 +64,6 @@ app = typer.Typer(
 )
 
 
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' is not a whole number") from None
-
-
-def _number(text: str) -> Any:
-    """Return an option that takes a whole number."""
-    return typer.Option(metavar="N", parser=_whole_number, help=text)
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         from qcompile import __version__
@@ -96,168 +84,7 @@ def _root(
     """
 
 
-@app.command("compile")
-def compile_command(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="ONNX file. Settings in MODEL.yaml beside it apply first.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Directory to write the bundle to.")],
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Machine to compile for, or a YAML file; `host` by default."),
-    ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers (the default).")] = False,
-    fp32: Annotated[bool, typer.Option("--fp32", help="Keep 32-bit floating point.")] = False,
-    weight_bits: Annotated[
-        int | None, _number("Bits of weights alone, 8, 4, 2 or 1; activations stay in floating point.")
-    ] = None,
-    group_size: Annotated[int | None, _number("Weights that then share a scale (32).")] = None,
-    store: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="Constants of floats: float32 (default), float16, bfloat16.")
-    ] = None,
-    calib: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
-    ] = None,
-    samples: Annotated[int | None, _number("Calibration samples to use at most (64).")] = None,
-    preprocess: Annotated[
-        str | None,
-        typer.Option(metavar="STEPS", help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'."),
-    ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=N,…", help="Extents of a dynamic input, e.g. x=1,3,224,224. Repeatable."),
-    ] = None,
-    state: Annotated[
-        list[str] | None,
-        typer.Option(metavar="OUT=IN", help="Output kept as input of the next run; `auto` finds pairs. Repeatable."),
-    ] = None,
-    observer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Choice of ranges: mse (default), minmax, entropy, 'percentile{percentile=99.9}', …"
-        ),
-    ] = None,
-    keep_float: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NODES", help="Stay in float32: a name, glob, /regex/, op:softmax or FROM..TO. Repeatable."
-        ),
-    ] = None,
-    keep_int16: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NODES", help="Compute on 16-bit activations; chosen like --keep-float. Repeatable."),
-    ] = None,
-    io: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="float (default), or int8: inputs and outputs stay quantized.")
-    ] = None,
-    labels: Annotated[str | None, typer.Option(metavar="FILE", help="Text file with one class name a line.")] = None,
-    passes: Annotated[str | None, typer.Option(metavar="TEXT", help="Further passes, e.g. 'my-pass{alpha=2}'.")] = None,
-    pass_path: Annotated[
-        list[str] | None, typer.Option(metavar="DIR", help="Directory with passes. Repeatable.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file with any of these settings.")] = None,
-    seed: Annotated[int | None, _number("Seed of made-up inputs (0).")] = None,
-    jobs: Annotated[int | None, _number("Threads that compile kernels (2).")] = None,
-    accuracy: Annotated[
-        str | None, typer.Option(metavar="HOW", help="fast (default), or auto: try one means after the other.")
-    ] = None,
-    max_drop: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Largest loss of accuracy, e.g. 0.5%; else nodes stay in float.")
-    ] = None,
-    min_sqnr: Annotated[
-        float | None, typer.Option(metavar="DB", help="Lowest SQNR at the worst output; else nodes stay in float.")
-    ] = None,
-    max_ms: Annotated[
-        float | None,
-        typer.Option(metavar="MS", help="Longest inference, one core: measured layers as measured, others modelled."),
-    ] = None,
-    tune: Annotated[bool, typer.Option("--tune", help="Measure how each layer is cut best; kept for later.")] = False,
-    budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Time for --tune (60s); run it again to go on.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where --tune measures: local, or ssh://user@host.")
-    ] = None,
-    tuning: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Records of --tune to use: auto (yours and ours), off, or a file."),
-    ] = None,
-    work_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="State of the search, to go on after an interruption.")
-    ] = None,
-    dump_ir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the IR after every pass into this directory.")
-    ] = None,
-    print_ir_after: Annotated[
-        str | None, typer.Option(metavar="PASS", help="Print the IR after this pass; 'all', 'change'.")
-    ] = None,
-    time_passes: Annotated[bool, typer.Option("--time-passes", help="Print the time of each pass.")] = False,
-    verify_numerics: Annotated[
-        bool, typer.Option("--verify-numerics", help="Compare results before and after every pass.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say what each pass left alone, and why.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
-) -> None:
-    """Compile an ONNX model to a bundle that runs with nothing else installed.
-
-    Example: qcompile model.onnx --target rpi4 --int8 --calib photos/ -o build/
-    """
-    from qcompile import driver
-    from qcompile.config import COMMAND_LINE
-    from qcompile.passmgr.instruments import instruments_for
-    from qcompile.progress import ProgressReporter
-    from qcompile.report.terminal import print_bundle, print_pass_times, print_skips
-
-    if int8 and fp32:
-        raise UsageError("--int8 and --fp32 exclude each other", hint="give one of them")
-    started = time.monotonic()
-    settings: dict[str, Any] = {
-        "target": target,
-        "precision": "int8" if int8 else "fp32" if fp32 else None,
-        "weight_bits": weight_bits,
-        "group_size": group_size,
-        "store": store,
-        "calib": calib,
-        "samples": samples,
-        "preprocess": preprocess,
-        "input_shapes": read_shapes(input_shape or []) or None,
-        "state": state or None,
-        "observer": observer,
-        "keep_float": keep_float or None,
-        "keep_int16": keep_int16 or None,
-        "io": io,
-        "labels": labels,
-        "passes": passes,
-        "pass_path": pass_path or None,
-        "seed": seed,
-        "jobs": jobs,
-        "accuracy": accuracy,
-        "max_drop": max_drop,
-        "min_sqnr": min_sqnr,
-        "max_ms": max_ms,
-        "work_dir": str(work_dir) if work_dir is not None else None,
-        "tune": tune or None,
-        "budget": budget,
-        "device": device,
-        "tuning": tuning,
-    }
-    resolved = driver.resolve_config(model, config, settings, COMMAND_LINE)
-    instruments = instruments_for(
-        dump_ir=dump_ir,
-        print_ir_after=print_ir_after,
-        verify_numerics=verify_numerics,
-        pass_path=resolved.pass_path,
-        write=sys.stdout.write,
-    )
-    with ProgressReporter(quiet=quiet) as progress:
-        bundle = driver.compile(model, config=resolved, output=output, progress=progress, instruments=instruments)
-    if time_passes:
-        print_pass_times(bundle.records)
-    if verbose:
-        print_skips(bundle.records)
-    if not quiet:
-        print_bundle(bundle, time.monotonic() - started)
+app.command("compile")(cli_compile.compile_model)
 
 
 @app.command()
@@ -272,8 +99,8 @@ def run(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write all outputs to this .npz file.")
     ] = None,
-    top: Annotated[int, _number("Largest values to print.")] = 5,
-    threads: Annotated[int, _number("Threads to use; 0 for one a core.")] = 1,
+    top: Annotated[int, number("Largest values to print.")] = 5,
+    threads: Annotated[int, number("Threads to use; 0 for one a core.")] = 1,
 ) -> None:
     """Run a bundle on one input and print what it answers.
 
@@ -288,9 +115,9 @@ def run(
 @app.command()
 def bench(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
-    threads: Annotated[int, _number("Threads to use; 0 for one a core.")] = 1,
-    runs: Annotated[int, _number("Inferences to time.")] = 50,
-    warmup: Annotated[int, _number("Inferences before timing.")] = 5,
+    threads: Annotated[int, number("Threads to use; 0 for one a core.")] = 1,
+    runs: Annotated[int, number("Inferences to time.")] = 50,
+    warmup: Annotated[int, number("Inferences before timing.")] = 5,
     profile: Annotated[bool, typer.Option("--profile", help="Also print the time of each layer.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     against: Annotated[
@@ -320,10 +147,8 @@ app.command("analyze")(cli_accuracy.analyze)
 @app.command()
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file.")],
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=N,…", help="Extents of a dynamic input, as for compile. Repeatable."),
-    ] = None,
+    input_shape: InputShape = None,
+    input_value: InputValue = None,
     passes: Annotated[
         str, typer.Option(metavar="TEXT", help="Passes to run first, e.g. 'canonicalize,fold-batchnorm'.")
     ] = "",
@@ -340,7 +165,7 @@ def inspect(
     from qcompile.passmgr import PassManager, PassRegistry
     from qcompile.report.graph_text import render_graph
 
-    graph = import_onnx(model, read_shapes(input_shape or []))
+    graph = import_onnx(model, read_shapes(input_shape or []), read_values(input_value or []))
     if passes:
         graph = PassManager(passes, (), PassRegistry(pass_path or [])).run(graph)
     sys.stdout.write(render_graph(graph, format))

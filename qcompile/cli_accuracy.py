@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from qcompile.cli_options import InputShape, InputValue
+
 
 def evaluate(
     subject: Annotated[
@@ -38,9 +40,8 @@ def evaluate(
     preprocess: Annotated[
         str | None, typer.Option(metavar="STEPS", help="Image to input, where the bundle does not say it.")
     ] = None,
-    input_shape: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=N,N,…", help="Extents of a dynamic input of MODEL. Repeatable.")
-    ] = None,
+    input_shape: InputShape = None,
+    input_value: InputValue = None,
     labels: Annotated[str | None, typer.Option(metavar="FILE", help="Class names (or characters), one a line.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -50,13 +51,14 @@ def evaluate(
     """
     from qcompile.assessment import evaluate as run
     from qcompile.assessment import require
-    from qcompile.config import read_shapes
+    from qcompile.config import read_shapes, read_values
     from qcompile.progress import ProgressReporter
     from qcompile.report.accuracy_tables import print_evaluation
 
     settings: dict[str, Any] = {
         "preprocess": preprocess,
         "input_shapes": read_shapes(input_shape or []) or None,
+        "input_values": read_values(input_value or []) or None,
         "labels": labels,
     }
     with ProgressReporter(quiet=json) as progress:
@@ -85,9 +87,8 @@ def analyze(
     preprocess: Annotated[
         str | None, typer.Option(metavar="STEPS", help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'.")
     ] = None,
-    input_shape: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=N,N,…", help="Extents of a dynamic input. Repeatable.")
-    ] = None,
+    input_shape: InputShape = None,
+    input_value: InputValue = None,
     observer: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Range of activations: mse, minmax, percentile{percentile=99.9}, …"),
@@ -111,7 +112,7 @@ def analyze(
     Example: qcompile analyze model.onnx --calib photos/ --html analysis.html
     """
     from qcompile.assessment import analyze as run
-    from qcompile.config import read_shapes
+    from qcompile.config import read_shapes, read_values
     from qcompile.progress import ProgressReporter
     from qcompile.report.accuracy_tables import print_analysis
     from qcompile.report.analysis_html import write_analysis
@@ -120,6 +121,7 @@ def analyze(
         "calib": calib,
         "preprocess": preprocess,
         "input_shapes": read_shapes(input_shape or []) or None,
+        "input_values": read_values(input_value or []) or None,
         "observer": observer,
         "keep_float": keep_float,
         "keep_int16": keep_int16,

@@ -38,6 +38,10 @@ SCHEMA: dict[str, Any] = {
             "type": "object",
             "additionalProperties": {"type": "array", "items": {"type": "integer", "minimum": 0}},
         },
+        "input_values": {
+            "type": "object",
+            "additionalProperties": {"type": ["number", "boolean", "array"], "items": {"type": ["number", "boolean"]}},
+        },
         "state": _STRINGS,
         "state_initial": {"type": "object", "additionalProperties": {"type": ["number", "string"]}},
         "observer": _STRING,
@@ -80,6 +84,7 @@ class CompileConfig:
         crops_per_image: samples to cut from each photograph; None lets `samples` decide.
         preprocess: how photographs become inputs, as in `Preprocess.from_mapping`.
         input_shapes: extents for inputs with open ones, by input name.
+        input_values: what inputs are fixed to, by input name: one number, or one per element.
         state: outputs that become inputs of the next run, OUTPUT=INPUT, or "auto".
         state_initial: what kept tensors start with, by name of the input: a number or a .npy file; 0 by default.
         observer: chooses the ranges of activations.
@@ -116,6 +121,7 @@ class CompileConfig:
     crops_per_image: int | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
     input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    input_values: dict[str, tuple[float, ...]] = field(default_factory=dict)
     state: tuple[str, ...] = ()
     state_initial: dict[str, float | str] = field(default_factory=dict)
     observer: str = "mse"
@@ -193,6 +199,9 @@ class CompileConfig:
         if "input_shapes" in values:
             shapes = {n: tuple(int(d) for d in s) for n, s in values["input_shapes"].items()}
             values["input_shapes"] = {**self.input_shapes, **shapes}
+        if "input_values" in values:
+            fixed = {n: tuple(v) if isinstance(v, (list, tuple)) else (v,) for n, v in values["input_values"].items()}
+            values["input_values"] = {**self.input_values, **fixed}
         return replace(self, **values)
 
     def recorded(self) -> dict[str, Any]:
@@ -203,6 +212,7 @@ class CompileConfig:
         """
         result = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
         result["input_shapes"] = {name: list(shape) for name, shape in self.input_shapes.items()}
+        result["input_values"] = {name: list(values) for name, values in self.input_values.items()}
         result["keep_float"] = list(self.keep_float)
         result["keep_int16"] = list(self.keep_int16)
         result["state"] = list(self.state)
@@ -324,6 +334,24 @@ def _yaml_reason(error: Exception) -> str:
 def _beside(path: Path, text: str) -> str:
     """Return a path that is relative to a file's folder as one that is relative to the working directory."""
     return text if ":" in text else str(path.parent / text)
+
+
+def read_values(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Read what inputs are fixed to as `--input-value` gives it, each NAME=NUMBER,NUMBER,….
+
+    Raises:
+        UsageError: a text has another form.
+    """
+    values: dict[str, tuple[float, ...]] = {}
+    for text in texts:
+        name, equals, numbers = text.rpartition("=")
+        try:
+            values[name] = tuple(int(n) if n.strip().lstrip("+-").isdigit() else float(n) for n in numbers.split(","))
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise UsageError(f"--input-value '{text}' is not NAME=NUMBER,NUMBER,…", hint="such as sr=16000")
+    return values
 
 
 def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

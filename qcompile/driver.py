@@ -200,7 +200,7 @@ def prepare(
     target = load(config.target)
     make_observer(config.observer)
     preprocess = Preprocess.from_mapping(config.preprocess)
-    graph = import_onnx(model, dict(config.input_shapes))
+    graph = import_onnx(model, dict(config.input_shapes), config.input_values)
     bind_states(graph, config.state, config.state_initial)
     context = PassContext(target=target, preprocess=preprocess, on_progress=progress, seed=config.seed)
     context.records = open_database(config.tuning, new=config.tune)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def import_onnx(
-    model: str | PathLike[str] | Any, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: str | PathLike[str] | Any,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_values: Mapping[str, Sequence[float]] | None = None,
 ) -> Graph:
     """Read an ONNX model into a graph of float32, integer and bool tensors with static shapes.
 
@@ -19,6 +21,7 @@ def import_onnx(
         model: path of a .onnx file, or an onnx.ModelProto.
         input_shapes: extents by input name, for inputs with dynamic axes. A batch axis (axis 0) that the model
             leaves open and nobody fixes becomes 1.
+        input_values: numbers by input name, for inputs that become constants; see `fixed_inputs.fix_inputs`.
 
     Returns:
         The graph; `graph.notes` says what was assumed or converted on the way.
@@ -26,13 +29,16 @@ def import_onnx(
     Raises:
         ModelImportError: the file cannot be read, is not a valid model, or leaves an extent open.
         UnsupportedOpError: the model uses operators that qcompile does not have; all of them are named.
-        UsageError: `input_shapes` names an unknown input or contradicts the model.
+        UsageError: `input_shapes` or `input_values` names an unknown input or contradicts the model.
     """
     # ONNX is loaded on the first import of a model, not with the package.
     from qcompile.onnx_import.convert import convert_model
+    from qcompile.onnx_import.fixed_inputs import fix_inputs
     from qcompile.onnx_import.load import load_model
 
-    return convert_model(load_model(model), dict(input_shapes or {}))
+    loaded = load_model(model)
+    fix_inputs(loaded, input_values or {})
+    return convert_model(loaded, dict(input_shapes or {}))
 
 
 __all__ = ["import_onnx"]

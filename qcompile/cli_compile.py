@@ -1,0 +1,179 @@
+"""The command that compiles: `qcompile compile`, or `qcompile MODEL.onnx`; `qcompile.cli` registers it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qcompile.cli_options import InputShape, InputValue, number
+from qcompile.errors import UsageError
+
+
+def compile_model(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="ONNX file. Settings in MODEL.yaml beside it apply first.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Directory to write the bundle to.")],
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Machine to compile for, or a YAML file; `host` by default."),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers (the default).")] = False,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Keep 32-bit floating point.")] = False,
+    weight_bits: Annotated[
+        int | None, number("Bits of weights alone, 8, 4, 2 or 1; activations stay in floating point.")
+    ] = None,
+    group_size: Annotated[int | None, number("Weights that then share a scale (32).")] = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Constants of floats: float32 (default), float16, bfloat16.")
+    ] = None,
+    calib: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
+    ] = None,
+    samples: Annotated[int | None, number("Calibration samples to use at most (64).")] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(metavar="STEPS", help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'."),
+    ] = None,
+    input_shape: InputShape = None,
+    input_value: InputValue = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OUT=IN", help="Output kept as input of the next run; `auto` finds pairs. Repeatable."),
+    ] = None,
+    observer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Choice of ranges: mse (default), minmax, entropy, 'percentile{percentile=99.9}', …"
+        ),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NODES", help="Stay in float32: a name, glob, /regex/, op:softmax or FROM..TO. Repeatable."
+        ),
+    ] = None,
+    keep_int16: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODES", help="Compute on 16-bit activations; chosen like --keep-float. Repeatable."),
+    ] = None,
+    io: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="float (default), or int8: inputs and outputs stay quantized.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(metavar="FILE", help="Text file with one class name a line.")] = None,
+    passes: Annotated[str | None, typer.Option(metavar="TEXT", help="Further passes, e.g. 'my-pass{alpha=2}'.")] = None,
+    pass_path: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="Directory with passes. Repeatable.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file with any of these settings.")] = None,
+    seed: Annotated[int | None, number("Seed of made-up inputs (0).")] = None,
+    jobs: Annotated[int | None, number("Threads that compile kernels (2).")] = None,
+    accuracy: Annotated[
+        str | None, typer.Option(metavar="HOW", help="fast (default), or auto: try one means after the other.")
+    ] = None,
+    max_drop: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Largest loss of accuracy, e.g. 0.5%; else nodes stay in float.")
+    ] = None,
+    min_sqnr: Annotated[
+        float | None, typer.Option(metavar="DB", help="Lowest SQNR at the worst output; else nodes stay in float.")
+    ] = None,
+    max_ms: Annotated[
+        float | None,
+        typer.Option(metavar="MS", help="Longest inference, one core: measured layers as measured, others modelled."),
+    ] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Measure how each layer is cut best; kept for later.")] = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time for --tune (60s); run it again to go on.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where --tune measures: local, or ssh://user@host.")
+    ] = None,
+    tuning: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Records of --tune to use: auto (yours and ours), off, or a file."),
+    ] = None,
+    work_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="State of the search, to go on after an interruption.")
+    ] = None,
+    dump_ir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the IR after every pass into this directory.")
+    ] = None,
+    print_ir_after: Annotated[
+        str | None, typer.Option(metavar="PASS", help="Print the IR after this pass; 'all', 'change'.")
+    ] = None,
+    time_passes: Annotated[bool, typer.Option("--time-passes", help="Print the time of each pass.")] = False,
+    verify_numerics: Annotated[
+        bool, typer.Option("--verify-numerics", help="Compare results before and after every pass.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say what each pass left alone, and why.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Compile an ONNX model to a bundle that runs with nothing else installed.
+
+    Example: qcompile model.onnx --target rpi4 --int8 --calib photos/ -o build/
+    """
+    from qcompile import driver
+    from qcompile.config import COMMAND_LINE, read_shapes, read_values
+    from qcompile.passmgr.instruments import instruments_for
+    from qcompile.progress import ProgressReporter
+    from qcompile.report.terminal import print_bundle, print_pass_times, print_skips
+
+    started = time.monotonic()
+    settings: dict[str, Any] = {
+        "target": target,
+        "precision": _precision(int8, fp32),
+        "weight_bits": weight_bits,
+        "group_size": group_size,
+        "store": store,
+        "calib": calib,
+        "samples": samples,
+        "preprocess": preprocess,
+        "input_shapes": read_shapes(input_shape or []) or None,
+        "input_values": read_values(input_value or []) or None,
+        "state": state or None,
+        "observer": observer,
+        "keep_float": keep_float or None,
+        "keep_int16": keep_int16 or None,
+        "io": io,
+        "labels": labels,
+        "passes": passes,
+        "pass_path": pass_path or None,
+        "seed": seed,
+        "jobs": jobs,
+        "accuracy": accuracy,
+        "max_drop": max_drop,
+        "min_sqnr": min_sqnr,
+        "max_ms": max_ms,
+        "work_dir": str(work_dir) if work_dir is not None else None,
+        "tune": tune or None,
+        "budget": budget,
+        "device": device,
+        "tuning": tuning,
+    }
+    resolved = driver.resolve_config(model, config, settings, COMMAND_LINE)
+    instruments = instruments_for(
+        dump_ir=dump_ir,
+        print_ir_after=print_ir_after,
+        verify_numerics=verify_numerics,
+        pass_path=resolved.pass_path,
+        write=sys.stdout.write,
+    )
+    with ProgressReporter(quiet=quiet) as progress:
+        bundle = driver.compile(model, config=resolved, output=output, progress=progress, instruments=instruments)
+    if time_passes:
+        print_pass_times(bundle.records)
+    if verbose:
+        print_skips(bundle.records)
+    if not quiet:
+        print_bundle(bundle, time.monotonic() - started)
+
+
+def _precision(int8: bool, fp32: bool) -> str | None:
+    if int8 and fp32:
+        raise UsageError("--int8 and --fp32 exclude each other", hint="give one of them")
+    return "int8" if int8 else "fp32" if fp32 else None
