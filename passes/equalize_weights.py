@@ -11,6 +11,7 @@ import numpy.typing as npt
 from qcompile.ir.graph import Graph, Node
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
 from qcompile.passmgr.channel_links import ChannelLink, LayerWeights, channel_links
+from qcompile.passmgr.clip_reach import least_factors
 from qcompile.passmgr.facts import FLOAT, Fact
 
 Array = npt.NDArray[Any]
@@ -39,15 +40,22 @@ class EqualizeWeights(Pass):
     Between the layers there may be relu, leaky_relu, prelu, pooling, zero padding and a flattening reshape, and
     several layers may read the same tensor. No data is needed, and the real numbers stay the same.
 
+    With `clips` a clip to [0, 6] stays where it is: a channel that meets it keeps its factor of 1, and one that never
+    does is enlarged only so far that it still does not. Calibration samples, or the trained mean and deviation, tell
+    which are which (`qcompile.passmgr.clip_reach`).
+
     Options:
         sweeps: over all pairs, at most.
+        clips: whether to equalize, behind a clip, the channels that never meet it. Values beyond all that the samples
+            showed then meet it, so this is off by default, and a means of `--accuracy auto`.
         spread: links whose factors s_i differ by less than this within the layer stay as they are; rounding one
             scale per output channel costs little there, and `round-weights` makes up for it.
 
     Preconditions: constant weights; run fold-batchnorm before.
 
     Refusals: the result has another reader (a residual add, a concat) or is a graph output; an activation that
-    does not scale with its operand (clip to [0, 6], sigmoid); a layer that adds a residual.
+    does not scale with its operand (sigmoid; clip to [0, 6], unless `clips` is given, something is known of the
+    tensor, and the clip is fused); a layer that adds a residual.
 
     Source:
         Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019, §4.1.
@@ -59,17 +67,21 @@ class EqualizeWeights(Pass):
 
     sweeps: int = 50
     spread: float = 16.0
+    clips: bool = False
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Equalize every link."""
-        links, others = channel_links(graph)
+        links, others = channel_links(graph, clips=self.clips)
         for node, reason in others:
             context.skip(node, reason)
         weights = {n: LayerWeights(n) for link in links for n in (link.first, *(r for r, _ in link.readers))}
         links = [link for link in links if self._is_uneven(link, weights, context)]
+        limits = _limits(links, graph, context)
+        links = [link for link in links if link.bounds is None or link.first in limits]
         total = {link.first: np.ones(link.channels) for link in links}
         for _ in range(self.sweeps):
-            moved = max((self._equalize(link, weights, total[link.first]) for link in links), default=0.0)
+            moves = [self._equalize(link, weights, total[link.first], limits.get(link.first)) for link in links]
+            moved = max(moves, default=0.0)
             if moved < _CONVERGED:
                 break
         rewriter = context.rewriter(graph)
@@ -88,9 +100,14 @@ class EqualizeWeights(Pass):
             return False
         return True
 
-    def _equalize(self, link: ChannelLink, weights: dict[Node, LayerWeights], total: Array) -> float:
-        """Equalize one link and return how far it moved, as a logarithm."""
+    def _equalize(
+        self, link: ChannelLink, weights: dict[Node, LayerWeights], total: Array, least: Array | None
+    ) -> float:
+        """Equalize one link as far as its clip allows, and return how far it moved, as a logarithm."""
         factor = _factors(link, weights)
+        if least is not None:
+            allowed = np.where(np.isinf(least), 1.0, np.maximum(total * factor, least))
+            factor = allowed / total
         weights[link.first].scale_outputs(1.0 / factor)
         for reader, channels in link.readers:
             weights[reader].scale_inputs(factor[channels])
@@ -106,6 +123,20 @@ def _factors(link: ChannelLink, weights: dict[Node, LayerWeights]) -> Array:
         np.maximum.at(second, channels, weights[reader].input_peaks())
     alive = (first > 0) & (second > 0)
     return np.sqrt(np.where(alive, first, 1.0) / np.where(alive, second, 1.0))
+
+
+def _limits(links: list[ChannelLink], graph: Graph, context: PassContext) -> dict[Node, Array]:
+    """Return the least factors of the layers with a clip, float64 [channels]; where they are not known, say so."""
+    clipped = [link for link in links if link.bounds is not None]
+    found = {}
+    for link, least in zip(clipped, least_factors(clipped, graph, context), strict=True):
+        if least is None:
+            context.skip(link.first, "whether its channels meet their clip is not known")
+        elif np.isinf(least).all():
+            context.skip(link.first, "all of its channels meet their clip")
+        else:
+            found[link.first] = least
+    return found
 
 
 def _scale_statistics(link: ChannelLink, factor: Array) -> None:

@@ -100,7 +100,7 @@ def replace_weights(rewriter: Rewriter, data: LayerData, integers: Array, scale:
         flat = flat[:1]
     params = replace(old, scale=tuple(flat.tolist()))
     steps = np.float64(x.scalar_scale) * np.asarray(params.scale, np.float64)
-    _replace(rewriter, node, 1, ungrouped_weights(node, integers).astype(np.int8), params)
+    replace_constant(rewriter, node, 1, ungrouped_weights(node, integers).astype(np.int8), params)
     data.integers, data.scale = integers, scale
     replace_bias(rewriter, data, data.centred_bias(), replace(bias, scale=tuple(steps.tolist())))
 
@@ -118,10 +118,11 @@ def replace_bias(rewriter: Rewriter, data: LayerData, bias: Array, params: QPara
     params = params or node.inputs[2].qparams
     assert params is not None
     steps = np.rint(bias.reshape(-1) / np.asarray(params.scale, np.float64))
-    _replace(rewriter, node, 2, np.clip(steps, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32), params)
+    replace_constant(rewriter, node, 2, np.clip(steps, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32), params)
 
 
-def _replace(rewriter: Rewriter, node: Node, index: int, data: Array, params: QParams) -> None:
+def replace_constant(rewriter: Rewriter, node: Node, index: int, data: Array, params: QParams) -> None:
+    """Give a node another constant, unless it is the same."""
     old = node.inputs[index]
     if old.qparams == params and np.array_equal(old.constant(), data):
         return
@@ -149,7 +150,7 @@ def correct_layers(
         what: the work, for progress.
         correct: may replace the constants of the layer.
     """
-    samples = _samples(graph, context, limit, synthetic)
+    samples = calibration_samples(graph, context, limit, synthetic)
     if context.reference is None or not samples:
         reason = "there are no calibration samples" if not samples else "the float graph is not known"
         context.skip(None, reason)
@@ -181,7 +182,8 @@ def _rows(pair: LayerPair, samples: int) -> int:
     return -(-min(max(_ROWS_PER_TERM * terms, _LEAST_ROWS), _MOST_ROWS) // samples)
 
 
-def _samples(graph: Graph, context: PassContext, limit: int, synthetic: int) -> list[Mapping[str, Array]]:
+def calibration_samples(graph: Graph, context: PassContext, limit: int, synthetic: int) -> list[Mapping[str, Array]]:
+    """Return calibration samples, as many as are asked for and fit in memory, or made-up ones."""
     reference = context.reference if context.reference is not None else graph
     fitting = min(limit, samples_within(reference, _BYTES))
     if context.samples is not None:

@@ -121,7 +121,7 @@ def samples_within(graph: Graph, limit: int) -> int:
     return max(1, limit // (worst * (_BYTES_REAL + _BYTES_INTEGER)))
 
 
-class _Lane:
+class Lane:
     """One graph under evaluation for all samples at once; a tensor goes when its last reader has run."""
 
     def __init__(self, graph: Graph, samples: list[Mapping[str, Array]], extra_readers: Iterable[Value]) -> None:
@@ -172,8 +172,8 @@ def run_side_by_side(
     """
     by_node = {pair.node: pair for pair in pairs}
     wanted = [v for p in pairs for v in (p.reference.inputs[0], p.residual) if v is not None and not v.is_constant]
-    real = _Lane(reference, samples, wanted)
-    integer = _Lane(graph, samples, ())
+    real = Lane(reference, samples, wanted)
+    integer = Lane(graph, samples, ())
     for node in graph.nodes:
         pair = by_node.get(node)
         if pair is not None:
@@ -184,7 +184,7 @@ def run_side_by_side(
         integer.run(node)
 
 
-def _inputs(pair: LayerPair, real: _Lane, integer: _Lane) -> Iterator[LayerInputs]:
+def _inputs(pair: LayerPair, real: Lane, integer: Lane) -> Iterator[LayerInputs]:
     node = pair.node
     xs = real.advance_to(pair.reference.inputs[0])
     residuals = None
@@ -193,11 +193,12 @@ def _inputs(pair: LayerPair, real: _Lane, integer: _Lane) -> Iterator[LayerInput
     for index, x in enumerate(xs):
         error = None
         if residuals is not None:
-            error = residuals[index] - _real(node.inputs[3], integer.values[node.inputs[3]][index])
-        yield LayerInputs(x, _real(node.inputs[0], integer.values[node.inputs[0]][index]), error)
+            error = residuals[index] - real_values(node.inputs[3], integer.values[node.inputs[3]][index])
+        yield LayerInputs(x, real_values(node.inputs[0], integer.values[node.inputs[0]][index]), error)
 
 
-def _real(value: Value, array: Array) -> Array:
+def real_values(value: Value, array: Array) -> Array:
+    """Return what an array of a tensor stands for, float32."""
     return dequantize(array, value.qparams) if value.qparams is not None else array
 
 

@@ -31,11 +31,13 @@ class ChannelLink:
         between: values from the result of `first` to the operands of the readers, each with the channel of
             every index of its channel axis.
         readers: the layers that read, each with the channel of `first` behind every input channel.
+        bounds: real bounds of a clip in `first`, which other factors than 1 would move; None where there is none.
     """
 
     first: Node
     between: tuple[tuple[Value, Array], ...]
     readers: tuple[tuple[Node, Array], ...]
+    bounds: tuple[float, float] | None = None
 
     @property
     def channels(self) -> int:
@@ -43,8 +45,12 @@ class ChannelLink:
         return int(self.first.inputs[2].shape[0])
 
 
-def channel_links(graph: Graph) -> tuple[list[ChannelLink], list[tuple[Node, str]]]:
+def channel_links(graph: Graph, *, clips: bool = False) -> tuple[list[ChannelLink], list[tuple[Node, str]]]:
     """Find the links of a float graph.
+
+    Args:
+        graph: activations fused.
+        clips: whether to return layers with a clip around zero too, with its bounds.
 
     Returns:
         The links in order of computation, and the other layers with the reason why they begin none.
@@ -54,12 +60,20 @@ def channel_links(graph: Graph) -> tuple[list[ChannelLink], list[tuple[Node, str
         if node.op.name not in LAYERS or node.is_integer:
             continue
         found = _Follower(graph)
-        reason = found.begin(node)
+        bounds = _fused_clip(node) if clips else None
+        reason = found.begin(node, clipped=bounds is not None)
         if reason is None:
-            links.append(ChannelLink(node, tuple(found.between), tuple(found.readers)))
+            links.append(ChannelLink(node, tuple(found.between), tuple(found.readers), bounds))
         else:
             others.append((node, reason))
     return links, others
+
+
+def _fused_clip(node: Node) -> tuple[float, float] | None:
+    """Return the bounds of a layer's clip; None where it has none, or one that does not hold zero."""
+    low, high = float(node.attrs.alpha), float(node.attrs.beta)
+    clipped = node.attrs.activation == "clip" and low <= 0.0 < high and (low, high) != (0.0, math.inf)
+    return (low, high) if clipped else None
 
 
 class _Follower:
@@ -70,14 +84,14 @@ class _Follower:
         self.between: list[tuple[Value, Array]] = []
         self.readers: list[tuple[Node, Array]] = []
 
-    def begin(self, node: Node) -> str | None:
-        """Follow the result of a layer; return what stands in the way, or None."""
+    def begin(self, node: Node, *, clipped: bool = False) -> str | None:
+        """Follow the result of a layer, whose clip may be none of our business; return what stands in the way."""
         if not (node.inputs[1].is_constant and node.inputs[2].is_constant):
             return "its weights are computed at run time"
         if node.attrs.residual:
             return "it adds a residual"
         attrs = node.attrs
-        reason = _activation_obstacle(attrs.activation, attrs.alpha, attrs.beta)
+        reason = None if clipped else _activation_obstacle(attrs.activation, attrs.alpha, attrs.beta)
         rank = len(node.output.shape)
         axis = rank - 1 if getattr(attrs, "layout", "NHWC") == "NHWC" or rank != 4 else 1
         return reason or self.follow(node.output, axis, np.arange(node.output.shape[axis]))

@@ -20,9 +20,16 @@ RUNGS: tuple[Rung, ...] = (
     Rung("ranges without the rarest values", "insert-observers", {"observer": "percentile{percentile=99.99}"}),
     Rung("the best range for each tensor", "insert-observers", {"observer": "auto"}),
     Rung("weight equalization", "equalize-weights", after="fuse-activation"),
+    Rung("weight equalization of channels that never meet their clip", "equalize-weights", {"clips": True}),
     Rung("absorption of biases far above zero", "absorb-bias", after="equalize-weights"),
     Rung("bias correction", "correct-bias", after=QUANTIZED),
     Rung("rounding of weights by layer", "round-weights", after=QUANTIZED, instead_of=("correct-bias",)),
+    Rung(
+        "rounding of weights by block",
+        "reconstruct-blocks",
+        after=QUANTIZED,
+        instead_of=("correct-bias", "round-weights"),
+    ),
 )
 """Means in order of cost; those that need more time on the device, int16 or float32 for some nodes, come last."""
 
