@@ -115,10 +115,10 @@ def _windows(p: Array, q: Array, crop: int, random: np.random.Generator) -> list
     """
     if p.ndim != 4 or max(p.shape[1:3]) <= crop * 3 // 2:
         return [(p, q)]
-    height, width = (min(extent, crop) for extent in p.shape[1:3])
+    height, width = extents = tuple(min(extent, crop) for extent in p.shape[1:3])
     found = []
     for _ in range(_WINDOWS):
-        top, left = (int(random.integers(0, full - part + 1)) for full, part in zip(p.shape[1:3], (height, width)))
+        top, left = (int(random.integers(0, full - part + 1)) for full, part in zip(p.shape[1:3], extents, strict=True))
         place = np.s_[:, top : top + height, left : left + width]
         found.append((p[place], q[place]))
     return found

@@ -20,7 +20,12 @@ RUNGS: tuple[Rung, ...] = (
     Rung("ranges without the rarest values", "insert-observers", {"observer": "percentile{percentile=99.99}"}),
     Rung("the best range for each tensor", "insert-observers", {"observer": "auto"}),
     Rung("weight equalization", "equalize-weights", after="fuse-activation"),
-    Rung("weight equalization of channels that never meet their clip", "equalize-weights", {"clips": True}),
+    Rung(
+        "weight equalization of channels that never meet their clip",
+        "equalize-weights",
+        {"clips": True},
+        after="fuse-activation",
+    ),
     Rung("absorption of biases far above zero", "absorb-bias", after="equalize-weights"),
     Rung("bias correction", "correct-bias", after=QUANTIZED),
     Rung("rounding of weights by layer", "round-weights", after=QUANTIZED, instead_of=("correct-bias",)),
