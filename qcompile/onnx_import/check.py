@@ -10,6 +10,7 @@ import onnx
 from onnx import checker, defs, inliner
 
 from qcompile.errors import ModelImportError
+from qcompile.onnx_import.contrib import DOMAINS, INTERNAL
 from qcompile.onnx_import.load import Model
 from qcompile.onnx_import.support import DEFAULT_DOMAINS, is_supported, report_unsupported
 from qcompile.onnx_import.tensors import has_external_data
@@ -34,6 +35,7 @@ def prepare(model: Model) -> int:
     opset = _opset(model)
     _check_names(model)
     _sort_nodes(model)
+    _correct_domains(model)
     _refuse_unknown_operators(model, opset)
     _check_onnx(model)
     _inline_functions(model)
@@ -138,6 +140,17 @@ def reads(node: Any) -> list[str]:
             for inner in graph.node:
                 names += reads(inner)
     return names
+
+
+def _correct_domains(model: Model) -> None:
+    """Give operators of ONNX Runtime's own their domain, and declare it, which its optimizer omits."""
+    for node in model.proto.graph.node:
+        if node.domain in DEFAULT_DOMAINS and node.op_type in INTERNAL:
+            node.domain = DOMAINS[0]
+    declared = {entry.domain for entry in model.proto.opset_import}
+    for domain in sorted({node.domain for node in model.proto.graph.node} - declared - set(DEFAULT_DOMAINS)):
+        if domain in DOMAINS:
+            model.proto.opset_import.append(onnx.helper.make_opsetid(domain, 1))
 
 
 def _refuse_unknown_operators(model: Model, opset: int) -> None:

@@ -11,6 +11,7 @@ from qcompile.ir.graph import Graph, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.verify import verify
 from qcompile.onnx_import.check import prepare, reads
+from qcompile.onnx_import.contrib import contrib_definition
 from qcompile.onnx_import.control_flow import CONTROL_FLOW, Host, expand_control_flow
 from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluate_reference
 from qcompile.onnx_import.inline import function_body, has_definition
@@ -165,10 +166,15 @@ class _Conversion:
             self._convert(node, node.name)
 
     def _expand(self, node: Any, label: str, values: list[Value | None]) -> bool:
-        """Convert the definition of a node whose operator ONNX defines by others; return whether it has one."""
-        if node.domain not in DEFAULT_DOMAINS or not has_definition(node, self.opset):
-            return False
-        found = function_body(node, values, label, self.opset)
+        """Convert the definition of a node whose operator others define; return whether it has one."""
+        try:
+            found = contrib_definition(node, values, label)
+        except UnsupportedOpError as error:
+            self.problems.append(error)
+            self._bind(node, label, None)
+            return True
+        if found is None and node.domain in DEFAULT_DOMAINS and has_definition(node, self.opset):
+            found = function_body(node, values, label, self.opset)
         if found is None:
             return False
         body, version = found

@@ -16,7 +16,7 @@ class Operator:
 
     Args:
         name: with its domain where that is not ONNX's own.
-        way: how it becomes operations of the IR: as one of its own file, as several, by ONNX's definition of it
+        way: how it becomes operations of the IR: as one of its own file, as several, by its definition
             in other operators, or by unrolling at compile time.
         integer: how its operation takes part in int8, "" where it does not or is several operations.
     """
@@ -29,6 +29,7 @@ class Operator:
 def supported_operators() -> list[Operator]:
     """Return every ONNX operator that can be imported, sorted by name."""
     from qcompile.ir.opdef import Quantization
+    from qcompile.onnx_import.contrib import contrib_operators
     from qcompile.onnx_import.control_flow import CONTROL_FLOW
     from qcompile.onnx_import.support import converters
     from qcompile.ops import all_ops
@@ -43,6 +44,7 @@ def supported_operators() -> list[Operator]:
             integer = "" if op.integer is Quantization.FLOAT_ONLY else op.integer.value
             found.append(Operator(name, "operation", integer))
     found += [Operator(name, "its definition", "") for name in _defined(set(converters()))]
+    found += [Operator(f"com.microsoft.{name}", "its definition", "") for name in contrib_operators()]
     return sorted(found, key=lambda operator: operator.name)
 
 

@@ -1,0 +1,140 @@
+"""Operators of ONNX Runtime's optimizer, against ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from qcompile.errors import UnsupportedOpError
+from qcompile.onnx_import import import_onnx
+from qcompile.onnx_import.contrib import contrib_operators
+from qcompile.ops.interpreter import Interpreter
+
+ort = pytest.importorskip("onnxruntime")
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
+RANDOM = np.random.default_rng(3)
+
+
+def floats(*shape: int) -> Any:
+    return (RANDOM.standard_normal(shape) * 0.5).astype(np.float32)
+
+
+def packed(n: int, blocks: int, size: int) -> Any:
+    return RANDOM.integers(0, 256, (n, blocks, size), dtype=np.uint8)
+
+
+MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], np.int32)
+CASES: dict[str, tuple[str, list[Any], dict[str, Any], int]] = {
+    # name: operator, inputs (None: left out), attributes, outputs
+    "gelu": ("Gelu", [floats(2, 5)], {}, 1),
+    "bias_gelu": ("BiasGelu", [floats(2, 5), floats(5)], {}, 1),
+    "fast_gelu": ("FastGelu", [floats(2, 5)], {}, 1),
+    "fast_gelu_bias": ("FastGelu", [floats(2, 5), floats(5)], {}, 1),
+    "quick_gelu": ("QuickGelu", [floats(2, 5)], {"alpha": 1.5}, 1),
+    "skip_layer": ("SkipLayerNormalization", [floats(2, 5, 8), floats(2, 5, 8), floats(8), floats(8), floats(8)],
+                   {}, 1),
+    "skip_layer_plain": ("SkipLayerNormalization", [floats(2, 5, 8), floats(2, 5, 8), floats(8)],
+                         {"epsilon": 1e-3}, 1),
+    "skip_rms": ("SkipSimplifiedLayerNormalization", [floats(2, 5, 8), floats(2, 5, 8), floats(8)],
+                 {"epsilon": 1e-5}, 1),
+    "simplified": ("SimplifiedLayerNormalization", [floats(2, 5, 8), floats(8)], {"epsilon": 1e-5, "axis": -1}, 1),
+    "embedding": (
+        "EmbedLayerNormalization",
+        [np.array([[1, 2, 0], [4, 3, 1]], np.int32), np.array([[0, 0, 1], [0, 1, 1]], np.int32), floats(6, 8),
+         floats(7, 8), floats(2, 8), floats(8), floats(8), np.array([[1, 1, 0], [1, 1, 1]], np.int32)],
+        {}, 2,
+    ),
+    "fused_conv": ("FusedConv", [floats(1, 3, 6, 6), floats(4, 3, 3, 3), floats(4)],
+                   {"activation": "Relu", "pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}, 1),
+    "fused_conv_sum": ("FusedConv", [floats(1, 3, 6, 6), floats(4, 3, 3, 3), floats(4), floats(1, 4, 4, 4)],
+                       {"activation": "LeakyRelu", "activation_params": [0.2], "kernel_shape": [3, 3]}, 1),
+    "fused_conv_clip": ("FusedConv", [floats(1, 3, 6, 6), floats(4, 3, 1, 1)],
+                        {"activation": "Clip", "activation_params": [-0.1, 0.2], "kernel_shape": [1, 1]}, 1),
+    "fused_gemm": ("FusedGemm", [floats(4, 5), floats(3, 5), floats(3)],
+                   {"transB": 1, "alpha": 0.5, "activation": "Tanh"}, 1),
+    "fused_matmul": ("FusedMatMul", [floats(2, 4, 5), floats(2, 3, 5)], {"transB": 1, "alpha": 0.25}, 1),
+    "nbits_4": ("MatMulNBits", [floats(3, 40), packed(6, 2, 16), floats(12)],
+                {"K": 40, "N": 6, "bits": 4, "block_size": 32}, 1),
+    "nbits_4_zero": ("MatMulNBits", [floats(3, 64), packed(6, 2, 16), floats(12), packed(6, 1, 1).reshape(6)],
+                     {"K": 64, "N": 6, "bits": 4, "block_size": 32}, 1),
+    "attention": ("Attention", [floats(2, 5, 8), floats(8, 24), floats(24), MASK], {"num_heads": 2}, 1),
+    "attention_causal": ("Attention", [floats(2, 5, 8), floats(8, 24), floats(24)],
+                         {"num_heads": 2, "unidirectional": 1}, 1),
+    "attention_state": ("Attention", [floats(2, 1, 8), floats(8, 24), floats(24), None, floats(2, 2, 2, 4, 4)],
+                        {"num_heads": 2, "unidirectional": 1}, 2),
+    "multi_head": ("MultiHeadAttention", [floats(2, 5, 8), floats(2, 5, 8), floats(2, 5, 8), floats(24), MASK],
+                   {"num_heads": 2}, 1),
+    "multi_head_bias": ("MultiHeadAttention",
+                        [floats(2, 3, 8), floats(2, 5, 8), floats(2, 5, 8), None, None, floats(2, 2, 3, 5)],
+                        {"num_heads": 2, "scale": 0.3}, 1),
+}  # fmt: skip
+
+
+def model(name: str, constants: tuple[int, ...] = ()) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    op, inputs, attributes, outputs = CASES[name]
+    names = [f"i{k}" if array is not None else "" for k, array in enumerate(inputs)]
+    given = {n: a for n, a in zip(names, inputs, strict=True) if a is not None}
+    domain = "" if op == "SimplifiedLayerNormalization" else "com.microsoft"
+    node = helper.make_node(op, names, [f"o{k}" for k in range(outputs)], name="it", domain=domain, **attributes)
+    fixed = [f"i{k}" for k in constants]
+    infos = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for n, a in given.items()
+        if n not in fixed
+    ]
+    kinds = [TensorProto.FLOAT] * outputs
+    if op == "EmbedLayerNormalization":
+        kinds[1] = TensorProto.INT32
+    results = [helper.make_tensor_value_info(f"o{k}", kind, None) for k, kind in enumerate(kinds)]
+    tensors = [numpy_helper.from_array(given[n], n) for n in fixed]
+    graph = helper.make_graph([node], "g", infos, results, tensors)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    feed = {n: a for n, a in given.items() if n not in fixed}
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8), feed
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_onnx_runtime(name: str) -> None:
+    constants = tuple(range(1, len(CASES[name][1]))) if CASES[name][0] == "MatMulNBits" else ()
+    proto, feed = model(name, constants)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = dict(zip([o.name for o in session.get_outputs()], session.run(None, feed), strict=True))
+    got = Interpreter(import_onnx(proto)).run(feed)
+    for output, array in expected.items():
+        # 4-bit weights are multiplied in blocks there, in another order.
+        np.testing.assert_allclose(got[output], array, rtol=1e-3, atol=1e-4 if constants else 2e-5)
+
+
+def test_every_definition_is_tested() -> None:
+    assert {case[0] for case in CASES.values()} == set(contrib_operators()) - {"TransposeMatMul"}
+
+
+def test_forms_beyond_a_definition_are_refused() -> None:
+    proto, _ = model("nbits_4")
+    with pytest.raises(UnsupportedOpError, match="weights must be constants"):
+        import_onnx(proto)
+    proto, _ = model("attention")
+    proto.graph.input[3].CopyFrom(helper.make_tensor_value_info("i3", TensorProto.INT32, [7]))
+    with pytest.raises(UnsupportedOpError, match="mask of shape"):
+        import_onnx(proto)
+
+
+@pytest.mark.parametrize("name", ["fashion_resnet14", "fashion_mobilenetv2"])
+def test_a_model_that_onnx_runtime_has_optimized(name: str, tmp_path: Path) -> None:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(EXAMPLES / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
+    kinds = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert "FusedConv" in kinds
+    x = {"input": floats(1, 1, 28, 28)}
+    (expected,) = session.run(None, x)
+    (got,) = Interpreter(import_onnx(tmp_path / "optimized.onnx")).run(x).values()
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
