@@ -61,7 +61,7 @@ def foresee(graph: Graph, seed: int) -> dict[str, Any]:
             outputs = interpreter.run({**given, **kept})
             kept = {state.input: outputs[state.output] for state in graph.states}
     outputs = {name: array for name, array in outputs.items() if name not in {s.output for s in graph.states}}
-    integers = [node.is_integer for node in graph.nodes if node.op.name not in _COPIES]
+    integers = [node.is_integer or node.op.rounds for node in graph.nodes if node.op.name not in _COPIES]
     tolerance = 0.0 if all(integers) else MIXED_TOLERANCE if any(integers) else FLOAT_TOLERANCE
     records = {name: self_test.record(array, tolerance) for name, array in outputs.items()}
     return {"seed": seed, "runs": runs, "tolerance": tolerance, "outputs": records}

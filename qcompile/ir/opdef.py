@@ -51,6 +51,7 @@ class OpDef:
         activations: indices of the operands that are activations (to be quantized); None means all of them.
         integer: how it takes part in quantization.
         adds_residual: whether the epilogue of its integer form can add a residual.
+        rounds: whether its real form rounds to few bits, as layers quantized at run time do.
         takes_int16: whether its integer form is defined on 16-bit activations too.
         onnx: ONNX operator types whose conversion this file provides, with the converter of each.
     """
@@ -60,6 +61,7 @@ class OpDef:
     activations: ClassVar[tuple[int, ...] | None] = None
     integer: ClassVar[Quantization] = Quantization.FLOAT_ONLY
     adds_residual: ClassVar[bool] = False
+    rounds: ClassVar[bool] = False
     takes_int16: ClassVar[bool] = False
     onnx: ClassVar[dict[str, Callable[..., Any]]] = {}
 

@@ -21,7 +21,7 @@ from qcompile.kernels.expression import Expr
 from qcompile.kernels.kernel import Kernel
 from qcompile.kernels.reduce import ReduceWorkload, accumulator, reduce_kernel
 from qcompile.kernels.tuned import TunedPlans
-from qcompile.lower import convolution, families
+from qcompile.lower import convolution, families, products
 from qcompile.lower.expressions import ExpressionBuilder, flat_offset
 from qcompile.lower.fusion import loaded, may_inline, merge_constants, renumbered
 from qcompile.lower.sources import Pending, Sources, constant_value
@@ -52,6 +52,7 @@ class LoweringContext:
         self._kernels: dict[Any, Kernel] = {}
         self._copies: dict[Value, Buffer] = {}
         self.planes: dict[Value, tuple[Value, Value]] = {}
+        self.codes: dict[Any, Value] = {}
         kept = [state.input for state in graph.states]
         given = [value.name for value in graph.inputs if value.name not in kept]
         for value in graph.inputs:
@@ -280,6 +281,14 @@ class LoweringContext:
     def dense(self, node: Node) -> None:
         """Emit a product with constant weights."""
         convolution.dense(self, node)
+
+    def dense_integer(self, node: Node) -> None:
+        """Emit a product of integers with constant weights."""
+        products.dense_integer(self, node)
+
+    def conv2d_integer(self, node: Node) -> None:
+        """Emit a convolution of integers."""
+        products.conv2d_integer(self, node)
 
     def conv_transpose2d(self, node: Node) -> None:
         """Emit a transposed convolution."""

@@ -30,7 +30,7 @@ MICROSOFT = "com.microsoft"
 def _aligned(node: OnnxNode, value: Value, x: Value, name: str) -> Value:
     """Return a scale or zero point in a shape that broadcasts to x: per tensor, per axis or per block."""
     if value.type.size == 1:
-        return _reshaped(node, value, (), name)
+        return reshaped(node, value, (), name)
     axis = axis_index(int(node.attr("axis", 1)), len(x.shape))
     block = int(node.attr("block_size", 0))
     if block:
@@ -39,10 +39,11 @@ def _aligned(node: OnnxNode, value: Value, x: Value, name: str) -> Value:
         return node.add("gather", [value, places], name=f"{node.outputs[0]}.{name}", axis=axis)
     if value.shape != (x.shape[axis],):
         node.fail(f"{name} {value.type} does not fit axis {axis} of {x.type}")
-    return _reshaped(node, value, (-1,) + (1,) * (len(x.shape) - 1 - axis), name)
+    return reshaped(node, value, (-1,) + (1,) * (len(x.shape) - 1 - axis), name)
 
 
-def _reshaped(node: OnnxNode, value: Value, shape: tuple[int, ...], name: str) -> Value:
+def reshaped(node: OnnxNode, value: Value, shape: tuple[int, ...], name: str) -> Value:
+    """Return a value in another shape; -1 stands for all of its elements."""
     shape = tuple(value.type.size if d == -1 else d for d in shape)
     if value.shape == shape:
         return value
@@ -180,7 +181,7 @@ def _finished(node: OnnxNode, y: Value, scale: int, zero_point: int, dtype: str)
     return quantized(view, y, node.value(scale), zero, zero.dtype if zero is not None else dtype, node.outputs[0])
 
 
-def _apply(node: OnnxNode, op: str, inputs: Sequence[Value | None], **attributes: Any) -> Value:
+def apply_operator(node: OnnxNode, op: str, inputs: Sequence[Value | None], **attributes: Any) -> Value:
     """Convert the float operator that an integer one stands for."""
     from qcompile.onnx_import.support import converters
 
@@ -200,24 +201,24 @@ def _bias(node: OnnxNode, index: int, x_scale: int, w_scale: int) -> Value | Non
 
 def _qlinear_conv(node: OnnxNode) -> Value:
     x, w = _real(node, 0, "x"), _real(node, 3, "w", axis=0)
-    y = _apply(node, "Conv", [x, w, _bias(node, 8, 1, 4)])
+    y = apply_operator(node, "Conv", [x, w, _bias(node, 8, 1, 4)])
     return _finished(node, y, 6, 7, node.type(0).dtype)
 
 
 def _qlinear_matmul(node: OnnxNode) -> Value:
     a, b = _real(node, 0, "a", axis=-2), _real(node, 3, "b", axis=-1)
-    return _finished(node, _apply(node, "MatMul", [a, b]), 6, 7, node.type(0).dtype)
+    return _finished(node, apply_operator(node, "MatMul", [a, b]), 6, 7, node.type(0).dtype)
 
 
 def _qgemm(node: OnnxNode) -> Value:
     a, b = _real(node, 0, "a"), _real(node, 3, "b", axis=0 if node.attr("transB", 0) else 1)
-    y = _apply(node, "Gemm", [a, b, _bias(node, 6, 1, 4)])
+    y = apply_operator(node, "Gemm", [a, b, _bias(node, 6, 1, 4)])
     return _finished(node, y, 7, 8, node.type(0).dtype) if node.has(7) else y
 
 
 def _qlinear_binary(op: str) -> Callable[[OnnxNode], Value]:
     def convert(node: OnnxNode) -> Value:
-        y = _apply(node, op, [_real(node, 0, "a"), _real(node, 3, "b")])
+        y = apply_operator(node, op, [_real(node, 0, "a"), _real(node, 3, "b")])
         return _finished(node, y, 6, 7, node.type(0).dtype)
 
     return convert
@@ -225,7 +226,7 @@ def _qlinear_binary(op: str) -> Callable[[OnnxNode], Value]:
 
 def _qlinear_unary(op: str) -> Callable[[OnnxNode], Value]:
     def convert(node: OnnxNode) -> Value:
-        return _finished(node, _apply(node, op, [_real(node, 0, "x")]), 3, 4, node.type(0).dtype)
+        return _finished(node, apply_operator(node, op, [_real(node, 0, "x")]), 3, 4, node.type(0).dtype)
 
     return convert
 
@@ -234,7 +235,7 @@ def _qlinear_pool(op: str) -> Callable[[OnnxNode], Value]:
     def convert(node: OnnxNode) -> Value:
         if node.attr("channels_last", 0):
             node.fail("channels_last=1")
-        return _finished(node, _apply(node, op, [_real(node, 0, "x")]), 3, 4, node.type(0).dtype)
+        return _finished(node, apply_operator(node, op, [_real(node, 0, "x")]), 3, 4, node.type(0).dtype)
 
     return convert
 
@@ -246,39 +247,8 @@ def _qlinear_concat(node: OnnxNode) -> Value:
     return _finished(node, y, 0, 1, node.type(2).dtype)
 
 
-def _centred(node: OnnxNode, index: int, zero_point: int, what: str, rows: bool = False) -> Value:
-    """Return q − zero_point as real numbers, which are exact."""
-    name = f"{node.outputs[0]}.{what}"
-    q, zero = node.value(index), node.value(zero_point) if node.has(zero_point) else None
-    real = node.add("cast", [q], name=name, dtype="float32")
-    if zero is None or (zero.data is not None and not zero.data.any()):
-        return real
-    offset = node.add("cast", [zero], name=f"{name}.zero", dtype="float32")
-    if offset.type.size > 1 and rows:
-        offset = _reshaped(node, offset, (-1,) + (1,) * (len(q.shape) - 1), f"{what}.column")
-    elif offset.type.size == 1:
-        offset = _reshaped(node, offset, (), f"{what}.offset")
-    return node.add("sub", [real, offset], name=f"{name}.centred")
-
-
-def _integer_product(op: str) -> Callable[[OnnxNode], Value]:
-    """Return a converter of ConvInteger or MatMulInteger: products of whole numbers, summed as reals.
-
-    The sums are exact below 2^24; beyond that they are as near as a float32 can be.
-    """
-
-    def convert(node: OnnxNode) -> Value:
-        a = _centred(node, 0, 2, "a", rows=op == "MatMul")
-        b = _centred(node, 1, 3, "b", rows=op == "Conv")
-        return node.add("cast", [_apply(node, op, [a, b])], dtype="int32")
-
-    return convert
-
-
 CONVERTERS: dict[str, Callable[[OnnxNode], Any]] = {
-    "ConvInteger": _integer_product("Conv"),
     "DequantizeLinear": _dequantize_linear,
-    "MatMulInteger": _integer_product("MatMul"),
     "QLinearConv": _qlinear_conv,
     "QLinearMatMul": _qlinear_matmul,
     "QuantizeLinear": _quantize_linear,
