@@ -23,6 +23,9 @@ def compile_model(
         typer.Option(metavar="NAME", help="Machine to compile for, or a YAML file; `host` by default."),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8-bit integers (the default).")] = False,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Quantize activations at run time, to 8 bits; needs no calibration.")
+    ] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Keep 32-bit floating point.")] = False,
     weight_bits: Annotated[
         int | None, number("Bits of weights alone, 8, 4, 2 or 1; activations stay in floating point.")
@@ -126,7 +129,7 @@ def compile_model(
     started = time.monotonic()
     settings: dict[str, Any] = {
         "target": target,
-        "precision": _precision(int8, fp32),
+        "precision": _precision(int8=int8, dynamic=dynamic, fp32=fp32),
         "weight_bits": weight_bits,
         "group_size": group_size,
         "store": store,
@@ -173,7 +176,9 @@ def compile_model(
         print_bundle(bundle, time.monotonic() - started)
 
 
-def _precision(int8: bool, fp32: bool) -> str | None:
-    if int8 and fp32:
-        raise UsageError("--int8 and --fp32 exclude each other", hint="give one of them")
-    return "int8" if int8 else "fp32" if fp32 else None
+def _precision(**given: bool) -> str | None:
+    """Return the precision whose option was given, None where none was."""
+    chosen = [name for name, wanted in given.items() if wanted]
+    if len(chosen) > 1:
+        raise UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other", hint="give one of them")
+    return chosen[0] if chosen else None

@@ -11,7 +11,7 @@ from qcompile.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-PRECISIONS = ("int8", "fp32")
+PRECISIONS = ("int8", "dynamic", "fp32")
 
 ACCURACIES = ("fast", "auto")
 
@@ -78,7 +78,7 @@ class CompileConfig:
 
     Args:
         target: name of a target, path of a target's YAML file, or "host".
-        precision: "int8" or "fp32".
+        precision: "int8", "dynamic" (activations are quantized at run time) or "fp32".
         calib: calibration set: folder, file or `module:function`; None for none.
         samples: largest number of calibration samples.
         crops_per_image: samples to cut from each photograph; None lets `samples` decide.
@@ -160,6 +160,8 @@ class CompileConfig:
             raise UsageError("a search for accuracy needs --int8", hint="a float bundle loses none")
         if self.weight_bits is not None and self.precision == "int8":
             raise UsageError("--weight-bits keeps activations in float32, --int8 does not", hint="give one of them")
+        if self.keep_int16 and self.precision != "int8":
+            raise UsageError("--keep-int16 needs --int8", hint="only there do activations have a chosen width")
         if self.precision not in PRECISIONS:
             raise UsageError(
                 f"unknown precision '{self.precision}'", hint=did_you_mean(self.precision, list(PRECISIONS))
@@ -173,7 +175,7 @@ class CompileConfig:
     @property
     def compares(self) -> bool:
         """Whether the result is to be compared with the float model: more than its code is different."""
-        return self.precision == "int8" or self.weight_bits is not None or self.store != "float32"
+        return self.precision != "fp32" or self.weight_bits is not None or self.store != "float32"
 
     def updated(self, given: Mapping[str, Any], source: str) -> CompileConfig:
         """Return a copy with some settings replaced.

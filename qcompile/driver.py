@@ -102,7 +102,7 @@ def compile(
     Args:
         model: path of the ONNX file; settings in a `model.yaml` beside it apply first.
         target: name or YAML path of a target; "host" by default.
-        precision: "int8" (default) or "fp32".
+        precision: "int8" (default), "dynamic" or "fp32".
         calibration: samples as {input name: array}, or a folder, file or `module:function`; None makes samples up.
         input_shapes: extents of inputs with open ones, by name.
         config: further settings: a YAML file, a mapping, or a record that is complete; the arguments win over it.
@@ -288,6 +288,9 @@ def to_precision(
     if is_quantized(graph):
         context.note("the model is quantized already: its own scales are used, no calibration")
         return _run(f"{absorption_pipeline(config)},{finish_pipeline(config)}", graph, config, context, instruments)
+    if config.precision == "dynamic":
+        check_selection(graph, config.keep_float, option="--keep-float")
+        return _run(f"{dynamic_pipeline(config)},{finish_pipeline(config)}", graph, config, context, instruments)
     if found is not None:
         return _run(f"{found.recipe.text}{_storing(config)}", graph, config, context, instruments)
     observed, before = _run(observation_pipeline(config), graph, config, context, instruments)
@@ -303,15 +306,25 @@ def finish_pipeline(config: CompileConfig) -> str:
     """Return the pipeline text for what is computed in float: fusions, and how its constants are stored."""
     from qcompile.ir.printer import print_literal
 
-    if config.weight_bits is None:
+    # Weights that no integer layer multiplies (tables of embeddings) take 8 bits along with the others.
+    bits = config.weight_bits or (8 if config.precision == "dynamic" else None)
+    if bits is None:
         return f"{FINISH_FLOAT}{_storing(config)}"
-    options = f"bits={config.weight_bits}, group_size={config.group_size}, keep={print_literal(config.keep_float)}"
+    options = f"bits={bits}, group_size={config.group_size}, keep={print_literal(config.keep_float)}"
     return f"{FINISH_FLOAT},quantize-weights{{{options}}}{_storing(config)}"
 
 
 def _storing(config: CompileConfig) -> str:
     """Return the end of a pipeline text that stores float constants in 16 bits, where that is wanted."""
     return "" if config.store == "float32" else f',store-floats{{type="{config.store}"}}'
+
+
+def dynamic_pipeline(config: CompileConfig) -> str:
+    """Return the pipeline text that lets layers quantize their activations at run time."""
+    from qcompile.ir.printer import print_literal
+
+    options = f"keep_float={print_literal(config.keep_float)}, weights={print_literal(config.weights)}"
+    return f"quantize-dynamic{{{options}}}"
 
 
 def is_quantized(graph: Graph) -> bool:
@@ -392,7 +405,7 @@ def measure(
     from qcompile.evaluate.comparison import compare_graphs
     from qcompile.ops.packed_weights import PACKED
 
-    if not any(node.is_integer or node.op.name in PACKED for node in final.nodes):
+    if not any(node.is_integer or node.op.rounds or node.op.name in PACKED for node in final.nodes):
         return None
     return compare_graphs(
         reference, final, samples, seed=context.seed, preprocess=context.preprocess, progress=context.progress

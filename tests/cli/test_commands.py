@@ -290,6 +290,21 @@ def test_keep_float(cli: Cli, model: Path, calibration: Path, tmp_path: Path) ->
     assert read_manifest(tmp_path / "b")["recipe"]["self_test"]["tolerance"] > 0
 
 
+def test_dynamic(cli: Cli, tmp_path: Path) -> None:
+    model = ROOT / "examples/models/fashion_mobilenetv2.onnx"
+    result = cli(model, "--dynamic", "-o", tmp_path / "b")
+    assert result.code == 0, result.err
+    assert "agrees with the simulation" in result.out
+    assert any(step["precision"] == "int8" for step in read_manifest(tmp_path / "b")["steps"])
+    assert cli(model, "--dynamic", "--int8", "-o", tmp_path / "c") == (
+        2,
+        "",
+        "error: --int8 and --dynamic exclude each other\nhint: give one of them\n",
+    )
+    wide = cli(model, "--dynamic", "--keep-int16", "op:dense", "-o", tmp_path / "c")
+    assert wide.err.startswith("error: --keep-int16 needs --int8")
+
+
 def test_keep_int16(cli: Cli, model: Path, calibration: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text("keep_int16: [stem]\n")

@@ -89,10 +89,11 @@ def absorbed(graph: Graph) -> tuple[Graph, PassManager]:
     return manager.run(graph, PassContext()), manager
 
 
-def runtime(path: Path) -> Any:
+def runtime(model: Any) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    given = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize(
@@ -148,9 +149,64 @@ def test_pairs_are_found_through_moves_of_integers() -> None:
     assert [n.op.name for n in imported.nodes] == ["fake_quantize", "transpose"]
 
 
-def test_dynamic_quantization_is_computed_at_run_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["QInt8", "QUInt8"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_dynamic_quantization_is_computed_at_run_time(tmp_path: Path, weights: str, per_channel: bool) -> None:
     source, target = tmp_path / "float.onnx", tmp_path / "dynamic.onnx"
     onnx.save(network(), source)
-    quantization.quantize_dynamic(source, target, weight_type=quantization.QuantType.QInt8)
+    kind = getattr(quantization.QuantType, weights)
+    quantization.quantize_dynamic(source, target, weight_type=kind, per_channel=per_channel)
+    graph = import_onnx(target)
+    used = [node.op.name for node in graph.nodes]
+    assert used.count("conv2d_integer") >= 3
+    assert "dense_integer" in used
+    assert "conv2d" not in used
+    assert "dense" not in used
     (expected,) = runtime(target).run(None, {"x": sample(3)})
-    np.testing.assert_allclose(Interpreter(import_onnx(target)).run({"x": sample(3)})["y"], expected, 1e-2, 2e-2)
+    np.testing.assert_allclose(Interpreter(graph).run({"x": sample(3)})["y"], expected, 1e-2, 2e-2)
+
+
+def integer_product(op: str, x: Any, weight: Any, zeros: tuple[Any, Any], **attributes: Any) -> Any:
+    """Return a model of one MatMulInteger or ConvInteger."""
+    constants = [numpy_helper.from_array(array, name) for name, array in (("w", weight), ("zw", zeros[1]))]
+    node = helper.make_node(op, ["x", "w", "zx", "zw"], ["y"], **attributes)
+    kind = helper.np_dtype_to_tensor_dtype(x.dtype)
+    inputs = [
+        helper.make_tensor_value_info("x", kind, x.shape),
+        helper.make_tensor_value_info("zx", kind, zeros[0].shape),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.INT32, None)]
+    graph = helper.make_graph([node], "product", inputs, outputs, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("zero", [0, 3, 120])
+def test_integer_products_are_exact(dtype: str, zero: int) -> None:
+    """Weights of any zero point, whose differences leave int8, are sums of int8 weights."""
+    random = np.random.default_rng(3)
+    ends = np.iinfo(dtype)
+    matrix = random.integers(ends.min, ends.max + 1, (600, 5)).astype(dtype)
+    x = random.integers(0, 256, (2, 600)).astype("uint8")
+    zeros = (np.array(77, "uint8"), np.array(zero, dtype))
+    model = integer_product("MatMulInteger", x, matrix, zeros)
+    inputs = {"x": x, "zx": zeros[0]}
+    (expected,) = runtime(model).run(None, inputs)
+    graph = import_onnx(model)
+    assert "dense_integer" in [node.op.name for node in graph.nodes]
+    np.testing.assert_array_equal(Interpreter(graph).run(inputs)["y"], expected)
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_integer_convolutions_are_exact(group: int) -> None:
+    random = np.random.default_rng(4)
+    x = random.integers(0, 256, (2, 4, 9, 7)).astype("uint8")
+    weight = random.integers(0, 256, (8, 4 // group, 3, 2)).astype("uint8")
+    zeros = (np.array(9, "uint8"), np.array(131, "uint8"))
+    attributes = {"pads": [1, 0, 2, 1], "strides": [2, 1], "group": group}
+    model = integer_product("ConvInteger", x, weight, zeros, **attributes)
+    inputs = {"x": x, "zx": zeros[0]}
+    (expected,) = runtime(model).run(None, inputs)
+    graph = import_onnx(model)
+    assert "conv2d_integer" in [node.op.name for node in graph.nodes]
+    np.testing.assert_array_equal(Interpreter(graph).run(inputs)["y"], expected)

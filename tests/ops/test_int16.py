@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompile import ops
@@ -24,6 +24,7 @@ def params(scale: float) -> QParams:
     return QParams((scale,), (0,), "int16", -32767, 32767)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=8), st.integers(-(2**31), 2**31 - 1))
 def test_planes_are_the_integer(q: list[int], bias: int) -> None:
     high, low = int16.split(np.array(q, np.int16))
@@ -35,6 +36,7 @@ def test_planes_are_the_integer(q: list[int], bias: int) -> None:
     assert int(high[0]) * 256 + int(low[0]) == bias
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 2**32 - 1))
 def test_sums_of_planes_are_the_sum(terms: int, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -49,6 +51,7 @@ def test_sums_of_planes_are_the_sum(terms: int, seed: int) -> None:
     assert (np.abs(total - exact) <= 3 * reach / 2**24 + 1e-9).all()
 
 
+@settings(deadline=None)
 @given(scales, scales, scales, st.sampled_from([(1, 1), (1, -1)]), st.integers(0, 2**32 - 1))
 def test_sum_is_the_nearest(a: float, b: float, y: float, signs: tuple[int, int], seed: int) -> None:
     random = np.random.default_rng(seed)
