@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qcompile.ir.cost import modelled_ns
+from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ops.arithmetic import CLAMPS
@@ -23,9 +23,10 @@ _KEPT = "kept in float by request"
 
 @dataclass(frozen=True)
 class AssignPrecision(Pass):
-    """Choose int8 or float32 for each node so that the modelled time, conversions included, is least.
+    """Choose int8 or float32 for each node so that the time, measured or modelled, conversions included, is least.
 
-    Every node is on one of two sides. A node costs its MACs and bytes in the precision of its side; a tensor that
+    Every node is on one of two sides. A node costs its time in the precision of its side, as measured on the target's
+    instruction set (`--tune`) or else modelled from its MACs and bytes; a tensor that
     crosses costs one conversion, however many readers it has on the other side. The cheapest assignment is a
     minimum cut (Picard and Queyranne, 1982), so no conversion is paid twice.
 
@@ -64,7 +65,8 @@ class AssignPrecision(Pass):
             if reason is not None:
                 context.skip(node, reason)
         wide = {node for node in wide if obstacles[node] is None}
-        integer_side = _minimum_cut(graph, {n for n, reason in obstacles.items() if reason is not None}, wide)
+        float_only = {n for n, reason in obstacles.items() if reason is not None}
+        integer_side = _minimum_cut(graph, float_only, wide, NodeCosts.of(context))
         wide |= _moved(graph, wide, integer_side)
         for node in graph.nodes:
             node.precision = INT16 if node in wide else INT8 if node in integer_side else FLOAT
@@ -108,17 +110,7 @@ def _moved(graph: Graph, wide: set[Node], integer_side: set[Node]) -> set[Node]:
     return found
 
 
-def _node_cost(node: Node, precision: str) -> float:
-    size = 1 if precision == INT8 else 4
-    elements = sum(v.type.size for v in (*node.inputs, *node.outputs))
-    return modelled_ns(node.op.macs(node), size * elements, precision)
-
-
-def _conversion_cost(value: Value) -> float:
-    return modelled_ns(0, (1 + 4) * value.type.size, FLOAT)
-
-
-def _minimum_cut(graph: Graph, float_only: set[Node], integer_only: set[Node]) -> set[Node]:
+def _minimum_cut(graph: Graph, float_only: set[Node], integer_only: set[Node], costs: NodeCosts) -> set[Node]:
     """Return the nodes on the integer (source) side of the cheapest cut."""
     import networkx as nx
 
@@ -129,19 +121,19 @@ def _minimum_cut(graph: Graph, float_only: set[Node], integer_only: set[Node]) -
         if node in integer_only:
             flow.add_edge("int8", node)
         else:
-            flow.add_edge("int8", node, capacity=_node_cost(node, FLOAT))
+            flow.add_edge("int8", node, capacity=costs.node(node, FLOAT).ns)
         if node in float_only:
             flow.add_edge(node, "float32")
         else:
-            flow.add_edge(node, "float32", capacity=_node_cost(node, INT8))
+            flow.add_edge(node, "float32", capacity=costs.node(node, INT8).ns)
     for value in graph.values():
         if not value.is_constant and value.dtype == "float32":
-            _add_conversions(flow, value, value in graph.outputs)
+            _add_conversions(flow, value, costs.conversion_ns(value), is_output=value in graph.outputs)
     _, (integer, _) = nx.minimum_cut(flow, "int8", "float32")
     return {node for node in graph.nodes if node in integer}
 
 
-def _add_conversions(flow: nx.DiGraph[Any], value: Value, is_output: bool) -> None:
+def _add_conversions(flow: nx.DiGraph[Any], value: Value, cost: float, *, is_output: bool) -> None:
     """Charge one conversion per direction if a value has readers on the other side of its producer."""
     # A graph input is produced, and a graph output read, on the float side.
     producer = value.producer if value.producer is not None else "float32"
@@ -150,7 +142,6 @@ def _add_conversions(flow: nx.DiGraph[Any], value: Value, is_output: bool) -> No
         readers.append("float32")
     if not readers:
         return
-    cost = _conversion_cost(value)
     if producer != "float32":
         down = ("dequantize", value)
         flow.add_edge(producer, down, capacity=cost)

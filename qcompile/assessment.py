@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from qcompile import driver
 from qcompile.config import read_labels
-from qcompile.errors import AccuracyError
+from qcompile.errors import AccuracyError, UsageError
 
 if TYPE_CHECKING:
     from qcompile.evaluate.analysis import Analysis
     from qcompile.evaluate.engine import BundleEngine
     from qcompile.evaluate.evaluation import Evaluation
+    from qcompile.evaluate.remote import RemoteEngine
 
 Progress = Callable[[int, int, str], None]
 
@@ -29,6 +30,7 @@ def evaluate(
     reference: Path | None = None,
     threads: int = 1,
     limit: int | None = None,
+    device: str | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -42,6 +44,7 @@ def evaluate(
         reference: ONNX file of the float model, compiled in float32 for the comparison; None for none.
         threads: threads to use.
         limit: samples to use at most.
+        device: where to run the bundle, such as ssh://user@host; None for this process. The float model is run here.
         settings: of the float model: preprocess, input_shapes, labels.
         progress: called with (done, total, what).
 
@@ -55,7 +58,7 @@ def evaluate(
     measure = make_measure(metric)
     options = dict(settings or {})
     with ExitStack() as stack:
-        engine = _engine(subject, options, threads, stack, progress)
+        engine = _engine(subject, options, threads, stack, progress, device)
         recipe = _recipe(engine, options)
         names = read_labels(options["labels"]) if options.get("labels") else engine.manifest.get("labels")
         samples = LabelledSet(data, engine.inputs, recipe, names=names, limit=limit)
@@ -130,10 +133,20 @@ def analyze(
 
 
 def _engine(
-    subject: Path, options: Mapping[str, Any], threads: int, stack: ExitStack, progress: Progress | None
-) -> BundleEngine:
+    subject: Path,
+    options: Mapping[str, Any],
+    threads: int,
+    stack: ExitStack,
+    progress: Progress | None,
+    device: str | None = None,
+) -> BundleEngine | RemoteEngine:
     from qcompile.evaluate.engine import BundleEngine
+    from qcompile.evaluate.remote import RemoteEngine
 
+    if device is not None:
+        if subject.is_file():
+            raise UsageError(f"--device runs bundles, and {subject} is a file", hint="compile it for the device first")
+        return stack.enter_context(RemoteEngine(subject, device, threads))
     if subject.is_file() and subject.suffix == ".onnx":
         return _float_build(subject, options, threads, stack, progress)
     return stack.enter_context(BundleEngine(subject, threads))
@@ -152,7 +165,7 @@ def _float_build(
     return stack.enter_context(BundleEngine(bundle.path, threads))
 
 
-def _recipe(engine: BundleEngine, options: Mapping[str, Any]) -> Any:
+def _recipe(engine: BundleEngine | RemoteEngine, options: Mapping[str, Any]) -> Any:
     """Return how images become inputs: what the user says, else what the bundle was calibrated with."""
     from qcompile.calibrate.preprocess import Preprocess
 
@@ -162,7 +175,7 @@ def _recipe(engine: BundleEngine, options: Mapping[str, Any]) -> Any:
     return Preprocess.from_mapping(engine.manifest.get("preprocess") or {})
 
 
-def _origin_notes(engine: BundleEngine, theirs: BundleEngine | None) -> list[str]:
+def _origin_notes(engine: BundleEngine | RemoteEngine, theirs: BundleEngine | None) -> list[str]:
     """Return what the user should know of how the two models belong together."""
     if theirs is None:
         return []

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from qcompile import cli_accuracy, cli_compile
+from qcompile import cli_accuracy, cli_compile, cli_speed
 from qcompile.cli_options import InputShape, InputValue, number
 from qcompile.config import read_shapes, read_values
 from qcompile.errors import (
@@ -112,34 +112,7 @@ def run(
     print_answer(run_bundle(bundle, input, threads=threads, save=output), top=top)
 
 
-@app.command()
-def bench(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
-    threads: Annotated[int, number("Threads to use; 0 for one a core.")] = 1,
-    runs: Annotated[int, number("Inferences to time.")] = 50,
-    warmup: Annotated[int, number("Inferences before timing.")] = 5,
-    profile: Annotated[bool, typer.Option("--profile", help="Also print the time of each layer.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    against: Annotated[
-        str | None, typer.Option(help="Race other runtimes in turns: onnxruntime,openvino. Needs --model.")
-    ] = None,
-    model: Annotated[Path | None, typer.Option(help="ONNX file the bundle was compiled from.")] = None,
-) -> None:
-    """Time a bundle: median, p90 and peak memory.
-
-    Example: qcompile bench build/ --threads 2 --profile
-    """
-    if against is not None or model is not None:
-        from qcompile.report.standings import race_and_print
-
-        race_and_print(bundle, model, against, threads=threads, runs=runs, as_json=json)
-        return
-    from qcompile.evaluate.benchmark import benchmark
-    from qcompile.report.terminal import print_benchmark
-
-    print_benchmark(benchmark(bundle, threads=threads, runs=runs, warmup=warmup, profile=profile), as_json=json)
-
-
+app.command("bench")(cli_speed.bench)
 app.command("eval")(cli_accuracy.evaluate)
 app.command("analyze")(cli_accuracy.analyze)
 

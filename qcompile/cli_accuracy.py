@@ -34,6 +34,9 @@ def evaluate(
     ] = "top1",
     threads: Annotated[int, typer.Option(metavar="N", min=0, help="Threads to use; 0 for one a core.")] = 1,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Samples to use at most (all).")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run the bundle there: ssh://user@host; the reference runs here.")
+    ] = None,
     fail_under: Annotated[
         float | None, typer.Option(metavar="X", help="Fail (exit code 2) if the metric is worse than X.")
     ] = None,
@@ -69,6 +72,7 @@ def evaluate(
             reference=reference,
             threads=threads,
             limit=limit,
+            device=device,
             settings=settings,
             progress=progress,
         )

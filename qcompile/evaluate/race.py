@@ -21,7 +21,11 @@ import numpy as np
 
 from qcompile.errors import BundleError, UsageError, did_you_mean
 
-PEERS = {"onnxruntime": (".onnx", "onnxruntime"), "openvino": (".xml", "openvino, nncf")}
+PEERS = {
+    "onnxruntime": (".onnx", "onnxruntime"),
+    "openvino": (".xml", "openvino, nncf"),
+    "litert": (".tflite", "ai_edge_litert"),
+}
 """File type that each runtime is given, and the packages it needs."""
 
 RUNS_OF_A_TURN = 5
@@ -83,34 +87,41 @@ class Race:
         return asdict(self)
 
 
-def parse_peers(text: str) -> list[str]:
-    """Split "onnxruntime,openvino" and check the names.
+def parse_peers(text: str) -> dict[str, Path | None]:
+    """Split "onnxruntime,litert=model.tflite" and check the names.
+
+    Returns:
+        The model that a runtime is given, by its name; None where it is to be made from the ONNX file.
 
     Raises:
-        UsageError: a runtime is unknown, or named twice.
+        UsageError: a runtime is unknown, named twice, or its model is missing.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name == "litert":
+    words = [word.strip().partition("=") for word in text.split(",") if word.strip()]
+    names = [name for name, _, _ in words]
+    for name, _, file in words:
+        if name == "litert" and not file:
             raise UsageError(
                 "--against litert: it takes .tflite files, and there is no light-weight way there from ONNX",
-                hint="choose from onnxruntime, openvino",
+                hint="give the file: --against litert=model.tflite",
             )
         if name not in PEERS:
             raise UsageError(f"unknown runtime '{name}'", hint=did_you_mean(name, list(PEERS)))
+        if file and not Path(file).exists():
+            raise UsageError(f"--against {name}={file}: there is no such file", hint=f"give a {PEERS[name][0]} file")
     if len(set(names)) != len(names) or not names:
         raise UsageError(f"--against '{text}' does not name each runtime once", hint="such as onnxruntime,openvino")
-    return names
+    return {name: Path(file) if file else None for name, _, file in words}
 
 
 def race(
     bundle: Path,
-    model: Path,
+    model: Path | None,
     peers: Sequence[str],
     *,
     threads: int = 1,
     rounds: int = 20,
     folder: Path | None = None,
+    models: Mapping[str, Path] | None = None,
     pythons: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -119,11 +130,13 @@ def race(
 
     Args:
         bundle: directory.
-        model: float ONNX file; quantized for each peer where the bundle computes in int8.
+        model: float ONNX file; quantized for each peer where the bundle computes in int8. None where every peer
+            has a model of its own.
         peers: names from ``PEERS``.
         threads: of each contender.
         rounds: turns of each contender; a turn is a few inferences.
         folder: keeps the peers' models from one call to the next; a temporary one by default.
+        models: runtimes that are given a model of their own, as it is.
         pythons: interpreter for a runtime that another environment holds.
         environment: variables for all contenders.
         progress: called with (done, total, what).
@@ -133,7 +146,8 @@ def race(
         BundleError: a contender does not run.
     """
     report = progress or (lambda done, total, what: None)
-    if not model.is_file():
+    own = models or {}
+    if not model.is_file() if model is not None else not all(name in own for name in peers):
         raise UsageError(f"{model} is not a file", hint="give the model that the bundle was compiled from")
     precision, shapes = _facts(bundle)
     with ExitStack() as stack:
@@ -142,7 +156,12 @@ def race(
         paths = {"qcompile": bundle}
         for number, name in enumerate(peers):
             report(number, len(peers), f"preparing {name}")
-            paths[name] = _prepared(name, model, precision, shapes, folder, _python(name, pythons))
+            python = _python(name, pythons)
+            _check_installed(name, PEERS[name][1] if name not in own else PEERS[name][1].split(",")[0], python)
+            if name in own:
+                paths[name] = own[name]
+            elif model is not None:
+                paths[name] = _prepared(name, model, precision, shapes, folder, python)
         contenders = []
         for name, path in paths.items():
             contender = _Contender(name, path, threads, _python(name, pythons), environment)
@@ -192,8 +211,7 @@ def _python(name: str, pythons: Mapping[str, str] | None) -> str:
 
 def _prepared(name: str, model: Path, precision: str, shapes: dict[str, list[int]], folder: Path, python: str) -> Path:
     """The peer's own form of the model, made if it is not there yet."""
-    suffix, packages = PEERS[name]
-    _check_installed(name, packages, python)
+    suffix = PEERS[name][0]
     output = folder / f"{model.stem}.{name}.{precision}{suffix}"
     if output.exists():
         return output

@@ -11,8 +11,11 @@ MAC_NS = {"int8": 0.004, "int16": 0.009, "float32": 0.016}
 BYTE_NS = 0.03
 """Nanoseconds to move one byte through the cache: as long as some eight int8 multiply-accumulates."""
 
+_ISA_MAC_NS: dict[str, dict[str, float]] = {}
+"""The same as MAC_NS for the instruction sets whose proportions differ from it."""
 
-def modelled_ns(macs: int, bytes_moved: int, precision: str) -> float:
+
+def modelled_ns(macs: int, bytes_moved: int, precision: str, isa: str = "") -> float:
     """Return a modelled time of one operation.
 
     Formula:
@@ -22,5 +25,7 @@ def modelled_ns(macs: int, bytes_moved: int, precision: str) -> float:
         macs: multiply-accumulates.
         bytes_moved: bytes read and written.
         precision: "int8", "int16" or "float32"; anything else counts as float32.
+        isa: instruction set of the kernels; "" for a typical one.
     """
-    return MAC_NS.get(precision, MAC_NS["float32"]) * macs + BYTE_NS * bytes_moved
+    rates = _ISA_MAC_NS.get(isa, MAC_NS)
+    return rates.get(precision, rates["float32"]) * macs + BYTE_NS * bytes_moved

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any
 
 from qcompile.errors import LoweringError
 
@@ -129,3 +130,13 @@ def dense(rows: int, inputs: int, outputs: int, **epilogue: object) -> ConvWorkl
     """A matrix product x[rows, inputs] * w[outputs, inputs]^T as a 1x1 convolution."""
     workload = ConvWorkload(1, 1, rows, inputs, outputs)
     return replace(workload, **epilogue)  # type: ignore[arg-type]
+
+
+def workload_fields(workload: ConvWorkload) -> dict[str, Any]:
+    """Return the fields of a workload's canonical form that are not its defaults, as JSON values."""
+    work, found = workload.canonical(), {}
+    for field in fields(work):
+        value = getattr(work, field.name)
+        if field.default is MISSING or value != field.default:
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found

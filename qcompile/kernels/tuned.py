@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
-from typing import Any
-
 from qcompile.kernels.amx import AmxKernel, pixels_of_tile
 from qcompile.kernels.conv_plan import Blocking, ConvPlan, Tiling, channel_blocks, micro_kernel
-from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.conv_workload import ConvWorkload, workload_fields
 from qcompile.kernels.depthwise import depthwise_kernel
 from qcompile.kernels.isa import Isa
 from qcompile.tuning.database import Database
@@ -48,16 +45,6 @@ class TunedPlans:
         if record not in self.used:
             self.used.append(record)
         return plan
-
-
-def workload_fields(workload: ConvWorkload) -> dict[str, Any]:
-    """Return the fields of a workload's canonical form that are not its defaults, as JSON values."""
-    work, found = workload.canonical(), {}
-    for field in fields(work):
-        value = getattr(work, field.name)
-        if field.default is MISSING or value != field.default:
-            found[field.name] = list(value) if isinstance(value, tuple) else value
-    return found
 
 
 def plan_of(numbers: tuple[int, ...]) -> ConvPlan | None:

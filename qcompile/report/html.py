@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qcompile.cost import Cost, NodeCosts, precision_of
 from qcompile.ir.cost import modelled_ns
+from qcompile.ir.opdef import Quantization
 from qcompile.report.search_section import search_section
 from qcompile.report.terminal import bytes_text, int8_share, layer_counts
 
@@ -32,6 +34,8 @@ class Row:
         macs: multiply-accumulates.
         bytes: memory it reads and writes.
         share: of the modelled time, 0 to 1.
+        int8: time in int8, measured or modelled; None for a step that is not a node, such as a copy.
+        float32: the same in float32.
     """
 
     loc: str
@@ -42,6 +46,16 @@ class Row:
     macs: int
     bytes: int
     share: float
+    int8: Cost | None = None
+    float32: Cost | None = None
+
+    @property
+    def slower(self) -> bool:
+        """Whether a step is in the slower of the two precisions."""
+        if self.int8 is None or self.float32 is None:
+            return False
+        ours, other = (self.int8, self.float32) if self.precision == "int8" else (self.float32, self.int8)
+        return self.precision in ("int8", "float32") and ours.ns > other.ns
 
     @property
     def low(self) -> bool:
@@ -94,7 +108,11 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
 
 def _rows(made: Compilation) -> list[Row]:
     """Return one row per step, in the order of computation."""
-    times = [modelled_ns(s.macs, s.bytes, s.precision) for s in made.program.steps]
+    costs = _costs(made)
+    times = []
+    for step in made.program.steps:
+        own = (costs.get((step.loc, step.op)) or {}).get(step.precision)
+        times.append(own.ns if own is not None else modelled_ns(step.macs, step.bytes, step.precision))
     total = sum(times) or 1.0
     errors = {(t.loc, t.op): t.sqnr_db for t in made.comparison.tensors} if made.comparison else {}
     ranges = _ranges(made)
@@ -102,8 +120,24 @@ def _rows(made: Compilation) -> list[Row]:
     for step, time in zip(made.program.steps, times, strict=True):
         key = (step.loc, step.op)
         about = (ranges.get(key, ""), errors.get(key), step.macs, step.bytes, time / total)
-        rows.append(Row(step.loc, step.op, step.precision, *about))
+        both = costs.get(key, {})
+        rows.append(Row(step.loc, step.op, step.precision, *about, both.get("int8"), both.get("float32")))
     return rows
+
+
+def _costs(made: Compilation) -> dict[tuple[str, str], dict[str, Cost]]:
+    """Return what each node costs in each precision that it could have, by ONNX node and operation."""
+    costs, found = NodeCosts.of(made.context), {}
+    for node in made.graph.nodes:
+        if node.op.name in ("quantize", "dequantize", "requantize"):
+            continue  # they are there because of the precisions around them
+        both = {"float32": costs.node(node, "float32")}
+        if node.op.integer is not Quantization.FLOAT_ONLY:
+            both["int8"] = costs.node(node, "int8")
+        if node.is_integer:
+            both.setdefault(precision_of(node), costs.node(node))
+        found[node.loc or node.outputs[0].name, node.op.name] = both
+    return found
 
 
 def _ranges(made: Compilation) -> dict[tuple[str, str], str]:

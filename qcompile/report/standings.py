@@ -28,9 +28,11 @@ def race_and_print(
     if against is None:
         raise UsageError("--model is for a comparison", hint="add --against onnxruntime,openvino")
     peers = parse_peers(against)
-    if model is None:
+    if model is None and not all(peers.values()):
         raise UsageError("--against needs the model that the bundle was compiled from", hint="add --model model.onnx")
-    result = race(bundle, model, peers, threads=threads, rounds=max(1, -(-runs // RUNS_OF_A_TURN)))
+    own = {name: path for name, path in peers.items() if path is not None}
+    rounds = max(1, -(-runs // RUNS_OF_A_TURN))
+    result = race(bundle, model, list(peers), threads=threads, rounds=rounds, models=own)
     if as_json:
         print(json.dumps(result.to_mapping(), indent=1))
     else:

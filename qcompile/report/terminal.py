@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qcompile.driver import Bundle
     from qcompile.evaluate.benchmark import Benchmark
     from qcompile.evaluate.execution import Answer, Score
+    from qcompile.evaluate.roofs import Roofs
     from qcompile.passmgr import PassRecord, PassRegistry
     from qcompile.passmgr.options import Option
 
@@ -140,14 +141,27 @@ def print_benchmark(result: Benchmark, *, as_json: bool) -> None:
         ("p90", _milliseconds(result.p90_ms)),
         ("fastest", _milliseconds(result.fastest_ms)),
         ("first", _milliseconds(result.first_ms)),
+        *([("load", _milliseconds(result.load_ms))] if result.load_ms is not None else []),
         ("peak memory", f"{result.peak_mb:.1f} MB"),
         ("speed", f"{result.gmacs:.1f} GMAC/s ({result.macs / 1e6:.1f} million MACs)"),
-        ("measured", f"{result.runs} runs, {result.threads} thread{'s' * (result.threads != 1)}, native program"),
+        ("measured", f"{result.runs} runs, {result.threads} thread{'s' * (result.threads != 1)}, {_where(result)}"),
     ]
     facts([row for row in rows if row[0] != "speed" or result.macs])
+    if result.roofs is not None:
+        facts([("processor", _roofs_text(result.roofs))])
     if result.layers:
         print()
         show(_layers(result))
+
+
+def _where(result: Benchmark) -> str:
+    return "native program" if result.device == "local" else f"native program on {result.device}"
+
+
+def _roofs_text(roofs: Roofs) -> str:
+    peaks = [(p, roofs.peak(p)) for p in ("int8", "float32")]
+    text = "".join(f", {p} peak {gmacs:.0f} GMAC/s a core" for p, gmacs in peaks if gmacs)
+    return f"{roofs.ghz:.2f} GHz{text}, {roofs.cache_gbs:.0f} GB/s from cache, {roofs.memory_gbs:.0f} from memory"
 
 
 def _milliseconds(value: float) -> str:
@@ -155,12 +169,14 @@ def _milliseconds(value: float) -> str:
 
 
 def _layers(result: Benchmark) -> Table:
-    numbers = ("ms", "share", "GMAC/s")
+    numbers = ("ms", "share", "GMAC/s", "of peak", "bytes", "GB/s")
     table = columns("node", "op", "precision", *numbers, right=numbers, whole=("op", "precision"))
     total = sum(layer.ms for layer in result.layers) or 1.0
     for layer in result.layers:
         speed = f"{layer.gmacs:.1f}" if layer.macs else ""
-        table.add_row(layer.node, layer.op, layer.precision, f"{layer.ms:.4f}", f"{layer.ms / total:.1%}", speed)
+        peak = f"{layer.peak:.0%}" if layer.peak is not None else ""
+        times = (f"{layer.ms:.4f}", f"{layer.ms / total:.1%}", speed, peak)
+        table.add_row(layer.node, layer.op, layer.precision, *times, f"{layer.bytes:,}", f"{layer.gbs:.1f}")
     table.add_row("total", "", "", f"{total:.4f}")
     return table
 

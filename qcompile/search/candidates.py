@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
+from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
 from qcompile.passmgr import PassContext, PassManager, PassRegistry, parse_pipeline
 from qcompile.search.evaluation import Evaluator, Split
@@ -64,7 +65,11 @@ class Candidates:
             return Score.from_json(known)
         if self._evaluator is None:
             self._evaluator = Evaluator(
-                self._graph, self._split.verification, jobs=self._jobs, progress=self._context.progress
+                self._graph,
+                self._split.verification,
+                jobs=self._jobs,
+                costs=NodeCosts.of(self._context),
+                progress=self._context.progress,
             )
         found = self._evaluator.score(self._build(recipe), what)
         self._state.put("score", recipe.text, found.to_json())
@@ -97,7 +102,7 @@ class Candidates:
         )
         return {
             "nodes": [asdict(row) for row in sensitivities(noises)],
-            "plan": [asdict(step) for step in plan_steps(assigned, noises)],
+            "plan": [asdict(step) for step in plan_steps(assigned, noises, NodeCosts.of(context))],
         }
 
     def _build(self, recipe: Recipe) -> Graph:

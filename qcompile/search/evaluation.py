@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from qcompile.calibrate.calibration_set import SampleIterator
 from qcompile.calibrate.reader import spaced
+from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.search.drop import classifier_drop, is_classifier, signal_drop
 from qcompile.search.processes import run_tasks
-from qcompile.search.score import Score, int8_share, modelled_ms
+from qcompile.search.score import Score, int8_share
 
 Array = npt.NDArray[Any]
 Sample = Mapping[str, Array]
@@ -99,6 +100,7 @@ class Evaluator:
         reference: float graph.
         samples: inputs, real values.
         jobs: processes.
+        costs: of nodes on the target; None for a typical one.
         progress: called with (done, total, what).
     """
 
@@ -108,8 +110,10 @@ class Evaluator:
         samples: Sequence[Sample],
         *,
         jobs: int = 1,
+        costs: NodeCosts | None = None,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> None:
+        self._costs = costs or NodeCosts()
         self._samples = tuple(samples)
         self._jobs = jobs
         self._progress = progress
@@ -126,7 +130,7 @@ class Evaluator:
         return [outputs[0].reshape(-1).astype(np.float64) for outputs in self._expected]
 
     def score(self, graph: Graph, what: str = "checking a candidate") -> Score:
-        """Return how close a graph is to the reference, and its modelled time.
+        """Return how close a graph is to the reference, and its time.
 
         Args:
             graph: float, integer or mixed; its outputs are those of the reference.
@@ -151,7 +155,7 @@ class Evaluator:
         if self._classifier:
             actual = [np.asarray(d.scores, np.float64) for d in found]
             drop, agreement = classifier_drop(self._scores(), actual)
-        ms, share = round(modelled_ms(graph), 6), round(int8_share(graph), 6)
+        ms, share = round(self._costs.graph_ms(graph), 6), round(int8_share(graph), 6)
         return Score(round(sqnr, 4), round(mean, 4), round(drop, 8), agreement, ms, share)
 
     def _real(self, graph: Graph, named: Mapping[str, Array]) -> list[Array]:

@@ -22,7 +22,7 @@ class Goal:
     Args:
         max_drop: largest share of the metric that may be lost, 0 to 1.
         min_sqnr: lowest SQNR at the worst output, dB.
-        max_ms: longest inference by the cost model, milliseconds on one core.
+        max_ms: longest inference on one core, measured or modelled node by node, milliseconds.
     """
 
     max_drop: float | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcompile.ir.cost import modelled_ns
+from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node
 from qcompile.search.sensitivity import Noise
 from qcompile.search.sources import INT8
@@ -29,7 +29,7 @@ class Step:
     noise: float
 
 
-def plan_steps(graph: Graph, noises: Sequence[Noise]) -> list[Step]:
+def plan_steps(graph: Graph, noises: Sequence[Noise], costs: NodeCosts | None = None) -> list[Step]:
     """Return the steps from everything in int8 to nothing that adds noise.
 
     Each step removes one source, with all nodes that must leave int8 for that; of all sources the one that takes
@@ -39,18 +39,19 @@ def plan_steps(graph: Graph, noises: Sequence[Noise]) -> list[Step]:
     Args:
         graph: calibrated float graph whose nodes have a precision.
         noises: what each source adds at the outputs.
+        costs: of nodes on the target; None for a typical one.
 
     Returns:
         Steps, the first of which keeps nothing in float32.
     """
-    return _Planner(graph, noises).steps()
+    return _Planner(graph, noises, costs or NodeCosts()).steps()
 
 
 class _Planner:
-    def __init__(self, graph: Graph, noises: Sequence[Noise]) -> None:
+    def __init__(self, graph: Graph, noises: Sequence[Noise], costs: NodeCosts) -> None:
         self._nodes = [node for node in graph.nodes if node.precision == INT8]
         bit = {node: 1 << index for index, node in enumerate(self._nodes)}
-        self._cost = [max(_extra_ns(node), _LEAST_NS) for node in self._nodes]
+        self._cost = [max(_extra_ns(node, costs), _LEAST_NS) for node in self._nodes]
         self._removal = [sum(bit[node] for node in n.source.removal if node in bit) for n in noises]
         self._noise = np.array([n.outputs for n in noises], np.float64).reshape(len(noises), len(graph.outputs))
         self._touching: dict[int, list[int]] = {}
@@ -99,8 +100,6 @@ def _bits(number: int) -> Iterator[int]:
         number ^= lowest
 
 
-def _extra_ns(node: Node) -> float:
-    """Return how much longer a node takes in float32 than in int8, modelled, nanoseconds."""
-    elements = sum(value.type.size for value in (*node.inputs, *node.outputs))
-    macs = node.op.macs(node)
-    return modelled_ns(macs, 4 * elements, "float32") - modelled_ns(macs, elements, INT8)
+def _extra_ns(node: Node, costs: NodeCosts) -> float:
+    """Return how much longer a node takes in float32 than in int8, nanoseconds."""
+    return costs.node(node, "float32").ns - costs.node(node, INT8).ns

@@ -1,12 +1,12 @@
-"""How good a candidate is: closeness to the float network, and modelled time."""
+"""How good a candidate is: closeness to the float network, and time."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qcompile.ir.cost import modelled_ns
-from qcompile.ir.graph import Graph, Node
+from qcompile.cost import precision_of
+from qcompile.ir.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Score:
         mean_db: the same, mean over the outputs, dB.
         drop: share of the metric lost against float, 0 to 1; see `qcompile.search.drop`.
         agreement: share of samples with the same best class as float; None for other outputs than class scores.
-        ms: modelled time of one inference on one core, milliseconds.
+        ms: time of one inference on one core, measured or modelled node by node, milliseconds.
         int8_share: share of the multiply-accumulates computed in int8, 0 to 1.
     """
 
@@ -45,25 +45,8 @@ class Score:
         return f"SQNR {self.sqnr_db:.1f} dB, drop {100 * self.drop:.2f} %{agreement}, {share}, {self.ms:.3f} ms"
 
 
-def modelled_ms(graph: Graph) -> float:
-    """Return the modelled time of one inference on one core, milliseconds."""
-    return sum(node_ns(node) for node in graph.nodes) / 1e6
-
-
-def node_ns(node: Node) -> float:
-    """Return the modelled time of one node in the form it has, nanoseconds."""
-    moved = sum(value.type.nbytes for value in (*node.inputs, *node.outputs))
-    return modelled_ns(node.op.macs(node), moved, _precision(node))
-
-
 def int8_share(graph: Graph) -> float:
     """Return the share of the multiply-accumulates that a graph computes in int8; 1 where it has none."""
-    macs = [(node.op.macs(node), _precision(node)) for node in graph.nodes]
+    macs = [(node.op.macs(node), precision_of(node)) for node in graph.nodes]
     total = sum(count for count, _ in macs)
     return sum(count for count, precision in macs if precision == "int8") / total if total else 1.0
-
-
-def _precision(node: Node) -> str:
-    if not node.is_integer:
-        return "float32"
-    return "int16" if node.inputs[0].dtype == "int16" else "int8"

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ops.interpreter import Interpreter, evaluate_node
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.search.evaluation import deviation_power
 from qcompile.search.processes import run_tasks
-from qcompile.search.score import node_ns
 from qcompile.search.sources import Source
 
 Array = npt.NDArray[Any]
@@ -141,7 +141,8 @@ class _Paths:
         self.graph = graph
         self.order = {node: index for index, node in enumerate(graph.nodes)}
         self.last_reader = {value: node for node in graph.nodes for value in node.inputs}
-        self._time = {node: node_ns(node) for node in graph.nodes}
+        costs = NodeCosts()  # how long the interpreter takes, roughly: no target counts
+        self._time = {node: costs.node(node).ns for node in graph.nodes}
         self._total = sum(self._time.values()) or 1.0
         self._behind: dict[Value, list[Node]] = {}
 

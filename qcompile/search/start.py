@@ -12,6 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from qcompile.config import CompileConfig
+from qcompile.cost import NodeCosts
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph
 from qcompile.passmgr import PassContext, PassRegistry
@@ -86,7 +87,7 @@ def search(
     registry = registry or PassRegistry()
     split = split_samples(context.samples)
     recipe = Recipe.parse(pipeline, registry)
-    state = SearchState(settings.folder, _key(graph, recipe, split, context.seed))
+    state = SearchState(settings.folder, _key(graph, recipe, split, context))
     if state.resumed:
         context.note(f"the search goes on with {state.resumed} measurements of an earlier run")
     candidates = Candidates(graph, context, split, registry, state, settings.jobs)
@@ -98,14 +99,14 @@ def search(
     return found
 
 
-def _key(graph: Graph, recipe: Recipe, split: Split, seed: int) -> str:
+def _key(graph: Graph, recipe: Recipe, split: Split, context: PassContext) -> str:
     """Return a digest of all that measurements depend on besides the recipe measured."""
     from qcompile import __version__
 
     # Recipes name nodes by their results.
     names = [value.name for node in graph.nodes for value in node.outputs]
     digest = hashlib.sha256(graph.structural_hash().encode())
-    digest.update(json.dumps([__version__, recipe.text, seed, names]).encode())
+    digest.update(json.dumps([__version__, recipe.text, context.seed, names, NodeCosts.of(context).digest()]).encode())
     for sample in split.source():
         _add(digest, sample)
     return digest.hexdigest()

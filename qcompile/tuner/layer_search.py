@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qcompile.kernels.conv_plan import ConvPlan
-from qcompile.kernels.conv_workload import ACTIVATIONS, ConvWorkload
+from qcompile.kernels.conv_workload import ACTIVATIONS, ConvWorkload, workload_fields
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.plan_space import block_plans, estimated_plan, tile_plans
-from qcompile.kernels.tuned import numbers_of, workload_fields
+from qcompile.kernels.tuned import numbers_of
 from qcompile.targets import Target
 from qcompile.tuner.bench import Bench, Effort, Times
 from qcompile.tuner.operands import Candidate, Operands

@@ -13,8 +13,8 @@ from qcompile.errors import DeviceError, UsageError
 from qcompile.ir.cost import modelled_ns
 from qcompile.ir.graph import Graph
 from qcompile.kernels import isa as instruction_sets
-from qcompile.kernels.conv_workload import ConvWorkload
-from qcompile.kernels.tuned import TunedPlans, workload_fields
+from qcompile.kernels.conv_workload import ConvWorkload, workload_fields
+from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower.lowering import generate
 from qcompile.targets import Target
 from qcompile.targets.detect import machine_name

@@ -4,7 +4,7 @@
                                   [--network mobilenetv2 ...] [--peer-python PYTHON] [--folder DIR] [--json]
 
 INT8 models are quantized by each runtime's own tool (ONNX Runtime: static QDQ, per channel; OpenVINO: NNCF).
-LiteRT is left out: nothing light-weight turns these ONNX models into .tflite files.
+LiteRT takes part with --against litert and a folder of NAME.tflite files (--tflite DIR), made by another tool.
 
 With one thread, times are processor time; a ratio is the median over rounds of the quickest run's time by
 qcompile's.  `--hide amx` and `--hide vnni` make the processor look like an older one to all three alike
@@ -63,6 +63,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path, environment: d
     model = model_file(name, folder)
     bundle = folder / f"{name}.{options.target}.{options.precision}"
     driver.compile(model, target=options.target, precision=options.precision, output=bundle)
+    own = {"litert": options.tflite / f"{name}.tflite"} if options.tflite else None
     pythons = dict.fromkeys(PEERS, options.peer_python) if options.peer_python else None
     result = race(
         bundle,
@@ -71,6 +72,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path, environment: d
         threads=options.threads,
         rounds=options.rounds,
         folder=folder,
+        models=own,
         pythons=pythons,
         environment=environment,
     )
@@ -112,7 +114,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=["int8", "fp32"], default="int8")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--against", default=",".join(PEERS))
+    parser.add_argument("--against", default="onnxruntime,openvino")
+    parser.add_argument("--tflite", type=Path, help="folder with NAME.tflite for LiteRT")
     parser.add_argument("--hide", choices=["amx", "vnni"])
     parser.add_argument("--peer-python", help="interpreter of an environment that holds the peers")
     parser.add_argument("--folder", type=Path, help="keeps models and bundles; a temporary one by default")

@@ -41,6 +41,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     [
         ("onnxrunime", "unknown runtime 'onnxrunime'"),
         ("litert", "takes .tflite files"),
+        ("litert=none.tflite", "there is no such file"),
         ("onnxruntime,onnxruntime", "does not name each runtime once"),
         ("", "does not name each runtime once"),
     ],
@@ -97,3 +98,37 @@ def test_a_model_that_a_runtime_cannot_take_is_reported(tiny: tuple[Path, Path],
     broken.write_bytes(b"\x08\x08garbage")
     with pytest.raises(BundleError, match="onnxruntime cannot take"):
         racing.race(tiny[0], broken, ["onnxruntime"], folder=tmp_path, pythons={"onnxruntime": sys.executable})
+
+
+LITERT = '''
+import numpy as np
+__version__ = "2.3"
+class Interpreter:
+    def __init__(self, model_path, num_threads):
+        assert open(model_path).read() == "flatbuffer"
+        self.threads = num_threads
+    def allocate_tensors(self):
+        pass
+    def get_input_details(self):
+        return [{"index": 3, "shape": np.array([1, 4]), "dtype": np.int8}]
+    def set_tensor(self, index, value):
+        assert (index, value.shape, value.dtype) == (3, (1, 4), np.int8)
+    def invoke(self):
+        sum(range(100))
+'''
+
+
+def test_litert_races_with_a_model_of_its_own(
+    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "ai_edge_litert"
+    package.mkdir()
+    (package / "__init__.py").write_text('__version__ = "2.3"\n')
+    (package / "interpreter.py").write_text(LITERT)
+    (tmp_path / "m.tflite").write_text("flatbuffer")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    race_and_print(tiny[0], None, f"litert={tmp_path}/m.tflite", threads=1, runs=5, as_json=True)
+    ours, theirs = json.loads(capsys.readouterr().out)["standings"]
+    assert (ours["runtime"], theirs["runtime"], theirs["version"]) == ("qcompile", "litert", "2.3")
+    assert theirs["median_ms"] > 0
+    assert theirs["ratio"] > 0

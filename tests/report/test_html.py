@@ -87,7 +87,7 @@ def samples() -> list[np.ndarray]:
 
 def test_int8_report(tmp_path: Path) -> None:
     page, manifest = compiled(tmp_path, calibration=samples())
-    layers = [row for row in page.rows if len(row) == 8][1:]
+    layers = [row for row in page.rows if len(row) == 10][1:]
     assert [row[0] for row in layers] == [step["node"] for step in manifest["steps"]]
     for row, step in zip(layers, manifest["steps"], strict=True):
         assert row[1:3] == [step["op"], step["precision"]]
@@ -96,7 +96,7 @@ def test_int8_report(tmp_path: Path) -> None:
     assert re.fullmatch(r"-?\d\S* … \d\S*", by_node["conv"][3]), "the range of the result"
     for node in ("conv", "middle", "head"):
         assert float(by_node[node][4].removesuffix(" dB")) > 15
-    shares = [float(row[7].strip(" %")) for row in layers]
+    shares = [float(row[9].strip(" %")) for row in layers]
     assert sum(shares) == pytest.approx(100, abs=0.1 * len(shares))
     assert "3 from samples" in page.text
     assert manifest["calibration"]["sha256"] in page.text
@@ -107,7 +107,7 @@ def test_int8_report(tmp_path: Path) -> None:
 
 def test_float_report(tmp_path: Path) -> None:
     page, manifest = compiled(tmp_path, precision="fp32")
-    layers = [row for row in page.rows if len(row) == 7][1:]
+    layers = [row for row in page.rows if len(row) == 9][1:]
     assert [row[0] for row in layers] == [step["node"] for step in manifest["steps"]]
     assert "SQNR" not in page.text
     assert "a float network needs no ranges" in page.text

@@ -12,9 +12,9 @@ import pytest
 
 from qcompile.kernels import isa as instruction_sets
 from qcompile.kernels.conv_plan import Blocking, ConvPlan, Tiling
-from qcompile.kernels.conv_workload import ConvWorkload, dense
+from qcompile.kernels.conv_workload import ConvWorkload, dense, workload_fields
 from qcompile.kernels.plan_space import block_plans, estimated_plan, items, tile_plans
-from qcompile.kernels.tuned import TunedPlans, is_possible, numbers_of, plan_of, workload_fields
+from qcompile.kernels.tuned import TunedPlans, is_possible, numbers_of, plan_of
 from qcompile.targets import Target
 from qcompile.tuning.database import Database
 from qcompile.tuning.record import Record

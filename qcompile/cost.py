@@ -1,0 +1,115 @@
+"""What a node costs in each precision on the machine compiled for: as measured where it was, else as modelled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from qcompile.ir.cost import modelled_ns
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.kernels.conv_workload import ConvWorkload, dense, workload_fields
+from qcompile.tuning.database import Database
+
+if TYPE_CHECKING:
+    from qcompile.passmgr.context import PassContext
+
+_ELEMENT_BYTES = {"int8": 1, "int16": 2}
+_EPILOGUE = ("output", "residual", "table", "activation")
+"""Fields of a workload that hardly matter for its time."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Time of one node.
+
+    Args:
+        ns: one thread, nanoseconds.
+        measured: whether it was measured on this instruction set, else it is modelled.
+    """
+
+    ns: float
+    measured: bool
+
+
+class NodeCosts:
+    """Costs on one instruction set.
+
+    Args:
+        isa: its name; "" where no target is chosen, then everything is modelled.
+        records: what was measured.
+    """
+
+    def __init__(self, isa: str = "", records: Database | None = None) -> None:
+        self._isa = isa
+        found: dict[str, list[float]] = {}
+        for record in records or Database():
+            if record.isa == isa:
+                found.setdefault(_key(dict(record.workload)), []).append(record.ns)
+        self._measured = {key: median(times) for key, times in found.items()}
+
+    @staticmethod
+    def of(context: PassContext) -> NodeCosts:
+        """Return the costs on a compilation's target."""
+        return NodeCosts(context.target.isa if context.target is not None else "", context.records)
+
+    def node(self, node: Node, precision: str | None = None) -> Cost:
+        """Return what a node costs.
+
+        Args:
+            node: of a float or an integer graph.
+            precision: "int8", "int16" or "float32"; None for the form that the node has.
+        """
+        precision = precision or precision_of(node)
+        work = _workload(node, precision)
+        ns = self._measured.get(_key(workload_fields(work))) if work is not None and self._measured else None
+        if ns is not None:
+            return Cost(ns, True)
+        elements = sum(value.type.size for value in (*node.inputs, *node.outputs))
+        size = _ELEMENT_BYTES.get(precision, 4)
+        return Cost(modelled_ns(node.op.macs(node), size * elements, precision, self._isa), False)
+
+    def graph_ms(self, graph: Graph) -> float:
+        """Return the time of one inference on one core, milliseconds."""
+        return sum(self.node(node).ns for node in graph.nodes) / 1e6
+
+    def conversion_ns(self, value: Value, integer_bytes: int = 1) -> float:
+        """Return the time to bring a tensor from integers to float or back, modelled, nanoseconds."""
+        return modelled_ns(0, (integer_bytes + 4) * value.type.size, "float32", self._isa)
+
+    def digest(self) -> str:
+        """Return a digest of all that costs depend on besides the node."""
+        text = json.dumps([self._isa, sorted(self._measured.items())])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def precision_of(node: Node) -> str:
+    """Return what a node computes in: "int8", "int16" or "float32"."""
+    if not node.is_integer:
+        return "float32"
+    return "int16" if node.inputs[0].dtype == "int16" else "int8"
+
+
+def _key(fields: dict[str, Any]) -> str:
+    """Return what layers of about the same time share."""
+    return json.dumps({name: value for name, value in fields.items() if name not in _EPILOGUE}, sort_keys=True)
+
+
+def _workload(node: Node, precision: str) -> ConvWorkload | None:
+    """Return the kernel's workload of a layer without its epilogue; None where the node is no such layer."""
+    if precision not in ("int8", "float32") or node.op.name not in ("conv2d", "dense"):
+        return None
+    x, weight = node.inputs[0], node.inputs[1]
+    output = "int8" if precision == "int8" else "float32"
+    if node.op.name == "dense":
+        rows = x.type.size // max(1, x.shape[-1])
+        return dense(rows, x.shape[-1], weight.shape[0], precision=precision, output=output) if rows else None
+    attrs = node.attrs
+    if attrs.layout != "NHWC" or min(x.shape) < 1:
+        return None
+    geometry = (attrs.strides, attrs.dilations, attrs.pads, attrs.groups)
+    filters, rows, columns, _ = weight.shape
+    n, h, w, channels = x.shape
+    return ConvWorkload(n, h, w, channels, filters, (rows, columns), *geometry, precision=precision, output=output)

@@ -1,0 +1,201 @@
+"""A bundle on a device: sent once, then run there by its own program as often as one likes."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.bundle import read_manifest
+from qcompile.calibrate.sample import InputSpec
+from qcompile.device import Answer, Device, open_device
+from qcompile.errors import BundleError, DeviceError
+from qcompile.quant.affine import dequantize, quantize
+from qcompile.quant.qparams import QParams
+
+Array = npt.NDArray[Any]
+
+_PROGRAM = "./bundle/bin/qcrun"
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """An input or output, as the manifest describes it.
+
+    Args:
+        name: the ONNX model's.
+        dtype: of its elements.
+        shape: extents.
+        qparams: None for real values.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    qparams: QParams | None
+
+
+class RemoteBundle:
+    """A bundle that was sent to a device.
+
+    Args:
+        path: the bundle's directory, here.
+        device: name of the device, as `open_device` takes it.
+
+    Attributes:
+        manifest: contents of its manifest.json.
+        inputs: what it takes.
+        outputs: what it returns.
+        device: where it lies.
+
+    Raises:
+        BundleError: it is no bundle, or lacks the program.
+        DeviceError: the device cannot be reached.
+    """
+
+    def __init__(self, path: Path, device: str) -> None:
+        self.manifest = read_manifest(path)
+        if not (path / "bin" / "qcrun").is_file():
+            raise BundleError(f"{path} has no program bin/qcrun", hint="copy the bundle again")
+        self.inputs, self.outputs = (
+            tuple(_facts(tensor) for tensor in self.manifest[kind]) for kind in ("inputs", "outputs")
+        )
+        self.device: Device = open_device(device)
+        try:
+            self.device.put(path, "bundle")
+        except BaseException:
+            self.device.close()
+            raise
+
+    def program(self, arguments: Sequence[str], inputs: Sequence[Array] = ()) -> Answer:
+        """Run the bundle's program once.
+
+        Args:
+            arguments: of the program.
+            inputs: bytes of the inputs, in the model's order; none to run on zeros.
+
+        Raises:
+            BundleError: it fails; with what it says.
+        """
+        names = [f"input{i}.bin" for i in range(len(inputs))]
+        with tempfile.TemporaryDirectory(prefix="qcompile-") as folder:
+            for name, array in zip(names, inputs, strict=True):
+                array.tofile(Path(folder) / name)
+                self.device.put(Path(folder) / name, name)
+        answer = self.device.run([_PROGRAM, *arguments, *names])
+        if answer.status:
+            raise BundleError(f"{self.device.name}: the bundle does not run: {answer.reason()}", hint=_HINT)
+        return answer
+
+    def close(self) -> None:
+        """Remove everything from the device."""
+        self.device.close()
+
+    def __enter__(self) -> RemoteBundle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_HINT = "compile the model for the device's processor, with another --target"
+
+
+class RemoteEngine:
+    """A bundle on a device that takes one sample after another; real values in and out, as `BundleEngine`.
+
+    Args:
+        path: the bundle's directory, here.
+        device: name of the device.
+        threads: threads to use there.
+
+    Raises:
+        BundleError, DeviceError: as `RemoteBundle`.
+    """
+
+    def __init__(self, path: Path, device: str, threads: int = 1) -> None:
+        self._bundle = RemoteBundle(path, device)
+        self.manifest: dict[str, Any] = self._bundle.manifest
+        self.inputs = tuple(
+            InputSpec(t.name, "float32" if t.qparams is not None else t.dtype, t.shape) for t in self._bundle.inputs
+        )
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - see __exit__
+        command = [_PROGRAM, "--stream", "--threads", str(threads)]
+        try:
+            self._process = self._bundle.device.start(command, self._errors)
+        except BaseException:
+            self._errors.close()
+            self._bundle.close()
+            raise
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once.
+
+        Raises:
+            DeviceError: the program on the device stopped.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            for tensor in self._bundle.inputs:
+                given = np.asarray(inputs[tensor.name])
+                stored = quantize(given, tensor.qparams) if tensor.qparams is not None else given
+                self._process.stdin.write(np.ascontiguousarray(stored, tensor.dtype).tobytes())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._stopped() from None
+        return {tensor.name: self._read(tensor) for tensor in self._bundle.outputs}
+
+    def _read(self, tensor: TensorFacts) -> Array:
+        assert self._process.stdout is not None
+        wanted = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
+        data = self._process.stdout.read(wanted)
+        if len(data) != wanted:
+            raise self._stopped()
+        array = np.frombuffer(data, tensor.dtype).reshape(tensor.shape)
+        return dequantize(array, tensor.qparams) if tensor.qparams is not None else array.copy()
+
+    def _stopped(self) -> DeviceError:
+        try:
+            status = self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        self._errors.seek(0)
+        answer = Answer("", self._errors.read().decode("utf-8", "replace"), status)
+        return DeviceError(f"{self._bundle.device.name}: the bundle stopped: {answer.reason()}", hint=_HINT)
+
+    def __enter__(self) -> RemoteEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    continue  # it stopped by itself, and that was reported
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+        self._bundle.close()
+
+
+def _facts(tensor: Mapping[str, Any]) -> TensorFacts:
+    scale = tensor["scale"]
+    qparams = QParams((scale,), (tensor["zero_point"],), tensor["dtype"]) if scale is not None else None
+    return TensorFacts(tensor["name"], tensor["dtype"], tuple(tensor["shape"]), qparams)
