@@ -248,7 +248,9 @@ class _Generator:
             return 0
         unroll = groups_of_step(self.walk, self.micro)
         steps, rest = divmod(self.walk.padded // self.micro.group, unroll)
-        return rest + (unroll if steps == 1 else 0)
+        if steps > 1:
+            return rest
+        return (rest + steps * unroll) * self.walk.rows * self.walk.taps  # LLVM unrolls loops over few taps
 
     def _first_step_apart(self, steps: int) -> bool:
         """Whether the first step stands before the loop: sums that start at zero need no zeros there."""

@@ -72,7 +72,8 @@ def walk(workload: ConvWorkload, micro: MicroKernel | AmxKernel) -> Walk:
     mr, nv = micro.tiles[0]
     per_pixel = micro.cycles(mr, nv) / mr * -(-workload.filters // (nv * micro.lanes))
     saved = (plain.length - gathered.length) / micro.group * per_pixel
-    return gathered if saved > _GATHER_CYCLES * kernel_rows * -(-run // 16) else plain
+    each = getattr(micro, "gather_cycles", _GATHER_CYCLES)
+    return gathered if saved > each * kernel_rows * -(-run // 16) else plain
 
 
 def groups_of_step(order: Walk, micro: MicroKernel) -> int:

@@ -42,6 +42,9 @@ class ConvWorkload:
         table: a 256-entry table is applied after requantizing, "int8" output only.
         activation: one of ``ACTIVATIONS``, "float32" output only; "none" otherwise.
         weights: how weights are stored: "float16" or "bfloat16" with float32 precision only; "" for as they are used.
+        bounded_residual: the residual's factor is at most ``RESIDUAL_REACH``, so that saturating sums
+            need no clamp before them.
+        full_range: an "int8" output is clamped to all of int8, to which narrowing saturates anyway.
     """
 
     batch: int
@@ -60,6 +63,8 @@ class ConvWorkload:
     table: bool = False
     activation: str = "none"
     weights: str = ""
+    bounded_residual: bool = False
+    full_range: bool = False
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -82,6 +87,8 @@ class ConvWorkload:
             found.append("a residual needs an output of its own precision")
         if self.table and self.output != "int8":
             found.append("a table needs an int8 output")
+        if self.full_range and self.output != "int8":
+            found.append("only an int8 output has a range")
         if self.activation not in ACTIVATIONS:
             found.append(f"no activation '{self.activation}' (there are {', '.join(ACTIVATIONS)})")
         elif self.activation != "none" and self.output != "float32":

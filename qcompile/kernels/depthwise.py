@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
-from qcompile.kernels.builder import Builder, Expr, Index, index, quotient, remainder
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, equal, index, quotient, remainder
 from qcompile.kernels.conv_plan import Blocking, ConvPlan, Tiling
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.epilogue import Epilogue, storage_dtype
@@ -30,13 +30,16 @@ def depthwise_kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel | None
     """The kernel to use for a workload, or None where it is not depthwise or there is none."""
     if not workload.channels == workload.filters == workload.groups or workload.groups == 1:
         return None
-    return isa.depthwise_int8 if workload.precision == "int8" else isa.depthwise_float32
+    micro = isa.depthwise_int8 if workload.precision == "int8" else isa.depthwise_float32
+    return getattr(micro, "strided", None) or micro if workload.strides[1] > 1 else micro
 
 
-def choose_depthwise(workload: ConvWorkload) -> ConvPlan:
+def choose_depthwise(workload: ConvWorkload, isa: Isa) -> ConvPlan:
     """Choose rows by amount of work, and as many columns at once as the kernel likes."""
     items = max(1, min(_ITEMS, workload.macs // workload.batch // _ITEM_MACS))
-    blocking = Blocking(-(-workload.out_height // items), workload.out_width, 1)
+    lines = lines_at_once(workload, _kernel(workload, isa))
+    rows = -(-workload.out_height // (items * lines)) * lines
+    blocking = Blocking(min(rows, workload.out_height), workload.out_width, 1)
     return ConvPlan(Tiling(1, workload.out_width, 1), blocking)
 
 
@@ -48,7 +51,7 @@ def plan_depthwise(workload: ConvWorkload, isa: Isa, plan: ConvPlan | None = Non
         isa: instruction set.
         plan: how to cut it; None: as estimates say.
     """
-    return _Generator(workload, isa, plan or choose_depthwise(workload)).kernel()
+    return _Generator(workload, isa, plan or choose_depthwise(workload, isa)).kernel()
 
 
 def pack_depthwise(workload: ConvWorkload, isa: Isa, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -113,12 +116,29 @@ def _block_elements(workload: ConvWorkload, micro: DepthwiseKernel) -> int:
     return int(micro.pack(np.zeros((micro.channels, *workload.kernel), np.int8)).size)
 
 
+def lines_at_once(workload: ConvWorkload, micro: DepthwiseKernel) -> int:
+    """Output rows that a kernel computes at once."""
+    lines = getattr(micro, "lines", None)
+    return int(lines(workload.strides, workload.dilations)) if lines is not None else 1
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A block of rows: its pixels, elements from one of their rows to the next, and where input and output start."""
+
+    memory: Memory
+    row_stride: int
+    base: Index
+    output: Expr
+
+
 class _Generator:
     """Emits one depthwise convolution; a parallel item is a block of output rows."""
 
     def __init__(self, work: ConvWorkload, isa: Isa, plan: ConvPlan) -> None:
         self.work, self.isa, self.micro = work, isa, _kernel(work, isa)
         self.blocking, self.columns = plan.blocking, plan.tiling.columns
+        self.lines = lines_at_once(work, self.micro)
         self.stored = storage_dtype(isa, work.precision)
         self.stage: Stage | None = None
         if any(work.pads) or self.micro.a_dtype != self.stored:
@@ -154,26 +174,42 @@ class _Generator:
         else:
             memory = self.stage.emit(b, self.input, image, first, 0, rows)
             row_stride, base = self.stage.row_stride, 0
-        with b.loop(rows, stem="y") as y:
-            output = b.let((image * work.out_height + first + y) * (work.out_width * work.filters))
-            corner = b.let(base + y * (work.strides[0] * row_stride))
-            source = DepthwiseRows(
-                memory,
-                corner,
-                work.dilations[0] * row_stride,
-                work.dilations[1] * work.channels,
-                work.strides[1] * work.channels,
-            )
-            for run in _runs(work, self.isa):
-                whole = run.blocks if run.last == run.micro.channels else run.blocks - 1
-                if whole:
-                    with b.loop(whole, stem="c") as block:
-                        self._row(source, run, block, output, run.micro.channels)
-                if whole < run.blocks:
-                    self._row(source, run, whole, output, run.last)
+        pixels = b.let((image * work.out_height + first) * work.out_width * work.filters)
+        place = _Place(memory, row_stride, base, pixels)
+        whole = rows // self.lines if isinstance(rows, int) else b.let(quotient(rows, self.lines))
+        if not isinstance(whole, int) or whole:
+            with b.loop(whole, stem="y") as y:
+                self._rows(place, y * self.lines, self.lines)
+        if isinstance(rows, int):
+            if rows % self.lines:
+                self._rows(place, rows - 1, 1)
+        elif size % self.lines or work.out_height % size % self.lines:
+            with b.when(equal(remainder(rows, self.lines), 1)):
+                self._rows(place, rows - 1, 1)
 
-    def _row(self, source: DepthwiseRows, run: _Run, block: Index, output: Expr, valid: int) -> None:
-        """Emit one output row of a block of channels, of which ``valid`` exist."""
+    def _rows(self, place: _Place, y: Index, lines: int) -> None:
+        """Emit output rows y to y + lines of a block of rows."""
+        b, work = self.b, self.work
+        output = b.let(place.output + y * (work.out_width * work.filters))
+        corner = b.let(place.base + y * (work.strides[0] * place.row_stride))
+        steps = (
+            work.dilations[0] * place.row_stride,
+            work.dilations[1] * work.channels,
+            work.strides[1] * work.channels,
+        )
+        source = DepthwiseRows(place.memory, corner, *steps)
+        for run in _runs(work, self.isa):
+            whole = run.blocks if run.last == run.micro.channels else run.blocks - 1
+            if whole:
+                with b.loop(whole, stem="c") as block:
+                    self._row(source, run, block, output, run.micro.channels, lines)
+            if whole < run.blocks:
+                self._row(source, run, whole, output, run.last, lines)
+
+    def _row(
+        self, source: DepthwiseRows, run: _Run, block: Index, output: Expr, valid: int, lines: int
+    ) -> None:
+        """Emit output rows of a block of channels, of which ``valid`` exist."""
         b, work, micro = self.b, self.work, run.micro
         channel = run.first + block * micro.channels
         vectors = micro.channels // micro.lanes
@@ -181,17 +217,27 @@ class _Generator:
         at = run.weights + block * _block_elements(work, micro)
         most = min(micro.columns(work.kernel, work.strides[1]), self.columns)
         step = -(-work.out_width // -(-work.out_width // most))
+        reloads = getattr(micro, "reloads", None)
+        reloaded = reloads(work.kernel, work.strides[1]) if reloads is not None else ()
 
         def tile(column: Index, count: int) -> None:
             corner = source.corner + channel + column * source.column_step
             rows = DepthwiseRows(source.memory, b.let(corner), source.row_step, source.tap_step, source.column_step)
-            found = micro.sums(b, rows, self.weights, at, work.kernel, bias, count)
+            first, start, factors = at, bias, scale
+            if "weights" in reloaded:
+                first = b.let(at + column * b.hidden_zero)
+            if "scales" in reloaded:
+                again = b.let(channel + column * b.hidden_zero)
+                start, factors = self.epilogue.bias(again, vectors), self.epilogue.scale(again, vectors)
+            more = {"lines": lines} if lines > 1 else {}
+            found = micro.sums(b, rows, self.weights, first, work.kernel, start, count, **more)
             used = -(-valid // micro.lanes)
             together, waiting = self.epilogue.pixels_together(used), []
             for i, sums in enumerate(found):
-                waiting.append((sums[:used], b.let(output + (column + i) * work.filters + channel)))
-                if len(waiting) == together or i == count - 1:
-                    self.epilogue.store_pixels(waiting, scale[:used], valid)
+                pixel = column + i % count + i // count * work.out_width
+                waiting.append((sums[:used], b.let(output + pixel * work.filters + channel)))
+                if len(waiting) == together or i == count * lines - 1:
+                    self.epilogue.store_pixels(waiting, factors[:used], valid)
                     waiting = []
 
         whole, rest = divmod(work.out_width, step)

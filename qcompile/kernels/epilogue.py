@@ -55,11 +55,17 @@ class Epilogue:
         self._codes = b.argument(6, "uint8")
         self._floats = b.argument(7, "float32")
         self._integers = b.argument(7, "int32")
-        self._narrowing: tuple[Expr, Expr, Expr] | None = None
+        self._narrowing: tuple[Expr, Expr | None, Expr | None] | None = None
         if work.output == "int8" and isa.narrow is not None:
             zero = b.let(self._integers.load(at.OUT_ZERO))
-            bounds = [b.let(cast(stored, self._integers.load(i) + zero)) for i in (at.INT_LO, at.INT_HI)]
+            bounds = [None, None]
+            if not work.full_range:
+                bounds = [b.let(cast(stored, self._integers.load(i) + zero)) for i in (at.INT_LO, at.INT_HI)]
             self._narrowing = (b.let(cast("int16", zero)), bounds[0], bounds[1])
+        self._addition: tuple[Expr, Expr] | None = None
+        if work.residual and work.bounded_residual and self._narrowing and isa.add_residual is not None:
+            zero, factor = (self._integers.load(i) for i in (at.RESIDUAL_ZERO, at.RESIDUAL_FACTOR))
+            self._addition = (b.let(cast(stored, zero)), b.let(cast("int16", factor)))
 
     @property
     def bias_memory(self) -> Memory:
@@ -125,8 +131,9 @@ class Epilogue:
         while flat:
             count = self._together(len(flat))
             found = [self._finish_integer(total, factor, to + first) for total, factor, to, first in flat[:count]]
-            codes = self._b.let(self._codes_of(found)) if count > 1 else self._codes_of(found)
-            self._store_runs(codes, [(to, first) for _, _, to, first in flat[:count]], valid)
+            places = [(to, first) for _, _, to, first in flat[:count]]
+            codes = self._codes_of(found, places)
+            self._store_runs(self._b.let(codes) if count > 1 else codes, places, valid)
             flat = flat[count:]
 
     def _store_runs(self, codes: Expr, places: Sequence[tuple[Index, int]], valid: int) -> None:
@@ -154,7 +161,8 @@ class Epilogue:
             count = self._together(len(sums) - j)
             parts = range(j, j + count)
             found = [self._finish_integer(sums[i], scales[i], to + i * self._lanes) for i in parts]
-            yield j * self._lanes, self._codes_of(found) if self._work.output == "int8" else found[0]
+            places = [(to, i * self._lanes) for i in parts]
+            yield j * self._lanes, self._codes_of(found, places) if self._work.output == "int8" else found[0]
             j += count
 
     def _together(self, left: int) -> int:
@@ -173,10 +181,12 @@ class Epilogue:
         """Whether the table is applied to stored codes, for want of a vector look-up."""
         return self._work.table and self._isa.lookup is None
 
-    def _codes_of(self, found: Sequence[Expr]) -> Expr:
+    def _codes_of(self, found: Sequence[Expr], places: Sequence[tuple[Index, int]]) -> Expr:
         """Stored codes of clamped (or, with a narrowing, any) integers relative to the zero point."""
         b, lanes = self._b, self._lanes * len(found)
-        if self._narrowing is not None and self._isa.narrow is not None:
+        if self._addition is not None and self._isa.narrow is not None and self._narrowing is not None:
+            code = self._isa.narrow(self._sums(found, places), *self._narrowing, WIDE_SHIFT)
+        elif self._narrowing is not None and self._isa.narrow is not None:
             code = self._isa.narrow(found, *self._narrowing)
         else:
             code = cast(f"{self._output.dtype}x{lanes}", found[0] + self._integer(at.OUT_ZERO))
@@ -184,6 +194,19 @@ class Epilogue:
             code = bitcast(f"uint8x{lanes}", code)
             code = bitcast(f"{self._output.dtype}x{lanes}", self._isa.lookup(b, self._table, b.let(code)))
         return code
+
+    def _sums(self, found: Sequence[Expr], places: Sequence[tuple[Index, int]]) -> list[Expr]:
+        """Add the residual at 2^-WIDE_SHIFT, neighbouring vectors of one pixel together."""
+        assert self._addition is not None
+        assert self._isa.add_residual is not None
+        sums: list[Expr] = []
+        while len(sums) < len(found):
+            start = len(sums)
+            to, first = places[start]
+            run = sum(other is to for other, _ in places[start:])
+            codes = self._b.let(self._residual.load(to + first, run * self._lanes))
+            sums += self._isa.add_residual(found[start : start + run], codes, *self._addition)
+        return [self._b.let(total) for total in sums]
 
     def _float(self, position: int) -> Expr:
         return splat(self._floats.load(position), self._lanes)
@@ -198,7 +221,7 @@ class Epilogue:
         b, integers = self._b, f"int32x{self._lanes}"
         scaled = b.let(cast(f"float32x{self._lanes}", total) * scale)
         saturate = self._isa.round_saturating
-        if saturate is not None and self._narrowing is not None and not self._work.residual:
+        if saturate is not None and self._narrowing is not None and (self._addition or not self._work.residual):
             return b.let(saturate(scaled))
         q = b.let(self._isa.round_clamp(scaled, self._float(at.LO), self._float(at.HI)))
         if self._work.residual:

@@ -11,6 +11,7 @@ Kernels read it through pointer p7, as float32 and as int32.
     6, 7   int32    clamp after a residual add: qmin - zp, qmax - zp
     8, 9   float32  alpha, beta of a float activation
     10     float32  0.0, the padding of a float input (a constant would become a call of memset)
+    11     int32    zero point of the residual, as stored
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ import numpy.typing as npt
 
 from qcompile.quant.requantize import WIDE_LIMIT, WIDE_SHIFT
 
-LO, HI, OUT_ZERO, IN_ZERO, RESIDUAL_FACTOR, RESIDUAL_OFFSET, INT_LO, INT_HI, ALPHA, BETA, PAD = range(11)
+LO, HI, OUT_ZERO, IN_ZERO, RESIDUAL_FACTOR, RESIDUAL_OFFSET, INT_LO, INT_HI, ALPHA, BETA, PAD, RESIDUAL_ZERO = range(12)
 WORDS = 16
+
+RESIDUAL_REACH = (WIDE_LIMIT >> 1) // 255
+"""Greatest factor M_r for which sums with a wide operand at its limit stay beyond all codes, without the clamp."""
 
 
 @dataclass(frozen=True)
@@ -70,5 +74,6 @@ def parameter_block(scalars: LayerScalars, activation_dtype: str, residual: bool
     half = 1 << (WIDE_SHIFT - 1)
     integers[RESIDUAL_OFFSET] = half - (scalars.residual_zero_point + shift) * scalars.residual_factor
     integers[[INT_LO, INT_HI]] = bounds
+    integers[RESIDUAL_ZERO] = scalars.residual_zero_point + shift
     floats[[ALPHA, BETA]] = (scalars.alpha, scalars.beta)
     return integers

@@ -30,7 +30,7 @@ def estimated_plan(workload: ConvWorkload, isa: Isa, l2_bytes: int) -> ConvPlan:
     """Return the plan that is taken where nothing was measured."""
     work = workload.canonical()
     if depthwise_kernel(work, isa) is not None:
-        return choose_depthwise(work)
+        return choose_depthwise(work, isa)
     return choose_plan(work, isa, l2_bytes)
 
 

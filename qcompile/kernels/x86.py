@@ -59,7 +59,7 @@ class Packs:
     stored: str
     clamp_words: bool = False
 
-    def __call__(self, vectors: Sequence[Expr], zero: Expr, low: Expr, high: Expr) -> Expr:
+    def __call__(self, vectors: Sequence[Expr], zero: Expr, low: Expr | None, high: Expr | None) -> Expr:
         """One vector of codes for 1, 2 or 4 vectors of integers."""
         wide, narrow = f"int16x{2 * self.lanes}", f"{self.stored}x{4 * self.lanes}"
         four = [vectors[i * len(vectors) // 4] for i in range(4)] if len(vectors) < 4 else list(vectors)
@@ -69,13 +69,13 @@ class Packs:
         words = []
         for pair in pairs:
             word = call_pure(wide, self.add, call_pure(wide, self.words, *pair), splat(zero, 2 * self.lanes))
-            if self.clamp_words:
+            if self.clamp_words and low is not None:
                 bounds = [splat(cast("int16", bound), 2 * self.lanes) for bound in (low, high)]
                 word = tirx.Min(tirx.Max(word, bounds[0]), bounds[1])
             words.append(word)
         codes = call_pure(narrow, self.bytes, words[0], words[-1])
         codes = self._in_order(codes, len(vectors))
-        if self.clamp_words:
+        if self.clamp_words or low is None:
             return codes
         lanes = lanes_of(codes)
         return tirx.Min(tirx.Max(codes, splat(low, lanes)), splat(high, lanes))

@@ -17,7 +17,7 @@ from qcompile.kernels.conv import plan_conv
 from qcompile.kernels.conv_packing import PackedConv, pack_conv, pack_table
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.conv_workload import dense as dense_workload
-from qcompile.kernels.parameters import LayerScalars
+from qcompile.kernels.parameters import RESIDUAL_REACH, LayerScalars
 from qcompile.lower import int16
 from qcompile.lower.families import look_up
 from qcompile.lower.packed import packed_kind, packed_product, unpacked_constant
@@ -144,6 +144,7 @@ def _integer_epilogue(node: Node, scales: Array, scalars: LayerScalars, result: 
     before = attrs.pre_activation or result
     scalars = replace(scalars, y_zero_point=before.scalar_zero_point, qmin=before.qmin, qmax=before.qmax)
     fields = {"precision": "int8", "output": "int8", "residual": attrs.residual}
+    fields["full_range"] = (before.qmin, before.qmax) == (-128, 127)
     multipliers = rq.multiplier(scales, before.scalar_scale)
     if attrs.residual:
         wide, other = rq.wide_qparams(before), node.inputs[3].qparams
@@ -151,6 +152,7 @@ def _integer_epilogue(node: Node, scales: Array, scalars: LayerScalars, result: 
             raise LoweringError(f"node {node}: the residual operand must be quantized per tensor")
         multipliers = rq.multiplier(scales, wide.scalar_scale)
         factor = rq.add_constants(wide, other, before).multipliers[1]
+        fields["bounded_residual"] = abs(factor) <= RESIDUAL_REACH
         scalars = replace(scalars, residual_zero_point=other.scalar_zero_point, residual_factor=factor)
     table = None
     if attrs.pre_activation is not None:

@@ -39,8 +39,9 @@ class MicroKernel(Protocol):
 
     A kernel may have ``chunks``, sizes in groups, the last 1: a step's groups are cut into such chunks
     (``micro.in_chunks``), and the packed weights are ``[chunk][nv * lanes][group * size]`` instead.
-    Others are ``short_unroll``, groups of a full step where K has less than two of ``unroll``, and
-    ``starts_at_zero``: the first step costs less if LLVM sees that it is the first.
+    Others are ``short_unroll``, groups of a full step where K has less than two of ``unroll``;
+    ``starts_at_zero``: the first step costs less if LLVM sees that it is the first; and
+    ``gather_cycles``, what laying 16 pixels beside others costs.
     """
 
     @property
@@ -132,7 +133,11 @@ class DepthwiseKernel(Protocol):
             past a tensor's last channel may be read, and meet zero weights.
 
     A kernel may have another of smaller blocks in an attribute ``tail``, which then filters what is
-    left after its own whole blocks.
+    left after its own whole blocks, and another in ``strided`` for convolutions with a column stride.
+    A method ``reloads(kernel, stride)`` names what would not fit into registers from one tile to the next,
+    and is read again for each: "weights", or "scales" (the bias too).
+    One with a method ``lines(strides, dilations)``, the output rows to compute at once, gives ``sums``
+    of as many rows as its last argument ``lines`` says, row by row.
     """
 
     @property
@@ -203,7 +208,10 @@ class Isa:
             int32 for what lies outside; None: the epilogue clamps floats with ``round_clamp``.
         narrow: ``f(vectors, zero, low, high)``: one vector of stored codes
             ``min(max(q + zero, low), high)`` for int32 vectors of any value, |zero| <= 255;
-            ``zero`` a scalar int16, ``low`` and ``high`` scalars of the stored type.
+            ``zero`` a scalar int16, ``low`` and ``high`` scalars of the stored type, or None for its ends.
+        add_residual: ``f(vectors, codes, zero, factor)``: the int32 vectors plus ``(codes - zero) * factor``,
+            saturated, for as many neighbouring stored codes; ``zero`` a stored code, ``factor`` an int16.
+            With it ``narrow`` takes a last argument ``shift``: it first divides by 2^shift, rounding half up.
         narrows_pixels: narrow the sums of neighbouring pixels together where one pixel fills no vector of codes.
         loads_pairs: one instruction loads two vectors.
         depthwise_int8: kernel of 8-bit depthwise convolutions; None: they run as grouped ones.
@@ -221,7 +229,8 @@ class Isa:
     round_clamp: Callable[[Expr, Expr, Expr], Expr]
     lookup: Callable[[Builder, Memory, Expr], Expr] | None = None
     round_saturating: Callable[[Expr], Expr] | None = None
-    narrow: Callable[[Sequence[Expr], Expr, Expr, Expr], Expr] | None = None
+    narrow: Callable[..., Expr] | None = None
+    add_residual: Callable[[Sequence[Expr], Expr, Expr, Expr], list[Expr]] | None = None
     narrows_pixels: bool = False
     loads_pairs: bool = False
     depthwise_int8: DepthwiseKernel | None = None

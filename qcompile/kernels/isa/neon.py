@@ -178,6 +178,8 @@ class NeonDepthwise:
     Attributes:
         unrolled: filters of at most so many taps keep their weights in registers; larger ones go
             row by row.
+        tile: output columns at once, with the weights in registers.
+        strided_tile: the same with a column stride.
     """
 
     a_dtype: str = "int8"
@@ -185,10 +187,19 @@ class NeonDepthwise:
     lanes: int = 4
     channels: int = 16
     unrolled: int = 9
+    tile: int = 3
+    strided_tile: int = 1
 
     def columns(self, kernel: tuple[int, int], stride: int) -> int:
         """Output columns at once: more share pixels, but each needs four registers of sums."""
-        return 2
+        if kernel[0] * kernel[1] > self.unrolled:
+            return 2
+        return self.tile if stride == 1 else self.strided_tile
+
+    def reloads(self, kernel: tuple[int, int], stride: int) -> Sequence[str]:
+        """Where several columns share the registers with the weights, scales are too many."""
+        unrolled = kernel[0] * kernel[1] <= self.unrolled
+        return ("scales",) if unrolled and self.columns(kernel, stride) > 1 else ()
 
     def pack(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """[row][column][channel]."""
@@ -268,12 +279,16 @@ def round_saturating(value: Expr) -> Expr:
     return tirx.vectorcombine(f"int32x{lanes}", *halves)
 
 
-def narrow(vectors: Sequence[Expr], zero: Expr, low: Expr, high: Expr) -> Expr:
+def narrow(vectors: Sequence[Expr], zero: Expr, low: Expr | None, high: Expr | None, shift: int = 0) -> Expr:
     """``sqxtn`` to int16, ``sqadd`` of the zero point, ``sqxtn`` to int8, then the clamp, 16 lanes at a time.
 
     Saturating early is exact: int16 holds every q for which q + zero is an int8.
     """
-    shorts = [call_pure("int16x4", _NEON + "sqxtn.v4i16", vector) for vector in vectors]
+    if shift:
+        places = const(shift, "int32")
+        shorts = [call_pure("int16x4", _NEON + "sqrshrn.v4i16", vector, places) for vector in vectors]
+    else:
+        shorts = [call_pure("int16x4", _NEON + "sqxtn.v4i16", vector) for vector in vectors]
     pairs = [_joined(shorts[i : i + 2], "int16x8") for i in range(0, len(shorts), 2)]
     codes = []
     for pair in pairs:
@@ -281,8 +296,20 @@ def narrow(vectors: Sequence[Expr], zero: Expr, low: Expr, high: Expr) -> Expr:
         codes.append(call_pure("int8x8", _NEON + "sqxtn.v8i8", moved))
     lanes = 8 * len(codes)
     code = _joined(codes, f"int8x{lanes}")
-    code = tirx.Min(tirx.Max(code, splat(low, lanes)), splat(high, lanes))
+    if low is not None:
+        code = tirx.Min(tirx.Max(code, splat(low, lanes)), splat(high, lanes))
     return code if len(vectors) > 1 else shuffle([code], range(4))
+
+
+def add_residual(vectors: Sequence[Expr], codes: Expr, zero: Expr, factor: Expr) -> list[Expr]:
+    """``ssubl``, ``smull`` and a saturating ``sqadd``."""
+    lanes, found = lanes_of(codes), []
+    moved = cast(f"int16x{lanes}", codes) - cast(f"int16x{lanes}", splat(zero, lanes))
+    for i, vector in enumerate(vectors):
+        part = moved if lanes == 4 else shuffle([moved], range(4 * i, 4 * i + 4))
+        product = call_pure("int32x4", _NEON + "smull.v4i32", part, splat(factor, 4))
+        found.append(call_pure("int32x4", _NEON + "sqadd.v4i32", vector, product))
+    return found
 
 
 def lookup(b: Builder, table: Memory, codes: Expr) -> Expr:
@@ -319,6 +346,7 @@ NEON = Isa(
     round_clamp=round_clamp,
     round_saturating=round_saturating,
     narrow=narrow,
+    add_residual=add_residual,
     narrows_pixels=True,
     loads_pairs=True,
     lookup=lookup,

@@ -20,9 +20,10 @@ NEON_INORDER = Isa(
     round_clamp=neon.round_clamp,
     round_saturating=neon.round_saturating,
     narrow=neon.narrow,
+    add_residual=neon.add_residual,
     narrows_pixels=True,
     loads_pairs=True,
     lookup=neon.lookup,
-    depthwise_int8=neon.NeonDepthwise(),
+    depthwise_int8=neon.NeonDepthwise(tile=2, strided_tile=2),
     depthwise_float32=FmaDepthwise(lanes=4, vectors=1, tile=3),
 )

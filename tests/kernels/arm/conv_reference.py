@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qcompile.kernels.conv_workload import ConvWorkload
-from qcompile.kernels.parameters import WIDE_LIMIT, WIDE_SHIFT, LayerScalars
+from qcompile.kernels.parameters import RESIDUAL_REACH, WIDE_LIMIT, WIDE_SHIFT, LayerScalars
 
 
 @dataclass
@@ -62,8 +62,13 @@ def make_layer(work: ConvWorkload, rng: np.random.Generator) -> Layer:
         residual_zero_point=int(rng.integers(-128, 128)),
         residual_factor=int(rng.integers(1 << 12, 1 << 15)),
     )
+    if work.full_range:
+        scalars = replace(scalars, qmin=-128, qmax=127)
+    if work.bounded_residual:
+        scalars = replace(scalars, residual_factor=int(rng.choice([1, 1 << WIDE_SHIFT, RESIDUAL_REACH])))
     if work.residual:
         multipliers *= np.float32(1 << WIDE_SHIFT)
+        multipliers[::5] *= np.float32(1 << 13)  # past the wide limit, and past int32
     bias = rng.integers(-(1 << 14), 1 << 14, work.filters).astype(np.int32)
     residual = rng.integers(-128, 128, out).astype(np.int8)
     table = rng.integers(-128, 128, 256).astype(np.int8)
@@ -180,6 +185,10 @@ def epilogues(work: ConvWorkload, rng: np.random.Generator) -> ConvWorkload:
         {"residual": True},
         {"table": True},
         {"residual": True, "table": True},
+        {"residual": True, "bounded_residual": True},
+        {"residual": True, "bounded_residual": True, "full_range": True},
+        {"residual": True, "bounded_residual": True, "table": True},
+        {"full_range": True},
         {"output": "int32"},
         {"output": "float32"},
         {"precision": "float32", "output": "float32"},
