@@ -10,7 +10,7 @@ import onnx
 from onnx import checker, defs, inliner
 
 from qcompile.errors import ModelImportError
-from qcompile.onnx_import.contrib import DOMAINS, INTERNAL
+from qcompile.onnx_import.definitions import DOMAINS, INTERNAL
 from qcompile.onnx_import.load import Model
 from qcompile.onnx_import.support import DEFAULT_DOMAINS, is_supported, report_unsupported
 from qcompile.onnx_import.tensors import has_external_data

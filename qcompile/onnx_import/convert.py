@@ -11,8 +11,8 @@ from qcompile.ir.graph import Graph, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.verify import verify
 from qcompile.onnx_import.check import prepare, reads
-from qcompile.onnx_import.contrib import contrib_definition
 from qcompile.onnx_import.control_flow import CONTROL_FLOW, Host, expand_control_flow
+from qcompile.onnx_import.definitions import definition
 from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluate_reference
 from qcompile.onnx_import.inline import function_body, has_definition
 from qcompile.onnx_import.load import Model
@@ -107,6 +107,8 @@ class _Conversion:
         if problem is not None:
             results = None
             self.problems.append(UnsupportedOpError(f"node {label} ({node.op_type}): {problem}", loc=self.model.source))
+        elif self._define(node, label, values):
+            return
         elif own and node.op_type in CONTROL_FLOW:
             try:
                 results = expand_control_flow(node, self._view(node, label, values), self._host())
@@ -165,20 +167,26 @@ class _Conversion:
         for node in nodes:
             self._convert(node, node.name)
 
-    def _expand(self, node: Any, label: str, values: list[Value | None]) -> bool:
-        """Convert the definition of a node whose operator others define; return whether it has one."""
+    def _define(self, node: Any, label: str, values: list[Value | None]) -> bool:
+        """Convert a node by our definition of it; return whether there is one."""
         try:
-            found = contrib_definition(node, values, label)
+            found = definition(node, values, label)
         except UnsupportedOpError as error:
-            self.problems.append(error)
+            self.problems.append(UnsupportedOpError(error.message, loc=self.model.source))
             self._bind(node, label, None)
             return True
-        if found is None and node.domain in DEFAULT_DOMAINS and has_definition(node, self.opset):
-            found = function_body(node, values, label, self.opset)
-        if found is None:
+        return found is not None and self._convert_definition(node, *found)
+
+    def _expand(self, node: Any, label: str, values: list[Value | None]) -> bool:
+        """Convert the definition of a node whose operator ONNX defines by others; return whether it has one."""
+        if node.domain not in DEFAULT_DOMAINS or not has_definition(node, self.opset):
             return False
-        body, version = found
-        if not {name for node in body for name in node.output} >= {name for name in node.output if name}:
+        found = function_body(node, values, label, self.opset)
+        return found is not None and self._convert_definition(node, *found)
+
+    def _convert_definition(self, node: Any, body: Sequence[Any], version: int) -> bool:
+        """Convert the nodes that stand for another one; return False where they do not make its outputs."""
+        if not {name for inner in body for name in inner.output} >= {name for name in node.output if name}:
             # The definition depends on attributes, and those of this node define nothing.
             return False
         outer, self.opset = self.opset, version

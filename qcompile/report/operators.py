@@ -29,8 +29,8 @@ class Operator:
 def supported_operators() -> list[Operator]:
     """Return every ONNX operator that can be imported, sorted by name."""
     from qcompile.ir.opdef import Quantization
-    from qcompile.onnx_import.contrib import contrib_operators
     from qcompile.onnx_import.control_flow import CONTROL_FLOW
+    from qcompile.onnx_import.definitions import runtime_operators
     from qcompile.onnx_import.support import converters
     from qcompile.ops import all_ops
 
@@ -44,7 +44,7 @@ def supported_operators() -> list[Operator]:
             integer = "" if op.integer is Quantization.FLOAT_ONLY else op.integer.value
             found.append(Operator(name, "operation", integer))
     found += [Operator(name, "its definition", "") for name in _defined(set(converters()))]
-    found += [Operator(f"com.microsoft.{name}", "its definition", "") for name in contrib_operators()]
+    found += [Operator(f"com.microsoft.{name}", "its definition", "") for name in runtime_operators()]
     return sorted(found, key=lambda operator: operator.name)
 
 

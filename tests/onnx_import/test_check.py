@@ -156,11 +156,11 @@ def test_operators_that_onnx_does_not_know(build: Any) -> None:
 
 def test_unsupported_forms_are_collected_too(build: Any) -> None:
     nodes = [
-        helper.make_node("MaxPool", ["x"], ["a"], name="volume", kernel_shape=[1, 1, 1]),
+        helper.make_node("MaxPool", ["x"], ["a"], name="volume", kernel_shape=[1] * 4),
         helper.make_node("Det", ["x"], ["b"], name="d"),
         helper.make_node("Add", ["a", "b"], ["y"]),
     ]
-    refused(build(nodes, {"x": [1, 1, 2, 2, 2]}), "Det (node d)", "node volume (MaxPool): 3-D pooling")
+    refused(build(nodes, {"x": [1, 1, 2, 2, 2, 2]}), "Det (node d)", "node volume (MaxPool): 4-D pooling")
 
 
 def test_one_unsupported_form_names_the_node_and_the_file(build: Any) -> None:

@@ -1,4 +1,4 @@
-"""Operators of ONNX Runtime's optimizer, against ONNX Runtime."""
+"""Operators of ONNX Runtime's optimizer, and windows over three axes, against ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qcompile.errors import UnsupportedOpError
 from qcompile.onnx_import import import_onnx
-from qcompile.onnx_import.contrib import contrib_operators
+from qcompile.onnx_import.definitions import runtime_operators
 from qcompile.ops.interpreter import Interpreter
 
 ort = pytest.importorskip("onnxruntime")
@@ -76,11 +76,31 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], int]] = {
 }  # fmt: skip
 
 
+VOLUME = floats(2, 4, 5, 6, 7)
+CASES |= {
+    "max_pool": ("MaxPool", [VOLUME], {"kernel_shape": [2, 3, 2], "strides": [2, 1, 2], "pads": [1, 0, 1, 0, 1, 1]}, 1),
+    "max_pool_ceil": ("MaxPool", [VOLUME], {"kernel_shape": [3, 3, 3], "strides": [2, 2, 2], "ceil_mode": 1}, 1),
+    "average_pool": ("AveragePool", [VOLUME], {"kernel_shape": [3, 3, 2], "pads": [1, 1, 0, 1, 1, 1]}, 1),
+    "average_pool_pads": ("AveragePool", [VOLUME],
+                          {"kernel_shape": [3, 2, 2], "pads": [1, 1, 0, 1, 1, 1], "count_include_pad": 1}, 1),
+    "lp_pool": ("LpPool", [VOLUME], {"kernel_shape": [2, 2, 2], "p": 3}, 1),
+    "conv_3d": ("Conv", [VOLUME, floats(6, 4, 3, 2, 3), floats(6)],
+                {"strides": [2, 1, 1], "pads": [1, 0, 1, 1, 1, 1], "dilations": [1, 2, 1]}, 1),
+    "conv_3d_groups": ("Conv", [VOLUME, floats(8, 2, 2, 3, 3)], {"group": 2, "dilations": [2, 1, 1]}, 1),
+    "conv_3d_same": ("Conv", [VOLUME, floats(4, 1, 3, 3, 3)], {"group": 4, "auto_pad": "SAME_UPPER"}, 1),
+    "conv_transpose_3d": ("ConvTranspose", [VOLUME, floats(4, 3, 2, 3, 2), floats(3)],
+                          {"strides": [2, 1, 2], "pads": [0, 1, 0, 1, 0, 0], "output_padding": [1, 0, 1]}, 1),
+    "conv_transpose_3d_groups": ("ConvTranspose", [VOLUME, floats(4, 2, 2, 2, 2)],
+                                 {"group": 2, "dilations": [2, 1, 1]}, 1),
+}  # fmt: skip
+WINDOWS = ("MaxPool", "AveragePool", "LpPool", "Conv", "ConvTranspose")
+
+
 def model(name: str, constants: tuple[int, ...] = ()) -> tuple[onnx.ModelProto, dict[str, Any]]:
     op, inputs, attributes, outputs = CASES[name]
     names = [f"i{k}" if array is not None else "" for k, array in enumerate(inputs)]
     given = {n: a for n, a in zip(names, inputs, strict=True) if a is not None}
-    domain = "" if op == "SimplifiedLayerNormalization" else "com.microsoft"
+    domain = "" if op in ("SimplifiedLayerNormalization", *WINDOWS) else "com.microsoft"
     node = helper.make_node(op, names, [f"o{k}" for k in range(outputs)], name="it", domain=domain, **attributes)
     fixed = [f"i{k}" for k in constants]
     infos = [
@@ -101,7 +121,7 @@ def model(name: str, constants: tuple[int, ...] = ()) -> tuple[onnx.ModelProto, 
 
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_onnx_runtime(name: str) -> None:
-    constants = tuple(range(1, len(CASES[name][1]))) if CASES[name][0] == "MatMulNBits" else ()
+    constants = tuple(range(1, len(CASES[name][1]))) if CASES[name][0] in ("MatMulNBits", *WINDOWS) else ()
     proto, feed = model(name, constants)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     expected = dict(zip([o.name for o in session.get_outputs()], session.run(None, feed), strict=True))
@@ -112,7 +132,7 @@ def test_agrees_with_onnx_runtime(name: str) -> None:
 
 
 def test_every_definition_is_tested() -> None:
-    assert {case[0] for case in CASES.values()} == set(contrib_operators()) - {"TransposeMatMul"}
+    assert {case[0] for case in CASES.values()} - set(WINDOWS) == set(runtime_operators()) - {"TransposeMatMul"}
 
 
 def test_forms_beyond_a_definition_are_refused() -> None:

@@ -94,4 +94,5 @@ class Body:
         Raises:
             UnsupportedOpError: always.
         """
-        raise UnsupportedOpError(f"node {self._label} ({self._node.domain}.{self._node.op_type}): {problem}")
+        kind = f"{self._node.domain}.{self._node.op_type}".lstrip(".")
+        raise UnsupportedOpError(f"node {self._label} ({kind}): {problem}")

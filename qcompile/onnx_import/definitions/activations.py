@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcompile.onnx_import.contrib.body import Body
+from qcompile.onnx_import.definitions.body import Body
 
 
 def _gelu(body: Body) -> None:
@@ -24,4 +24,5 @@ def _quick_gelu(body: Body) -> None:
     body.add("Mul", [body.input(0), body.add("Sigmoid", [scaled])], body.output(0))
 
 
+DOMAIN = "com.microsoft"
 DEFINITIONS = {"BiasGelu": _bias_gelu, "FastGelu": _fast_gelu, "Gelu": _gelu, "QuickGelu": _quick_gelu}

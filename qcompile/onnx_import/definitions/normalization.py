@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcompile.onnx_import.contrib.body import Body
+from qcompile.onnx_import.definitions.body import Body
 
 
 def _normalize(body: Body, x: str, scale: str, bias: str | None, rms: bool, axis: int = -1) -> None:
@@ -62,6 +62,7 @@ def _embedding(body: Body) -> None:
         body.add("Constant", [], body.output(1), value_ints=[0] * body.shape(0)[0])
 
 
+DOMAIN = "com.microsoft"
 DEFINITIONS = {
     "EmbedLayerNormalization": _embedding,
     "SimplifiedLayerNormalization": _simplified,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.onnx_import.contrib.body import Body
+from qcompile.onnx_import.definitions.body import Body
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -97,6 +97,7 @@ def _matmul_nbits(body: Body) -> None:
         body.add("MatMul", [body.input(0), matrix], body.output(0))
 
 
+DOMAIN = "com.microsoft"
 DEFINITIONS = {
     "FusedConv": _fused_conv,
     "FusedGemm": _fused_gemm,

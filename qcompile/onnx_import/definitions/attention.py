@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from qcompile.onnx_import.contrib.body import Body
+from qcompile.onnx_import.definitions.body import Body
 
 
 def _heads(body: Body, x: str, length: int, heads: int, batch: int) -> str:
@@ -20,7 +20,7 @@ def _appended(body: Body, past: str | None, new: str, present: str | None) -> st
     return body.add("Identity", [new], present) if present else new
 
 
-def _attended(body: Body, q: str, k: str, v: str, size: int, biases: list[str], output: str) -> None:
+def _attended(body: Body, q: str, k: str, v: str, size: int, biases: list[str]) -> None:
     """Append softmax(scale · q · kᵀ + Σ biases) · v, its heads side by side."""
     scale = float(body.attr("scale", 0.0) or 1.0 / math.sqrt(size))
     scores = body.add("MatMul", [q, body.add("Transpose", [k], perm=[0, 1, 3, 2])])
@@ -28,7 +28,8 @@ def _attended(body: Body, q: str, k: str, v: str, size: int, biases: list[str], 
     for bias in biases:
         scores = body.add("Add", [scores, bias])
     mixed = body.add("MatMul", [body.add("Softmax", [scores], axis=-1), v])
-    body.add("Reshape", [body.add("Transpose", [mixed], perm=[0, 2, 1, 3]), body.constant([0, 0, -1], "int64")], output)
+    body.add("Reshape", [body.add("Transpose", [mixed], perm=[0, 2, 1, 3]), body.constant([0, 0, -1], "int64")],
+             body.output(0))  # fmt: skip
 
 
 def _key_mask(body: Body, index: int, batch: int, total: int) -> list[str]:
@@ -75,9 +76,7 @@ def _attention(body: Body) -> None:
         k, v, total = _with_state(body, k, v, length)
     biases = _key_mask(body, 3, batch, total) + _causal(body, length, total)
     biases += [body.input(5)] if body.has(5) else []
-    output = body.output(0)
-    assert output is not None
-    _attended(body, q, k, v, sizes[0] // heads, biases, output)
+    _attended(body, q, k, v, sizes[0] // heads, biases)
 
 
 def _with_state(body: Body, k: str, v: str, length: int) -> tuple[str, str, int]:
@@ -119,9 +118,8 @@ def _multi_head(body: Body) -> None:
     total = keys + (body.shape(6)[2] if body.has(6) else 0)
     biases = _key_mask(body, 4, batch, total) + _causal(body, length, total)
     biases += [body.input(5)] if body.has(5) else []
-    output = body.output(0)
-    assert output is not None
-    _attended(body, q, k, v, hidden // heads, biases, output)
+    _attended(body, q, k, v, hidden // heads, biases)
 
 
+DOMAIN = "com.microsoft"
 DEFINITIONS = {"Attention": _attention, "MultiHeadAttention": _multi_head}
