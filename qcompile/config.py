@@ -175,7 +175,8 @@ class CompileConfig:
     @property
     def compares(self) -> bool:
         """Whether the result is to be compared with the float model: more than its code is different."""
-        return self.precision != "fp32" or self.weight_bits is not None or self.store != "float32"
+        changed = self.weight_bits is not None or self.store != "float32" or bool(self.passes)
+        return self.precision != "fp32" or changed
 
     def updated(self, given: Mapping[str, Any], source: str) -> CompileConfig:
         """Return a copy with some settings replaced.

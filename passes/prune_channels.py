@@ -1,0 +1,189 @@
+"""Make convolutions narrower by the channels that are missed least."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.errors import UsageError
+from qcompile.ir.graph import Graph, Value
+from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr.channel_choice import Reader, Work, compensated, plain_losses
+from qcompile.passmgr.channel_classes import ChannelClasses
+from qcompile.passmgr.compression import Moments, account, input_moments, macs, some_samples
+from qcompile.passmgr.facts import CHANNELS_LAST, FLOAT, Fact
+from qcompile.passmgr.selection import selected
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PruneChannels(Pass):
+    """Remove whole channels from layers, and from everything between and after them, until enough work is saved.
+
+    Formula:
+        the channel goes first whose loss for each multiply-accumulate saved is least: activations, ‖w_c‖² / (Σ⁻¹)_cc
+        of the layers that read it, relative to the power of their results, Σ the covariance of what they read; l1 and
+        l2, the norm of the weights that write it. The weights that remain become the least squares fit
+        W' = W · Σ[:, S] · Σ[S, S]⁻¹ to what the layer computed, its bias keeps the mean.
+
+    Before:
+        %a = conv2d(%x, @w, @b) {activation="relu"} : f32[1,8,8,32]
+        %y = conv2d(%a, @v, @c) : f32[1,8,8,16]
+    After:
+        %a = conv2d(%x, @w.1, @b.1) {activation="relu"} : f32[1,8,8,24]
+        %y = conv2d(%a, @v.1, @c.1) : f32[1,8,8,16]
+
+    Channels go through depthwise convolutions, activations, pooling, additions (the operands lose the same ones),
+    concatenations and a flattening reshape.
+
+    Options:
+        macs: share of the multiply-accumulates to save.
+        criterion: "activations" needs calibration samples; "l1" and "l2" do not, and make up for nothing.
+        multiple: the channels that remain of a layer are a multiple of this, as vector code likes them.
+        most: largest share of its channels that a layer may lose.
+        samples: calibration samples to use at most.
+        keep: layers whose channels stay: names, globs, "/regular expressions/", "op:dense", "from..to".
+
+    Preconditions: a float graph with channels last. Run fold-batchnorm before.
+
+    Refusals: channels that the caller sees; channels that an operation mixes which this pass does not know, grouped
+    convolutions among them.
+    """
+
+    name: ClassVar[str] = "prune-channels"
+    requires: ClassVar[tuple[Fact, ...]] = (FLOAT, CHANNELS_LAST)
+    tolerance: ClassVar[Tolerance] = MinSqnrDb(-3.0)
+
+    macs: float = 0.3
+    criterion: Literal["activations", "l1", "l2"] = "activations"
+    multiple: int = 8
+    most: float = 0.75
+    samples: int = 48
+    keep: tuple[str, ...] = ()
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Choose channels and remove them."""
+        if not 0.0 < self.macs < 1.0 or not 0.0 < self.most < 1.0 or self.multiple < 1:
+            raise UsageError("prune-channels: macs and most are shares between 0 and 1, multiple is 1 or more")
+        before = graph.clone()
+        classes = ChannelClasses(graph)
+        kept = selected(graph, self.keep, option="keep") if self.keep else set()
+        for layer in (layer for layer in classes.layers if layer.node in kept):
+            for root in classes.classes(layer.outputs).tolist():
+                classes.frozen.setdefault(root, "kept by request")
+        candidates = _candidates(classes, context)
+        if not candidates:
+            context.skip(None, "there is no layer whose channels could go")
+            return
+        criterion, moments = self._measured(graph, classes, context)
+        gone = self._chosen(graph, classes, candidates, criterion, moments)
+        if not gone:
+            context.skip(None, f"no layer can go down to a multiple of {self.multiple} channels")
+            return
+        rewriter = context.rewriter(graph)
+        if criterion == "activations":
+            for layer in (layer for layer in classes.layers if not layer.depthwise):
+                stays = ~np.isin(classes.classes(layer.inputs), list(gone))
+                if not stays.all():
+                    node = layer.node
+                    fitted, bias = compensated(node, moments[node.inputs[0]], stays)
+                    # The columns that go are cut off with the others' below; what they hold does not matter.
+                    weight = np.zeros(node.inputs[1].shape, np.float32)
+                    weight[..., stays] = fitted
+                    rewriter.set_operand(node, 1, rewriter.constant(node.inputs[1].name, weight))
+                    rewriter.set_operand(node, 2, rewriter.constant(node.inputs[2].name, bias))
+        classes.remove(rewriter, gone)
+        account(self.name, before, graph, context)
+
+    def _measured(
+        self, graph: Graph, classes: ChannelClasses, context: PassContext
+    ) -> tuple[str, dict[Value, Moments]]:
+        """Return the criterion that can be applied, and what it needs."""
+        if self.criterion != "activations":
+            return self.criterion, {}
+        samples, real = some_samples(graph, context, self.samples)
+        if not real:
+            context.note("prune-channels: no calibration samples, so channels are judged by their weights (l2)")
+            return "l2", {}
+        mixing = [layer.node for layer in classes.layers if not layer.depthwise]
+        return self.criterion, dict(input_moments(graph, mixing, samples, context))
+
+    def _chosen(
+        self,
+        graph: Graph,
+        classes: ChannelClasses,
+        candidates: dict[int, tuple[int, ...]],
+        criterion: str,
+        moments: dict[Value, Moments],
+    ) -> set[int]:
+        """Return the classes to remove."""
+        roots = list(candidates)
+        numbers = {root: number for number, root in enumerate(roots)}
+        total = macs(graph)
+        work = Work(classes, total)
+        saved = np.array([max(work.saved(root), 1.0) for root in roots])
+        loss = np.zeros(len(roots))
+        readers: list[Reader] = []
+        if criterion == "activations":
+            for layer in (layer for layer in classes.layers if not layer.depthwise):
+                reads = np.array([numbers.get(root, -1) for root in classes.classes(layer.inputs).tolist()])
+                if (reads >= 0).any():
+                    readers.append(Reader(layer, moments[layer.node.inputs[0]], reads))
+                    readers[-1].add_losses(loss)
+        else:
+            plain = plain_losses(classes, 1 if criterion == "l1" else 2)
+            loss = np.array([plain[root] for root in roots])
+        left = Counter(candidates.values())
+        least = {family: max(self.multiple, int(np.ceil(n * (1 - self.most)))) for family, n in left.items()}
+        order: list[int] = []
+        open_ = np.ones(len(roots), bool)
+        while work.total > (1 - self.macs) * total and open_.any():
+            number = int(np.argmin(np.where(open_, loss / saved, np.inf)))
+            family = candidates[roots[number]]
+            open_[number] = False
+            if left[family] <= least[family]:
+                continue
+            left[family] -= 1
+            order.append(roots[number])
+            work.remove(roots[number])
+            for reader in (reader for reader in readers if (reader.candidates == number).any()):
+                reader.remove(number)
+                reader.add_losses(loss)
+        return _rounded(order, candidates, left, self.multiple)
+
+
+def _candidates(classes: ChannelClasses, context: PassContext) -> dict[int, tuple[int, ...]]:
+    """Return each class that may go, with the layers that write it: they narrow together."""
+    writers: dict[int, list[int]] = {}
+    read = {root for layer in classes.layers if not layer.depthwise for root in classes.classes(layer.inputs).tolist()}
+    for number, layer in enumerate(classes.layers):
+        if layer.depthwise:
+            continue
+        roots = classes.classes(layer.outputs).tolist()
+        stuck = [classes.frozen[root] for root in roots if root in classes.frozen]
+        if stuck:
+            context.skip(layer.node, stuck[0])
+        for root in roots:
+            if root in read and root not in classes.frozen:
+                writers.setdefault(root, []).append(number)
+    return {root: tuple(sorted(set(found))) for root, found in writers.items()}
+
+
+def _rounded(
+    order: list[int], candidates: dict[int, tuple[int, ...]], left: Counter[tuple[int, ...]], multiple: int
+) -> set[int]:
+    """Return the chosen classes without those, the last chosen first, that keep a layer off a multiple."""
+    gone = set(order)
+    for root in reversed(order):
+        family = candidates[root]
+        if left[family] % multiple:
+            left[family] += 1
+            gone.discard(root)
+    return gone
+
+

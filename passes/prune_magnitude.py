@@ -1,0 +1,95 @@
+"""Set the smallest weights to zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.errors import UsageError
+from qcompile.ir.graph import Graph, Node
+from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr.compression import account
+from qcompile.passmgr.facts import FLOAT, Fact
+from qcompile.passmgr.selection import selected
+
+Array = npt.NDArray[Any]
+
+_LAYERS = ("dense", "conv2d", "conv_transpose2d")
+
+
+@dataclass(frozen=True)
+class PruneMagnitude(Pass):
+    """Set the weights of least magnitude to zero; the bundle stores zeros in one bit.
+
+    Formula:
+        w = 0 where |w| is among the `sparsity` smallest; network: of all layers together, each relative to the root
+        mean square of its layer; layer: of every layer by itself
+
+    Before:
+        const @w : f32[4,4] = …
+    After:
+        const @w.1 : f32[4,4] = … half of them 0
+
+    Kernels multiply by zeros as by other numbers: this is for size, not for time. Zeros stay zeros in INT8.
+
+    Options:
+        sparsity: share of zeros.
+        scope: "network" or "layer".
+        smallest: weights that a layer must have to be worth it.
+        keep: layers that stay as they are: names, globs, "/regular expressions/", "op:dense", "from..to".
+
+    Preconditions: a float graph. Run it after passes that change weights.
+
+    Refusals: weights computed at run time; small layers.
+    """
+
+    name: ClassVar[str] = "prune-magnitude"
+    requires: ClassVar[tuple[Fact, ...]] = (FLOAT,)
+    tolerance: ClassVar[Tolerance] = MinSqnrDb(-3.0)
+
+    sparsity: float = 0.5
+    scope: Literal["network", "layer"] = "network"
+    smallest: int = 256
+    keep: tuple[str, ...] = ()
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Prune every layer that is large enough."""
+        if not 0.0 < self.sparsity < 1.0:
+            raise UsageError("prune-magnitude: sparsity is a share, more than 0 and less than 1")
+        before = graph.clone()
+        kept = selected(graph, self.keep, option="keep") if self.keep else set()
+        layers: list[Node] = []
+        for node in (node for node in graph.nodes if node.op.name in _LAYERS):
+            weight = node.inputs[1]
+            if node in kept:
+                context.skip(node, "kept by request")
+            elif not weight.is_constant:
+                context.skip(node, "its weights are computed at run time")
+            elif weight.type.size < self.smallest:
+                context.skip(node, f"{weight.name} has {weight.type.size} elements only")
+            else:
+                layers.append(node)
+        if not layers:
+            return
+        sizes = [_relative(node) for node in layers]
+        limits = [float(np.quantile(size, self.sparsity)) for size in sizes]
+        if self.scope == "network":
+            limits = [float(np.quantile(np.concatenate([s.reshape(-1) for s in sizes]), self.sparsity))] * len(sizes)
+        rewriter, zeros, total = context.rewriter(graph), 0, 0
+        for node, size, limit in zip(layers, sizes, limits, strict=True):
+            weight = node.inputs[1]
+            data = np.where(size <= limit, np.float32(0), weight.constant())
+            zeros, total = zeros + int(np.count_nonzero(data == 0)), total + data.size
+            if not np.array_equal(data, weight.constant()):
+                rewriter.set_operand(node, 1, rewriter.constant(weight.name, data))
+        if graph.structural_hash() != before.structural_hash():
+            account(self.name, before, graph, context, f", {zeros / total:.0%} of the weights zero")
+
+
+def _relative(node: Node) -> Array:
+    """Return the magnitudes of a layer's weights, relative to their root mean square."""
+    data = np.abs(node.inputs[1].constant().astype(np.float64))
+    return np.asarray(data / max(float(np.sqrt(np.square(data).mean())), 1e-30))
