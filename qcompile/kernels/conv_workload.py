@@ -37,7 +37,7 @@ class ConvWorkload:
         pads: (top, left, bottom, right), pixels; filled with the zero point.
         groups: channel groups; filter o sees channels of group o // (filters / groups).
         precision: "int8" or "float32".
-        output: "int8" (requantized), "int32" (raw sums, int8 only) or "float32".
+        output: "int8" or "int16" (requantized; the latter around 0), "int32" (raw sums, int8 only) or "float32".
         residual: a tensor of the output's shape is added; "int8" and float32 precision only.
         table: a 256-entry table is applied after requantizing, "int8" output only.
         activation: one of ``ACTIVATIONS``, "float32" output only; "none" otherwise.
@@ -45,6 +45,8 @@ class ConvWorkload:
         bounded_residual: the residual's factor is at most ``RESIDUAL_REACH``, so that saturating sums
             need no clamp before them.
         full_range: an "int8" output is clamped to all of int8, to which narrowing saturates anyway.
+        low: the input is the upper plane of a 16-bit tensor, and sums over its lower plane, int32 in the output's
+            shape, join in before requantizing (`qcompile.quant.int16.combine`); "int8" precision only.
     """
 
     batch: int
@@ -65,6 +67,7 @@ class ConvWorkload:
     weights: str = ""
     bounded_residual: bool = False
     full_range: bool = False
+    low: bool = False
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -89,6 +92,8 @@ class ConvWorkload:
             found.append("a table needs an int8 output")
         if self.full_range and self.output != "int8":
             found.append("only an int8 output has a range")
+        if self.low and (self.precision != "int8" or self.output == "int32" or self.residual):
+            found.append("a lower plane needs int8 precision, sums that are scaled, and no residual")
         if self.activation not in ACTIVATIONS:
             found.append(f"no activation '{self.activation}' (there are {', '.join(ACTIVATIONS)})")
         elif self.activation != "none" and self.output != "float32":
@@ -129,7 +134,7 @@ class ConvWorkload:
         return replace(self, batch=1, height=1, width=pixels, dilations=(1, 1))
 
 
-_OUTPUTS = {("int8", "int8"), ("int8", "int32"), ("int8", "float32"), ("float32", "float32")}
+_OUTPUTS = {("int8", "int8"), ("int8", "int16"), ("int8", "int32"), ("int8", "float32"), ("float32", "float32")}
 _RESIDUAL = {("int8", "int8"), ("float32", "float32")}
 
 

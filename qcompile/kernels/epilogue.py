@@ -26,6 +26,7 @@ from qcompile.kernels.builder import (
 )
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.isa import Isa
+from qcompile.quant.int16 import LOW_BITS
 from qcompile.quant.requantize import WIDE_SHIFT
 
 
@@ -49,7 +50,7 @@ class Epilogue:
         self._bias = b.argument(2, "float32" if work.precision == "float32" else "int32")
         self._multipliers = b.argument(3, "float32")
         stored = storage_dtype(isa, work.output)
-        self._residual = b.argument(4, stored)
+        self._residual = b.argument(4, "int32" if work.low else stored)
         self._table = b.argument(5, "uint8")
         self._output = b.argument(6, stored)
         self._codes = b.argument(6, "uint8")
@@ -162,7 +163,7 @@ class Epilogue:
             parts = range(j, j + count)
             found = [self._finish_integer(sums[i], scales[i], to + i * self._lanes) for i in parts]
             places = [(to, i * self._lanes) for i in parts]
-            yield j * self._lanes, self._codes_of(found, places) if self._work.output == "int8" else found[0]
+            yield j * self._lanes, found[0] if self._work.output == "int32" else self._codes_of(found, places)
             j += count
 
     def _together(self, left: int) -> int:
@@ -184,6 +185,8 @@ class Epilogue:
     def _codes_of(self, found: Sequence[Expr], places: Sequence[tuple[Index, int]]) -> Expr:
         """Stored codes of clamped (or, with a narrowing, any) integers relative to the zero point."""
         b, lanes = self._b, self._lanes * len(found)
+        if self._work.output == "int16":
+            return cast(f"int16x{lanes}", found[0])
         if self._addition is not None and self._isa.narrow is not None and self._narrowing is not None:
             code = self._isa.narrow(self._sums(found, places), *self._narrowing, WIDE_SHIFT)
         elif self._narrowing is not None and self._isa.narrow is not None:
@@ -219,7 +222,7 @@ class Epilogue:
         if scale is None:
             return total
         b, integers = self._b, f"int32x{self._lanes}"
-        scaled = b.let(cast(f"float32x{self._lanes}", total) * scale)
+        scaled = b.let(self._real(total, to) * scale)
         saturate = self._isa.round_saturating
         if saturate is not None and self._narrowing is not None and (self._addition or not self._work.residual):
             return b.let(saturate(scaled))
@@ -232,9 +235,20 @@ class Epilogue:
                 q = b.let(tirx.Min(tirx.Max(q, self._integer(at.INT_LO)), self._integer(at.INT_HI)))
         return q
 
+    def _real(self, total: Expr, to: Index) -> Expr:
+        """Sums as floats, joined with those of the lower plane where there is one.
+
+        The product with 256 is exact, so that it does not matter whether it becomes a fused multiply-add.
+        """
+        kind = f"float32x{self._lanes}"
+        if not self._work.low:
+            return cast(kind, total)
+        lower = cast(kind, self._residual.load(to, self._lanes))
+        return self._b.let(cast(kind, total) * const(float(2**LOW_BITS), kind) + lower)
+
     def _finish_float(self, total: Expr, scale: Expr | None, to: Index) -> Expr:
         b = self._b
-        value = total if scale is None else cast(f"float32x{self._lanes}", total) * scale
+        value = total if scale is None else self._real(total, to) * scale
         if self._work.residual:
             value = value + self._residual.load(to, self._lanes)
         activation = ACTIVATIONS[self._work.activation]

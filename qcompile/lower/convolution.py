@@ -188,7 +188,9 @@ def emit_layer(
         add(packed.parameters),
     ]
     # An epilogue reads the residual exactly where it stores; a table's second look at the output does no harm.
-    share = (other,) if other is not None and other is not source else ()
+    # Sums over a lower plane are wider than what is stored, unless that is float.
+    same = not work.low or work.output == "float32"
+    share = (other,) if other is not None and other is not source and same else ()
     precision = f"{work.weights} weights" if work.weights else None
     context.emit(node, kernel, args, 6, share, work.macs, precision)
     return result

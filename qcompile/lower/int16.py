@@ -1,4 +1,4 @@
-"""Layers of 16-bit activations: the kernels of int8, once over each plane, and one pass that joins the sums.
+"""Layers of 16-bit activations: the kernels of int8, once over each plane; the second run takes in the first's sums.
 
 `qcompile.quant.int16` is the definition.
 """
@@ -13,7 +13,9 @@ import numpy as np
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.types import TensorType
+from qcompile.kernels.conv_packing import pack_conv
 from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.parameters import LayerScalars
 from qcompile.lower.sources import constant_value
 from qcompile.ops.arithmetic import accumulator_scales
 from qcompile.quant import int16
@@ -43,17 +45,18 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
     """
     if node.attrs.residual or node.attrs.pre_activation is not None:
         raise LoweringError(f"node {node}: no kernel of 16-bit tensors adds a residual or looks up a table")
+    result = node.output.qparams
+    if result is not None and result.dtype == int16.INT16 and result.scalar_zero_point:
+        raise LoweringError(f"node {node}: no kernel makes 16-bit tensors with a zero point")
     if node.inputs[0].dtype != int16.INT16:
-        _join(context, node, [_sums(context, node, shape, node.inputs[0], node.inputs[2])])
+        _finished(context, node, shape, (node.inputs[0], node.inputs[2]), None)
         return
     biases = [_bias(node.inputs[2], plane) for plane in int16.split(node.inputs[2].constant())]
-    planes = split(context, node, node.inputs[0])
-    first = len(context.steps)
-    sums = [_sums(context, node, shape, x, bias) for x, bias in zip(planes, biases, strict=True)]
-    for step in context.steps[first:-1]:
-        # Both planes together are the layer's multiply-accumulates.
-        step.macs = 0
-    _join(context, node, sums)
+    high, low = split(context, node, node.inputs[0])
+    sums = _sums(context, node, shape, low, biases[1])
+    # Both planes together are the layer's multiply-accumulates.
+    context.steps[-1].macs = 0
+    _finished(context, node, shape, (high, biases[0]), sums)
 
 
 def split(context: LoweringContext, node: Node, x: Value) -> tuple[Value, Value]:
@@ -108,7 +111,7 @@ def _sums(context: LoweringContext, node: Node, shape: ConvWorkload, x: Value, b
     count = raw.shape[axis] if raw.shape else 1
     scales = np.broadcast_to(np.asarray(weight.scale, np.float32), (count,))
     raw.qparams = QParams(tuple(scales.tolist()), (0,), "int32", *INT_RANGE["int32"], axis=axis)
-    # Read by the step that joins the sums.
+    # Read by the run over the upper plane.
     raw.uses.append((node, 0))
     attrs = replace(node.attrs, residual=False, pre_activation=None)
     twin = Node(node.op, [x, node.inputs[1], bias], [raw], attrs, node.loc)
@@ -117,22 +120,37 @@ def _sums(context: LoweringContext, node: Node, shape: ConvWorkload, x: Value, b
     return raw
 
 
-def _join(context: LoweringContext, node: Node, sums: list[Value]) -> None:
-    """Emit what brings the sums of the planes to the node's result."""
+def _finished(
+    context: LoweringContext, node: Node, shape: ConvWorkload, operands: tuple[Value, Value], low: Value | None
+) -> None:
+    """Emit the sums of an operand and what brings them, with those of a lower plane, to the node's result.
+
+    Args:
+        context: takes the step.
+        node: the layer.
+        shape: of the layer.
+        operands: int8 tensor and bias.
+        low: int32 sums over the lower plane, or None.
+    """
+    from qcompile.lower import convolution
+
     x, w, result = node.inputs[0].qparams, node.inputs[1].qparams, node.output.qparams
-    if x is None or w is None:
+    plane = operands[0].qparams
+    if x is None or w is None or plane is None:
         raise LoweringError(f"node {node}: operand 0 and the weights must both be quantized, or neither")
     scales = accumulator_scales(x, w)
-    factors = scales if result is None else rq.multiplier(scales, result.scalar_scale)
-    table = context.constant(factors) if factors.size > 1 else None
-
-    def element(e: ExpressionBuilder, i: Any) -> Any:
-        parts = [e.cast(e.load(k, *i), "float32") for k in range(len(sums))]
-        total = parts[0] if len(parts) == 1 else parts[0] * e.f32(2**int16.LOW_BITS) + parts[1]
-        product = total * (e.at(table, i[-1]) if table is not None else e.f32(float(factors.reshape(-1)[0])))
-        return product if result is None else e.scaled(product)
-
-    context.map(_twin(node, sums, node.output), element)
+    scalars = LayerScalars(x_zero_point=plane.scalar_zero_point)
+    output = "float32"
+    if result is not None:
+        output, scales = result.dtype, rq.multiplier(scales, result.scalar_scale)
+        bounds = {"qmin": result.qmin, "qmax": result.qmax}
+        scalars = replace(scalars, y_zero_point=result.scalar_zero_point, **bounds)
+    work = replace(shape, precision="int8", output=output, low=low is not None)
+    weight, bias = node.inputs[1].constant(), operands[1].constant()
+    packed = pack_conv(work, context.isa, weight, bias, scales, scalars, context.plan(work))
+    twin = Node(node.op, [operands[0], *node.inputs[1:]], [node.output], node.attrs, node.loc)
+    twin.precision = int16.INT16 if low is not None else node.precision
+    convolution.emit_layer(context, twin, work, packed, low, node.output)
 
 
 def _twin(node: Node, operands: list[Value], result: Value) -> Node:

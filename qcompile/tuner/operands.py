@@ -63,6 +63,8 @@ class Operands:
             )
             self._weights = random.integers(-127, 128, kernel).astype(np.int8)
             self._bias = random.integers(-1000, 1000, work.filters).astype(np.int32)
+        if work.low:
+            self._residual = random.integers(-(2**20), 2**20, out).astype(np.int32)
         self._table = random.integers(-128, 128, 256).astype(np.int8)
 
     def candidate(self, plan: ConvPlan | None, target: Target) -> Candidate:
@@ -75,7 +77,7 @@ class Operands:
             packed.weights,
             packed.bias,
             packed.multipliers if packed.multipliers.size else None,
-            self._residual if work.residual else None,
+            self._residual if work.residual or work.low else None,
             pack_table(self._table, self._isa) if work.table else None,
             None,
             packed.parameters,
