@@ -14,7 +14,9 @@ _V3 = ("sse4_2", "popcnt", "movbe", "avx", "f16c", "fma", "avx2", "bmi1", "bmi2"
 _V4_VNNI = (*_V3, "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512vnni")
 _V4_AMX = (*_V4_VNNI, "amx_tile", "amx_int8")
 _V8_2 = ("asimd", "crc32", "atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "asimddp")
-_ARM_CORES = {"0xd03": "cortex-a53", "0xd08": "cortex-a72", "0xd0b": "cortex-a76", "0xd0c": "neoverse-n1"}
+_V8_4 = (*_V8_2, "asimdfhm", "bf16", "i8mm")
+_ARM_CORES = {"0xd03": "cortex-a53", "0xd08": "cortex-a72", "0xd0b": "cortex-a76", "0xd0c": "neoverse-n1",
+              "0xd40": "neoverse-v1"}  # fmt: skip
 _FOUND_V8_0 = ("cortex-a53", "cortex-a72")
 _IN_ORDER = ("cortex-a53",)
 
@@ -76,6 +78,10 @@ def _x86_level(present: set[str]) -> dict[str, Any]:
 
 def _arm_level(present: set[str], part: str) -> dict[str, Any]:
     core = _ARM_CORES.get(part)
+    if present.issuperset(_V8_4):
+        features = ["+neon", "+dotprod", "+fullfp16", "+i8mm", "-sve"]
+        newer = "neoverse-v1" if core == "neoverse-v1" else "cortex-a76"
+        return {"cpu": newer, "features": features, "isa": "neon_i8mm", "requires": list(_V8_4)}
     if present.issuperset(_V8_2):
         newer = core if core and core not in _FOUND_V8_0 else "cortex-a76"
         return {"cpu": newer, "features": ["+neon", "+dotprod", "+fullfp16"], "isa": "neon_dotprod",

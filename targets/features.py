@@ -46,6 +46,7 @@ ISA_REQUIRES: dict[str, frozenset[str]] = {
     "neon": frozenset({"asimd"}),
     "neon_inorder": frozenset({"asimd"}),
     "neon_dotprod": frozenset({"asimd", "asimddp"}),
+    "neon_i8mm": frozenset({"asimd", "asimddp", "i8mm"}),
 }
 """What the kernels of each instruction set execute; a target that uses it must check for at least this."""
 

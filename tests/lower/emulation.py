@@ -15,7 +15,8 @@ import numpy as np
 from qcompile.ir.program import MAX_ARGS, Program
 
 PLAYER = Path(__file__).parent / "step_player.c"
-QEMU_CPU = {"rpi3": "cortex-a53", "rpi4": "cortex-a72", "rpi5": "cortex-a76", "graviton2": "neoverse-n1"}
+QEMU_CPU = {"rpi3": "cortex-a53", "rpi4": "cortex-a72", "rpi5": "cortex-a76", "graviton2": "neoverse-n1",
+            "graviton3": "max"}  # fmt: skip
 
 
 def emulator() -> str | None:

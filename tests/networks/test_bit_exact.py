@@ -14,7 +14,8 @@ from qcompile.ops.interpreter import Interpreter
 from .conftest import FASHION, NETWORKS, graphs, program, sample
 
 HOST_TARGETS = ("host", "x86-64-v3", "x86-64")
-CORES = {"rpi3": "cortex-a53", "rpi4": "cortex-a72", "rpi5": "cortex-a76", "graviton2": "neoverse-n1"}
+CORES = {"rpi3": "cortex-a53", "rpi4": "cortex-a72", "rpi5": "cortex-a76", "graviton2": "neoverse-n1",
+         "graviton3": "max"}  # fmt: skip
 
 
 def assert_same_bits(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

@@ -35,7 +35,7 @@ def test_shipped_target_is_complete_and_named_after_its_file(name: str) -> None:
 
 
 def test_the_targets_users_were_promised_exist() -> None:
-    promised = "host x86-64 x86-64-v3 x86-64-v4-vnni aarch64 rpi3 rpi4 rpi5 graviton2"
+    promised = "host x86-64 x86-64-v3 x86-64-v4-vnni aarch64 rpi3 rpi4 rpi5 graviton2 graviton3"
     assert set(promised.split()) <= set(targets.names())
     assert targets.names()[0] == "host"
 
@@ -43,7 +43,8 @@ def test_the_targets_users_were_promised_exist() -> None:
 @pytest.mark.parametrize(
     ("name", "isa", "cpu"),
     [("rpi3", "neon_inorder", "cortex-a53"), ("rpi4", "neon", "cortex-a72"), ("rpi5", "neon_dotprod", "cortex-a76"),
-     ("graviton2", "neon_dotprod", "neoverse-n1"), ("x86-64-v3", "avx2", "x86-64-v3"),
+     ("graviton2", "neon_dotprod", "neoverse-n1"), ("graviton3", "neon_i8mm", "neoverse-v1"),
+     ("x86-64-v3", "avx2", "x86-64-v3"),
      ("x86-64-v4-vnni", "avx512_vnni", "x86-64-v4"), ("x86-64", "sse2", "x86-64")],
 )  # fmt: skip
 def test_instruction_set_of_shipped_target(name: str, isa: str, cpu: str) -> None:
@@ -132,6 +133,7 @@ AVX2 = "pni ssse3 sse4_1 sse4_2 popcnt movbe avx f16c fma avx2 bmi1 bmi2 abm"
 VNNI = f"{AVX2} avx512f avx512dq avx512cd avx512bw avx512vl avx512_vnni"
 A72 = "fp asimd evtstrm crc32 cpuid"
 A76 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+V1 = f"{A76} asimdfhm sve bf16 i8mm"
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,7 @@ A76 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asi
         ("aarch64", f"Features\t: {A72}\nCPU part\t: 0xd03\n", "rpi3", "neon_inorder"),
         ("aarch64", f"Features\t: {A76}\nCPU part\t: 0xd0b\n", "rpi5", "neon_dotprod"),
         ("aarch64", f"Features\t: {A76}\nCPU part\t: 0xd0c\n", "graviton2", "neon_dotprod"),
+        ("aarch64", f"Features\t: {V1}\nCPU part\t: 0xd40\n", "graviton3", "neon_i8mm"),
         ("aarch64", "Features\t: fp asimd\nCPU part\t: 0xfff\n", "aarch64", "neon"),
     ],
 )

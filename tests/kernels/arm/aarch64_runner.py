@@ -20,8 +20,8 @@ from qcompile.targets import Target
 
 HERE = Path(__file__).parent
 QEMU_CPU = {"cortex-a53": "cortex-a53", "cortex-a72": "cortex-a72", "cortex-a76": "cortex-a76",
-            "neoverse-n1": "neoverse-n1"}  # fmt: skip
-"""The emulated core of a target: it raises SIGILL on an instruction the real one lacks."""
+            "neoverse-n1": "neoverse-n1", "neoverse-v1": "max"}  # fmt: skip
+"""The emulated core of a target: it raises SIGILL on an instruction the real one lacks ("max": lacks none)."""
 
 
 @dataclass

@@ -22,7 +22,7 @@ def qemu() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(params=["rpi3", "rpi4", "rpi5", "graviton2"])
+@pytest.fixture(params=["rpi3", "rpi4", "rpi5", "graviton2", "graviton3"])
 def machine(request: pytest.FixtureRequest) -> targets.Target:
     """Each AArch64 target in turn."""
     return targets.load(request.param)
