@@ -24,7 +24,8 @@ class AbsorbQdq(Pass):
     """Run the nodes between a quantized model's roundings in int8, with the model's own scales.
 
     A node runs in int8 where its operands are rounded to 8 bits (fake_quantize), or only moved since, its weights lie
-    on a grid of 255 steps, and its result is rounded, is only moved, or is a sum of products read in float.
+    on a grid of 255 steps, and its result is rounded, is only moved, or is a sum of products read in float. A sum of
+    products that an addition takes in need not be rounded before it.
 
     Before:
         %xr = fake_quantize(%x) {scale=0.02, zero_point=-3} : f32[1,8,8,3]
@@ -122,11 +123,26 @@ class _Absorption:
         if getattr(node.attrs, "activation", "none") not in CLAMPS:
             return f"its fused {node.attrs.activation} hides the tensor before it"
         indices = node.op.operand_activations(node)
-        loose = [node.inputs[i].name for i in indices if self._grid(node.inputs[i]) is None]
+        loose = [node.inputs[i] for i in indices if self._grid(node.inputs[i]) is None]
+        if len(loose) == 1 and self._is_sum(node, loose[0]):
+            loose = []
         if loose or not indices:
-            return f"{loose[0] if loose else 'nothing'} is not rounded to 8 bits"
+            return f"{loose[0].name if loose else 'nothing'} is not rounded to 8 bits"
         reason = self._weights(node) if kind is Quantization.ACCUMULATE else None
         return reason or self._result(node) or node.op.integer_obstacle(node)
+
+    def _is_sum(self, node: Node, value: Value) -> bool:
+        """Return whether an operand is a sum of products that an addition can take in without rounding it before."""
+        maker = value.producer
+        fits = node.op.name == "add" and node.inputs[0].shape == node.inputs[1].shape
+        return (
+            fits
+            and maker in self.integer
+            and maker.op.adds_residual
+            and maker.attrs.activation == "none"
+            and value.users() == [node]
+            and value not in self.outputs
+        )
 
     def _weights(self, node: Node) -> str | None:
         weight, bias = node.inputs[1], node.inputs[2]

@@ -47,7 +47,8 @@ class Quantize(Pass):
     Options:
         io: "float" converts at the graph's inputs and outputs; "int8" leaves those quantized that integer
             nodes read or make.
-        wide: whether accumulators go into additions as int32; else as the model rounds them, to int8.
+        wide: whether accumulators go into additions as int32; else as the model rounds them, to int8, and as int32
+            only where it does not round them.
 
     Preconditions: every int8 node's tensors have ranges (calibrate) and its weights are constant.
     """
@@ -217,7 +218,7 @@ class _IntegerBuilder:
         if kind is Quantization.ACCUMULATE:
             self._accumulate(node)
             return
-        wide = self._wide_operand(node) if self.wide and node.op.name == "add" else None
+        wide = self._wide_operand(node) if node.op.name == "add" else None
         operands = list(node.inputs)
         for index in node.op.operand_activations(node):
             if index != wide:
@@ -305,6 +306,7 @@ class _IntegerBuilder:
             index
             for index, value in enumerate(node.inputs)
             if value in self.accumulators
+            and (self.wide or value.qspec is None)
             and (value, INT8) not in self.integers
             and _feeds_only(value, node, self.rewriter)
         ]

@@ -64,10 +64,10 @@ class ReconstructBlocks(Pass):
     tolerance: ClassVar[Tolerance] = MinSqnrDb(10.0)
 
     samples: int = 48
-    steps: int = 200
-    batch: int = 16
+    steps: int = 150
+    batch: int = 12
     rate: float = 0.02
-    crop: int = 16
+    crop: int = 12
     chain: int = CHAIN
     synthetic: int = 0
 

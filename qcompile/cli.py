@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from qcompile import cli_accuracy, cli_compile, cli_speed
+from qcompile import cli_accuracy, cli_compile, cli_export, cli_speed
 from qcompile.cli_options import InputShape, InputValue, number
 from qcompile.config import read_shapes, read_values
 from qcompile.errors import (
@@ -26,7 +26,7 @@ from qcompile.errors import (
     did_you_mean,
 )
 
-_COMMANDS = ("compile", "run", "bench", "eval", "analyze", "inspect", "targets", "passes")
+_COMMANDS = ("compile", "run", "bench", "eval", "analyze", "export-qdq", "inspect", "targets", "passes")
 
 EPILOG = """Examples:
 
@@ -115,6 +115,7 @@ def run(
 app.command("bench")(cli_speed.bench)
 app.command("eval")(cli_accuracy.evaluate)
 app.command("analyze")(cli_accuracy.analyze)
+app.command("export-qdq")(cli_export.export_qdq)
 
 
 @app.command()

@@ -37,8 +37,8 @@ class Schedule:
         rate: of a step of the choices, dimensionless.
     """
 
-    steps: int = 200
-    batch: int = 16
+    steps: int = 150
+    batch: int = 12
     rate: float = 0.02
 
 

@@ -1,0 +1,64 @@
+"""The command that writes quantized models for other tools, `qcompile export-qdq`; `qcompile.cli` registers it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def export_qdq(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file. Settings in MODEL.yaml beside it apply.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="ONNX file to write.")],
+    calib: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Calibration samples to use at most (64).")
+    ] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(metavar="STEPS", help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'.")
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N,N,…", help="Extents of a dynamic input. Repeatable.")
+    ] = None,
+    observer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Range of activations: mse, minmax, percentile{percentile=99.9}, …"),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODES", help="Stay in float32: a name, glob, /regex/, op:softmax or FROM..TO."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file with any setting of the compiler.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Write an ONNX model with our scales as QuantizeLinear and DequantizeLinear, for other runtimes and for training.
+
+    Example: qcompile export-qdq model.onnx --calib photos/ -o model.qdq.onnx
+    """
+    from qcompile.config import COMMAND_LINE, read_shapes
+    from qcompile.export import export_qdq as run
+    from qcompile.progress import ProgressReporter
+
+    settings: dict[str, Any] = {
+        "calib": calib,
+        "samples": samples,
+        "preprocess": preprocess,
+        "input_shapes": read_shapes(input_shape or []) or None,
+        "observer": observer,
+        "keep_float": keep_float,
+    }
+    with ProgressReporter(quiet=quiet) as progress:
+        done = run(model, output, config=config, settings=settings, source=COMMAND_LINE, progress=progress)
+    if quiet:
+        return
+    size = done.path.stat().st_size / 2**20
+    kept = f", {done.real} in float32" if done.real else ""
+    print(f"model  {done.path}, {size:.2f} MiB: {done.integer} nodes in integers{kept}, {done.roundings} roundings")
+    for note in done.notes:
+        print(f"note: {note}")

@@ -1,0 +1,78 @@
+"""Quantized models for other tools: the steps behind `qcompile export-qdq`, on the driver's stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qcompile import driver
+from qcompile.config import CompileConfig
+from qcompile.errors import UsageError
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Export:
+    """A model that was written.
+
+    Args:
+        path: of the model.
+        integer: nodes in integers.
+        real: nodes that stay in float.
+        roundings: tensors with a scale of their own.
+        notes: what the user should know.
+    """
+
+    path: Path
+    integer: int
+    real: int
+    roundings: int
+    notes: tuple[str, ...]
+
+
+def export_qdq(
+    model: str | Path,
+    output: str | Path,
+    *,
+    calibration: str | Path | Iterable[Mapping[str, Any]] | None = None,
+    config: CompileConfig | Mapping[str, Any] | str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    source: str = "arguments",
+    progress: Progress | None = None,
+) -> Export:
+    """Quantize a model as `qcompile.compile` would, and write it as ONNX with QuantizeLinear and DequantizeLinear.
+
+    Args:
+        model: path of the ONNX file; settings in a `model.yaml` beside it apply first.
+        output: path of the ONNX file to write.
+        calibration: as for `qcompile.compile`.
+        config: as for `qcompile.compile`.
+        settings: explicit settings, as for `qcompile.compile`.
+        source: where the settings come from, for messages.
+        progress: called with (done, total, what).
+
+    Raises:
+        QCompileError: the model, the data or a setting cannot be used, or ONNX has no form for an operation.
+    """
+    from qcompile.onnx_export import write_qdq
+
+    model, output = Path(model), Path(output)
+    if output.resolve() == model.resolve():
+        raise UsageError(f"'{output}' is the model itself", hint="give another file with -o")
+    given = {**(settings or {}), "precision": "int8", "io": "float"}
+    if isinstance(calibration, (str, Path)):
+        given["calib"], calibration = str(calibration), None
+    resolved = driver.resolve_config(model, config, given, source)
+    context, samples, graph = driver.prepare(model, resolved, calibration, progress)
+    simplified, _ = driver.simplify(graph, resolved, context, ())
+    found = driver.find_recipe(simplified, resolved, context, output)
+    final, _ = driver.to_precision(simplified, resolved, context, (), found)
+    context.notes += driver.examine(simplified, samples)
+    written = write_qdq(final, output)
+    driver.forget_search(resolved, output)
+    integer = sum(node.is_integer for node in final.nodes)
+    roundings = sum(node.op_type == "QuantizeLinear" for node in written.graph.node)
+    return Export(output, integer, len(final.nodes) - integer, roundings, tuple(context.notes))

@@ -1,0 +1,184 @@
+"""QDQ models: ONNX Runtime computes what our integers do, and importing one again gives the same integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from qcompile import driver
+from qcompile.errors import UsageError
+from qcompile.export import export_qdq
+from qcompile.ir.graph import Graph
+from qcompile.ops.interpreter import Interpreter
+
+SHAPE = (1, 3, 12, 12)
+
+
+def weights() -> list[Any]:
+    random = np.random.default_rng(5)
+    shapes = {"w0": (8, 3, 3, 3), "w1": (8, 1, 3, 3), "w2": (8, 8, 1, 1), "w3": (5, 16), "w4": (8, 4, 2, 2), "b0": (8,),
+              "b2": (8,), "b3": (5,), "slope": (8, 1, 1)}  # fmt: skip
+    tensors = [numpy_helper.from_array(random.normal(0, 0.3, s).astype("f4"), n) for n, s in shapes.items()]
+    return [*tensors, numpy_helper.from_array(np.array([1, 1, 2, 2], "f4"), "scales")]
+
+
+def network(softmax: bool = True) -> Any:
+    """Return a small network with most forms that a layer takes: residual, clamp, table, concat, pools, resize."""
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", ["c0"], ["r0"]),
+        node("Conv", ["r0", "w1"], ["c1"], pads=[1, 1, 1, 1], group=8),
+        node("Sigmoid", ["c1"], ["g1"]),
+        node("Mul", ["c1", "g1"], ["m1"]),
+        node("Conv", ["m1", "w2", "b2"], ["c2"]),
+        node("Add", ["c2", "r0"], ["a2"]),
+        node("Relu", ["a2"], ["r2"]),
+        node("PRelu", ["r2", "slope"], ["l2"]),
+        node("MaxPool", ["l2"], ["p2"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("AveragePool", ["r2"], ["q2"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Resize", ["p2", "", "scales"], ["u2"], mode="nearest", coordinate_transformation_mode="asymmetric",
+             nearest_mode="floor"),
+        node("ConvTranspose", ["u2", "w4"], ["t2"], strides=[1, 1], group=1),
+        node("GlobalAveragePool", ["t2"], ["v2"]),
+        node("GlobalAveragePool", ["q2"], ["v1"]),
+        node("Concat", ["v1", "v3"], ["j"], axis=1),
+        node("Flatten", ["j"], ["f"]),
+        node("Gemm", ["f", "w3", "b3"], ["z"], transB=1),
+        node("Softmax" if softmax else "Identity", ["z"], ["y"]),
+    ]  # fmt: skip
+    nodes.insert(15, node("Concat", ["v2", "v2"], ["v3"], axis=1))
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, weights())
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def samples(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(seed)
+    return [{"x": random.normal(0, 1, SHAPE).astype("f4")} for _ in range(count)]
+
+
+def integers(path: Path, **settings: Any) -> Graph:
+    """Return the integer graph that `qcompile` makes of a model."""
+    config = driver.resolve_config(path, None, {**settings, "precision": "int8"})
+    given = samples(16)
+    context, _, graph = driver.prepare(path, config, given, None)
+    simplified, _ = driver.simplify(graph, config, context, ())
+    return driver.to_precision(simplified, config, context, ())[0]
+
+
+def answers(graph: Graph) -> np.ndarray:
+    return np.concatenate([Interpreter(graph).run(s)["y"] for s in samples(8, seed=1)])
+
+
+def runtime_answers(path: Path, optimize: bool) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, s)[0] for s in samples(8, seed=1)])
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    onnx.save(network(), tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
+
+
+@pytest.mark.parametrize("keep_float", [(), ("op:silu",), ("c2",)], ids=["all", "table", "layer"])
+def test_onnx_runtime_computes_the_same_within_a_step(model: Path, keep_float: tuple[str, ...]) -> None:
+    patterns = list(keep_float)
+    done = export_qdq(model, model.with_name("q.onnx"), calibration=samples(16), settings={"keep_float": patterns})
+    onnx.checker.check_model(onnx.load(done.path), full_check=True)
+    ours = answers(integers(model, keep_float=patterns))
+    exact = answers(driver.simplify(*_float(model), ())[0])
+    for optimize in (False, True):
+        found = runtime_answers(done.path, optimize)
+        # A step of the last rounded tensor, of 255, moves a probability by less than this.
+        assert np.abs(found - ours).max() < 0.01
+        assert np.abs(found - exact).max() < 0.05
+    assert done.real > 0
+    assert done.roundings > 8
+
+
+def _float(model: Path) -> tuple[Any, ...]:
+    config = driver.resolve_config(model, None, {"precision": "fp32"})
+    context, _, graph = driver.prepare(model, config, None, None)
+    return graph, config, context
+
+
+def test_scales_are_per_channel_and_biases_fit_them(model: Path) -> None:
+    done = export_qdq(model, model.with_name("q.onnx"), calibration=samples(16))
+    written = onnx.load(done.path)
+    tensors = {t.name: numpy_helper.to_array(t) for t in written.graph.initializer}
+    makers = {name: node for node in written.graph.node for name in node.output}
+    convolutions = [node for node in written.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 3
+    for node in convolutions:
+        x, weight, bias = (makers[name] for name in node.input)
+        assert tensors[weight.input[0]].dtype == np.int8
+        assert tensors[bias.input[0]].dtype == np.int32
+        outputs = tensors[weight.input[0]].shape[0]
+        assert tensors[weight.input[1]].shape == (outputs,)
+        steps = tensors[x.input[1]] * tensors[weight.input[1]]
+        np.testing.assert_allclose(tensors[bias.input[1]], steps, rtol=1e-6)
+
+
+def test_excluded_nodes_stay_real(model: Path) -> None:
+    plain = export_qdq(model, model.with_name("a.onnx"), calibration=samples(16))
+    kept = export_qdq(model, model.with_name("b.onnx"), calibration=samples(16), settings={"keep_float": ["c2"]})
+    weights_of = [
+        {numpy_helper.to_array(t).dtype for t in onnx.load(e.path).graph.initializer if t.name.startswith("w2")}
+        for e in (plain, kept)
+    ]
+    assert np.dtype("int8") in weights_of[0]
+    assert weights_of[1] == {np.dtype("float32")}
+    assert kept.real > plain.real
+
+
+def test_importing_again_gives_the_same_integers(tmp_path: Path) -> None:
+    onnx.save(network(softmax=False), tmp_path / "net.onnx")
+    done = export_qdq(tmp_path / "net.onnx", tmp_path / "q.onnx", calibration=samples(16))
+    first, again = integers(tmp_path / "net.onnx"), integers(done.path)
+    np.testing.assert_array_equal(answers(again), answers(first))
+    count = [sum(n.op.name == "conv2d" and n.is_integer for n in g.nodes) for g in (first, again)]
+    assert count == [3, 3]
+
+
+def test_same_input_same_bytes(model: Path) -> None:
+    files = [export_qdq(model, model.with_name(n), calibration=samples(8)).path for n in ("a.onnx", "b.onnx")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_model_itself_is_never_overwritten(model: Path) -> None:
+    with pytest.raises(UsageError, match="is the model itself"):
+        export_qdq(model, model, calibration=samples(4))
+
+
+def test_an_operation_without_a_form_names_the_node(tmp_path: Path) -> None:
+    node = helper.make_node("CumSum", ["x", "axis"], ["y"], name="Sum_0")
+    axis = numpy_helper.from_array(np.array(1, np.int64), "axis")
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, SHAPE) for n in ("x", "y")]
+    graph = helper.make_graph([node], "net", value[:1], value[1:], [axis])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "n.onnx")
+    with pytest.raises(UsageError, match="at 'Sum_0' is not written to ONNX"):
+        export_qdq(tmp_path / "n.onnx", tmp_path / "q.onnx", calibration=samples(4))
+
+
+def test_the_command(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from qcompile.cli import run_command
+
+    np.savez(model.with_name("calib.npz"), x=np.concatenate([s["x"] for s in samples(8)]))
+    target = model.with_name("q.onnx")
+    assert run_command(["export-qdq", str(model), "--calib", str(model.with_name("calib.npz")), "-o", str(target)]) == 0
+    assert "nodes in integers" in capfd.readouterr().out
+    assert run_command(["export-qdq", str(model), "-o", str(model)]) == 2
+    assert "error:" in capfd.readouterr().err
