@@ -62,7 +62,7 @@ class ModelWriter:
         from onnx import numpy_helper
 
         name = self.fresh(wish)
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(data), name))
+        self.initializers.append(numpy_helper.from_array(np.array(data, order="C"), name))
         return name
 
     # -- tensors ------------------------------------------------------------------------------------------
