@@ -58,7 +58,8 @@ class Factorize(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Split every layer that gains by it."""
         if not 0.0 < self.energy <= 1.0 or not 0.0 < self.gain <= 1.0:
-            raise UsageError("factorize: energy and gain are shares, more than 0 and at most 1")
+            message = "factorize: energy and gain are shares, more than 0 and at most 1"
+            raise UsageError(message, hint="such as factorize{energy=0.999}")
         before = graph.clone()
         kept = selected(graph, self.keep, option="keep") if self.keep else set()
         layers = []

@@ -69,7 +69,8 @@ class PruneChannels(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Choose channels and remove them."""
         if not 0.0 < self.macs < 1.0 or not 0.0 < self.most < 1.0 or self.multiple < 1:
-            raise UsageError("prune-channels: macs and most are shares between 0 and 1, multiple is 1 or more")
+            message = "prune-channels: macs and most are shares between 0 and 1, multiple is 1 or more"
+            raise UsageError(message, hint="such as prune-channels{macs=0.3}")
         before = graph.clone()
         classes = ChannelClasses(graph)
         kept = selected(graph, self.keep, option="keep") if self.keep else set()

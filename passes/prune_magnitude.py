@@ -58,7 +58,8 @@ class PruneMagnitude(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Prune every layer that is large enough."""
         if not 0.0 < self.sparsity < 1.0:
-            raise UsageError("prune-magnitude: sparsity is a share, more than 0 and less than 1")
+            message = "prune-magnitude: sparsity is a share, more than 0 and less than 1"
+            raise UsageError(message, hint="such as prune-magnitude{sparsity=0.5}")
         before = graph.clone()
         kept = selected(graph, self.keep, option="keep") if self.keep else set()
         layers: list[Node] = []

@@ -158,8 +158,9 @@ class CompileConfig:
             raise UsageError("--tune and --tuning off exclude each other", hint="name a file for the records")
         if self.searches and self.precision != "int8":
             raise UsageError("a search for accuracy needs --int8", hint="a float bundle loses none")
-        if self.weight_bits is not None and self.precision == "int8":
-            raise UsageError("--weight-bits keeps activations in float32, --int8 does not", hint="give one of them")
+        if self.weight_bits is not None and self.precision in ("int8", "dynamic"):
+            other = f"--{self.precision}"
+            raise UsageError(f"--weight-bits keeps activations in float32, {other} does not", hint="give one of them")
         if self.keep_int16 and self.precision != "int8":
             raise UsageError("--keep-int16 needs --int8", hint="only there do activations have a chosen width")
         if self.precision not in PRECISIONS:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qcompile.bundle.source import identifier
+from qcompile.bundle.squeeze import squeezed
 from qcompile.errors import BundleError, InternalError
 from qcompile.ir.program import Program, Step, TensorInfo
 
@@ -71,7 +72,7 @@ def build(program: Program, provenance: Provenance, files: Mapping[str, bytes]) 
         "inputs": [_tensor(tensor) for tensor in program.inputs],
         "outputs": [_tensor(tensor) for tensor in program.outputs],
         "states": [{**_tensor(state.tensor), "output": state.output} for state in program.states],
-        "memory": {"weights": len(program.weights), "arena": program.arena_bytes,
+        "memory": {"weights": len(program.weights), **_stored(program), "arena": program.arena_bytes,
                    "scratch_per_thread": program.scratch_bytes},
         "model": provenance.model,
         "calibration": provenance.calibration,
@@ -88,6 +89,12 @@ def build(program: Program, provenance: Provenance, files: Mapping[str, bytes]) 
     plain: dict[str, Any] = json.loads(encode(manifest))
     _validate(plain, lambda message: InternalError(f"the manifest is not valid: {message}"))
     return plain
+
+
+def _stored(program: Program) -> dict[str, int]:
+    """Return what the weights take in the library, where zeros are left out of it."""
+    unit, stored = squeezed(program.weights)
+    return {"weights_stored": len(stored)} if unit else {}
 
 
 def encode(manifest: Mapping[str, Any]) -> bytes:

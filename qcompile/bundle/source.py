@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from qcompile.bundle.squeeze import squeezed
 from qcompile.errors import BundleError, InternalError
 from qcompile.ir.program import ALIGNMENT, MAX_ARGS, BufferRef, Program, StateInfo, Step, TensorInfo
 
@@ -54,13 +55,14 @@ def sources(program: Program, self_test: Mapping[str, Any] | None = None) -> dic
     """
     check(program)
     # The name carries the digest: zig's cache knows the assembly file, not the file that it embeds.
-    blob = f"weights-{hashlib.sha256(program.weights).hexdigest()[:16]}.bin"
+    unit, stored = squeezed(program.weights)
+    blob = f"weights-{hashlib.sha256(stored).hexdigest()[:16]}.bin"
     files = {name: (CSRC / name).read_bytes() for name in RUNTIME}
-    files["model.c"] = _model(program).encode()
+    files["model.c"] = _model(program, unit).encode()
     files["model.h"] = header(program).encode()
     files["main.c"] = example(program, self_test).encode()
     files["weights.S"] = _assembly(blob).encode()
-    files[blob] = program.weights
+    files[blob] = stored
     files["exports.map"] = f"{{ global: qc_{identifier(program.name)}_*; local: *; }};\n".encode()
     for index, code in enumerate(program.objects):
         files[f"kernels{index}.o"] = code
@@ -140,7 +142,7 @@ def _check_step(program: Program, step: Step) -> None:
             raise InternalError(f"{where}: {ref.space}+{ref.offset} is not {ALIGNMENT}-byte aligned")
 
 
-def _model(program: Program) -> str:
+def _model(program: Program, unit: int) -> str:
     kernels = sorted({step.kernel for step in program.steps})
     eight = "uint8_t *, " * MAX_ARGS
     shapes = [f"static const int64_t {kind}_SHAPE_{i}[] = {_braces(tensor.shape)};"
@@ -165,6 +167,7 @@ def _model(program: Program) -> str:
         QUOTED_NAME=_string(program.name),
         QUOTED_TARGET=_string(program.target.name),
         SIZES=f"{program.arena_bytes}u, {program.scratch_bytes}u, {len(program.weights)}u",
+        UNIT=f"{unit}u",
         CRC=f"0x{zlib.crc32(program.weights):08x}u",
     )
 

@@ -52,6 +52,9 @@ def print_bundle(bundle: Bundle, seconds: float) -> None:
 def _size(manifest: dict[str, Any]) -> str:
     library, weights = manifest["files"]["libmodel.so"]["bytes"], manifest["memory"]["weights"]
     text = f"libmodel.so {bytes_text(library)}, of it {bytes_text(weights)} weights"
+    stored = manifest["memory"].get("weights_stored")
+    if stored is not None:
+        text = f"libmodel.so {bytes_text(library)}, {bytes_text(weights)} weights in {bytes_text(stored)} without zeros"
     model = manifest["model"].get("bytes", 0)
     return f"{text}; {model / library:.1f} times smaller than the model file" if model > 1.05 * library else text
 

@@ -20,11 +20,34 @@ struct qc_model {
     uint8_t **tensors; /* the inputs of a run, then its outputs, aligned */
     uint8_t **states;  /* of each kept tensor two places, which change roles with every run */
     int turn;          /* which of the two is the last run's result */
+    const uint8_t *weights;
 };
 
 static size_t aligned(size_t bytes) { return (bytes + QC_ALIGNMENT - 1) & ~(size_t)(QC_ALIGNMENT - 1); }
 
 static int is_aligned(const void *pointer) { return ((uintptr_t)pointer & (QC_ALIGNMENT - 1)) == 0; }
+
+/* The next unit of weights that are stored without zeros; NULL for one of zeros. */
+static const uint8_t *next_unit(const qc_program *program, size_t i, const uint8_t **stored) {
+    if (!(program->weights[i / 8] >> i % 8 & 1)) return NULL;
+    const uint8_t *unit = *stored;
+    *stored += program->unit;
+    return unit;
+}
+
+static size_t count_units(const qc_program *program) {
+    return (program->info->weights_bytes + program->unit - 1) / program->unit;
+}
+
+/* Memory that is cleared already takes the weights. */
+static void expand_weights(const qc_program *program, uint8_t *to) {
+    size_t count = count_units(program);
+    const uint8_t *stored = program->weights + (count + 7) / 8;
+    for (size_t i = 0; i < count; i++) {
+        const uint8_t *unit = next_unit(program, i, &stored);
+        if (unit) memcpy(to + i * program->unit, unit, program->unit);
+    }
+}
 
 static uint64_t now_ns(void) {
     struct timespec t;
@@ -62,13 +85,20 @@ static void place_states(qc_model *model, const qc_info *info, uint8_t *memory) 
 /* One allocation holds all; what kernels may read is cleared, which also maps its pages before the first run. */
 static int allocate(qc_model *model, const qc_info *info, size_t stride) {
     size_t arena = aligned(info->arena_bytes) + QC_ALIGNMENT, scratch = stride * (size_t)model->threads;
-    size_t kept = state_bytes(info), touched = arena + scratch + kept;
+    /* kernels may read a little past the weights, too */
+    size_t weights = model->program->unit ? aligned(info->weights_bytes) + QC_ALIGNMENT : 0;
+    size_t kept = state_bytes(info), touched = arena + scratch + kept + weights;
     void *memory = NULL;
     if (posix_memalign(&memory, QC_ALIGNMENT, touched + staging_bytes(info))) return 0;
     memset(memory, 0, touched);
     model->memory = memory;
     model->staging = model->memory + touched;
     place_states(model, info, model->memory + arena + scratch);
+    model->weights = model->program->weights;
+    if (weights) {
+        expand_weights(model->program, model->memory + touched - weights);
+        model->weights = model->memory + touched - weights;
+    }
     model->pool = qc_pool_create(model->threads, model->memory + arena, stride);
     return 1;
 }
@@ -170,7 +200,7 @@ static uint8_t *resolve(const qc_model *model, uint8_t space, uint64_t offset) {
     case QC_SPACE_ARENA:
         return model->memory + offset;
     case QC_SPACE_WEIGHTS:
-        return (uint8_t *)(uintptr_t)(model->program->weights + offset);
+        return (uint8_t *)(uintptr_t)(model->weights + offset);
     case QC_SPACE_STATE:
         return model->states[2 * offset + (uint64_t)model->turn];
     case QC_SPACE_NEXT:
@@ -213,8 +243,17 @@ qc_status qc_model_verify(const qc_program *program) {
         table[i] = i;
         for (int bit = 0; bit < 8; bit++) table[i] = (table[i] >> 1) ^ (table[i] & 1 ? 0xedb88320u : 0);
     }
-    for (size_t i = 0; i < program->info->weights_bytes; i++)
-        crc = (crc >> 8) ^ table[(crc ^ program->weights[i]) & 0xff];
+    const uint8_t *stored = program->weights, *unit = NULL;
+    if (program->unit) stored += (count_units(program) + 7) / 8;
+    for (size_t i = 0; i < program->info->weights_bytes; i++) {
+        uint8_t byte = 0;
+        if (!program->unit) byte = program->weights[i];
+        else {
+            if (i % program->unit == 0) unit = next_unit(program, i / program->unit, &stored);
+            if (unit) byte = unit[i % program->unit];
+        }
+        crc = (crc >> 8) ^ table[(crc ^ byte) & 0xff];
+    }
     return (crc ^ 0xffffffffu) == program->weights_crc ? QC_OK : QC_ERR_CORRUPT;
 }
 

@@ -41,6 +41,7 @@ typedef struct qc_program {
     const uint8_t *weights;
     uint32_t weights_crc; /* CRC-32 as in zlib */
     const qc_initial *initial; /* info->n_states of them */
+    uint32_t unit; /* 0, or weights are stored without units of so many bytes that are zero: bits, then the others */
 } qc_program;
 
 /* A kernel call with its pointers resolved, as the pool runs it. */
