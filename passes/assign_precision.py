@@ -12,6 +12,7 @@ from qcompile.ops.arithmetic import CLAMPS
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.passmgr.selection import selected
+from qcompile.shapes.analysis import analyse
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 INT8, INT16, FLOAT = "int8", "int16", "float32"
 
 _KEPT = "kept in float by request"
+_SIZED = "it averages over an open extent"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class AssignPrecision(Pass):
             return
         kept = selected(graph, self.keep_float, option="keep_float")
         wide = selected(graph, self.keep_int16, option="keep_int16")
-        obstacles = {n: _KEPT if n in kept else _obstacle(n, int16=n in wide) for n in graph.nodes}
+        sized = analyse(graph).means if graph.symbols else {}
+        obstacles = {n: _SIZED if n in sized else _obstacle(n, int16=n in wide) for n in graph.nodes}
+        obstacles.update(dict.fromkeys(kept, _KEPT))
         for node, reason in obstacles.items():
             if reason is not None:
                 context.skip(node, reason)

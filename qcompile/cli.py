@@ -135,11 +135,11 @@ def inspect(
 
     Example: qcompile inspect model.onnx --passes canonicalize --format dot | dot -Tsvg > model.svg
     """
-    from qcompile.onnx_import import import_onnx
+    from qcompile.onnx_import.bounds import import_model
     from qcompile.passmgr import PassManager, PassRegistry
     from qcompile.report.graph_text import render_graph
 
-    graph = import_onnx(model, read_shapes(input_shape or []), read_values(input_value or []))
+    graph = import_model(model, read_shapes(input_shape or []), read_values(input_value or []))
     if passes:
         graph = PassManager(passes, (), PassRegistry(pass_path or [])).run(graph)
     sys.stdout.write(render_graph(graph, format))

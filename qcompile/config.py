@@ -36,7 +36,7 @@ SCHEMA: dict[str, Any] = {
         "preprocess": {"type": ["object", "string"]},
         "input_shapes": {
             "type": "object",
-            "additionalProperties": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+            "additionalProperties": {"type": "array", "items": {"type": ["integer", "string"], "minimum": 0}},
         },
         "input_values": {
             "type": "object",
@@ -83,7 +83,7 @@ class CompileConfig:
         samples: largest number of calibration samples.
         crops_per_image: samples to cut from each photograph; None lets `samples` decide.
         preprocess: how photographs become inputs, as in `Preprocess.from_mapping`.
-        input_shapes: extents for inputs with open ones, by input name.
+        input_shapes: extents for inputs with open ones, by input name; "S:1..128" keeps one open.
         input_values: what inputs are fixed to, by input name: one number, or one per element.
         state: outputs that become inputs of the next run, OUTPUT=INPUT, or "auto".
         state_initial: what kept tensors start with, by name of the input: a number or a .npy file; 0 by default.
@@ -120,7 +120,7 @@ class CompileConfig:
     samples: int = 64
     crops_per_image: int | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
-    input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    input_shapes: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
     input_values: dict[str, tuple[float, ...]] = field(default_factory=dict)
     state: tuple[str, ...] = ()
     state_initial: dict[str, float | str] = field(default_factory=dict)
@@ -201,7 +201,8 @@ class CompileConfig:
         if "budget" in values:
             values["budget"] = read_seconds(values["budget"])
         if "input_shapes" in values:
-            shapes = {n: tuple(int(d) for d in s) for n, s in values["input_shapes"].items()}
+            given = values["input_shapes"]
+            shapes = {n: tuple(d if isinstance(d, str) else int(d) for d in given[n]) for n in given}
             values["input_shapes"] = {**self.input_shapes, **shapes}
         if "input_values" in values:
             fixed = {n: tuple(v) if isinstance(v, (list, tuple)) else (v,) for n, v in values["input_values"].items()}
@@ -358,24 +359,21 @@ def read_values(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
     return values
 
 
-def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
     """Read the extents of inputs as `--input-shape` gives them, each NAME=EXTENT,EXTENT,….
 
     Raises:
         UsageError: a text has another form.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int | str, ...]] = {}
     for text in texts:
         name, equals, extents = text.rpartition("=")
-        try:
-            shape = tuple(int(d) for d in extents.split(","))
-        except ValueError:
-            shape = ()
-        if not equals or not name or not shape or min(shape) < 0:
+        words = [word.strip() for word in extents.split(",")]
+        if not equals or not name or not all(w.isdecimal() or w[:1].isalpha() for w in words):
             raise UsageError(
-                f"--input-shape '{text}' is not NAME=EXTENT,EXTENT,…", hint="such as x=1,3,224,224"
+                f"--input-shape '{text}' is not NAME=EXTENT,EXTENT,…", hint="such as x=1,3,224,224 or ids=1,S:1..128"
             )
-        shapes[name] = shape
+        shapes[name] = tuple(int(word) if word.isdecimal() else word for word in words)
     return shapes
 
 

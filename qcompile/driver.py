@@ -130,9 +130,10 @@ def compile(
     final, more = to_precision(simplified, resolved, context, instruments, found)
     context.notes += examine(simplified, samples)
     comparison = measure(_comparable(simplified, context), final, samples, context)
+    final, last = bound_extents(final, resolved, context, instruments)
     tune(final, resolved, context)
     program = lower(final, context, resolved.jobs, progress)
-    made = Compilation(context, samples, final, program, comparison, [*records, *more], labels, found)
+    made = Compilation(context, samples, final, program, comparison, [*records, *more, *last], labels, found)
     bundle = write(model, output, resolved, made)
     forget_search(resolved, output)
     return bundle
@@ -191,7 +192,7 @@ def prepare(
     """Load the target, the model and the calibration set."""
     from qcompile.calibrate.observer import make_observer
     from qcompile.calibrate.preprocess import Preprocess
-    from qcompile.onnx_import import import_onnx
+    from qcompile.onnx_import.bounds import import_model
     from qcompile.onnx_import.states import bind_states
     from qcompile.passmgr import PassContext
     from qcompile.targets import load
@@ -200,7 +201,7 @@ def prepare(
     target = load(config.target)
     make_observer(config.observer)
     preprocess = Preprocess.from_mapping(config.preprocess)
-    graph = import_onnx(model, dict(config.input_shapes), config.input_values)
+    graph = import_model(model, config.input_shapes, config.input_values)
     bind_states(graph, config.state, config.state_initial)
     context = PassContext(target=target, preprocess=preprocess, on_progress=progress, seed=config.seed)
     context.records = open_database(config.tuning, new=config.tune)
@@ -302,6 +303,13 @@ def to_precision(
     return final, [*before, *after]
 
 
+def bound_extents(
+    graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
+) -> tuple[Graph, list[PassRecord]]:
+    """Make a graph with open extents right for all sizes; others are left as they are."""
+    return _run("bound-dynamic-axes", graph, config, context, instruments) if graph.symbols else (graph, [])
+
+
 def finish_pipeline(config: CompileConfig) -> str:
     """Return the pipeline text for what is computed in float: fusions, and how its constants are stored."""
     from qcompile.ir.printer import print_literal
@@ -360,9 +368,10 @@ def quantization_pipeline(config: CompileConfig) -> str:
         f"quantize{{io={print_literal(config.io)}}}",
         "fuse-requantize",
         "quantize-states",
-        "round-weights",
     ]
-    return ",".join(steps)
+    # Rounding weights by samples needs samples of one size.
+    open_extents = any(isinstance(d, str) for shape in config.input_shapes.values() for d in shape)
+    return ",".join(steps if open_extents else [*steps, "round-weights"])
 
 
 def _run(
@@ -390,6 +399,8 @@ def examine(graph: Graph, samples: CalibrationSet | None) -> list[str]:
     if samples is None:
         return []
     noted = samples.summary.notes() if samples.summary is not None else []
+    if graph.symbols:
+        return noted
     return [*noted, *scale_notes(graph, samples, samples.preprocess)]
 
 

@@ -22,7 +22,7 @@ _MORE_ROOM = "let TMPDIR and QCOMPILE_CACHE name folders with more room"
 _FLAGS = ("-std=c11", "-O2", "-g0", "-fPIC", "-mcpu=baseline", "-fvisibility=hidden", "-ffunction-sections",
           "-fdata-sections", "-fno-sanitize=all", "-fno-stack-protector", "-s", "-Wl,--gc-sections",
           "-Wl,--build-id=none", "-Wl,-z,noexecstack")  # fmt: skip
-_C_FILES = ("model.c", "qc_cpu.c", "qc_model.c", "qc_pool.c", "weights.S")
+_C_FILES = ("model.c", "qc_cpu.c", "qc_model.c", "qc_pool.c", "qc_sizes.c", "weights.S")
 
 
 def build(files: Mapping[str, bytes], target: Target) -> dict[str, bytes]:

@@ -72,6 +72,8 @@ def build(program: Program, provenance: Provenance, files: Mapping[str, bytes]) 
         "inputs": [_tensor(tensor) for tensor in program.inputs],
         "outputs": [_tensor(tensor) for tensor in program.outputs],
         "states": [{**_tensor(state.tensor), "output": state.output} for state in program.states],
+        "symbols": [{"name": s.name, "least": s.least, "most": s.most, "step": s.step,
+                     "places": [list(place) for place in s.places]} for s in program.symbols],
         "memory": {"weights": len(program.weights), **_stored(program), "arena": program.arena_bytes,
                    "scratch_per_thread": program.scratch_bytes},
         "model": provenance.model,

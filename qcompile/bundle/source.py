@@ -15,12 +15,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from qcompile.bundle import open_axes
 from qcompile.bundle.squeeze import squeezed
 from qcompile.errors import BundleError, InternalError
 from qcompile.ir.program import ALIGNMENT, MAX_ARGS, BufferRef, Program, StateInfo, Step, TensorInfo
 
 CSRC = Path(__file__).parent / "csrc"
-RUNTIME = ("qc_cpu.c", "qc_model.c", "qc_pool.c", "qc_runtime.h", "qc_types.h")
+RUNTIME = ("qc_cpu.c", "qc_model.c", "qc_pool.c", "qc_sizes.c", "qc_runtime.h", "qc_types.h")
 MAX_WEIGHTS_BYTES = (1 << 31) - (1 << 26)
 """Code reaches constants by signed 32-bit displacements, and takes some room itself."""
 
@@ -30,7 +31,7 @@ _DTYPES = {
     "uint8": ("QC_UINT8", 1), "uint16": ("QC_UINT16", 2), "uint32": ("QC_UINT32", 4),
     "uint64": ("QC_UINT64", 8), "bool": ("QC_BOOL", 1),
 }  # fmt: skip
-_SPACES = {"none": 0, "input": 1, "output": 2, "arena": 3, "weights": 4, "state": 5, "next": 6}
+_SPACES = {"none": 0, "input": 1, "output": 2, "arena": 3, "weights": 4, "state": 5, "next": 6, "extents": 7}
 
 
 def identifier(name: str) -> str:
@@ -91,6 +92,7 @@ def example(program: Program, self_test: Mapping[str, Any] | None = None) -> str
     known = [number for number in foreseen if number is not None]
     test = {"seed": 0, "runs": 1, **(self_test or {})}
     return _fill("main.c.in", ID=identifier(program.name), NAME=_comment(program.name),
+                 N_SYMBOLS=str(len(program.symbols)), N_TENSORS=str(len(program.inputs) + len(program.outputs)),
                  SEED=str(test["seed"]), N_RUNS=str(test["runs"]), N_FORESEEN=str(len(known)),
                  FORESEEN=", ".join(f"0x{number:08x}u" for number in known) or "0")  # fmt: skip
 
@@ -134,7 +136,7 @@ def _check_step(program: Program, step: Step) -> None:
         raise InternalError(f"{where}: tiles={step.tiles}, grain={step.grain}")
     limits = {"none": 1, "input": len(program.inputs), "output": len(program.outputs),
               "arena": program.arena_bytes + 1, "weights": len(program.weights) + 1,
-              "state": len(program.states), "next": len(program.states)}  # fmt: skip
+              "state": len(program.states), "next": len(program.states), "extents": 1}  # fmt: skip
     for ref in step.args:
         if not 0 <= ref.offset < limits[ref.space]:
             raise InternalError(f"{where}: {ref.space}+{ref.offset} is not below {limits[ref.space]}")
@@ -159,6 +161,7 @@ def _model(program: Program, unit: int) -> str:
         INPUTS=_rows(_tensor_row(t, f"INPUT_SHAPE_{i}") for i, t in enumerate(program.inputs)),
         OUTPUTS=_rows(_tensor_row(t, f"OUTPUT_SHAPE_{i}") for i, t in enumerate(program.outputs)),
         STATES=_rows(_tensor_row(t, f"STATE_SHAPE_{i}") for i, t in enumerate(_kept(program))),
+        **open_axes.tables(program),
         N_STATES=str(len(program.states)),
         INITIAL_BYTES="\n".join(_initial_bytes(program)),
         INITIAL=_rows(_initial_row(i, state) for i, state in enumerate(program.states)),
@@ -175,7 +178,9 @@ def _model(program: Program, unit: int) -> str:
 def _call_row(step: Step) -> str:
     refs = [*step.args, *[BufferRef("none")] * (MAX_ARGS - len(step.args))]
     spaces, offsets = _braces(_SPACES[ref.space] for ref in refs), _braces(f"{ref.offset}u" for ref in refs)
-    return f"{{{step.kernel}, {step.tiles}, {step.grain}, {spaces}, {offsets}}}"
+    live = step.live
+    counting = _braces((live.extent, live.rows, live.span, live.unit, live.segment) if live else (-1, 0, 1, 0, 0))
+    return f"{{{step.kernel}, {step.tiles}, {step.grain}, {counting}, {spaces}, {offsets}}}"
 
 
 def _step_row(step: Step) -> str:

@@ -115,7 +115,7 @@ def array_files(path: Path) -> list[Path]:
 def _stacked(shape: tuple[int, ...], spec: InputSpec, where: str) -> int:
     """Return how many samples an array of this shape holds."""
     wanted = spec.shape
-    if shape == wanted or (wanted[:1] == (1,) and shape == wanted[1:]):
+    if spec.accepts(shape) or (wanted[:1] == (1,) and spec.accepts((1, *shape))):
         return 1
     if len(shape) == len(wanted) + 1 and shape[1:] == wanted:
         count = shape[0]
@@ -134,7 +134,7 @@ def _stacked(shape: tuple[int, ...], spec: InputSpec, where: str) -> int:
 
 def _sample(array: Array, spec: InputSpec, item: int) -> Array:
     wanted = spec.shape
-    if array.shape == wanted or array.shape == wanted[1:]:
+    if spec.accepts(array.shape) or spec.accepts((*wanted[:1], *array.shape)):
         return array
     if array.ndim == len(wanted) + 1:
         return np.asarray(array[item])

@@ -27,12 +27,20 @@ class InputSpec:
         dtype: NumPy's name of the element type.
         shape: extent of each axis, elements.
         bound: integers at this input stay below it, being indices into a table; None where nothing is known.
+        axes: the extents that each axis may have, None where `shape` says it; () where it does for all.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     bound: int | None = None
+    axes: tuple[range | None, ...] = ()
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Return whether an array of a shape fits."""
+        if not self.axes or len(shape) != len(self.shape):
+            return shape == self.shape
+        return all(d == n if r is None else n in r for d, r, n in zip(self.shape, self.axes, shape, strict=True))
 
     def __str__(self) -> str:
         return f"'{self.name}' ({self.dtype}{list(self.shape)})"
@@ -40,7 +48,18 @@ class InputSpec:
 
 def graph_inputs(graph: Graph) -> tuple[InputSpec, ...]:
     """Return what each input of a graph takes."""
-    return tuple(InputSpec(v.name, v.dtype, v.shape, _index_bound(v)) for v in graph.inputs)
+    given = graph.inputs[:-1] if graph.extents else graph.inputs
+    return tuple(_spec(graph, value) for value in given)
+
+
+def _spec(graph: Graph, value: Value) -> InputSpec:
+    """Return what one input takes; an open batch axis is shown with its smallest extent, others with the largest."""
+    ranges = {axis: s.values for s in graph.symbols for name, axis in s.places if name == value.name}
+    if not ranges:
+        return InputSpec(value.name, value.dtype, value.shape, _index_bound(value))
+    shape = (ranges[0].start, *value.shape[1:]) if 0 in ranges else value.shape
+    axes = tuple(ranges.get(axis) for axis in range(len(shape)))
+    return InputSpec(value.name, value.dtype, shape, _index_bound(value), axes)
 
 
 def _index_bound(value: Value) -> int | None:
@@ -104,9 +123,9 @@ def fit_array(array: Array, spec: InputSpec, where: str) -> Array:
         CalibrationError: the kind of elements, the shape or a value does not fit.
     """
     array = _with_dtype(array, spec, where)
-    if array.shape != spec.shape and spec.shape[:1] == (1,) and array.shape == spec.shape[1:]:
+    if not spec.accepts(array.shape) and spec.shape[:1] == (1,) and spec.accepts((1, *array.shape)):
         array = array[None]
-    if array.shape != spec.shape:
+    if not spec.accepts(array.shape):
         raise CalibrationError(
             f"{where}: shape {list(array.shape)} does not fit input {spec}",
             hint=_shape_hint(array.shape, spec),

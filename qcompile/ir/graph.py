@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from qcompile.errors import InternalError
 from qcompile.ir.state import State
+from qcompile.ir.symbol import Extent, Symbol
 from qcompile.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ class Graph:
 
     Attributes:
         notes: what the import assumed or converted, one sentence each, for the user.
+        symbols: open extents of inputs; all types have their largest values.
+        extents: what the input `extents_name` holds at run time, where masks read it.
         states: pairs of an output and an input that a bundle keeps between runs.
     """
 
@@ -158,6 +161,8 @@ class Graph:
         self.nodes: list[Node] = []
         self.notes: list[str] = []
         self.states: tuple[State, ...] = ()
+        self.symbols: tuple[Symbol, ...] = ()
+        self.extents: tuple[Extent, ...] = ()
         self._names: set[str] = set()
 
     # -- building -----------------------------------------------------------------------------------------
@@ -278,7 +283,8 @@ class Graph:
         digest.update(
             repr([(n, describe(v)) for n, v in zip(self.output_names, self.outputs, strict=True)]).encode()
         )
-        digest.update(repr(self.states).encode() if self.states else b"")
+        for more in (self.states, self.symbols, self.extents):
+            digest.update(repr(more).encode() if more else b"")
         return digest.hexdigest()
 
     def clone(self) -> Graph:
@@ -286,7 +292,7 @@ class Graph:
         copy = Graph(self.name)
         copy._names = set(self._names)
         copy.notes = list(self.notes)
-        copy.states = self.states
+        copy.states, copy.symbols, copy.extents = self.states, self.symbols, self.extents
         mapping: dict[Value, Value] = {}
 
         def twin(value: Value) -> Value:

@@ -13,6 +13,7 @@ from qcompile.ir.graph import Graph, Value
 from qcompile.ir.literal import Scanner, accepts, build, describe_type
 from qcompile.ir.opdef import OpDef
 from qcompile.ir.state import State
+from qcompile.ir.symbol import Extent, Symbol
 from qcompile.ir.types import LONG_DTYPE, TensorType
 from qcompile.quant.qparams import INT_RANGE, QParams, QSpec
 
@@ -82,15 +83,21 @@ class _GraphParser:
                 scan.expect("=")
                 outputs.append((name, self._use()))
             elif scan.accept("state"):
-                scan.expect("{")
-                fields = scan.assignments("}", lambda _: scan.literal())
-                self.result.states += (build(State, fields, "state"),)
+                self.result.states += (self._record(State, "state"),)
+            elif scan.accept("symbol"):
+                self.result.symbols += (self._record(Symbol, "symbol"),)
+            elif scan.accept("extent"):
+                self.result.extents += (self._record(Extent, "extent"),)
             else:
                 self._node()
         if scan.kind != "end":
             raise scan.error("the end")
         self.result.set_outputs([v for _, v in outputs], [n for n, _ in outputs])
         return self.result
+
+    def _record(self, kind: type, what: str) -> Any:
+        self.scan.expect("{")
+        return build(kind, self.scan.assignments("}", lambda _: self.scan.literal()), what)
 
     def _name(self) -> str:
         token = self.scan.take("value", "a value name")

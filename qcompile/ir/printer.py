@@ -59,6 +59,8 @@ def print_graph(graph: Graph, *, elide: bool = False, noise: bool = False) -> st
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         lines.append(f"  output {json.dumps(name)} = {reference(value)}")
     lines += [f"  state {print_fields(state)}" for state in graph.states]
+    lines += [f"  symbol {print_fields(symbol)}" for symbol in graph.symbols]
+    lines += [f"  extent {print_fields(extent)}" for extent in graph.extents]
     return "\n".join([*lines, "}"]) + "\n"
 
 

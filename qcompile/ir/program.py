@@ -16,9 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from qcompile.ir.symbol import Extent, Symbol
 from qcompile.targets import Target
 
-Space = Literal["none", "input", "output", "arena", "weights", "state", "next"]
+Space = Literal["none", "input", "output", "arena", "weights", "state", "next", "extents"]
 
 MAX_ARGS = 8
 """Pointers that a kernel takes."""
@@ -34,13 +35,50 @@ class BufferRef:
     Args:
         space: "none" for NULL; "input" or "output" for one of the caller's tensors; "arena" for the working
             memory; "weights" for the constants; "state" for a kept tensor as the last run left it, "next" for what
-            this run makes of it.
+            this run makes of it; "extents" for the actual extents of this run, int32.
         offset: index of the tensor for "input", "output", "state" and "next", byte offset (a multiple of 64) for
             "arena" and "weights", 0 for "none".
     """
 
     space: Space
     offset: int = 0
+
+
+@dataclass(frozen=True)
+class Live:
+    """Which tiles of a step make elements before the end of an open axis: so many first ones of each segment.
+
+    Formula:
+        live = min(segment, ceil(extents[extent] · rows / span) · unit)
+
+    Args:
+        extent: number of the actual extent.
+        rows: rows of the result for one index of the axis.
+        span: rows that a group of tiles makes.
+        unit: tiles of such a group.
+        segment: tiles for all indices of the axis; the step's tiles are a multiple of it.
+    """
+
+    extent: int
+    rows: int
+    span: int
+    unit: int
+    segment: int
+
+
+@dataclass(frozen=True)
+class OpenAxis:
+    """An open axis of one of the caller's tensors.
+
+    Args:
+        tensor: number of the tensor.
+        axis: of the tensor.
+        extent: number of its actual extent.
+    """
+
+    tensor: int
+    axis: int
+    extent: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +95,7 @@ class Step:
         precision: "int8", "float32", ...: what it computes in.
         macs: multiply-accumulates, count.
         bytes: memory it reads and writes, bytes.
+        live: the tiles that count at smaller sizes, None where all do.
     """
 
     kernel: str
@@ -68,6 +107,7 @@ class Step:
     precision: str
     macs: int
     bytes: int
+    live: Live | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +161,10 @@ class Program:
         objects: relocatable ELF files (position independent) that define the kernels.
         target: what the objects were compiled for.
         states: tensors kept between runs; they are neither among the inputs nor among the outputs.
+        symbols: open extents that the caller gives; all shapes have the largest ones.
+        extents: extents that follow from them; the first ones are what kernels read in the space "extents".
+        open_inputs: open axes of inputs.
+        open_outputs: open axes of outputs.
     """
 
     name: str
@@ -133,3 +177,7 @@ class Program:
     objects: tuple[bytes, ...]
     target: Target
     states: tuple[StateInfo, ...] = ()
+    symbols: tuple[Symbol, ...] = ()
+    extents: tuple[Extent, ...] = ()
+    open_inputs: tuple[OpenAxis, ...] = ()
+    open_outputs: tuple[OpenAxis, ...] = ()

@@ -145,7 +145,15 @@ class _Generator:
         name = symbol("conv", self.work, self.isa.name, self.tiling, self.blocking)
         items = self.work.batch * row_blocks * column_blocks * parts
         scratch = self.matrix.scratch_bytes if self.matrix is not None else self._copied_bytes
-        return Kernel(name, b.function(name), items, scratch)
+        levels = self._levels(row_blocks, column_blocks, parts)
+        return Kernel(name, b.function(name), items, scratch, levels, self.work.filters)
+
+    def _levels(self, row_blocks: int, column_blocks: int, parts: int) -> tuple[tuple[int, int], ...]:
+        """Return how an item's number is made; columns of several rows at once are not one after another."""
+        work, blocking = self.work, self.blocking
+        columns = blocking.columns if min(blocking.rows, work.out_height) == 1 else 0
+        plane, stripe = work.out_height * work.out_width, blocking.rows * work.out_width
+        return ((work.batch, plane), (row_blocks, stripe), (column_blocks, columns), (parts, 0))
 
     def _item(self, item: Expr, part: Index, image: Index, row: Index, column: Index) -> None:
         b, work = self.b, self.work

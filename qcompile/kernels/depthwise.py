@@ -160,7 +160,9 @@ class _Generator:
             self._item(image, row)
         name = symbol("depthwise", work, self.isa.name, self.blocking, self.columns)
         scratch = self.stage.scratch_bytes if self.stage else 0
-        return Kernel(name, b.function(name), work.batch * blocks, scratch)
+        plane = work.out_height * work.out_width
+        levels = ((work.batch, plane), (blocks, self.blocking.rows * work.out_width))
+        return Kernel(name, b.function(name), work.batch * blocks, scratch, levels, work.filters)
 
     def _item(self, image: Index, first: Expr) -> None:
         """Emit a block of rows: its padded copy, then row by row, block of channels by block."""

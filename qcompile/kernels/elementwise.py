@@ -77,13 +77,13 @@ def map_kernel(work: MapWorkload, isa: Isa) -> Kernel:
     memories = {n: b.argument(n, memory_dtype(dtype)) for n, dtype in enumerate(work.buffers)}
     along = contiguous_elsewhere(space)
     if along is not None:
-        tiles = transposing(b, space, along, memories, isa)
-        return Kernel(name, b.function(name), tiles, 0)
+        turned = transposing(b, space, along, memories, isa)
+        return Kernel(name, b.function(name), turned.tiles, 0, turned.levels(space.extents[-1]))
     extents = space.extents or (1,)
     lanes = _lanes_for(space, isa)
     nest = plan_nest(extents, len(extents) - 1, lanes)
     _emit_map(b, space, nest, memories, isa)
-    return Kernel(name, b.function(name), nest.tiles, 0)
+    return Kernel(name, b.function(name), nest.tiles, 0, nest.levels())
 
 
 def _lanes_for(space: Space, isa: Isa) -> int:

@@ -16,12 +16,18 @@ class Kernel:
         func: the ``tirx.PrimFunc``.
         tiles: number of parallel items; the function computes items [begin, end).
         scratch_bytes: private memory which one thread needs, 64-byte aligned.
+        levels: how an item's number is made, outermost factor first: (count, rows), where one index of the factor
+            stands for so many rows of the result, one after another; 0 where it does not cut rows. Empty where that
+            is not known.
+        row: elements of the result in a row.
     """
 
     name: str
     func: Any
     tiles: int
     scratch_bytes: int
+    levels: tuple[tuple[int, int], ...] = ()
+    row: int = 1
 
 
 def symbol(*parts: object) -> str:

@@ -113,7 +113,8 @@ class _Product:
                         self._row_block(a_start, b_base, c_start, self.height)
         name = symbol("matmul", work.text(), self.isa.name)
         scratch = -(-self.height * work.inner * 4 // 64) * 64 if work.integer else 0
-        return Kernel(name, b.function(name), tiles, scratch)
+        levels = ((math.prod(work.batch), work.rows * work.columns), (self.blocks, self.height * work.columns))
+        return Kernel(name, b.function(name), tiles, scratch, levels)
 
     def _bases(self, entry: Index) -> tuple[Expr, Expr]:
         """First elements of A's and B's matrices of a batch entry."""

@@ -19,7 +19,7 @@ from qcompile.kernels.elementwise import store, widest_lanes
 from qcompile.kernels.emit import Emitter, memory_dtype
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
-from qcompile.kernels.space import Place, Space, for_each_vector, plan_nest
+from qcompile.kernels.space import Nest, Place, Space, for_each_vector, plan_nest
 
 COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
     "sum": lambda x, y: x + y,
@@ -72,8 +72,8 @@ def reduce_kernel(work: ReduceWorkload, isa: Isa) -> Kernel:
     space = work.space()
     name = symbol("reduce", space.text(), work.combine, ex.text((work.init,)), work.buffers, isa.name)
     emit = _Reduction(work, space, isa)
-    tiles = emit.along_reduced() if emit.prefers_reduced_axis() else emit.along_output()
-    return Kernel(name, emit.b.function(name), tiles, 0)
+    nest = emit.along_reduced() if emit.prefers_reduced_axis() else emit.along_output()
+    return Kernel(name, emit.b.function(name), nest.tiles, 0, nest.levels())
 
 
 class _Reduction:
@@ -110,15 +110,15 @@ class _Reduction:
 
     # -- vectors along the output --------------------------------------------------------------------------
 
-    def along_output(self) -> int:
-        """Emit with vectors of output elements; returns the tiles."""
+    def along_output(self) -> Nest:
+        """Emit with vectors of output elements; returns how they are cut."""
         outer = self.space.outer
         wide = self.lanes * _SIDE_BY_SIDE
         while wide > 1 and wide > self.space.extents[outer - 1]:
             wide //= 2
         nest = plan_nest(self.space.extents[:outer], outer - 1, wide, self.window)
         for_each_vector(self.b, nest, self._output_block)
-        return nest.tiles
+        return nest
 
     def _output_block(self, place: Place, width: int) -> None:
         b, axis = self.b, self.space.outer - 1
@@ -152,12 +152,12 @@ class _Reduction:
 
     # -- vectors along the last reduced axis -----------------------------------------------------------------
 
-    def along_reduced(self) -> int:
-        """Emit with vectors of reduced elements; returns the tiles."""
+    def along_reduced(self) -> Nest:
+        """Emit with vectors of reduced elements; returns how they are cut."""
         outer = self.space.outer
         nest = plan_nest(self.space.extents[:outer], outer - 1, 1, self.window)
         for_each_vector(self.b, nest, lambda place, _: self._output_element(place))
-        return nest.tiles
+        return nest
 
     def _output_element(self, place: Place) -> None:
         b, last = self.b, len(self.space.extents) - 1

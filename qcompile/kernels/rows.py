@@ -15,7 +15,7 @@ from qcompile.kernels import math
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, call_pure, const, index, shuffle, splat
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
-from qcompile.kernels.space import Place, for_each_vector, plan_nest
+from qcompile.kernels.space import Nest, Place, for_each_vector, plan_nest
 
 Combine = Callable[[Expr, Expr], Expr]
 
@@ -30,6 +30,7 @@ class RowsWorkload:
         length: extent of the axis.
         inner: elements after the axis; 1 for layer_norm.
         epsilon: added to the variance (layer_norm).
+        block: rows of a tile where inner is 1; 0 for as many as suit the size.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class RowsWorkload:
     length: int
     inner: int = 1
     epsilon: float = 0.0
+    block: int = 0
 
 
 def rows_kernel(work: RowsWorkload, isa: Isa) -> Kernel:
@@ -49,10 +51,12 @@ def rows_kernel(work: RowsWorkload, isa: Isa) -> Kernel:
             lanes //= 2
         nest = plan_nest((work.outer, work.inner), 1, lanes, work.length)
         for_each_vector(emit.b, nest, emit.across)
-        return Kernel(name, emit.b.function(name), nest.tiles, 0)
+        return Kernel(name, emit.b.function(name), nest.tiles, 0, nest.levels(work.length)[:1])
     nest = plan_nest((work.outer,), 0, 1, work.length)
+    if 0 < work.block < work.outer:
+        nest = Nest((work.outer,), 0, 1, 0, work.block)
     for_each_vector(emit.b, nest, lambda place, _: emit.along(index(place[0]) * index(work.length)))
-    return Kernel(name, emit.b.function(name), nest.tiles, 0)
+    return Kernel(name, emit.b.function(name), nest.tiles, 0, nest.levels(work.length))
 
 
 class _Rows:

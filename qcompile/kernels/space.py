@@ -142,6 +142,20 @@ class Nest:
         return math.prod(self.extents[n] for n in self.others[: self.prefix]) * self.chunks
 
 
+    def levels(self, inside: int = 1) -> tuple[tuple[int, int], ...]:
+        """Return how a tile's number is made; see `qcompile.kernels.kernel.Kernel`.
+
+        Args:
+            inside: rows for one element of the space.
+        """
+        rows = [math.prod(self.extents[n + 1 :]) * inside for n in range(len(self.extents))]
+        if self.axis != len(self.extents) - 1:
+            leading = self.prefix > 0 and self.others[0] == 0
+            return ((self.extents[0], rows[0]), (self.tiles // self.extents[0], 0)) if leading else ()
+        found = [(self.extents[n], rows[n]) for n in self.others[: self.prefix]]
+        return (*found, (self.chunks, self.chunk * self.lanes * inside)) if self.chunks > 1 else tuple(found)
+
+
 def plan_nest(extents: Sequence[int], axis: int, lanes: int, work: int = 1) -> Nest:
     """Cut a space into at least some sixteen tiles where it is large enough for that.
 

@@ -45,4 +45,4 @@ def table_kernel(work: TableWorkload, isa: Isa) -> Kernel:
             result.store(at + index(n), table.load(cast("int64", codes.load(at + index(n)))))
 
     for_each_vector(b, nest, body)
-    return Kernel(name, b.function(name), nest.tiles, 0)
+    return Kernel(name, b.function(name), nest.tiles, 0, nest.levels())

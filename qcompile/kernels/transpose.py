@@ -13,7 +13,7 @@ from qcompile.kernels import expression as ex
 from qcompile.kernels.builder import Builder, Expr, Memory, index, shuffle
 from qcompile.kernels.emit import Emitter, store_value
 from qcompile.kernels.isa import Isa
-from qcompile.kernels.space import Place, Space, for_each_vector, plan_nest
+from qcompile.kernels.space import Nest, Place, Space, for_each_vector, plan_nest
 
 _MOST_LANES = 16
 _WHOLE_ROWS = 4
@@ -38,8 +38,8 @@ def contiguous_elsewhere(space: Space) -> int | None:
     return max(axes, key=lambda n: space.extents[n]) if axes else None
 
 
-def transposing(b: Builder, space: Space, along: int, memories: dict[int, Memory], isa: Isa) -> int:
-    """Emit the loops; returns the number of tiles.
+def transposing(b: Builder, space: Space, along: int, memories: dict[int, Memory], isa: Isa) -> Nest:
+    """Emit the loops; returns how they are cut.
 
     Args:
         b: builder.
@@ -71,7 +71,7 @@ def transposing(b: Builder, space: Space, along: int, memories: dict[int, Memory
                 piece = 1 << ((piece - 1).bit_length() - 1)
 
     for_each_vector(b, nest, body)
-    return nest.tiles
+    return nest
 
 
 def _widest(root: ex.Expr) -> int:

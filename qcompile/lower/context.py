@@ -12,6 +12,7 @@ from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import NoAttrs
 from qcompile.ir.program import MAX_ARGS
+from qcompile.ir.symbol import Axes
 from qcompile.kernels import expression as ex
 from qcompile.kernels import isa as instruction_sets
 from qcompile.kernels.conv_plan import ConvPlan
@@ -24,6 +25,7 @@ from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower import convolution, families, products
 from qcompile.lower.expressions import ExpressionBuilder, flat_offset
 from qcompile.lower.fusion import loaded, may_inline, merge_constants, renumbered
+from qcompile.lower.open_axes import OpenAxes
 from qcompile.lower.sources import Pending, Sources, constant_value
 from qcompile.lower.storage import Buffer, DraftStep, Weights
 from qcompile.quant.qparams import QParams
@@ -55,10 +57,13 @@ class LoweringContext:
         self.codes: dict[Any, Value] = {}
         kept = [state.input for state in graph.states]
         given = [value.name for value in graph.inputs if value.name not in kept]
-        for value in graph.inputs:
+        self.open = OpenAxes(graph)
+        for value in graph.inputs[:-1] if graph.extents else graph.inputs:
             space, names = ("state", kept) if value.name in kept else ("input", given)
             self.sources.buffers[value] = Buffer(value.type.nbytes, space, names.index(value.name))
             self.sources.at_boundary(value)
+        if graph.extents:
+            self.sources.buffers[graph.inputs[-1]] = Buffer(graph.inputs[-1].type.nbytes, "extents")
 
     # -- elementwise ----------------------------------------------------------------------------------------
 
@@ -173,7 +178,8 @@ class LoweringContext:
         buffers = [self.read_buffer(v) for v in values]
         share = tuple(b for n, b in enumerate(buffers) if work.may_overwrite(n) and buffers.count(b) == 1)
         kernel = self.kernel(work, lambda: map_kernel(work, self.isa))
-        self.emit(node, kernel, [*buffers, buffer], len(buffers), share)
+        made = (tuple(extents), self.open.walked(output))
+        self.emit(node, kernel, [*buffers, buffer], len(buffers), share, made=made)
 
     def reduce(
         self,
@@ -302,16 +308,18 @@ class LoweringContext:
             self._kernels[key] = make()
         return self._kernels[key]
 
-    def plan(self, workload: ConvWorkload, *, emitted: bool = False) -> ConvPlan | None:
+    def plan(self, workload: ConvWorkload, output: Value, *, emitted: bool = False) -> ConvPlan | None:
         """Return how a layer is cut best, as measured; None leaves it to the kernel's estimate.
 
         Args:
             workload: of the layer.
+            output: what it makes; along an open axis the cut is finer.
             emitted: the layer's step is made with it, so it counts as one more of its kind.
         """
         if emitted:
             self._plans.count(workload)
-        return self._plans.find(workload, self.isa)
+        found = self._plans.find(workload, self.isa)
+        return self.open.cut(workload, self.isa, self.target, found) if any(self.open.of(output)) else found
 
     def read_buffer(self, value: Value) -> Buffer:
         """Return the memory that holds a tensor, as `sources.stored_dtype` says."""
@@ -368,6 +376,7 @@ class LoweringContext:
         share: tuple[Buffer, ...] = (),
         macs: int = 0,
         precision: str | None = None,
+        made: tuple[tuple[int, ...], Axes] | None = None,
     ) -> None:
         """Append a step.
 
@@ -379,10 +388,13 @@ class LoweringContext:
             share: operands that the output may overwrite.
             macs: multiply-accumulates.
             precision: what it computes in; by default "int8", or the element type of the result.
+            made: extents of what is made, and which are open; by default those of the node's result.
         """
         precision = precision or _precision(node)
         name = node.loc or node.outputs[0].name
-        step = DraftStep(kernel, tuple(args), output, share, name, node.op.name, precision, macs)
+        shape, axes = made or (node.outputs[0].shape, self.open.walked(node.outputs[0]))
+        live = self.open.live(kernel, shape, axes) if len(shape) == len(axes) else None
+        step = DraftStep(kernel, tuple(args), output, share, name, node.op.name, precision, macs, live)
         self.steps.append(step)
 
     def bind_outputs(self) -> None:

@@ -93,7 +93,7 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
     if separate:
         target = Value(f"{node.output.name}.sum", node.output.type)
     weight, bias = constants(node)
-    packed = pack_conv(work, context.isa, weight, bias, end.multipliers, end.scalars, context.plan(work))
+    packed = pack_conv(work, context.isa, weight, bias, end.multipliers, end.scalars, context.plan(work, node.output))
     residual = node.inputs[3] if node.attrs.residual else None
     emit_layer(context, node, work, packed, residual, target, end.table)
     if separate:
@@ -171,8 +171,8 @@ def emit_layer(
     table: npt.NDArray[np.int8] | None = None,
 ) -> Buffer:
     """Append the step of a layer and return the buffer it writes."""
-    plan = context.plan(work, emitted=True)
-    kernel = context.kernel(work.canonical(), lambda: plan_conv(work, context.isa, context.target, plan))
+    plan = context.plan(work, node.output, emitted=True)
+    kernel = context.kernel((work.canonical(), plan), lambda: plan_conv(work, context.isa, context.target, plan))
     add = context.weights.add
     source = context.padded_buffer(node.inputs[0])
     other = context.padded_buffer(residual) if residual is not None else None
@@ -254,7 +254,8 @@ def _products(context: LoweringContext, node: Node) -> Value:
     work = ConvWorkload(n, h, w, channels, filters, groups=groups, precision=kind, output=output, weights=stored)
     zero_point = x.qparams.scalar_zero_point if x.qparams is not None else 0
     flat = np.ascontiguousarray(by_tap).reshape(filters, 1, 1, per_group)
-    packed = pack_conv(work, context.isa, flat, None, 0.0, LayerScalars(x_zero_point=zero_point), context.plan(work))
+    scalars = LayerScalars(x_zero_point=zero_point)
+    packed = pack_conv(work, context.isa, flat, None, 0.0, scalars, context.plan(work, node.output))
     products = Value(f"{node.output.name}.products", TensorType(output, (n, h, w, filters)))
     emit_layer(context, node, work, packed, None, products)
     return products

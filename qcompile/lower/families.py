@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,6 +107,8 @@ def _rows(context: LoweringContext, node: Node, work: RowsWorkload, parameters: 
         )
     if not context.wanted(node.output):
         return
+    if work.inner == 1:
+        work = replace(work, block=context.open.block(node.output, work.length))
     source = context.read_buffer(node.inputs[0])
     extra = [context.read_buffer(value) for value in parameters]
     kernel = context.kernel(work, lambda: rows_kernel(work, context.isa))
@@ -175,8 +178,6 @@ def matmul(context: LoweringContext, node: Node) -> None:
 
 
 def _integer_product(context: LoweringContext, node: Node, work: MatmulWorkload) -> MatmulWorkload:
-    from dataclasses import replace
-
     from qcompile.ops.mul import product_multiplier
 
     a, b, y = (v.qparams for v in (*node.inputs, node.output))

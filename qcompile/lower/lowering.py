@@ -43,11 +43,13 @@ def lower_graph(
     plan = plan_arena(context.steps)
     kernels = [step.kernel for step in context.steps]
     read, made = {state.input for state in graph.states}, {state.output for state in graph.states}
+    given = [v for v in (graph.inputs[:-1] if graph.extents else graph.inputs) if v.name not in read]
+    shown = {n: v for n, v in zip(graph.output_names, graph.outputs, strict=True) if n not in made}
     objects = compile_kernels(kernels, target, jobs=jobs, progress=progress)
     return Program(
         name=graph.name,
-        inputs=tuple(_info(v.name, v) for v in graph.inputs if v.name not in read),
-        outputs=tuple(_info(n, v) for n, v in zip(graph.output_names, graph.outputs, strict=True) if n not in made),
+        inputs=tuple(_info(value.name, value) for value in given),
+        outputs=tuple(_info(name, value) for name, value in shown.items()),
         steps=tuple(_finished(step, plan) for step in context.steps),
         arena_bytes=plan.size,
         scratch_bytes=max((kernel.scratch_bytes for kernel in kernels), default=0),
@@ -55,6 +57,10 @@ def lower_graph(
         objects=objects,
         target=target,
         states=tuple(_state(graph, state) for state in graph.states),
+        symbols=graph.symbols,
+        extents=tuple(context.open.extents),
+        open_inputs=context.open.places(given),
+        open_outputs=context.open.places(list(shown.values())),
     )
 
 
@@ -93,6 +99,7 @@ def _finished(step: DraftStep, plan: ArenaPlan) -> Step:
         precision=step.precision,
         macs=step.macs,
         bytes=step.bytes,
+        live=step.live,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.ir.program import ALIGNMENT, BufferRef
+from qcompile.ir.program import ALIGNMENT, BufferRef, Live
 from qcompile.kernels.kernel import Kernel
 
 Array = npt.NDArray[np.generic]
@@ -53,6 +53,7 @@ class DraftStep:
         op: IR operator.
         precision: "int8", or the element type of the result.
         macs: multiply-accumulates.
+        live: the tiles that count at smaller sizes, None where all do.
     """
 
     kernel: Kernel
@@ -63,6 +64,7 @@ class DraftStep:
     op: str
     precision: str
     macs: int
+    live: Live | None = None
 
     @property
     def bytes(self) -> int:

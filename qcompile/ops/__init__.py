@@ -15,6 +15,7 @@ _NOT_OPERATIONS = {
     "elementwise",
     "interpolation",
     "interpreter",
+    "sized_run",
     "layout",
     "onnx_node",
     "packed_weights",

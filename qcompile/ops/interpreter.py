@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qcompile.errors import InternalError, UsageError
 from qcompile.ir.graph import Graph, Node, Value
+
+if TYPE_CHECKING:
+    from qcompile.ops.sized_run import SizedRun
 
 Array = npt.NDArray[Any]
 
@@ -23,6 +26,7 @@ class Interpreter:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self._sized: SizedRun | None = None
         self._last_reader = {value: node for node in graph.nodes for value in node.inputs}
 
     def run(
@@ -31,6 +35,8 @@ class Interpreter:
         on_value: Callable[[Value, Array], None] | None = None,
     ) -> dict[str, Array]:
         """Evaluate the graph once.
+
+        A graph with open extents is evaluated at the sizes that the inputs have.
 
         Args:
             inputs: one array per graph input, by name, of its exact shape and dtype.
@@ -42,6 +48,18 @@ class Interpreter:
         Raises:
             UsageError: an input is missing or unknown, or has another shape or dtype.
         """
+        if not self.graph.symbols:
+            return self.run_fixed(inputs, on_value)
+        from qcompile.ops.sized_run import SizedRun
+
+        if self._sized is None:
+            self._sized = SizedRun(self.graph)
+        return self._sized.run(inputs, on_value, self.evaluate)
+
+    def run_fixed(
+        self, inputs: Mapping[str, Array], on_value: Callable[[Value, Array], None] | None = None
+    ) -> dict[str, Array]:
+        """Evaluate the graph with exactly its own types; arguments as for `run`."""
         environment: dict[Value, Array] = {}
         for value in self.graph.inputs:
             environment[value] = self._bind(value, inputs)

@@ -76,9 +76,12 @@ def evaluate(graph: Graph, inputs: dict[str, Array]) -> Outputs:
         inputs: one array per graph input; real values are quantized for an input that is kept in integers.
     """
     from qcompile.ops.interpreter import Interpreter
+    from qcompile.shapes.specialize import at_middle
 
     with np.errstate(all="ignore"):
-        outputs = Interpreter(graph).run({v.name: _at_input(v, inputs[v.name]) for v in graph.inputs})
+        given = graph.inputs[:-1] if graph.extents else graph.inputs
+    sized = at_middle(graph, inputs) if graph.symbols else inputs
+    outputs = Interpreter(graph).run({v.name: _at_input(v, sized[v.name]) for v in given})
     return {name: _real(value, outputs[name]) for name, value in _named_outputs(graph).items()}
 
 

@@ -127,6 +127,7 @@ class Session:
         inputs: what the model takes, in its own order.
         outputs: what it returns.
         states: what it keeps from one run to the next.
+        symbols: its open extents, as the manifest describes them; the shapes of tensors have the largest sizes.
     """
 
     _handle: ctypes.c_void_p | None = None
@@ -144,6 +145,7 @@ class Session:
         # A bundle of an older qcompile has no such table.
         count = self._info.n_states if "states" in self.manifest else 0
         self.states = [_tensor(self._info.states[i]) for i in range(count)]
+        self.symbols: list[dict[str, Any]] = self.manifest.get("symbols", [])
         self._lock = threading.Lock()
         self._staging = [_aligned(tensor) for tensor in self.inputs]
         self._handle = self._create(threads)
@@ -152,7 +154,8 @@ class Session:
         """Run the model once.
 
         Args:
-            inputs: an array for each input, by name, of exactly its dtype and shape.
+            inputs: an array for each input, by name, of exactly its dtype and shape; an open axis may have any of
+                its sizes, the same for all axes of one symbol.
 
         Returns:
             A new array for each output, by name, in the model's order.
@@ -286,19 +289,63 @@ class Session:
     def _run(self, inputs: Mapping[str, Any], times: int | None) -> dict[str, np.ndarray[Any, Any]]:
         self._open()
         _check_names(inputs, self.inputs)
-        arrays = [_checked(inputs[tensor.name], tensor) for tensor in self.inputs]
-        outputs = [_aligned(tensor) for tensor in self.outputs]
+        sizes = [_size(symbol, inputs) for symbol in self.symbols]
+        given = [self._sized(i, tensor, sizes) for i, tensor in enumerate(self.inputs)]
+        made = [self._sized(len(given) + i, tensor, sizes) for i, tensor in enumerate(self.outputs)]
+        arrays = [_checked(inputs[tensor.name], tensor) for tensor in given]
+        outputs = [_aligned(tensor) for tensor in made]
         pointers = ctypes.POINTER(ctypes.c_void_p)
         with self._lock:
             used = [_placed(array, self._staging[i]) for i, array in enumerate(arrays)]
-            values: list[Any] = [self._handle, _addresses(used), _addresses(outputs)]
-            types: list[Any] = [ctypes.c_void_p, pointers, pointers]
+            values: list[Any] = [_addresses(used), _addresses(outputs)]
+            types: list[Any] = [pointers, pointers]
+            name = "run"
             if times is not None:
-                values, types = [*values, times], [*types, ctypes.c_void_p]
-            status = self._function("run" if times is None else "profile", ctypes.c_int, *types)(*values)
+                name, values, types = "profile", [*values, times], [*types, ctypes.c_void_p]
+                if sizes != [symbol["most"] for symbol in self.symbols]:
+                    raise InputError("steps are timed at the largest sizes only")
+            elif sizes:
+                name, values, types = "run_sized", [_numbers(sizes), *values], [_NUMBERS, *types]
+            status = self._function(name, ctypes.c_int, ctypes.c_void_p, *types)(self._open(), *values)
         if status:
             raise BundleError(f"the model did not run: {self._status_text(status)}")
         return {tensor.name: outputs[i] for i, tensor in enumerate(self.outputs)}
+
+    def _sized(self, index: int, tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Return an input, or behind the inputs an output, with its shape at some sizes."""
+        if not sizes:
+            return tensor
+        shape = _numbers([0] * len(tensor.shape))
+        ask = self._function("shape", ctypes.c_int, _NUMBERS, ctypes.c_int32, _NUMBERS)
+        status = ask(_numbers(sizes), index, shape)
+        if status:
+            raise BundleError(f"the sizes {list(sizes)} do not fit: {self._status_text(status)}")
+        return tensor._replace(shape=tuple(shape[: len(tensor.shape)]))
+
+
+_NUMBERS = ctypes.POINTER(ctypes.c_int64)
+
+
+def _numbers(values: Sequence[int]) -> Any:
+    return (ctypes.c_int64 * max(1, len(values)))(*values)
+
+
+def _size(symbol: Mapping[str, Any], inputs: Mapping[str, Any]) -> int:
+    """Return the value of a symbol that the shapes of the inputs tell."""
+    found: dict[int, str] = {}
+    for name, axis in symbol["places"]:
+        shape = np.shape(inputs[name])
+        if axis < len(shape):
+            found.setdefault(shape[axis], f"axis {axis} of {name!r}")
+    if len(found) != 1:
+        listed = " and ".join(f"{size} on {where}" for size, where in found.items()) or "missing"
+        raise InputError(f"{symbol['name']} is {listed}", "all axes of one name have the same extent")
+    size = next(iter(found))
+    if size not in range(symbol["least"], symbol["most"] + 1, symbol["step"]):
+        every = f" in steps of {symbol['step']}" if symbol["step"] > 1 else ""
+        bounds = f"{symbol['least']} to {symbol['most']}{every}"
+        raise InputError(f"{symbol['name']} is {size} on {found[size]}, the model takes {bounds}")
+    return size
 
 
 def _read_manifest(folder: str) -> dict[str, Any]:
@@ -419,8 +466,10 @@ def _checked(value: Any, tensor: Tensor) -> np.ndarray[Any, Any]:
 
 def _placed(array: np.ndarray[Any, Any], staging: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return the array itself if the library can use it in place, else a copy in the session's own memory."""
-    if array.flags.c_contiguous and array.ctypes.data % _ALIGNMENT == 0:
+    if array.flags.c_contiguous and (array.ctypes.data % _ALIGNMENT == 0 or array.shape != staging.shape):
         return array
+    if array.shape != staging.shape:
+        return np.ascontiguousarray(array)
     np.copyto(staging, array)
     return staging
 

@@ -268,7 +268,7 @@ def test_the_c_interface(
     flags = ["-std=c11", "-g", "-O1", "-pthread", *([f"-fsanitize={sanitizer}"] if sanitizer else [])]
     if sanitizer == "address,undefined":
         flags.append("-fno-sanitize-recover=all")
-    files = ["test.c", "model.c", "qc_cpu.c", "qc_model.c", "qc_pool.c", "weights.S", "kernels.c"]
+    files = ["test.c", "model.c", "qc_cpu.c", "qc_model.c", "qc_pool.c", "qc_sizes.c", "weights.S", "kernels.c"]
     build = subprocess.run(["gcc", *flags, *files, "-o", "test"], cwd=tmp_path, capture_output=True, text=True)
     if sanitizer and ("cannot find" in build.stderr or "No such file" in build.stderr):
         pytest.skip(f"gcc has no runtime for -fsanitize={sanitizer}")

@@ -98,7 +98,7 @@ def test_the_library_exports_the_models_functions_and_nothing_else(tiny_program:
     listing = subprocess.run(["nm", "-D", "--defined-only", tmp_path / "b/libmodel.so"], check=True,
                              capture_output=True, text=True).stdout  # fmt: skip
     names = {line.split()[-1] for line in listing.splitlines()}
-    functions = "abi_version create describe destroy profile reset run state status_string verify"
+    functions = "abi_version create describe destroy profile reset run run_sized shape state status_string verify"
     assert names == {f"qc_tiny_net_1_0_{name}" for name in functions.split()}
 
 
@@ -131,7 +131,7 @@ def test_runtime_sources_have_no_warnings(tmp_path: Path) -> None:
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wshadow", "-Wconversion",
              "-Wno-sign-conversion", "-fvisibility=hidden"]  # fmt: skip
     for triple in ("x86_64-linux-gnu.2.17", "aarch64-linux-gnu.2.28"):
-        for name in ("qc_cpu.c", "qc_model.c", "qc_pool.c"):
+        for name in ("qc_cpu.c", "qc_model.c", "qc_pool.c", "qc_sizes.c"):
             command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, *flags, "-c", source.CSRC / name]
             subprocess.run([*command, "-o", tmp_path / "out.o"], check=True)
 

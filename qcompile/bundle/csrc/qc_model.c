@@ -19,6 +19,7 @@ struct qc_model {
     pid_t process;
     uint8_t **tensors; /* the inputs of a run, then its outputs, aligned */
     uint8_t **states;  /* of each kept tensor two places, which change roles with every run */
+    int32_t *extents;  /* of this run; kernels read them */
     int turn;          /* which of the two is the last run's result */
     const uint8_t *weights;
 };
@@ -87,7 +88,8 @@ static int allocate(qc_model *model, const qc_info *info, size_t stride) {
     size_t arena = aligned(info->arena_bytes) + QC_ALIGNMENT, scratch = stride * (size_t)model->threads;
     /* kernels may read a little past the weights, too */
     size_t weights = model->program->unit ? aligned(info->weights_bytes) + QC_ALIGNMENT : 0;
-    size_t kept = state_bytes(info), touched = arena + scratch + kept + weights;
+    size_t extents = aligned(sizeof(int32_t) * ((size_t)model->program->n_extents + QC_ALIGNMENT));
+    size_t kept = state_bytes(info), touched = arena + scratch + kept + weights + extents;
     void *memory = NULL;
     if (posix_memalign(&memory, QC_ALIGNMENT, touched + staging_bytes(info))) return 0;
     memset(memory, 0, touched);
@@ -96,9 +98,10 @@ static int allocate(qc_model *model, const qc_info *info, size_t stride) {
     place_states(model, info, model->memory + arena + scratch);
     model->weights = model->program->weights;
     if (weights) {
-        expand_weights(model->program, model->memory + touched - weights);
-        model->weights = model->memory + touched - weights;
+        expand_weights(model->program, model->memory + touched - extents - weights);
+        model->weights = model->memory + touched - extents - weights;
     }
+    model->extents = (int32_t *)(void *)(model->staging - extents);
     model->pool = qc_pool_create(model->threads, model->memory + arena, stride);
     return 1;
 }
@@ -172,23 +175,45 @@ void *qc_model_state(qc_model *model, int32_t index) {
     return model->states[2 * index + model->turn];
 }
 
-/* Point model->tensors at the caller's tensors, or at staging memory where these are not aligned. */
+/* Point model->tensors at the caller's tensors, or at staging memory where these are not aligned or smaller than the
+ * kernels expect. */
 static qc_status bind(qc_model *model, const void *const inputs[], void *const outputs[]) {
     const qc_info *info = model->program->info;
     uint8_t *staging = model->staging, **tensor = model->tensors;
+    int64_t shape[QC_MAX_RANK];
     for (int32_t i = 0; i < info->n_inputs; i++, tensor++) {
         if (!inputs[i]) return QC_ERR_ARGUMENT;
         /* kernels take one pointer type for all; they do not write through those of inputs */
         *tensor = (uint8_t *)(uintptr_t)inputs[i];
-        if (!is_aligned(inputs[i])) *tensor = memcpy(staging, inputs[i], info->inputs[i].bytes);
+        if (qc_sizes_shape(model->program, model->extents, i, shape)) {
+            qc_sizes_spread(&info->inputs[i], shape, inputs[i], staging);
+            *tensor = staging;
+        } else if (!is_aligned(inputs[i])) {
+            *tensor = memcpy(staging, inputs[i], info->inputs[i].bytes);
+        }
         staging += aligned(info->inputs[i].bytes);
     }
     for (int32_t i = 0; i < info->n_outputs; i++, tensor++) {
         if (!outputs[i]) return QC_ERR_ARGUMENT;
-        *tensor = is_aligned(outputs[i]) ? outputs[i] : staging;
+        int smaller = qc_sizes_shape(model->program, model->extents, info->n_inputs + i, shape);
+        *tensor = is_aligned(outputs[i]) && !smaller ? outputs[i] : staging;
         staging += aligned(info->outputs[i].bytes);
     }
     return QC_OK;
+}
+
+/* Bring results from staging memory to the caller. */
+static void deliver(qc_model *model, void *const outputs[]) {
+    const qc_info *info = model->program->info;
+    int64_t shape[QC_MAX_RANK];
+    for (int32_t i = 0; i < info->n_outputs; i++) {
+        const uint8_t *made = model->tensors[info->n_inputs + i];
+        if (made == outputs[i]) continue;
+        if (qc_sizes_shape(model->program, model->extents, info->n_inputs + i, shape))
+            qc_sizes_gather(&info->outputs[i], shape, made, outputs[i]);
+        else
+            memcpy(outputs[i], made, info->outputs[i].bytes);
+    }
 }
 
 static uint8_t *resolve(const qc_model *model, uint8_t space, uint64_t offset) {
@@ -205,16 +230,29 @@ static uint8_t *resolve(const qc_model *model, uint8_t space, uint64_t offset) {
         return model->states[2 * offset + (uint64_t)model->turn];
     case QC_SPACE_NEXT:
         return model->states[2 * offset + (uint64_t)!model->turn];
+    case QC_SPACE_EXTENTS:
+        return (uint8_t *)model->extents;
     default:
         return NULL;
     }
+}
+
+/* How many tiles of each segment count. */
+static int32_t live_tiles(const qc_model *model, const qc_call *call) {
+    const qc_live *live = &call->live;
+    if (live->extent < 0) return call->tiles;
+    int64_t rows = (int64_t)model->extents[live->extent] * live->rows;
+    int64_t tiles = (rows + live->span - 1) / live->span * live->unit;
+    return tiles < live->segment ? (int32_t)tiles : live->segment;
 }
 
 static qc_status run_steps(qc_model *model, uint64_t *nanoseconds) {
     const qc_program *program = model->program;
     for (int32_t i = 0; i < program->info->n_steps; i++) {
         const qc_call *call = &program->calls[i];
-        qc_job job = {.kernel = call->kernel, .tiles = call->tiles, .grain = call->grain};
+        int32_t segment = call->live.extent < 0 ? call->tiles : call->live.segment, live = live_tiles(model, call);
+        int32_t tiles = segment ? call->tiles / segment * live : 0;
+        qc_job job = {.kernel = call->kernel, .tiles = tiles, .grain = call->grain, .live = live, .segment = segment};
         for (int j = 0; j < QC_MAX_ARGS; j++) job.args[j] = resolve(model, call->space[j], call->offset[j]);
         uint64_t start = nanoseconds ? now_ns() : 0;
         if (qc_pool_run(model->pool, &job)) return QC_ERR_KERNEL;
@@ -223,16 +261,16 @@ static qc_status run_steps(qc_model *model, uint64_t *nanoseconds) {
     return QC_OK;
 }
 
-qc_status qc_model_run(qc_model *model, const void *const inputs[], void *const outputs[], uint64_t *nanoseconds) {
+qc_status qc_model_run(qc_model *model, const int64_t sizes[], const void *const inputs[], void *const outputs[],
+                       uint64_t *nanoseconds) {
     if (!model || !inputs || !outputs) return QC_ERR_ARGUMENT;
     if (model->threads > 1 && model->process != getpid()) return QC_ERR_THREAD;
     if (atomic_flag_test_and_set(&model->busy)) return QC_ERR_BUSY;
-    const qc_info *info = model->program->info;
-    qc_status status = bind(model, inputs, outputs);
+    qc_status status = qc_sizes_resolve(model->program, sizes, model->extents);
+    if (status == QC_OK) status = bind(model, inputs, outputs);
     if (status == QC_OK) status = run_steps(model, nanoseconds);
     if (status == QC_OK) model->turn = !model->turn;
-    for (int32_t i = 0; i < info->n_outputs && status == QC_OK; i++)
-        if (!is_aligned(outputs[i])) memcpy(outputs[i], model->tensors[info->n_inputs + i], info->outputs[i].bytes);
+    if (status == QC_OK) deliver(model, outputs);
     atomic_flag_clear(&model->busy);
     return status;
 }

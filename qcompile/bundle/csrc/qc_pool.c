@@ -74,8 +74,16 @@ static int32_t run_part(const qc_job *job, int32_t part, int32_t parts, uint8_t 
     int64_t begin = units * part / parts * job->grain, end = units * (part + 1) / parts * job->grain;
     uint8_t *const *a = job->args;
     if (end > job->tiles) end = job->tiles;
-    if (begin >= end) return 0;
-    return job->kernel(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], scratch, (int32_t)begin, (int32_t)end);
+    int32_t rc = 0;
+    /* A range of the tiles that count may reach over several segments; with one segment it is a single call. */
+    while (begin < end && !rc) {
+        int64_t segment = begin / job->live, first = begin % job->live, count = job->live - first;
+        if (count > end - begin) count = end - begin;
+        int64_t at = segment * job->segment + first;
+        rc = job->kernel(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], scratch, (int32_t)at, (int32_t)(at + count));
+        begin += count;
+    }
+    return rc;
 }
 
 /* Wait until the ticket is another than the one seen last; returns it. */

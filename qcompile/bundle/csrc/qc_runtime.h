@@ -6,6 +6,7 @@
 
 #define QC_MAX_ARGS 8
 #define QC_ALIGNMENT 64
+#define QC_MAX_RANK 16
 
 /* Every kernel has this one type; see qcompile/ir/program.py for what it may rely on. */
 typedef int32_t (*qc_kernel)(uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *, uint8_t *,
@@ -18,13 +19,25 @@ enum {
     QC_SPACE_ARENA,
     QC_SPACE_WEIGHTS,
     QC_SPACE_STATE, /* a kept tensor as the last run left it */
-    QC_SPACE_NEXT   /* what this run makes of it */
+    QC_SPACE_NEXT,  /* what this run makes of it */
+    QC_SPACE_EXTENTS
 };
+
+/* The tiles that count at smaller sizes: min(segment, ceil(extents[extent] * rows / span) * unit) of each segment;
+ * see qcompile/ir/program.py. */
+typedef struct qc_live {
+    int32_t extent; /* -1: all tiles count */
+    int32_t rows;
+    int32_t span;
+    int32_t unit;
+    int32_t segment;
+} qc_live;
 
 typedef struct qc_call {
     qc_kernel kernel;
     int32_t tiles;
     int32_t grain;
+    qc_live live;
     uint8_t space[QC_MAX_ARGS];
     uint64_t offset[QC_MAX_ARGS]; /* index of the tensor, or bytes */
 } qc_call;
@@ -35,20 +48,39 @@ typedef struct qc_initial {
     uint8_t fill;
 } qc_initial;
 
+/* An extent that follows from a symbol: its value for each of the symbol's. */
+typedef struct qc_extent {
+    int32_t symbol;
+    const int32_t *table;
+} qc_extent;
+
+/* An open axis of one of the caller's tensors: inputs first, then outputs. */
+typedef struct qc_open_axis {
+    int32_t tensor;
+    int32_t axis;
+    int32_t extent;
+} qc_open_axis;
+
 typedef struct qc_program {
     const qc_info *info;
     const qc_call *calls; /* info->n_steps of them */
     const uint8_t *weights;
     uint32_t weights_crc; /* CRC-32 as in zlib */
     const qc_initial *initial; /* info->n_states of them */
+    int32_t n_extents;
+    const qc_extent *extents;
+    int32_t n_open;
+    const qc_open_axis *open;
     uint32_t unit; /* 0, or weights are stored without units of so many bytes that are zero: bits, then the others */
 } qc_program;
 
 /* A kernel call with its pointers resolved, as the pool runs it. */
 typedef struct qc_job {
     qc_kernel kernel;
-    int32_t tiles;
+    int32_t tiles;   /* to run, `live` of each segment */
     int32_t grain;
+    int32_t live;
+    int32_t segment; /* equal to `live` where all tiles are run */
     uint8_t *args[QC_MAX_ARGS];
 } qc_job;
 
@@ -63,9 +95,19 @@ int32_t qc_online_cores(void);
 /* Return the first of `features` that this processor or its system lacks, or NULL. */
 const char *qc_cpu_lacks(const char *const *features);
 
+/* Sizes: the value of each symbol, NULL for the largest. */
+qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], int32_t extents[]);
+/* The actual shape of a tensor (inputs first, then outputs); returns whether it is smaller than the largest. */
+int qc_sizes_shape(const qc_program *program, const int32_t extents[], int32_t tensor, int64_t shape[]);
+/* Copy between a dense tensor of the actual shape and memory laid out for the largest. */
+void qc_sizes_spread(const qc_tensor *tensor, const int64_t shape[], const uint8_t *dense, uint8_t *wide);
+void qc_sizes_gather(const qc_tensor *tensor, const int64_t shape[], const uint8_t *wide, uint8_t *dense);
+qc_status qc_model_shape(const qc_program *program, const int64_t sizes[], int32_t tensor, int64_t shape[]);
+
 /* What the exported functions of the generated file call. */
 qc_status qc_model_create(const qc_program *program, const qc_options *options, qc_model **model);
-qc_status qc_model_run(qc_model *model, const void *const inputs[], void *const outputs[], uint64_t *nanoseconds);
+qc_status qc_model_run(qc_model *model, const int64_t sizes[], const void *const inputs[], void *const outputs[],
+                       uint64_t *nanoseconds);
 void qc_model_destroy(qc_model *model);
 qc_status qc_model_reset(qc_model *model);
 void *qc_model_state(qc_model *model, int32_t index);

@@ -47,6 +47,14 @@ typedef struct qc_tensor {
     int32_t zero_point;
 } qc_tensor;
 
+/* An open extent: which sizes the model takes. The shapes of tensors are those of the largest. */
+typedef struct qc_symbol {
+    const char *name;
+    int64_t least;
+    int64_t most;
+    int64_t step; /* least, least + step, ... */
+} qc_symbol;
+
 /* One step of the model, for profiles. */
 typedef struct qc_step {
     const char *node;      /* the ONNX node it came from */
@@ -72,6 +80,8 @@ typedef struct qc_info {
     size_t weights_bytes;
     int32_t n_states;
     const qc_tensor *states; /* kept from one run to the next; no input and no output */
+    int32_t n_symbols;
+    const qc_symbol *symbols;
 } qc_info;
 
 typedef struct qc_options {

@@ -1,0 +1,82 @@
+/* Open extents: from the caller's sizes to extents, and tensors of the actual shape to and from those of the largest. */
+#include <string.h>
+
+#include "qc_runtime.h"
+
+qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], int32_t extents[]) {
+    const qc_info *info = program->info;
+    for (int32_t i = 0; sizes && i < info->n_symbols; i++) {
+        const qc_symbol *symbol = &info->symbols[i];
+        if (sizes[i] < symbol->least || sizes[i] > symbol->most || (sizes[i] - symbol->least) % symbol->step)
+            return QC_ERR_ARGUMENT;
+    }
+    for (int32_t i = 0; i < program->n_extents; i++) {
+        const qc_symbol *symbol = &info->symbols[program->extents[i].symbol];
+        int64_t size = sizes ? sizes[program->extents[i].symbol] : symbol->most;
+        extents[i] = program->extents[i].table[(size - symbol->least) / symbol->step];
+    }
+    return QC_OK;
+}
+
+static const qc_tensor *tensor_of(const qc_info *info, int32_t tensor) {
+    return tensor < info->n_inputs ? &info->inputs[tensor] : &info->outputs[tensor - info->n_inputs];
+}
+
+int qc_sizes_shape(const qc_program *program, const int32_t extents[], int32_t tensor, int64_t shape[]) {
+    const qc_tensor *known = tensor_of(program->info, tensor);
+    int smaller = 0;
+    for (int32_t i = 0; i < known->rank; i++) shape[i] = known->shape[i];
+    for (int32_t i = 0; i < program->n_open; i++) {
+        const qc_open_axis *open = &program->open[i];
+        if (open->tensor != tensor) continue;
+        shape[open->axis] = extents[open->extent];
+        smaller |= shape[open->axis] != known->shape[open->axis];
+    }
+    return smaller;
+}
+
+/* Walk the rows of contiguous elements; `to_wide` says in which direction they are copied. */
+static void copy_rows(const qc_tensor *tensor, const int64_t shape[], uint8_t *dense, uint8_t *wide, int to_wide) {
+    int64_t at[QC_MAX_RANK] = {0}, steps[QC_MAX_RANK];
+    size_t element = tensor->bytes, row;
+    int32_t last = tensor->rank - 1;
+    for (int32_t i = 0; i <= last; i++) {
+        element /= (size_t)tensor->shape[i];
+        if (shape[i] == 0) return;
+    }
+    int64_t step = 1;
+    for (int32_t i = last; i >= 0; i--) {
+        steps[i] = step;
+        step *= tensor->shape[i];
+    }
+    while (last > 0 && shape[last] == tensor->shape[last]) last--; /* whole rows lie side by side */
+    row = element * (size_t)(shape[last] * steps[last]);
+    for (;;) {
+        int64_t offset = 0;
+        for (int32_t i = 0; i < last; i++) offset += at[i] * steps[i];
+        uint8_t *there = wide + element * (size_t)offset;
+        memcpy(to_wide ? there : dense, to_wide ? dense : there, row);
+        dense += row;
+        int32_t axis = last - 1;
+        while (axis >= 0 && ++at[axis] == shape[axis]) at[axis--] = 0;
+        if (axis < 0) return;
+    }
+}
+
+void qc_sizes_spread(const qc_tensor *tensor, const int64_t shape[], const uint8_t *dense, uint8_t *wide) {
+    memset(wide, 0, tensor->bytes);
+    copy_rows(tensor, shape, (uint8_t *)(uintptr_t)dense, wide, 1);
+}
+
+void qc_sizes_gather(const qc_tensor *tensor, const int64_t shape[], const uint8_t *wide, uint8_t *dense) {
+    copy_rows(tensor, shape, dense, (uint8_t *)(uintptr_t)wide, 0);
+}
+
+qc_status qc_model_shape(const qc_program *program, const int64_t sizes[], int32_t tensor, int64_t shape[]) {
+    int32_t extents[1024];
+    if (!shape || tensor < 0 || tensor >= program->info->n_inputs + program->info->n_outputs) return QC_ERR_ARGUMENT;
+    if (program->n_extents > 1024) return QC_ERR_ARGUMENT;
+    qc_status status = qc_sizes_resolve(program, sizes, extents);
+    if (status == QC_OK) qc_sizes_shape(program, extents, tensor, shape);
+    return status;
+}

@@ -1,0 +1,37 @@
+"""The C tables of open extents: symbols, what follows from them, and the axes of the caller's tensors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qcompile.errors import InternalError
+from qcompile.ir.program import Program
+
+MOST_EXTENTS = 1024
+"""As many as `qc_sizes.c` has room for."""
+
+
+def tables(program: Program) -> dict[str, str]:
+    """Return what stands for the names in `model.c.in`."""
+    if len(program.extents) > MOST_EXTENTS:
+        raise InternalError(f"{len(program.extents)} open extents, at most {MOST_EXTENTS}")
+    names = [symbol.name for symbol in program.symbols]
+    shifted = [replace(place, tensor=place.tensor + len(program.inputs)) for place in program.open_outputs]
+    places = [*program.open_inputs, *shifted]
+    return {
+        "SYMBOLS": _rows([f'{{"{s.name}", {s.least}, {s.most}, {s.step}}}' for s in program.symbols]),
+        "TABLES": "\n".join(
+            f"static const int32_t TABLE_{i}[] = {{{', '.join(map(str, extent.table))}}};"
+            for i, extent in enumerate(program.extents)
+        ),
+        "EXTENTS": _rows([f"{{{names.index(e.symbol)}, TABLE_{i}}}" for i, e in enumerate(program.extents)]),
+        "OPEN": _rows([f"{{{p.tensor}, {p.axis}, {p.extent}}}" for p in places]),
+        "N_SYMBOLS": str(len(program.symbols)),
+        "N_EXTENTS": str(len(program.extents)),
+        "N_OPEN": str(len(places)),
+    }
+
+
+def _rows(rows: list[str]) -> str:
+    """Return the elements of an array, one a line; C has no empty arrays, so there is always one."""
+    return "\n".join(f"    {row}," for row in rows) or "    {0},"

@@ -1,0 +1,56 @@
+"""Open extents of inputs, each with a least and a largest value: one bundle serves all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One open extent; the graph's own types have its largest value.
+
+    Args:
+        name: as the user called it.
+        least: smallest extent, at least 1.
+        most: largest extent, a whole number of steps above the smallest.
+        step: distance of the extents that are allowed.
+        places: (input, axis) pairs that have it.
+    """
+
+    name: str
+    least: int
+    most: int
+    step: int = 1
+    places: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def values(self) -> range:
+        """All extents, ascending."""
+        return range(self.least, self.most + 1, self.step)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The extent of an axis as a function of one symbol.
+
+    Args:
+        symbol: its name.
+        table: the extent for each value of the symbol, from the least on.
+    """
+
+    symbol: str
+    table: tuple[int, ...]
+
+    @property
+    def most(self) -> int:
+        """The extent at the symbol's largest value."""
+        return self.table[-1]
+
+    @property
+    def least(self) -> int:
+        """The extent at the symbol's smallest value."""
+        return self.table[0]
+
+
+Axes = tuple["Extent | None", ...]
+"""The open extents of a tensor's axes, None where an axis is fixed."""

@@ -1,0 +1,96 @@
+"""Runs a graph with open extents in NumPy at the sizes of given inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ops.interpreter import Interpreter
+from qcompile.shapes.analysis import positions
+from qcompile.shapes.specialize import Specializer, padded, sizes_of
+
+Array = npt.NDArray[Any]
+OnValue = Callable[[Value, Array], None]
+Evaluate = Callable[[Node, list[Array]], tuple[Array, ...]]
+
+
+class _Delegating(Interpreter):
+    """An interpreter whose nodes are evaluated by somebody else."""
+
+    def __init__(self, graph: Graph, evaluate: Evaluate) -> None:
+        super().__init__(graph)
+        self._evaluate = evaluate
+
+    def evaluate(self, node: Node, inputs: list[Array]) -> tuple[Array, ...]:
+        """Hand the node on."""
+        return self._evaluate(node, inputs)
+
+
+class SizedRun:
+    """Evaluates a graph at one size after another.
+
+    Before its masks are made, a graph means what its twin of the actual size does. With masks it is evaluated as a
+    kernel does it: at the largest size, with zeros past the end of each input.
+
+    Args:
+        graph: with symbols.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._specializer = Specializer(graph)
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        on_value: OnValue | None,
+        evaluate: Evaluate,
+    ) -> dict[str, Array]:
+        """Evaluate the graph once; see `Interpreter.run`.
+
+        Args:
+            inputs: one array per graph input, by name; open axes have their actual extents.
+            on_value: called with every tensor of the graph, without what lies past the end.
+            evaluate: computes one node.
+        """
+        sizes = sizes_of(self._graph, {name: np.shape(array) for name, array in inputs.items()})
+        if self._graph.extents:
+            return self._masked(sizes, inputs, on_value, evaluate)
+        graph, originals = self._specializer.at(sizes)
+        interpreter = _Delegating(graph, evaluate)
+        show = None if on_value is None else lambda value, array: on_value(originals[value], array)
+        return interpreter.run_fixed(inputs, show)
+
+    def extents(self, sizes: Mapping[str, int]) -> Array:
+        """Return what the input with the actual extents holds."""
+        at = positions(self._graph, sizes)
+        return np.array([extent.table[at[extent.symbol]] for extent in self._graph.extents], np.int32)
+
+    def _masked(
+        self,
+        sizes: Mapping[str, int],
+        inputs: Mapping[str, Array],
+        on_value: OnValue | None,
+        evaluate: Evaluate,
+    ) -> dict[str, Array]:
+        shapes = {v.name: (v, self._specializer.shape(v, sizes)) for v in self._graph.inputs[:-1]}
+        full = {n: _filled(a, *shapes[n]) if n in shapes else a for n, a in inputs.items()}
+        full[self._graph.inputs[-1].name] = self.extents(sizes)
+
+        def cut(value: Value, array: Array) -> Array:
+            return np.ascontiguousarray(array[tuple(map(slice, self._specializer.shape(value, sizes)))])
+
+        interpreter = _Delegating(self._graph, evaluate)
+        results = interpreter.run_fixed(full, None if on_value is None else lambda v, a: on_value(v, cut(v, a)))
+        named = zip(self._graph.output_names, self._graph.outputs, strict=True)
+        return {name: cut(value, results[name]) for name, value in named}
+
+
+def _filled(array: Array, value: Value, shape: tuple[int, ...]) -> Array:
+    """Return an array of the actual extents in the largest ones; others are left for the interpreter to refuse."""
+    array = np.asarray(array)
+    return padded(array, value.shape) if array.shape == shape else array

@@ -1,0 +1,175 @@
+"""Finds the open extent of every axis in a graph, and where the elements past the actual end would be seen.
+
+The graph has the types of the largest sizes. At a smaller size each tensor holds its elements at the same places,
+and what lies past the actual end of an open axis is of no meaning. Most operations compute each element from
+elements at the same place, and need nothing. Those that mix elements along an open axis must see neutral ones past
+its end: `Analysis.masks` lists these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from qcompile.errors import UnsupportedOpError
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.symbol import Axes, Extent
+
+
+@dataclass(frozen=True)
+class Mask:
+    """An operand whose elements past the end of an axis must be replaced.
+
+    Args:
+        node: the reader.
+        operand: which operand.
+        axis: the open axis.
+        extent: where it ends.
+        fill: real value to see past the end; None for the last element before it.
+    """
+
+    node: Node
+    operand: int
+    axis: int
+    extent: Extent
+    fill: float | None
+
+
+@dataclass
+class Analysis:
+    """What is known of a graph.
+
+    Args:
+        axes: open extents of each tensor that has any.
+        slices: open extents of constants, by reader and operand: the reader uses the first elements only.
+        masks: what must be replaced.
+        means: nodes that divide by an open extent, with the extents of the axes they average over.
+    """
+
+    axes: dict[Value, Axes] = field(default_factory=dict)
+    slices: dict[tuple[Node, int], Axes] = field(default_factory=dict)
+    masks: list[Mask] = field(default_factory=list)
+    means: dict[Node, tuple[Extent, ...]] = field(default_factory=dict)
+
+    def of(self, value: Value) -> Axes:
+        """Return the open extents of a tensor's axes."""
+        return self.axes.get(value) or (None,) * len(value.shape)
+
+    def extents(self) -> list[Extent]:
+        """Return all extents that occur, each once, in order."""
+        return list(dict.fromkeys(e for axes in self.axes.values() for e in axes if e is not None))
+
+
+class Step:
+    """One node as its rule sees it.
+
+    Args:
+        node: read only.
+        analysis: of the graph up to the node; receives what the rule finds.
+    """
+
+    def __init__(self, node: Node, analysis: Analysis) -> None:
+        self.node, self._analysis = node, analysis
+        self.axes = [analysis.of(value) for value in node.inputs]
+
+    def mask(self, operand: int, axis: int, fill: float | None) -> None:
+        """Ask for neutral elements past the end of an operand's axis."""
+        extent = self.axes[operand][axis]
+        if extent is not None:
+            self._analysis.masks.append(Mask(self.node, operand, axis, extent, fill))
+
+    def slice(self, operand: int, axes: Axes) -> None:
+        """Say that only the first elements of a constant are used."""
+        self._analysis.slices[self.node, operand] = axes
+
+    def average(self, extents: tuple[Extent, ...]) -> None:
+        """Say that the result is divided by open extents."""
+        self._analysis.means[self.node] = extents
+
+    def extent_of(self, size: int) -> Extent | None:
+        """Return the one known open extent whose largest value is a size, None where there is none or several."""
+        found = [e for e in self._analysis.extents() if e.most == size]
+        return found[0] if len(found) == 1 else None
+
+    def refuse(self, reason: str, axis: Extent | None = None) -> UnsupportedOpError:
+        """Return an error about the node."""
+        name = axis.symbol if axis is not None else next(e.symbol for a in self.axes for e in a if e is not None)
+        where = self.node.loc or self.node.outputs[0].name
+        return UnsupportedOpError(
+            f"node {where} ({self.node.op.name}) does not work with the open extent '{name}': {reason}",
+            hint=f"fix the size: give --input-shape a number in place of {name}",
+        )
+
+
+Rule = Callable[[Step], "list[Axes]"]
+
+
+def input_axes(graph: Graph) -> dict[Value, Axes]:
+    """Return the open extents of the graph's inputs."""
+    found: dict[Value, Axes] = {}
+    for value in graph.inputs:
+        axes: list[Extent | None] = [None] * len(value.shape)
+        for symbol in graph.symbols:
+            for name, axis in symbol.places:
+                if name == value.name:
+                    axes[axis] = Extent(symbol.name, tuple(symbol.values))
+        if any(axes):
+            found[value] = tuple(axes)
+    return found
+
+
+def analyse(graph: Graph) -> Analysis:
+    """Find the open extents of a graph.
+
+    Args:
+        graph: with symbols; read only.
+
+    Raises:
+        UnsupportedOpError: an operation cannot serve all sizes; the message names it.
+    """
+    from qcompile.shapes.rules import rule_for
+
+    analysis = Analysis(input_axes(graph))
+    for node in graph.nodes:
+        step = Step(node, analysis)
+        if not any(any(axes) for axes in step.axes):
+            continue
+        rule = rule_for(node.op.name)
+        if rule is None:
+            raise step.refuse("it mixes elements in a way that has no form for it")
+        for value, axes in zip(node.outputs, rule(step), strict=True):
+            _check(step, value, axes)
+            if any(axes):
+                analysis.axes[value] = axes
+    return analysis
+
+
+def _check(step: Step, value: Value, axes: Axes) -> None:
+    if len(axes) != len(value.shape):
+        raise step.refuse("its result has other axes than its operand")
+    for extent, size in zip(axes, value.shape, strict=True):
+        if extent is not None and extent.most != size:
+            raise step.refuse(f"an axis of {size} elements would have {extent.most}", extent)
+        if extent is not None and extent.least < 1:
+            raise step.refuse("an axis would have no element at the smallest size", extent)
+
+
+def actual(extent: Extent | None, size: int, positions: Mapping[str, int]) -> int:
+    """Return the extent of an axis at given sizes.
+
+    Args:
+        extent: open extent, or None.
+        size: extent in the graph's own types.
+        positions: which of its values each symbol has, counted from 0.
+    """
+    return size if extent is None else extent.table[positions[extent.symbol]]
+
+
+def positions(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return which of its values each symbol has.
+
+    Args:
+        graph: with symbols.
+        sizes: value of each symbol, one that is allowed.
+    """
+    return {symbol.name: symbol.values.index(sizes[symbol.name]) for symbol in graph.symbols}
