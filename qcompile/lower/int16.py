@@ -147,7 +147,7 @@ def _finished(
         scalars = replace(scalars, y_zero_point=result.scalar_zero_point, **bounds)
     work = replace(shape, precision="int8", output=output, low=low is not None)
     weight, bias = node.inputs[1].constant(), operands[1].constant()
-    packed = pack_conv(work, context.isa, weight, bias, scales, scalars, context.plan(work))
+    packed = pack_conv(work, context.isa, weight, bias, scales, scalars, context.plan(work, node.output))
     twin = Node(node.op, [operands[0], *node.inputs[1:]], [node.output], node.attrs, node.loc)
     twin.precision = int16.INT16 if low is not None else node.precision
     convolution.emit_layer(context, twin, work, packed, low, node.output)
