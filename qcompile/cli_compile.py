@@ -103,6 +103,9 @@ def compile_model(
     work_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="State of the search, to go on after an interruption.")
     ] = None,
+    executor: Annotated[
+        str | None, typer.Option(metavar="URL", help="Measure candidates on a cluster: dask://HOST:PORT.")
+    ] = None,
     dump_ir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the IR after every pass into this directory.")
     ] = None,
@@ -153,6 +156,7 @@ def compile_model(
         "min_sqnr": min_sqnr,
         "max_ms": max_ms,
         "work_dir": str(work_dir) if work_dir is not None else None,
+        "executor": executor,
         "tune": tune or None,
         "budget": budget,
         "device": device,

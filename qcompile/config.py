@@ -19,7 +19,7 @@ COMMAND_LINE = "command line"
 """The source of settings that are options: messages about them name the option."""
 
 _FORM = "a configuration is a YAML file with one setting a line, such as `target: rpi4`"
-_NOT_RECORDED = ("jobs", "sources", "work_dir", "tune", "budget", "device")
+_NOT_RECORDED = ("jobs", "sources", "work_dir", "executor", "tune", "budget", "device")
 
 _STRING, _STRINGS = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
 _POSITIVE = {"type": "integer", "minimum": 1}
@@ -63,6 +63,7 @@ SCHEMA: dict[str, Any] = {
         "min_sqnr": {"type": "number"},
         "max_ms": {"type": "number", "exclusiveMinimum": 0},
         "work_dir": _STRING,
+        "executor": _STRING,
         "tune": {"type": "boolean"},
         "budget": {"type": ["number", "string"]},
         "device": _STRING,
@@ -107,6 +108,7 @@ class CompileConfig:
         min_sqnr: lowest SQNR at the worst output, dB; None for no such goal.
         max_ms: longest inference by the cost model, milliseconds; None for no such goal.
         work_dir: folder for the state of a search; None takes one beside the output.
+        executor: cluster that measures candidates, "dask://host:port"; None for processes here.
         tune: measure how the layers are cut best before compiling.
         budget: seconds for that; also "90s" or "2m".
         device: where: "local", or ssh://user@host.
@@ -143,6 +145,7 @@ class CompileConfig:
     min_sqnr: float | None = None
     max_ms: float | None = None
     work_dir: str | None = None
+    executor: str | None = None
     tune: bool = False
     budget: float = 60.0
     device: str = "local"
@@ -158,6 +161,8 @@ class CompileConfig:
             raise UsageError("--tune and --tuning off exclude each other", hint="name a file for the records")
         if self.searches and self.precision != "int8":
             raise UsageError("a search for accuracy needs --int8", hint="a float bundle loses none")
+        if self.executor is not None and not self.searches:
+            raise UsageError("--executor is for a search", hint="add --accuracy auto, or a goal: --max-drop 0.5%")
         if self.weight_bits is not None and self.precision in ("int8", "dynamic"):
             other = f"--{self.precision}"
             raise UsageError(f"--weight-bits keeps activations in float32, {other} does not", hint="give one of them")

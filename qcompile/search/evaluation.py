@@ -137,11 +137,13 @@ class Evaluator:
             what: for the progress report.
         """
         run = Interpreter(graph)
+        # All that the tasks need, and nothing else: they may go to another machine.
+        samples, expected, names, classifier = self._samples, self._expected, self._names, self._classifier
 
         def work(index: int) -> _Deviation:
             with np.errstate(all="ignore"):
-                actual = run.run(_bound(graph, self._samples[index]))
-            return self._deviation(self._expected[index], self._real(graph, actual))
+                actual = run.run(_bound(graph, samples[index]))
+            return _deviation(expected[index], _real(graph, names, actual), classifier)
 
         def progress(done: int, total: int) -> None:
             if self._progress is not None:
@@ -158,17 +160,17 @@ class Evaluator:
         ms, share = round(self._costs.graph_ms(graph), 6), round(int8_share(graph), 6)
         return Score(round(sqnr, 4), round(mean, 4), round(drop, 8), agreement, ms, share)
 
-    def _real(self, graph: Graph, named: Mapping[str, Array]) -> list[Array]:
-        pairs = zip(graph.output_names, graph.outputs, strict=True)
-        real = {n: dequantize(named[n], v.qparams) if v.qparams is not None else named[n] for n, v in pairs}
-        return self._outputs(real)
 
-    def _deviation(self, expected: list[Array], actual: list[Array]) -> _Deviation:
-        powers = [deviation_power(e, a) for e, a in zip(expected, actual, strict=True)]
-        scores = None
-        if self._classifier:
-            scores = tuple(np.nan_to_num(actual[0].reshape(-1).astype(np.float64)).tolist())
-        return _Deviation(tuple(s for s, _ in powers), tuple(n for _, n in powers), scores)
+def _real(graph: Graph, names: Sequence[str], named: Mapping[str, Array]) -> list[Array]:
+    pairs = zip(graph.output_names, graph.outputs, strict=True)
+    real = {n: dequantize(named[n], v.qparams) if v.qparams is not None else named[n] for n, v in pairs}
+    return [np.asarray(real[name]) for name in names]
+
+
+def _deviation(expected: list[Array], actual: list[Array], classifier: bool) -> _Deviation:
+    powers = [deviation_power(e, a) for e, a in zip(expected, actual, strict=True)]
+    scores = tuple(np.nan_to_num(actual[0].reshape(-1).astype(np.float64)).tolist()) if classifier else None
+    return _Deviation(tuple(s for s, _ in powers), tuple(n for _, n in powers), scores)
 
 
 def deviation_power(expected: Array, actual: Array) -> tuple[float, float]:

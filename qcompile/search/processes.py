@@ -10,14 +10,21 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qcompile.errors import UsageError
+
+if TYPE_CHECKING:
+    from qcompile.search.cluster import Cluster
 
 T = TypeVar("T")
 
 _POLL = 1.0
 """Seconds between two looks of a process at whether its parent still lives."""
+
+_cluster: Cluster | None = None
+"""Where tasks go instead of to processes."""
 
 _current: Callable[[int], Any] | None = None
 """What the processes compute: they inherit it, since graphs and samples are too large to be sent."""
@@ -43,11 +50,23 @@ def run_tasks(
         UsageError: a process died.
     """
     results = []
-    for result in _results(work, count, min(jobs, count)):
+    source = _cluster.results(work, count) if _cluster is not None else _results(work, count, min(jobs, count))
+    for result in source:
         results.append(result)
         if progress is not None:
             progress(len(results), count)
     return results
+
+
+@contextmanager
+def tasks_on(cluster: Cluster | None) -> Iterator[None]:
+    """Send the tasks of `run_tasks` to a cluster for a while; None changes nothing."""
+    global _cluster
+    before, _cluster = _cluster, cluster
+    try:
+        yield
+    finally:
+        _cluster = before
 
 
 def _results(work: Callable[[int], T], count: int, jobs: int) -> Iterator[T]:

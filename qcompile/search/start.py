@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from qcompile.search.candidates import Candidates
 from qcompile.search.evaluation import Split, split_samples
 from qcompile.search.goal import DEFAULT_DROP, Goal
 from qcompile.search.ladder import Ladder
+from qcompile.search.processes import tasks_on
 from qcompile.search.recipe import Recipe
 from qcompile.search.result import SearchResult
 from qcompile.search.state import SearchState
@@ -34,12 +36,14 @@ class SearchSettings:
         means: whether to try other means than float32 for some nodes.
         folder: where measurements are kept; None keeps them in memory.
         jobs: processes.
+        executor: cluster that takes the place of the processes, "dask://host:port", or None.
     """
 
     goal: Goal
     means: bool = True
     folder: Path | None = None
     jobs: int = 1
+    executor: str | None = None
 
 
 def settings_of(config: CompileConfig, output: Path) -> SearchSettings:
@@ -54,7 +58,7 @@ def settings_of(config: CompileConfig, output: Path) -> SearchSettings:
         goal = Goal(max_drop=DEFAULT_DROP)
     place = output.resolve()
     folder = Path(config.work_dir) if config.work_dir is not None else place.with_name(f"{place.name}.search")
-    return SearchSettings(goal, config.accuracy == "auto", folder, config.jobs)
+    return SearchSettings(goal, config.accuracy == "auto", folder, config.jobs, config.executor)
 
 
 def search(
@@ -92,11 +96,29 @@ def search(
         context.note(f"the search goes on with {state.resumed} measurements of an earlier run")
     candidates = Candidates(graph, context, split, registry, state, settings.jobs)
     sizes = (split.total - len(split.indices), len(split.verification))
-    found = Ladder(candidates, settings.goal).climb(recipe, sizes, means=settings.means)
+    with _executor(settings.executor):
+        found = Ladder(candidates, settings.goal).climb(recipe, sizes, means=settings.means)
     found = replace(found, divided=bool(split.indices))
     context.samples = split.calibration
     context.note(f"search: {found.reason}")
     return found
+
+
+@contextmanager
+def _executor(text: str | None) -> Iterator[None]:
+    """Send tasks to the cluster that the user named."""
+    if text is None:
+        yield
+        return
+    from qcompile.search.cluster import Cluster
+
+    cluster = Cluster(text)
+    try:
+        cluster.check()
+        with tasks_on(cluster):
+            yield
+    finally:
+        cluster.close()
 
 
 def _key(graph: Graph, recipe: Recipe, split: Split, context: PassContext) -> str:
