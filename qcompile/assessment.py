@@ -127,6 +127,7 @@ def analyze(
         seed=resolved.seed,
         preprocess=context.preprocess,
         kept=skips,
+        original=simplified,
         progress=progress,
     )
     return replace(result, notes=tuple(context.notes))

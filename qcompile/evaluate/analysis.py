@@ -41,6 +41,7 @@ class NodeAnalysis:
         exclusion: the options that take the cause away.
         histogram: counts of the exact values, from half a range below the range to half a range above.
         weight_peaks: largest magnitude of the float weights per output channel, real units; empty without weights.
+        original_peaks: the same before channels were equalized; empty where nothing was.
     """
 
     name: str
@@ -53,6 +54,7 @@ class NodeAnalysis:
     exclusion: str
     histogram: tuple[int, ...]
     weight_peaks: tuple[float, ...]
+    original_peaks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def analyze_graphs(
     seed: int = 0,
     preprocess: Preprocess | None = None,
     kept: Mapping[str, str] | None = None,
+    original: Graph | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Analysis:
     """Run both graphs in the interpreter, and each integer node once more on exact operands.
@@ -111,9 +114,10 @@ def analyze_graphs(
         seed: of made-up inputs.
         preprocess: the image steps, for the range of made-up inputs.
         kept: ONNX node to the reason it stays in float.
+        original: the float graph before its channels were equalized; None where it is the reference.
         progress: called with (done, total, what).
     """
-    run = _Run(reference, actual)
+    run = _Run(reference, actual, original)
     made_up = synthetic_samples(graph_inputs(reference), SYNTHETIC, seed, preprocess)
     total, chosen = spread(samples if samples is not None else made_up, count)
     for sample in chosen:
@@ -133,8 +137,9 @@ def analyze_graphs(
 class _Run:
     """Follows the samples through both graphs."""
 
-    def __init__(self, reference: Graph, actual: Graph) -> None:
+    def __init__(self, reference: Graph, actual: Graph, original: Graph | None) -> None:
         self.actual = actual
+        self.originals = {v.name: node for node in original.nodes for v in node.outputs} if original is not None else {}
         self.float_run, self.integer_run = Interpreter(reference), Interpreter(actual)
         self.producers = {v.name: node for node in reference.nodes for v in node.outputs}
         self.names = {**match_tensors(reference, actual), **{v: v.name for v in actual.inputs}}
@@ -222,6 +227,7 @@ class _Run:
     def _analysis(self, node: Node, statistics: NodeStatistics, findings: Findings) -> NodeAnalysis:
         tensor = self.names[node.outputs[0]]
         original = self.producers.get(tensor)
+        peaks = _weight_peaks(original) if original is not None else ()
         return NodeAnalysis(
             self._name(node.outputs[0]),
             node.op.name,
@@ -232,8 +238,16 @@ class _Run:
             explain(findings),
             _exclusion(node, findings),
             tuple(int(n) for n in statistics.histogram),
-            _weight_peaks(original) if original is not None else (),
+            peaks,
+            self._original_peaks(original, peaks),
         )
+
+    def _original_peaks(self, node: Node | None, peaks: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the weights' peaks of a layer before equalization; empty where it changed none."""
+        loc = node.loc if node is not None else ""
+        found = [n for n in self.originals.values() if loc and n.loc == loc and n.op is node.op]  # type: ignore[union-attr]
+        before = _weight_peaks(found[0]) if len(found) == 1 else ()
+        return before if len(before) == len(peaks) and not np.allclose(before, peaks, rtol=1e-5) else ()
 
     def _name(self, value: Value) -> str:
         """Return the ONNX node that makes a tensor, or the tensor's own name in the float graph."""

@@ -55,6 +55,7 @@ class Evaluation:
 
 _BEYOND = 0.01  # share of values outside of the calibrated range; a few lie there even in the best of cases
 _SMALL = 0.1  # of the calibrated width
+_BYTE, _ABOUT = 255.0, 1.3  # how much wider pixels are that nobody divided, and how far samples may differ from that
 
 
 class InputRanges:
@@ -90,11 +91,21 @@ class InputRanges:
             here = f"input '{name}' goes from {lo:.4g} to {hi:.4g} here"
             if share > _BEYOND:
                 seen = f"calibration saw only {low:.4g} to {high:.4g}"
-                notes.append(f"{here}, {seen}: {share:.0%} of the values lie beyond; is the preprocessing the same?")
+                notes.append(f"{here}, {seen}: {share:.0%} of the values lie beyond; {_guess(hi - lo, high - low)}")
             elif hi - lo < _SMALL * (high - low):
                 seen = f"a small part of the {low:.4g} to {high:.4g} that calibration saw"
-                notes.append(f"{here}, {seen}; is the preprocessing the same?")
+                notes.append(f"{here}, {seen}; {_guess(hi - lo, high - low)}")
         return notes
+
+
+def _guess(width: float, calibrated: float) -> str:
+    """Return what probably happened to inputs of another width than those of calibration, as a question."""
+    ratio = width / calibrated if calibrated > 0 else 0.0
+    if _BYTE / _ABOUT < ratio < _BYTE * _ABOUT:
+        return "are these pixels of 0 to 255 where calibration had 0 to 1?"
+    if 1 / (_BYTE * _ABOUT) < ratio < _ABOUT / _BYTE:
+        return "are these pixels of 0 to 1 where calibration had 0 to 255?"
+    return "is the preprocessing the same?"
 
 
 def evaluate_samples(

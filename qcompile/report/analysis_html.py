@@ -14,6 +14,7 @@ from qcompile.evaluate.analysis import Analysis, NodeAnalysis
 _WIDTH, _HEIGHT = 1000.0, 240.0
 _SMALL_WIDTH, _SMALL_HEIGHT = 420.0, 110.0
 _LEAST_TOP_DB = 40.0
+_MOST_BARS = 15
 
 
 def analysis_html(result: Analysis) -> str:
@@ -34,6 +35,7 @@ def analysis_html(result: Analysis) -> str:
     return environment.get_template("analysis.html.j2").render(
         result=result,
         worst=result.worst(5),
+        sensitive=_sensitive(result.worst(_MOST_BARS)),
         chart=_network_chart(result.nodes),
         details=[_detail(node) for node in result.nodes],
         width=_WIDTH,
@@ -76,14 +78,27 @@ def _network_chart(nodes: Sequence[NodeAnalysis]) -> dict[str, Any]:
     return {"accumulated": accumulated, "alone": alone, "levels": levels}
 
 
+def _sensitive(nodes: Sequence[NodeAnalysis]) -> list[tuple[NodeAnalysis, float]]:
+    """Return nodes with the length of their bars, 0 to 1: the longer, the more noise a node adds by itself."""
+    if not nodes:
+        return []
+    values = [node.alone_db or 0.0 for node in nodes]
+    worst, best = min(values), max(max(values), min(values) + 1.0)
+    return [(node, 0.05 + 0.95 * (best - v) / (best - worst)) for node, v in zip(nodes, values, strict=True)]
+
+
 def _detail(node: NodeAnalysis) -> dict[str, Any]:
+    shared = [p for p in (*node.original_peaks, *node.weight_peaks) if p > 0]
     return {
         "node": node,
         "bars": _bars(node.histogram),
         "low": _SMALL_WIDTH / 4,
         "high": _SMALL_WIDTH * 3 / 4,
-        "peaks": _peaks(node.weight_peaks),
-        "spread": _spread(node.weight_peaks),
+        "weights": [
+            (title, _peaks(peaks, shared), peaks, _spread(peaks))
+            for title, peaks in (("before equalization", node.original_peaks), ("", node.weight_peaks))
+            if len(peaks) > 1
+        ],
     }
 
 
@@ -98,9 +113,13 @@ def _bars(counts: Sequence[int]) -> str:
     return "".join([*parts, f"L{_SMALL_WIDTH:g} {_SMALL_HEIGHT:g}Z"])
 
 
-def _peaks(peaks: Sequence[float]) -> str:
-    """Return bars of the largest weight of each channel over the smallest of them, logarithmic, as an SVG path."""
-    alive = [p for p in peaks if p > 0]
+def _peaks(peaks: Sequence[float], alive: Sequence[float]) -> str:
+    """Return bars of the largest weight of each channel, logarithmic, as an SVG path.
+
+    Args:
+        peaks: one per channel.
+        alive: all that one scale is to hold, above 0.
+    """
     if len(alive) < 2:
         return ""
     low, high = math.log(min(alive)), math.log(max(alive))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -181,6 +182,35 @@ def test_causes_in_words(changes: dict[str, object], where: str, words: str) -> 
     found = replace(GOOD, **changes)  # type: ignore[arg-type]
     assert origin(found) == where
     assert words in explain(found)
+
+
+def test_weights_before_and_after_equalization_are_shown_side_by_side() -> None:
+    spread = np.geomspace(1.0, 1e3, 16).reshape(-1, 1, 1, 1)
+    source = with_weights(TEXT, {"w1": spread})
+    context = PassContext(samples=lambda: iter(samples()))
+    final = PassManager(PIPELINE.replace("insert-observers", "equalize-weights,insert-observers")).run(source, context)
+    assert context.reference is not None
+    first, second, *_ = (
+        n for n in analyze_graphs(context.reference, final, samples(), original=source).nodes if n.op == "conv2d"
+    )
+    assert max(first.original_peaks) / min(first.original_peaks) > 500
+    assert max(first.weight_peaks) / min(first.weight_peaks) < 100
+    assert second.original_peaks
+    html = analysis_html(analyze_graphs(context.reference, final, samples(), original=source))
+    assert html.count("before equalization") >= 2
+    assert html.count("after equalization") >= 2
+    same = analyze_graphs(context.reference, final, samples(), original=context.reference)
+    assert not any(node.original_peaks for node in same.nodes)
+
+
+def test_the_report_ranks_the_nodes(healthy: tuple[Graph, Graph]) -> None:
+    result = analyze_graphs(*healthy, samples(), count=2)
+    html = analysis_html(result)
+    section = html[html.index("<h2>Sensitivity</h2>") : html.index("<h2>Nodes</h2>")]
+    lengths = [float(w) for w in re.findall(r'<rect x="400" [^>]*width="(\d+)"', section)]
+    assert len(lengths) == min(15, sum(node.alone_db is not None for node in result.nodes))
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] == 520
 
 
 def test_the_report_shows_every_node_and_opens_offline(healthy: tuple[Graph, Graph]) -> None:

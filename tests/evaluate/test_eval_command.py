@@ -125,6 +125,19 @@ def test_inputs_of_another_scale_are_noted(
     assert "is the preprocessing the same?" in note
 
 
+@pytest.mark.parametrize(
+    ("factor", "words"), [(255.0, "0 to 255 where calibration had 0 to 1?"), (1 / 255, "0 to 1 where calibration had")]
+)
+def test_pixels_that_nobody_divided_are_recognized(
+    classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float, words: str
+) -> None:
+    with np.load(classifier.data) as arrays:
+        np.savez(tmp_path / "pixels.npz", x=arrays["x"] * np.float32(factor), labels=arrays["labels"])
+    assert run_command(["eval", classifier.bundle, "--data", str(tmp_path / "pixels.npz"), "--json"]) == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert words in note
+
+
 def test_compiling_notes_what_is_wrong_with_the_samples(
     classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
