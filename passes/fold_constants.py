@@ -10,6 +10,7 @@ import numpy as np
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.interpreter import evaluate_node
+from qcompile.ops.packed_weights import PACKED
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 
 _FACTOR = 8
@@ -30,8 +31,9 @@ class FoldConstants(Pass):
         const @b : f32[2] = [2.7182817, 7.389056]
         %y = mul(%x, @b) : f32[1,2]
 
-    Preconditions: none. Refusals: a result that outgrows its operands so far (an expand of a scalar to a large
-    tensor), since it would be stored in the bundle. Dequantized weights are four times their integers.
+    Preconditions: none. Refusals: weights that are packed, which their readers unpack in registers; a result that
+    outgrows its operands so far (an expand of a scalar to a large tensor), since it would be stored in the bundle.
+    Dequantized weights are four times their integers.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -43,7 +45,7 @@ class FoldConstants(Pass):
         """Fold in topological order, so that chains fold at once."""
         rewriter = context.rewriter(graph)
         for node in list(graph.nodes):
-            if all(v.is_constant for v in node.inputs):
+            if all(v.is_constant for v in node.inputs) and node.op.name not in PACKED:
                 made, read = (sum(v.type.nbytes for v in values) for values in (node.outputs, node.inputs))
                 if made - _FACTOR * read > self.limit:
                     context.skip(node, f"the result takes {made} bytes, its operands {read}")

@@ -13,6 +13,7 @@ from qcompile.errors import InternalError, UnsupportedOpError
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.opdef import OpDef
 from qcompile.ir.types import TensorType
+from qcompile.ops.packed_weights import PACKED
 
 FOLDED_LIMIT = 2**31
 """Bytes that a constant made at import may have; a larger one is a mistake of the model."""
@@ -108,14 +109,15 @@ class OnnxNode:
     ) -> tuple[Value, ...]:
         """Append an IR node with several results and return them; see `add`.
 
-        A node whose operands are all constants is evaluated instead, and its results are constants.
+        A node whose operands are all constants is evaluated instead, and its results are constants; weights of a few
+        bits stay packed.
         """
         from qcompile import ops
 
         definition = ops.get(op)
         try:
             instance = definition.Attrs(**attrs)
-            if inputs and all(v.is_constant for v in inputs):
+            if inputs and all(v.is_constant for v in inputs) and op not in PACKED:
                 return self._fold(definition, inputs, instance, names)
             node = self.graph.add_node(definition, inputs, instance, names=names, loc=self.name)
             large = [v.type for v in node.outputs if v.type.nbytes > TENSOR_LIMIT]

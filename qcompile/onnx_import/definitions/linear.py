@@ -63,45 +63,10 @@ def _fused_matmul(body: Body) -> None:
         body.add("Mul", [body.add("MatMul", sides), body.constant(alpha)], body.output(0))
 
 
-def _unpacked(packed: Bytes, bits: int) -> Bytes:
-    """Return the numbers of packed bytes, the lowest bits first: uint8 [..., bytes · 8 / bits]."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    parts = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-    return np.asarray(parts.reshape(*packed.shape[:-1], -1), np.uint8)
-
-
-def _matmul_nbits(body: Body) -> None:
-    """Define x · wᵀ (+ bias) with w = scale · (q − zero_point), a scale for each block along K.
-
-    The weights become float32 constants; --weight-bits packs them again.
-    """
-    k, n, bits, block = (int(body.attr(name, 0)) for name in ("K", "N", "bits", "block_size"))
-    if bits not in (2, 4, 8) or block < 16 or k < 1 or n < 1:
-        body.fail(f"weights of {bits} bits in blocks of {block} are not supported")
-    constants = [body.value(i).data if body.has(i) else None for i in (1, 2, 3)]
-    packed, scales, zeros = constants
-    if packed is None or scales is None or (body.has(3) and zeros is None) or (body.has(4) and body.operands[4]):
-        body.fail("its weights must be constants, without a group index")
-    blocks = -(-k // block)
-    codes = _unpacked(np.asarray(packed, np.uint8).reshape(n, blocks, -1), bits)[:, :, :block].astype(np.float32)
-    middle = np.full((n, blocks), float(1 << (bits - 1)), np.float32)
-    if zeros is not None and zeros.dtype == np.uint8:
-        middle = _unpacked(zeros.reshape(n, -1), bits)[:, :blocks].astype(np.float32)
-    elif zeros is not None:
-        middle = zeros.reshape(n, blocks).astype(np.float32)
-    weights = (codes - middle[:, :, None]) * scales.reshape(n, blocks, 1).astype(np.float32)
-    matrix = body.constant(np.ascontiguousarray(weights.reshape(n, -1)[:, :k].T))
-    if body.has(5):
-        body.add("Add", [body.add("MatMul", [body.input(0), matrix]), body.input(5)], body.output(0))
-    else:
-        body.add("MatMul", [body.input(0), matrix], body.output(0))
-
-
 DOMAIN = "com.microsoft"
 DEFINITIONS = {
     "FusedConv": _fused_conv,
     "FusedGemm": _fused_gemm,
     "FusedMatMul": _fused_matmul,
-    "MatMulNBits": _matmul_nbits,
     "TransposeMatMul": _fused_matmul,
 }
