@@ -9,6 +9,7 @@ from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ops.arithmetic import CLAMPS
+from qcompile.ops.packed_weights import is_table
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.passmgr.selection import selected
@@ -42,9 +43,13 @@ class AssignPrecision(Pass):
             "from..to" for all nodes between two tensors.
         keep_int16: nodes that compute on 16-bit activations, chosen in the same way. What only moves elements
             between two of them has 16 bits too. A node that `keep_float` names as well stays in float32.
+        spread: a concat that only conversions to real values read, such as boxes and scores in one output, stays in
+            float32 where the widest of its parts reaches so many times as far as the narrowest: each part then keeps
+            its own scale.
 
     Refusals: a node stays in float32, with the reason, where its operation has no integer form (or none on 16-bit
-    activations, where these are asked for), a tensor has no range, or a weight is not constant.
+    activations, where these are asked for), a tensor has no range, a weight is not constant, or a tensor holds values
+    that mark something (a mask of -1e4 or -3e38), so far from all others that no range serves both.
     """
 
     name: ClassVar[str] = "assign-precision"
@@ -54,6 +59,7 @@ class AssignPrecision(Pass):
 
     keep_float: tuple[str, ...] = ()
     keep_int16: tuple[str, ...] = ()
+    spread: float = 16.0
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Set `precision` on every node."""
@@ -63,7 +69,10 @@ class AssignPrecision(Pass):
         kept = selected(graph, self.keep_float, option="keep_float")
         wide = selected(graph, self.keep_int16, option="keep_int16")
         sized = analyse(graph).means if graph.symbols else {}
-        obstacles = {n: _SIZED if n in sized else _obstacle(n, int16=n in wide) for n in graph.nodes}
+        obstacles = {
+            n: _SIZED if n in sized else _obstacle(n, context, int16=n in wide) or _uneven_parts(n, self.spread)
+            for n in graph.nodes
+        }
         obstacles.update(dict.fromkeys(kept, _KEPT))
         for node, reason in obstacles.items():
             if reason is not None:
@@ -78,19 +87,24 @@ class AssignPrecision(Pass):
                 context.skip(node, "its conversions would cost more than integers save")
 
 
-def _obstacle(node: Node, *, int16: bool) -> str | None:
+def _obstacle(node: Node, context: PassContext, *, int16: bool) -> str | None:
     if node.op.integer is Quantization.FLOAT_ONLY:
         return f"{node.op.name} has no integer form"
     if any(v.dtype != "float32" for v in node.outputs):
         return f"it computes {node.outputs[0].dtype}"
     if node.op.integer is Quantization.ACCUMULATE and not all(v.is_constant for v in node.inputs[1:3]):
         return "its weight or bias is computed at run time"
+    if node.op.name == "gather" and is_table(node):
+        return "the rows of its table take 8 bits with scales of their own (quantize-weights)"
     if getattr(node.attrs, "activation", "none") not in CLAMPS:
         return f"its fused {node.attrs.activation} hides the tensor before it; fuse it after quantization"
     tensors = [node.inputs[i] for i in node.op.operand_activations(node)] + list(node.outputs)
     unknown = [v for v in tensors if v.qspec is None or (v.qspec.kind != "shared" and v.qspec.range is None)]
     if unknown:
         return f"the range of {unknown[0].name} is not known"
+    marked = [(v, marker) for v in tensors if (marker := _marker(v, context)) is not None]
+    if marked:
+        return f"{marked[0][0].name} holds {marked[0][1]:.3g} as a mark, too far from its other values for one range"
     return node.op.integer_obstacle(node) or (node.op.int16_obstacle(node) if int16 else None)
 
 
@@ -112,6 +126,46 @@ def _moved(graph: Graph, wide: set[Node], integer_side: set[Node]) -> set[Node]:
         if (made in wide or made in found) and not narrow:
             found.add(node)
     return found
+
+
+def _uneven_parts(node: Node, spread: float) -> str | None:
+    """Return why a concat should leave each part its own scale, None where it may have one for all."""
+    if node.op.name != "concat" or not _read_as_real(node.output):
+        return None
+    ranges = [_own_range(value) for value in node.inputs]
+    widths = [high - low for low, high in ranges if high > low]
+    if not widths or max(widths) < spread * min(widths):
+        return None
+    return f"its parts reach {max(widths):.3g} and {min(widths):.3g} far: one scale would cost the latter its codes"
+
+
+def _read_as_real(value: Value) -> bool:
+    """Return whether a tensor is only moved about until it is an output or read in float."""
+    moved = [reader for reader in value.users() if reader.op.integer is Quantization.SHARED]
+    others = [reader for reader in value.users() if reader.op.integer is not Quantization.SHARED]
+    if any(reader.op.integer is not Quantization.FLOAT_ONLY for reader in others):
+        return False
+    return all(_read_as_real(result) for reader in moved for result in reader.outputs)
+
+
+def _own_range(value: Value) -> tuple[float, float]:
+    spec = _source(value).qspec
+    return (spec.range if spec is not None else None) or (0.0, 0.0)
+
+
+def _source(value: Value) -> Value:
+    """Return the tensor whose range a tensor shares; itself where it has its own."""
+    while value.qspec is not None and value.qspec.kind == "shared" and value.producer is not None:
+        value = value.producer.inputs[0]
+    return value
+
+
+def _marker(value: Value, context: PassContext) -> float | None:
+    """Return the value that marks something in a tensor, by what calibration saw; None where there is none."""
+    statistics = context.statistics.get(_source(value).name)
+    if statistics is None:
+        return None
+    return statistics.marker if statistics.markers else statistics.distribution().sentinel()
 
 
 def _minimum_cut(graph: Graph, float_only: set[Node], integer_only: set[Node], costs: NodeCosts) -> set[Node]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
+
+import numpy as np
 
 from qcompile.calibrate.data_free import NormalizingInterpreter, data_free_range
 from qcompile.calibrate.histogram import TensorStatistics
@@ -12,16 +15,24 @@ from qcompile.calibrate.observer import make_observer
 from qcompile.calibrate.runner import calibrate as measure
 from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.synthetic import synthetic_samples
+from qcompile.calibrate.through_function import range_through
 from qcompile.errors import InternalError
-from qcompile.ir.graph import Graph, Value
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import Quantization
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, Fact
+
+_BY_ERROR = ("mse", "auto")
+"""Observers that weigh errors, and so may weigh those behind a function."""
 
 
 @dataclass(frozen=True)
 class Calibrate(Pass):
     """Run the float graph on the calibration samples and write the range of each tensor into its QSpec.
+
+    Where a tensor has no reader but a function such as a sigmoid, observers that weigh errors weigh those of its
+    result.
 
     Without samples, seeded synthetic inputs take their place, and the statistics of folded BatchNorms bring every
     tensor to its trained scale; the accuracy is then unverified, and the pass says so.
@@ -48,19 +59,26 @@ class Calibrate(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Fill the ranges in."""
         observed = [v for v in graph.values() if _needs_range(v)]
+        run_time = [v for v in observed if not v.is_constant]
+        if run_time:
+            self._measure(graph, run_time, context)
         for value in observed:
             if value.is_constant:
                 _set_range(value, *_constant_range(value))
-        run_time = [v for v in observed if not v.is_constant]
-        if not run_time:
-            return
+
+    def _measure(self, graph: Graph, run_time: list[Value], context: PassContext) -> None:
+        """Fill in the ranges of what is computed."""
         statistics = self._statistics(graph, run_time, context)
         context.statistics.update(statistics)
         for value in run_time:
             if value.qspec is None:
                 raise InternalError(f"{value.name} lost its QSpec")
             lo, hi = make_observer(value.qspec.observer).range(statistics[value.name])
-            _set_range(value, *(data_free_range(value, lo, hi) if context.samples is None else (lo, hi)))
+            if context.samples is None:
+                lo, hi = data_free_range(value, lo, hi)
+            elif value.qspec.observer in _BY_ERROR and (reader := _function_of(value, graph)) is not None:
+                lo, hi = range_through(statistics[value.name].distribution(), partial(_result, reader))
+            _set_range(value, lo, hi)
 
     def _statistics(
         self, graph: Graph, observed: list[Value], context: PassContext
@@ -83,13 +101,33 @@ class Calibrate(Pass):
         )
 
 
+def _function_of(value: Value, graph: Graph) -> Node | None:
+    """Return the unary function that alone reads a tensor; None where there is none."""
+    readers = value.users()
+    single = len(readers) == 1 and readers[0].op.integer is Quantization.TABLE and value not in graph.outputs
+    return readers[0] if single else None
+
+
+def _result(node: Node, x: Any) -> Any:
+    return node.op.function(node.attrs, x)
+
+
 def _needs_range(value: Value) -> bool:
     spec = value.qspec
     return spec is not None and spec.kind == "own" and spec.range is None and not spec.symmetric
 
 
 def _constant_range(value: Value) -> tuple[float, float]:
+    """Return the range of a constant; a bound that the result of a minimum or maximum never reaches counts for little.
+
+    What such an operation takes from beyond its result's range is cut off there anyway, so -3e38 as "no lower bound"
+    needs no code of its own.
+    """
     data = value.constant()
+    results = [node.output.qspec for node in value.users() if node.op.name in ("minimum", "maximum")]
+    ranges = [spec.range for spec in results if spec is not None and spec.range is not None]
+    if ranges and len(ranges) == len(value.users()):
+        data = np.clip(data, min(lo for lo, _ in ranges), max(hi for _, hi in ranges))
     return min(0.0, float(data.min(initial=0.0))), max(0.0, float(data.max(initial=0.0)))
 
 

@@ -88,6 +88,8 @@ class _IntegerBuilder:
 
     def __init__(self, context: PassContext, graph: Graph, wide: bool) -> None:
         self.context, self.rewriter, self.wide = context, context.rewriter(graph), wide
+        # What is moved in float takes the same values as its source, which the rewriting cuts it off from.
+        self.specs = {v: _own_spec(v) for v in graph.values() if v.qspec is not None}
         self.integers: dict[tuple[Value, str], Value] = {}
         self.accumulators: dict[Value, Value] = {}
         self.reals: dict[Value, Value] = {}
@@ -176,7 +178,7 @@ class _IntegerBuilder:
 
     def result_params(self, value: Value, dtype: str) -> QParams:
         """Return the QParams that a tensor's calibrated range and its producer's clamp ask for."""
-        spec = value.qspec
+        spec = self.specs.get(value, value.qspec)
         if spec is None or spec.range is None:
             raise InternalError(f"{value.name} has no calibrated range")
         qparams = QParams.from_range(*spec.range) if dtype == INT8 else self._int16_params(value, spec)
@@ -312,6 +314,13 @@ class _IntegerBuilder:
         ]
         # The later one: its convolution then finds the other operand ready and can take the addition in.
         return max(candidates, key=lambda i: order[self.accumulators[node.inputs[i]].producer], default=None)  # type: ignore[index]
+
+
+def _own_spec(value: Value) -> QSpec | None:
+    """Return the QSpec that a tensor or, where it shares one, its source has."""
+    while value.qspec is not None and value.qspec.kind == "shared" and value.producer is not None:
+        value = value.producer.inputs[0]
+    return value.qspec
 
 
 def _chosen_scales(weight: Any, spec: QSpec) -> Any:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompile import ops
-from qcompile.errors import UsageError
+from qcompile.errors import UsageError, did_you_mean
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ops.packed_weights import is_product
 from qcompile.ops.unpack_groups import BITS, LEAST_GROUP, packed
@@ -16,6 +16,8 @@ from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CHANNELS_LAST, Fact
 from qcompile.passmgr.selection import selected
 from qcompile.quant.groups import GroupedWeights, quantize_groups
+
+_OPERATIONS = ("gather", "dense", "conv2d")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class QuantizeWeights(Pass):
         symmetric: no zero points; false gives each group one, a byte more for better accuracy (4 and 8 bits).
         keep: nodes whose weights stay float: names, globs, "/regular expressions/", "op:gather", "from..to".
         smallest: weights that a constant must have to be worth it.
+        operations: whose weights to take: "gather", "dense", "conv2d".
 
     Preconditions: to-nhwc ran. Integer layers are left alone.
 
@@ -57,6 +60,7 @@ class QuantizeWeights(Pass):
     symmetric: bool = True
     keep: tuple[str, ...] = ()
     smallest: int = 256
+    operations: tuple[str, ...] = _OPERATIONS
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Replace the weights of every layer that has a kernel for it."""
@@ -65,7 +69,7 @@ class QuantizeWeights(Pass):
         weights: dict[Value, list[tuple[Node, int]]] = {}
         for node in graph.nodes:
             operand = 0 if node.op.name == "gather" else 1
-            if node.op.name not in ("gather", "dense", "conv2d"):
+            if node.op.name not in self.operations:
                 continue
             reason = "kept in float by request" if node in kept else self._obstacle(node, operand)
             if reason is None:
@@ -93,6 +97,9 @@ class QuantizeWeights(Pass):
 
     def _check(self) -> None:
         """Refuse options that no kernel serves."""
+        unknown = [name for name in self.operations if name not in _OPERATIONS]
+        if unknown:
+            raise UsageError(f"no weights of '{unknown[0]}'", hint=did_you_mean(unknown[0], list(_OPERATIONS)))
         if self.bits not in BITS:
             raise UsageError(f"no weights of {self.bits} bits", hint="8, 4, 2 (ternary) or 1 (the sign)")
         size = self.group_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from numbers import Integral
 from pathlib import Path
@@ -283,6 +283,7 @@ def to_precision(
 ) -> tuple[Graph, list[PassRecord]]:
     """Run the passes that lead to the wanted precision: those that a search found, or the usual ones."""
     from qcompile.passmgr.selection import check_selection
+    from qcompile.search.safety_net import protect
 
     if config.precision == "fp32":
         return _run(finish_pipeline(config), graph, config, context, instruments)
@@ -298,9 +299,15 @@ def to_precision(
     # Calibration takes long: a name that does not exist is reported before it.
     check_selection(observed, config.keep_float, option="--keep-float", original=graph)
     check_selection(observed, config.keep_int16, option="--keep-int16", original=graph)
-    pipeline = f"{quantization_pipeline(config)},{finish_pipeline(config)}"
-    final, after = _run(pipeline, observed, config, context, instruments)
-    return final, [*before, *after]
+    calibrated, ranges = _run(f"calibrate{{seed={config.seed}}}", observed, config, context, instruments)
+
+    def quantized(names: Sequence[str], whole: bool) -> tuple[Graph, list[PassRecord]]:
+        more = replace(config, keep_float=(*config.keep_float, *names))
+        pipeline = f"{integer_pipeline(more, whole)},{finish_pipeline(config)}"
+        return _run(pipeline, calibrated, config, context, instruments if whole else ())
+
+    made = protect(calibrated, quantized, context)
+    return made.graph, [*before, *ranges, *made.records]
 
 
 def bound_extents(
@@ -354,16 +361,25 @@ def observation_pipeline(config: CompileConfig) -> str:
 
     options = f"observer={print_literal(config.observer)}, weights={print_literal(config.weights)}"
     options += f", per_channel={print_literal(config.per_channel)}"
-    return f"fuse-activation{{tables=false}},equalize-weights,insert-observers{{{options}}}"
+    return f"fuse-activation{{tables=false}},equalize-weights,smooth-activations,insert-observers{{{options}}}"
 
 
 def quantization_pipeline(config: CompileConfig) -> str:
     """Return the pipeline text from there to an integer graph."""
+    return f"calibrate{{seed={config.seed}}},{integer_pipeline(config)}"
+
+
+def integer_pipeline(config: CompileConfig, whole: bool = True) -> str:
+    """Return the pipeline text from a calibrated float graph to an integer graph.
+
+    Args:
+        config: effective configuration.
+        whole: whether to round the weights by layer, and those of tables, which takes longer than all else.
+    """
     from qcompile.ir.printer import print_literal
 
     wide = f", keep_int16={print_literal(config.keep_int16)}" if config.keep_int16 else ""
     steps = [
-        f"calibrate{{seed={config.seed}}}",
         f"assign-precision{{keep_float={print_literal(config.keep_float)}{wide}}}",
         f"quantize{{io={print_literal(config.io)}}}",
         "fuse-requantize",
@@ -371,7 +387,9 @@ def quantization_pipeline(config: CompileConfig) -> str:
     ]
     # Rounding weights by samples needs samples of one size.
     open_extents = any(isinstance(d, str) for shape in config.input_shapes.values() for d in shape)
-    return ",".join(steps if open_extents else [*steps, "round-weights"])
+    if whole and not open_extents:
+        steps.append("round-weights")
+    return ",".join([*steps, 'quantize-weights{operations=["gather"]}'] if whole else steps)
 
 
 def _run(

@@ -11,6 +11,15 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
+_APART = 64.0
+"""A marker is so many times larger than everything else: a range with both leaves the rest 4 of 256 codes."""
+
+_ALIKE = 1.25
+"""Markers differ by less than this factor: one constant, plus what was added to it."""
+
+_LEAST_SHARE = 1e-3
+"""Rarer large values are outliers, which a range may clip."""
+
 
 @dataclass(frozen=True, eq=False)
 class Distribution:
@@ -51,6 +60,27 @@ class Distribution:
     def spans(self) -> tuple[Array, Array]:
         """Bounds of the cells, narrowed to the smallest and largest value seen, float64 [cells] each."""
         return np.maximum(self.lower, self.minimum), np.minimum(self.upper, self.maximum)
+
+    def sentinel(self) -> float | None:
+        """Return the value that marks something rather than measures it, such as a mask of -10000; else None.
+
+        That is a value taken often, of one sign, at least 64 times as large as all others, of which some are not
+        zero.
+        """
+        spans = self.spans
+        sizes = np.maximum(np.abs(spans[0]), np.abs(spans[1]))
+        order = np.argsort(sizes)
+        ascending = sizes[order]
+        if ascending.size < 2:
+            return None
+        # Cells of both signs are mixed by magnitude; the marker is what follows the only wide gap.
+        above = np.flatnonzero((ascending[1:] >= _APART * ascending[:-1]) & (ascending[:-1] > 0)) + 1
+        if not above.size or ascending[-1] > _ALIKE * ascending[above[-1]]:
+            return None
+        far = order[above[-1] :]
+        if self.counts[far].sum() < _LEAST_SHARE * self.total or len({bool(spans[0][i] < 0) for i in far}) > 1:
+            return None
+        return float(spans[0][far[0]] if spans[0][far[0]] < 0 else spans[1][far[0]])
 
     def folded(self) -> Distribution:
         """Return the distribution of the magnitudes |x|."""

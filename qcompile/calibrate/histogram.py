@@ -46,6 +46,7 @@ class TensorStatistics:
         samples: number of arrays seen.
         count: number of values in the histogram.
         markers: values left out because their magnitude is LIMIT or more, infinities included.
+        marker: one of them; 0 where there is none.
         minimum: smallest value, real units, exact.
         maximum: largest value, real units, exact.
         moving_minimum: moving average of the minima in sample order, real units.
@@ -61,6 +62,7 @@ class TensorStatistics:
         self.samples = 0
         self.count = 0
         self.markers = 0
+        self.marker = 0.0
         self.minimum = math.inf
         self.maximum = -math.inf
         self.moving_minimum = math.nan
@@ -113,6 +115,7 @@ class TensorStatistics:
             if low <= -LIMIT or high >= LIMIT:
                 kept = chunk[np.abs(chunk) < LIMIT]
                 self.markers += chunk.size - kept.size
+                self.marker = low if low <= -LIMIT else high
                 chunk = kept
             if chunk.size:
                 yield chunk

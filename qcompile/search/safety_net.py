@@ -1,0 +1,231 @@
+"""What the default recipe does where plain int8 is not accurate enough: a few nodes go back to float32, and it says so.
+
+Every int8 network is checked on some calibration samples. Where an output falls short of its target, the nodes that
+spoil it most for the time they save leave int8, until the target is met or the price is too high. Targets are those
+of the outputs' use, as far as their shapes tell it; an exact metric needs labels and `--accuracy auto`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from qcompile.calibrate.layer_correction import spread
+from qcompile.cost import NodeCosts
+from qcompile.ir.graph import Graph, Node
+from qcompile.passmgr import PassContext, PassRecord
+from qcompile.search.drop import is_classifier
+from qcompile.search.evaluation import Evaluator
+from qcompile.search.plan import Step, extra_ns, plan_steps
+from qcompile.search.score import int8_share
+from qcompile.search.sensitivity import measure_noise
+from qcompile.search.sources import find_sources
+
+CLASSES_DB, STATE_DB, SIGNAL_DB = 25.0, 48.0, 48.0
+"""SQNR to reach at class scores; at a state, whose error is fed back; at everything else, where noise shows."""
+
+LEAST_DB = 20.0
+"""SQNR to reach at any price."""
+
+MOST_TIME, MOST_NS = 0.25, 20_000.0
+"""Modelled time to add for the targets: this share, or so many nanoseconds, which nobody notices."""
+
+CONV_MACS, OTHER_MACS = 0.05, 0.15
+"""Share of the multiply-accumulates to take from int8 for the targets, in networks of convolutions and in others."""
+
+CHECKED, MEASURED = 8, 2
+"""Samples on which a network is checked, and on which the noise of each node is measured."""
+
+_MACS, _LEAST_RUNS, _MOST_RUNS = 1e10, 8.0, 60.0
+"""Multiply-accumulates to spend on one sample's measurements, and the runs of the network that this may be."""
+
+_ROUNDING_DB = 8.0
+"""What rounding weights by layer gains at most, as a rule."""
+
+_FLAT_DB = 0.5
+"""Steps at the end that gain less than this are taken back."""
+
+Run = Callable[[Sequence[str], bool], tuple[Graph, list[PassRecord]]]
+"""Quantizes, keeping nodes in float32; False leaves out what takes long behind it."""
+
+
+@dataclass(frozen=True)
+class Protected:
+    """A quantized network that was checked.
+
+    Args:
+        graph: final graph.
+        records: of the passes that made it.
+        names: results of the nodes that were put back to float32.
+    """
+
+    graph: Graph
+    records: list[PassRecord]
+    names: tuple[str, ...]
+
+
+def targets(graph: Graph) -> list[float]:
+    """Return the SQNR that each output should have, dB.
+
+    Args:
+        graph: an output of the same shape as an input that it depends on is a state; the one vector of a graph
+            with nothing else holds class scores.
+    """
+    states = {(value.shape, value.dtype) for value in graph.inputs if value.dtype == "float32"}
+    single = is_classifier(graph)
+    found = []
+    for value in graph.outputs:
+        is_state = (value.shape, value.dtype) in states and len(graph.inputs) > 1
+        found.append(STATE_DB if is_state else CLASSES_DB if single or _is_vector(value.shape) else SIGNAL_DB)
+    return found
+
+
+def _is_vector(shape: Sequence[int]) -> bool:
+    return sum(extent > 1 for extent in shape) <= 1
+
+
+def protect(calibrated: Graph, run: Run, context: PassContext) -> Protected:
+    """Quantize, check, and put nodes back to float32 where the targets are missed.
+
+    Args:
+        calibrated: float graph with ranges.
+        run: quantizes it.
+        context: holds the samples; without them, or where they have several sizes, nothing is checked.
+    """
+    if context.samples is None or calibrated.symbols:
+        return Protected(*run((), True), ())
+    return _Net(calibrated, run, context).secured()
+
+
+class _Net:
+    def __init__(self, calibrated: Graph, run: Run, context: PassContext) -> None:
+        assert context.samples is not None
+        self._calibrated, self._run, self._context = calibrated, run, context
+        self._samples = spread(context.samples(), CHECKED)
+        self._evaluator = Evaluator(calibrated, self._samples)
+        self._targets = targets(calibrated)
+        self._costs = NodeCosts.of(context)
+
+    def _margin(self, graph: Graph, least: float | None = None) -> float:
+        """Return by how much the worst output exceeds its target, dB."""
+        ratios = self._evaluator.output_db(graph)
+        return min(db - (least if least is not None else goal) for db, goal in zip(ratios, self._targets, strict=True))
+
+    def secured(self) -> Protected:
+        """Return the network as it is, or a better one."""
+        plain = self._quick(())
+        quick = self._margin(plain)
+        gain, best = 0.0, None
+        if quick >= -_ROUNDING_DB:
+            best = Protected(*self._run((), True), ())
+            margin = self._margin(best.graph)
+            if margin >= 0.0:
+                return best
+            gain = margin - quick
+        # What is too far from its targets for the slow passes goes through them only once, with what it needs.
+        steps = self._plan()
+        affordable = self._within_budget(steps, plain)
+        best = self._better(best, self._shortest(affordable, gain) if len(affordable) > 1 else steps[0])
+        if self._margin(best.graph, LEAST_DB) < 0.0:
+            best = self._better(best, self._at_any_price(steps, best))
+        self._report(best, plain)
+        return best
+
+    def _quick(self, names: Sequence[str]) -> Graph:
+        return self._run(names, False)[0]
+
+    def _better(self, known: Protected | None, step: Step) -> Protected:
+        """Return the network with a step taken, if it is more accurate than the one known."""
+        found = Protected(*self._run(step.names, True), step.names)
+        return found if known is None or self._margin(found.graph) > self._margin(known.graph) else known
+
+    def _plan(self) -> list[Step]:
+        """Return the order in which nodes leave int8; noises are relative to what the targets allow."""
+        assigned, integer = self._assigned()
+        macs = max(1, sum(node.op.macs(node) for node in assigned.nodes))
+        noises = measure_noise(
+            assigned,
+            find_sources(assigned, integer),
+            spread(self._samples, MEASURED),
+            work=min(max(_MACS / macs, _LEAST_RUNS), _MOST_RUNS),
+            progress=self._context.progress,
+        )
+        allowed = [10 ** (-goal / 10) for goal in self._targets]
+        relative = [
+            replace(noise, outputs=tuple(n / a for n, a in zip(noise.outputs, allowed, strict=True)))
+            for noise in noises
+        ]
+        self._nodes = {node.outputs[0].name: node for node in assigned.nodes}
+        return plan_steps(assigned, relative, self._costs)
+
+    def _assigned(self) -> tuple[Graph, Graph]:
+        from qcompile.passmgr import PassManager
+
+        context = replace(self._context, notes=[], skips=[])
+        assigned = PassManager("assign-precision").run(self._calibrated, context)
+        return assigned, PassManager("quantize").run(assigned, context)
+
+    def _within_budget(self, steps: Sequence[Step], graph: Graph) -> list[Step]:
+        """Return the steps that the budget allows, the first of which keeps nothing in float32."""
+        budget = max(MOST_TIME * self._costs.graph_ms(graph) * 1e6, MOST_NS)
+        macs = sum(node.op.macs(node) for node in self._nodes.values())
+        convolved = sum(node.op.macs(node) for node in self._nodes.values() if node.op.name.startswith("conv"))
+        share = CONV_MACS if STATE_DB not in self._targets and convolved > macs / 2 else OTHER_MACS
+        chosen = [Step((), steps[0].noise)]
+        for before, step in pairwise(steps):
+            names = set(chosen[-1].names) | (set(step.names) - set(before.names))
+            nodes = [self._nodes[name] for name in names]
+            affordable = sum(max(0.0, extra_ns(node, self._costs)) for node in nodes) <= budget
+            # One that costs too much is left out; what comes behind may be cheaper.
+            if affordable and sum(node.op.macs(node) for node in nodes) <= share * macs:
+                chosen.append(Step(tuple(n for n in step.names if n in names), step.noise))
+        return chosen
+
+    def _shortest(self, steps: Sequence[Step], gain: float) -> Step:
+        """Return the shortest step that meets the targets, or comes as near to them as the last."""
+        reached = self._margin(self._quick(steps[-1].names)) + gain
+        wanted = min(reached - _FLAT_DB, 0.0)
+        low, high = 0, len(steps) - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._margin(self._quick(steps[middle].names)) + gain >= wanted:
+                high = middle
+            else:
+                low = middle
+        return steps[high]
+
+    def _at_any_price(self, steps: Sequence[Step], best: Protected) -> Step:
+        """Return the shortest step that meets the least SQNR."""
+        gain = max(0.0, self._margin(best.graph) - self._margin(self._quick(best.names)))
+        low, high = 0, len(steps) - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._margin(self._quick(steps[middle].names), LEAST_DB) + gain >= 0.0:
+                high = middle
+            else:
+                low = middle
+        return steps[high]
+
+    def _report(self, best: Protected, plain: Graph) -> None:
+        """Tell the user what was put back, what that gives and what it costs."""
+        before, after = (min(self._evaluator.output_db(graph)) for graph in (plain, best.graph))
+        if best.names:
+            time = self._costs.graph_ms(best.graph) / self._costs.graph_ms(plain) - 1
+            shown = [_title(self._nodes[name]) for name in best.names[:6]]
+            more = f" and {len(best.names) - 6} more" if len(best.names) > 6 else ""
+            count = f"{len(best.names)} node{'s' if len(best.names) > 1 else ''}"
+            self._context.note(
+                f"{count} went back to float32 for accuracy: SQNR {before:.1f} → {after:.1f} dB at the worst output, "
+                f"{100 * int8_share(best.graph):.1f} % of the MACs in int8, {100 * time:+.0f} % modelled time: "
+                f"{', '.join(shown)}{more}"
+            )
+        if after < LEAST_DB:
+            self._context.note(
+                f"the worst output has an SQNR of {after:.1f} dB only: `qcompile analyze` shows why, and "
+                "--accuracy auto searches further"
+            )
+
+
+def _title(node: Node) -> str:
+    return f"{node.op.name} {node.loc or node.outputs[0].name}"

@@ -1,0 +1,253 @@
+"""What the default recipe makes of networks that plain int8 spoils."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from search_graphs import heads, samples
+
+from qcompile import driver, ops
+from qcompile.config import CompileConfig
+from qcompile.ir.graph import Graph
+from qcompile.ir.parser import parse_graph
+from qcompile.ops.interpreter import Interpreter
+from qcompile.passmgr import PassContext
+from qcompile.search.evaluation import Evaluator
+from qcompile.search.safety_net import CLASSES_DB, SIGNAL_DB, STATE_DB, protect, targets
+
+Sample = dict[str, np.ndarray]
+
+
+def compiled(graph: Graph, given: list[Sample], **settings: Any) -> tuple[Graph, PassContext]:
+    def start() -> Iterator[Sample]:
+        return iter(given)
+
+    context = PassContext(samples=start)
+    final, _ = driver.to_precision(graph, CompileConfig(**settings), context, ())
+    return final, context
+
+
+def plainly(graph: Graph, given: list[Sample], monkeypatch: pytest.MonkeyPatch) -> Graph:
+    """Quantize without the safety net."""
+    with monkeypatch.context() as patch:
+        patch.setattr("qcompile.search.safety_net.protect", lambda calibrated, run, context: _unchecked(run))
+        return compiled(graph, given)[0]
+
+
+def _unchecked(run: Any) -> Any:
+    graph, records = run((), True)
+    return type("Plain", (), {"graph": graph, "records": records, "names": ()})
+
+
+def decibel(graph: Graph, final: Graph, given: list[Sample]) -> list[float]:
+    return Evaluator(graph, given).output_db(final)
+
+
+ATTENTION = """
+graph "attention" {
+  input %x : f32[1,16,32]
+  input %mask : f32[1,1,16]
+  const @gamma : f32[32] = normal(1, 1)
+  const @beta : f32[32] = normal(2, 0.1)
+  const @wq : f32[32,32] = normal(3, 0.1)
+  const @wk : f32[32,32] = normal(4, 0.1)
+  const @wv : f32[32,32] = normal(5, 0.1)
+  const @zero : f32[32] = normal(6, 0.01)
+  const @far : f32[1] = [SENTINEL]
+  %n = layer_norm(%x, @gamma, @beta) : f32[1,16,32] loc("norm")
+  %q = dense(%n, @wq, @zero) : f32[1,16,32] loc("query")
+  %k = dense(%n, @wk, @zero) : f32[1,16,32] loc("key")
+  %v = dense(%n, @wv, @zero) : f32[1,16,32] loc("value")
+  %t = transpose(%k) {perm=[0,2,1]} : f32[1,32,16] loc("turn")
+  %s = matmul(%q, %t) : f32[1,16,16] loc("scores")
+  %m = mul(%mask, @far) : f32[1,1,16] loc("penalty")
+  %a = add(%s, %m) : f32[1,16,16] loc("masked")
+  %p = softmax(%a) {axis=2} : f32[1,16,16] loc("softmax")
+  %y = matmul(%p, %v) : f32[1,16,32] loc("mix")
+  output "y" = %y
+}
+"""
+
+
+def attention(sentinel: str) -> Graph:
+    return parse_graph(ATTENTION.replace("SENTINEL", sentinel), ops.all_ops())
+
+
+def sentences(count: int = 8) -> list[Sample]:
+    random = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        mask = np.zeros((1, 1, 16), np.float32)
+        mask[..., int(random.integers(4, 12)) :] = 1
+        made.append({"x": random.normal(size=(1, 16, 32)).astype(np.float32), "mask": mask})
+    return made
+
+
+@pytest.mark.parametrize("sentinel", ["-1e4", "-1e9", "-3.4e38"])
+def test_a_mask_does_not_spoil_attention(sentinel: str, monkeypatch: pytest.MonkeyPatch):
+    graph, given = attention(sentinel), sentences()
+    plain = plainly(graph, given, monkeypatch)
+    assert decibel(graph, plain, given)[0] > 25
+    assert {n.loc for n in plain.nodes if n.op.name == "add" and not n.is_integer} == {"masked"}
+    assert sum(n.op.name in ("dense", "matmul") and n.is_integer for n in plain.nodes) == 5
+
+
+def test_a_sentinel_is_read_from_the_data_not_from_the_constant(monkeypatch: pytest.MonkeyPatch):
+    """A mask that masks nothing costs nothing: the addition runs in integers."""
+    given = [{**sample, "mask": np.zeros((1, 1, 16), np.float32)} for sample in sentences()]
+    plain = plainly(attention("-1e4"), given, monkeypatch)
+    assert all(n.is_integer for n in plain.nodes if n.op.name == "add")
+
+
+SHARED = """
+graph "one output" {
+  input %x : f32[1,8,8,4]
+  const @w0 : f32[16,3,3,4] = normal(1, 0.2)
+  const @b0 : f32[16] = normal(2, 0.1)
+  const @wb : f32[4,1,1,16] = normal(3, 100)
+  const @ws : f32[4,1,1,16] = normal(5, 0.05)
+  const @b4 : f32[4] = normal(6, 0.02)
+  %h = conv2d(%x, @w0, @b0) {pads=[1,1,1,1], layout="NHWC", activation="relu"} : f32[1,8,8,16] loc("trunk")
+  %boxes = conv2d(%h, @wb, @b4) {layout="NHWC"} : f32[1,8,8,4] loc("boxes")
+  %s = conv2d(%h, @ws, @b4) {layout="NHWC"} : f32[1,8,8,4] loc("logits")
+  %scores = sigmoid(%s) : f32[1,8,8,4] loc("scores")
+  %both = concat(%boxes, %scores) {axis=3} : f32[1,8,8,8] loc("both")
+  output "both" = %both
+}
+"""
+
+
+def test_scores_survive_in_one_output_with_boxes(monkeypatch: pytest.MonkeyPatch):
+    """An SQNR over the whole output would see the boxes alone."""
+    graph, given = parse_graph(SHARED, ops.all_ops()), samples(8)
+    plain = plainly(graph, given, monkeypatch)
+    for sample in given:
+        exact, actual = (Interpreter(g).run(sample)["both"][..., 4:] for g in (graph, plain))
+        assert np.abs(actual - exact).max() < 0.01
+        assert len(np.unique(actual)) > 20
+
+
+SPECTRUM = """
+graph "spectrum" {
+  input %x : f32[1,8,8,4]
+  const @w0 : f32[16,3,3,4] = normal(1, 0.2)
+  const @b0 : f32[16] = normal(2, 0.1)
+  const @w1 : f32[4,3,3,16] = normal(3, 0.2)
+  const @b1 : f32[4] = normal(4, 0.1)
+  %c = conv2d(%x, @w0, @b0) {pads=[1,1,1,1], layout="NHWC"} : f32[1,8,8,16] loc("filter")
+  %p = mul(%c, %c) : f32[1,8,8,16] loc("power")
+  %r = sqrt(%p) : f32[1,8,8,16] loc("root")
+  %y = conv2d(%r, @w1, @b1) {pads=[1,1,1,1], layout="NHWC"} : f32[1,8,8,4] loc("reader")
+  output "y" = %y
+}
+"""
+"""A square root next to zero makes much of little errors."""
+
+
+def test_what_amplifies_rounding_is_found_by_measurement(monkeypatch: pytest.MonkeyPatch):
+    graph, given = parse_graph(SPECTRUM, ops.all_ops()), samples(12)
+    plain = plainly(graph, given, monkeypatch)
+    final, context = compiled(graph, given)
+    assert decibel(graph, final, given)[0] > decibel(graph, plain, given)[0] + 6
+    assert {n.loc for n in final.nodes if not n.is_integer and n.loc} == {"power", "root"}
+    assert any("went back to float32 for accuracy: SQNR" in note and "mul power" in note for note in context.notes)
+
+
+CELL = """
+graph "cell" {
+  input %x : f32[1,8]
+  input %h : f32[1,32]
+  const @wx : f32[64,8] = normal(1, 0.5)
+  const @wh : f32[64,32] = normal(2, 0.25)
+  const @b : f32[64] = normal(3, 0.1)
+  const @zero : f32[64] = normal(4, 0.01)
+  const @one : f32[1] = [1.0]
+  const @long : f32[1] = [4.0]
+  %gx = dense(%x, @wx, @b) : f32[1,64] loc("from_input")
+  %gh = dense(%h, @wh, @zero) : f32[1,64] loc("from_state")
+  %g = add(%gx, %gh) : f32[1,64] loc("gates")
+  %z0 = slice(%g) {starts=[0,0], steps=[1,1], sizes=[1,32]} : f32[1,32] loc("z0")
+  %n0 = slice(%g) {starts=[0,32], steps=[1,1], sizes=[1,32]} : f32[1,32] loc("n0")
+  %z1 = add(%z0, @long) : f32[1,32] loc("z1")
+  %z = sigmoid(%z1) : f32[1,32] loc("z")
+  %n = tanh(%n0) : f32[1,32] loc("n")
+  %u = sub(@one, %z) : f32[1,32] loc("u")
+  %fresh = mul(%u, %n) : f32[1,32] loc("fresh")
+  %kept = mul(%z, %h) : f32[1,32] loc("kept")
+  %next = add(%fresh, %kept) : f32[1,32] loc("next")
+  output "next" = %next
+}
+"""
+"""It keeps 98 % of its state: what rounding takes away in each step is not given back soon."""
+
+
+def _loop(graph: Graph, inputs: np.ndarray) -> np.ndarray:
+    run, state, states = Interpreter(graph), np.zeros((1, 32), np.float32), []
+    for x in inputs:
+        state = run.run({"x": x, "h": state})["next"]
+        states.append(state)
+    return np.concatenate(states)
+
+
+def test_a_state_that_is_fed_back_does_not_drift(monkeypatch: pytest.MonkeyPatch):
+    graph = parse_graph(CELL, ops.all_ops())
+    inputs = np.random.default_rng(1).normal(size=(120, 1, 8)).astype(np.float32)
+    states = _loop(graph, inputs)
+    given = [{"x": x, "h": h[None]} for x, h in zip(inputs[1:], states[:-1], strict=True)][::8]
+    plain, (final, _) = plainly(graph, given, monkeypatch), compiled(graph, given)
+    before, after = (_loop(g, inputs) - states for g in (plain, final))
+    assert np.square(after).mean() < 0.25 * np.square(before).mean()
+    assert all(n.is_integer for n in final.nodes if n.op.name == "dense")
+
+
+def test_an_accurate_network_is_left_alone():
+    graph = parse_graph(SHARED.replace("normal(3, 100)", "normal(3, 0.1)"), ops.all_ops())
+    calls: list[tuple[Any, bool]] = []
+
+    def run(names: Any, whole: bool) -> Any:
+        calls.append((names, whole))
+        return graph, []
+
+    found = protect(graph, run, PassContext(samples=lambda: iter(samples(4))))
+    assert found.graph is graph
+    assert found.names == ()
+    assert [whole for _, whole in calls] == [False, True]
+
+
+def test_without_samples_nothing_is_checked():
+    graph = heads()
+    found = protect(graph, lambda names, whole: (graph, []), PassContext())
+    assert found.graph is graph
+
+
+def test_targets_follow_the_shapes():
+    assert targets(parse_graph(CELL, ops.all_ops())) == [STATE_DB]
+    assert targets(heads()) == [SIGNAL_DB, SIGNAL_DB]
+    dense = """
+    graph "classes" {
+      input %x : f32[1,8]
+      const @w : f32[10,8] = normal(1, 1)
+      const @b : f32[10] = normal(2, 1)
+      %y = dense(%x, @w, @b) : f32[1,10]
+      output "y" = %y
+    }
+    """
+    assert targets(parse_graph(dense, ops.all_ops())) == [CLASSES_DB]
+
+
+def test_the_result_does_not_depend_on_chance():
+    graph, given = parse_graph(SPECTRUM, ops.all_ops()), samples(12)
+    one, two = (compiled(graph, given) for _ in range(2))
+    assert one[0].structural_hash() == two[0].structural_hash()
+    assert one[1].notes == two[1].notes
+
+
+def test_what_is_moved_in_float_can_be_read_in_int8():
+    """The reader takes the range of what was moved."""
+    graph, given = attention("0.0"), sentences()
+    final, _ = compiled(graph, given, keep_float=("turn",))
+    assert any(n.op.name == "transpose" and not n.is_integer for n in final.nodes)
+    assert decibel(graph, final, given)[0] > 25
