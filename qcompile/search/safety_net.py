@@ -40,7 +40,7 @@ CHECKED, MEASURED = 8, 2
 _MACS, _LEAST_RUNS, _MOST_RUNS = 1e10, 8.0, 60.0
 """Multiply-accumulates to spend on one sample's measurements, and the runs of the network that this may be."""
 
-_ROUNDING_DB = 8.0
+_ROUNDING_DB = 20.0
 """What rounding weights by layer gains at most, as a rule."""
 
 _FLAT_DB = 0.5
