@@ -16,28 +16,29 @@ from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.quant.qparams import QSpec
 
-INT8, FLOAT = "int8", "float32"
+INT8, INT16, FLOAT = "int8", "int16", "float32"
 
 
 @dataclass(frozen=True)
 class AbsorbQdq(Pass):
-    """Run the nodes between a quantized model's roundings in int8, with the model's own scales.
+    """Run the nodes between a quantized model's roundings in int8 or int16, with the model's own scales.
 
-    A node runs in int8 where its operands are rounded to 8 bits (fake_quantize), or only moved since, its weights lie
-    on a grid of 255 steps, and its result is rounded, is only moved, or is a sum of products read in float. A sum of
-    products that an addition takes in need not be rounded before it.
+    A node runs in integers where its operands are rounded to 8 or 16 bits (fake_quantize), or only moved since, its
+    weights lie on a grid of 255 steps, and its result is rounded, is only moved, or is a sum of products read in float.
+    A sum of products that an addition of 8 bits takes in need not be rounded before it. A node takes 16-bit activations
+    where one of its operands (or the result, unless that is a sum of products) has more than 8 bits.
 
     Before:
         %xr = fake_quantize(%x) {scale=0.02, zero_point=-3} : f32[1,8,8,3]
         %y = conv2d(%xr, @w, @b) : f32[1,4,4,8]
         %yr = fake_quantize(%y) {scale=0.1} : f32[1,4,4,8]
     After:
-        %y = conv2d(%x, @w, @b) : f32[1,4,4,8] spec(kind="fixed", range=[-12.8, 12.7]) precision(int8)
+        %y = conv2d(%x, @w, @b) : f32[1,4,4,8] spec(observer="grid", kind="fixed", range=[-12.8, 12.7]) precision(int8)
 
     Preconditions: weights and layouts are final; quantize follows.
 
     Refusals: a rounding stays, with the reason, where its producer has no integer form or other readers, where it has
-    more than 8 bits, or where the same tensor is rounded in two ways.
+    more than 16 bits, or where the same tensor is rounded in two ways.
     """
 
     name: ClassVar[str] = "absorb-qdq"
@@ -56,9 +57,10 @@ class _Absorption:
     """Decides for one graph.
 
     Attributes:
-        integer: nodes that run in int8.
+        integer: nodes that run in int8 or int16.
         grids: grid of each real tensor that integers stand for.
         reasons: why the other nodes do not.
+        precisions: which of both, of the integer nodes.
     """
 
     def __init__(self, graph: Graph, context: PassContext) -> None:
@@ -68,6 +70,7 @@ class _Absorption:
         self.integer: set[Node] = set()
         self.grids: dict[Value, FakeQuantizeAttrs] = {}
         self.reasons: dict[Node, str] = {}
+        self.precisions: dict[Node, str] = {}
 
     def run(self) -> None:
         for node in self.graph.nodes:
@@ -85,7 +88,7 @@ class _Absorption:
         self._annotate()
         self.rewriter.eliminate_dead()
         for node in self.graph.nodes:
-            node.precision = INT8 if node in self.integer else FLOAT
+            node.precision = self.precisions.get(node, FLOAT) if node in self.integer else FLOAT
             if node.op.name == "fake_quantize":
                 self.context.skip(node, self._why_left(node))
 
@@ -127,9 +130,23 @@ class _Absorption:
         if len(loose) == 1 and self._is_sum(node, loose[0]):
             loose = []
         if loose or not indices:
-            return f"{loose[0].name if loose else 'nothing'} is not rounded to 8 bits"
+            return f"{loose[0].name if loose else 'nothing'} is not rounded to 8 or 16 bits"
         reason = self._weights(node) if kind is Quantization.ACCUMULATE else None
-        return reason or self._result(node) or node.op.integer_obstacle(node)
+        return reason or self._result(node) or node.op.integer_obstacle(node) or self._width(node)
+
+    def _width(self, node: Node) -> str | None:
+        """Note whether a node takes 8-bit or 16-bit activations; return why it cannot take what it has to."""
+        values = [node.inputs[i] for i in node.op.operand_activations(node)]
+        grids = [self._grid(value) for value in values]
+        if node.op.integer is not Quantization.ACCUMULATE:
+            readers = [user for value in node.outputs for user in value.users()]
+            grids += [user.attrs for user in readers if _is_rounding(user)]
+        wide = any(grid is not None and _is_wide(grid) for grid in grids)
+        self.precisions[node] = INT16 if wide else INT8
+        loose = [value.name for value, grid in zip(values, grids, strict=False) if grid is None]
+        if wide and loose:
+            return f"{loose[0]} is not rounded before an addition of 16 bits"
+        return node.op.int16_obstacle(node) if wide else None
 
     def _is_sum(self, node: Node, value: Value) -> bool:
         """Return whether an operand is a sum of products that an addition can take in without rounding it before."""
@@ -138,6 +155,7 @@ class _Absorption:
         return (
             fits
             and maker in self.integer
+            and self.precisions[maker] == INT8
             and maker.op.adds_residual
             and maker.attrs.activation == "none"
             and value.users() == [node]
@@ -196,7 +214,8 @@ class _Absorption:
             for value in values:
                 grid = self.grids.get(value) or (_constant_grid(value) if value.is_constant else None)
                 if grid is not None:
-                    value.qspec = QSpec(kind="fixed", range=_range(grid))
+                    dtype = INT16 if _is_wide(grid) else INT8
+                    value.qspec = QSpec(observer="grid", dtype=dtype, kind="fixed", range=_range(grid))
             if node.op.integer is Quantization.SHARED:
                 for value in node.outputs:
                     assert value.qspec is not None
@@ -210,7 +229,7 @@ class _Absorption:
     def _why_left(self, rounding: Node) -> str:
         attrs, source = rounding.attrs, rounding.inputs[0]
         if not _is_rounding(rounding):
-            return f"it rounds to {attrs.qmax - attrs.qmin + 1} steps, more than 8 bits"
+            return f"it rounds to {attrs.qmax - attrs.qmin + 1} steps, more than 16 bits"
         if self.grids.get(source) != attrs:
             return f"{source.name} is rounded in another way as well"
         reader = next((user for user in rounding.output.users() if user in self.reasons), None)
@@ -218,12 +237,18 @@ class _Absorption:
 
 
 def _is_rounding(node: Node) -> bool:
-    return node.op.name == "fake_quantize" and node.attrs.qmin >= -128 and node.attrs.qmax <= 127
+    return node.op.name == "fake_quantize" and node.attrs.qmin >= -32768 and node.attrs.qmax <= 32767
+
+
+def _is_wide(grid: FakeQuantizeAttrs) -> bool:
+    """Return whether a grid has more than 8 bits."""
+    return grid.qmin < -128 or grid.qmax > 127
 
 
 def _range(grid: FakeQuantizeAttrs) -> tuple[float, float]:
-    """Return the real bounds from which QParams.from_range finds scale and zero_point again."""
-    return grid.scale * (-128.0 - grid.zero_point), grid.scale * (127.0 - grid.zero_point)
+    """Return the real bounds from which QParams.from_range (or from_int16_range) finds scale and zero_point again."""
+    least, most = (-32768.0, 32767.0) if _is_wide(grid) else (-128.0, 127.0)
+    return grid.scale * (least - grid.zero_point), grid.scale * (most - grid.zero_point)
 
 
 def _constant_grid(value: Value) -> FakeQuantizeAttrs | None:

@@ -104,6 +104,8 @@ class _IntegerBuilder:
     def native(self, value: Value, before: Node | None) -> Value:
         """Return the integer form in which a tensor is computed; the finer, if there are two."""
         known = [dtype for dtype in (INT16, INT8) if (value, dtype) in self.integers]
+        if _on_grid(value):
+            known = [value.qspec.dtype]  # type: ignore[union-attr]
         dtype = known[0] if known else INT16 if self._feeds(value, INT16) else INT8
         return self.integer(value, before, dtype)
 
@@ -124,6 +126,9 @@ class _IntegerBuilder:
     def _source(self, value: Value, before: Node | None, dtype: str) -> Value | None:
         """Return the integers from which a form is requantized, None where there are none."""
         other = INT8 if dtype == INT16 else INT16
+        if not value.is_constant and _on_grid(value) and value.qspec.dtype == other:  # type: ignore[union-attr]
+            # The model rounds to this grid first.
+            return self.integer(value, before, other)
         if value in self.accumulators:
             # One requantization stays fused to the layer: the finer, if there are two.
             finer = dtype == INT8 and self._feeds(value, INT16)
@@ -181,7 +186,10 @@ class _IntegerBuilder:
         spec = self.specs.get(value, value.qspec)
         if spec is None or spec.range is None:
             raise InternalError(f"{value.name} has no calibrated range")
-        qparams = QParams.from_range(*spec.range) if dtype == INT8 else self._int16_params(value, spec)
+        if dtype == INT16:
+            qparams = _grid_params(spec) if _on_grid(value) else self._int16_params(value, spec)
+        else:
+            qparams = QParams.from_range(*spec.range)
         attrs: Any = value.producer.attrs if value.producer is not None else None
         if getattr(attrs, "activation", "none") in CLAMPS[1:]:
             qparams = qparams.clamped(*clamp_bounds(attrs.activation, attrs.alpha, attrs.beta))
@@ -199,7 +207,10 @@ class _IntegerBuilder:
         return QParams.int16(lo, hi)
 
     def _width(self, node: Node, value: Value) -> str:
-        """Return the element type that a node's result has where nothing but its readers decide."""
+        """Return the element type that a node's result has: the model's own, or what its readers want."""
+        if _on_grid(value):
+            assert value.qspec is not None
+            return value.qspec.dtype
         if self._feeds(value, INT16):
             return INT16
         narrow = all(reader.precision == INT8 for reader in value.users())
@@ -288,7 +299,8 @@ class _IntegerBuilder:
     def _finish_int16(self, node: Node, operands: list[Value]) -> None:
         """Emit a layer of 16-bit activations with the result that its readers want: integers, or real numbers."""
         value = node.output
-        if any(reader.precision in INTEGERS for reader in value.users()) or _clamped(value):
+        read = any(reader.precision in INTEGERS for reader in value.users())
+        if read or _clamped(value) or _on_grid(value):
             self._emit(node, operands, [self.result_params(value, self._width(node, value))])
             return
         twin = self.rewriter.insert(
@@ -332,6 +344,19 @@ def _chosen_scales(weight: Any, spec: QSpec) -> Any:
         return scales
     method: Any = spec.observer
     return weight_scales(weight, spec.axis, method=method)
+
+
+def _on_grid(value: Value) -> bool:
+    """Return whether a quantized model says to which integers a tensor is rounded."""
+    return value.qspec is not None and value.qspec.observer == "grid"
+
+
+def _grid_params(spec: QSpec) -> QParams:
+    """Return the 16-bit form of a quantized model's own grid; one of 8 bits keeps its scale and zero point."""
+    assert spec.range is not None
+    if spec.dtype == INT16:
+        return QParams.from_int16_range(*spec.range)
+    return replace(QParams.from_range(*spec.range), dtype=INT16, qmin=-128, qmax=127)
 
 
 def _feeds_only(value: Value, node: Node, rewriter: Rewriter) -> bool:

@@ -37,7 +37,7 @@ class ConvWorkload:
         pads: (top, left, bottom, right), pixels; filled with the zero point.
         groups: channel groups; filter o sees channels of group o // (filters / groups).
         precision: "int8" or "float32".
-        output: "int8" or "int16" (requantized; the latter around 0), "int32" (raw sums, int8 only) or "float32".
+        output: "int8" or "int16" (requantized), "int32" (raw sums, int8 only) or "float32".
         residual: a tensor of the output's shape is added; "int8" and float32 precision only.
         table: a 256-entry table is applied after requantizing, "int8" output only.
         activation: one of ``ACTIVATIONS``, "float32" output only; "none" otherwise.

@@ -186,7 +186,7 @@ class Epilogue:
         """Stored codes of clamped (or, with a narrowing, any) integers relative to the zero point."""
         b, lanes = self._b, self._lanes * len(found)
         if self._work.output == "int16":
-            return cast(f"int16x{lanes}", found[0])
+            return cast(f"int16x{lanes}", found[0] + self._integer(at.OUT_ZERO))
         if self._addition is not None and self._isa.narrow is not None and self._narrowing is not None:
             code = self._isa.narrow(self._sums(found, places), *self._narrowing, WIDE_SHIFT)
         elif self._narrowing is not None and self._isa.narrow is not None:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from qcompile.lower.context import LoweringContext
     from qcompile.lower.expressions import ExpressionBuilder
 
-_PLANES = (QParams((1.0,), (0,)), QParams((1.0,), (-128,)))
-"""The upper plane is an int8 tensor as it is; the lower one, 0 to 255, is one whose zero point is −128."""
+_OFFSETS = (0, -128)
+"""What makes int8 of a plane: the upper one is that as it is, the lower one lies in 0 to 255."""
 
 
 def takes_part(node: Node) -> bool:
@@ -45,9 +45,6 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
     """
     if node.attrs.residual or node.attrs.pre_activation is not None:
         raise LoweringError(f"node {node}: no kernel of 16-bit tensors adds a residual or looks up a table")
-    result = node.output.qparams
-    if result is not None and result.dtype == int16.INT16 and result.scalar_zero_point:
-        raise LoweringError(f"node {node}: no kernel makes 16-bit tensors with a zero point")
     if node.inputs[0].dtype != int16.INT16:
         _finished(context, node, shape, (node.inputs[0], node.inputs[2]), None)
         return
@@ -77,7 +74,9 @@ def split(context: LoweringContext, node: Node, x: Value) -> tuple[Value, Value]
 def _plane(context: LoweringContext, node: Node, x: Value, which: int) -> Value:
     """Emit one plane of a tensor."""
     result = Value(f"{x.name}.{('high', 'low')[which]}", TensorType("int8", x.shape))
-    result.qparams = _PLANES[which]
+    zero_point = x.qparams.scalar_zero_point if x.qparams is not None else 0
+    zero = int(int16.split(np.array(zero_point, np.int32))[which])
+    result.qparams = QParams((1.0,), (zero + _OFFSETS[which],))
     result.uses.append((node, 0))
 
     def element(e: ExpressionBuilder, i: Any) -> Any:
@@ -143,8 +142,10 @@ def _finished(
     output = "float32"
     if result is not None:
         output, scales = result.dtype, rq.multiplier(scales, result.scalar_scale)
-        bounds = {"qmin": result.qmin, "qmax": result.qmax}
-        scalars = replace(scalars, y_zero_point=result.scalar_zero_point, **bounds)
+        # Scalars are in terms of int8; the block moves them to how the instruction set stores that, not int16.
+        moved = 128 if output == int16.INT16 and context.isa.activation_dtype == "uint8" else 0
+        bounds = {"qmin": result.qmin - moved, "qmax": result.qmax - moved}
+        scalars = replace(scalars, y_zero_point=result.scalar_zero_point - moved, **bounds)
     work = replace(shape, precision="int8", output=output, low=low is not None)
     weight, bias = node.inputs[1].constant(), operands[1].constant()
     packed = pack_conv(work, context.isa, weight, bias, scales, scalars, context.plan(work, node.output))

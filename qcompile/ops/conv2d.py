@@ -153,7 +153,7 @@ class Conv2d(OpDef):
         if x_params is None:
             raise ValueError(f"{node}: operand 0 is not quantized")
         if x_params.dtype == int16.INT16:
-            return (self._evaluate_int16(node, inputs),)
+            return (self._evaluate_int16(node, inputs, x_params),)
         # Whole numbers in float32 are exact here, and what the products need.
         centred = inputs[0].astype(np.float32)
         centred -= x_params.scalar_zero_point
@@ -162,13 +162,13 @@ class Conv2d(OpDef):
         residual = to_nhwc(inputs[3], attrs.layout) if attrs.residual else None
         return (from_nhwc(finish_accumulator(node, to_nhwc(acc, attrs.layout), residual), attrs.layout),)
 
-    def _evaluate_int16(self, node: Node, inputs: Sequence[Array]) -> Array:
+    def _evaluate_int16(self, node: Node, inputs: Sequence[Array], x_params: QParams) -> Array:
         """Compute the convolution of 16-bit activations; see `qcompile.ops.arithmetic.finish_planes`."""
         layout = node.attrs.layout
         sums = []
-        for plane_of_x, plane_of_bias in zip(int16.split(inputs[0]), int16.split(inputs[2]), strict=True):
-            acc = integer_convolve(plane_of_x.astype(np.float32), inputs[1], node.attrs)
-            sums.append(to_nhwc(acc + along_channels(plane_of_bias, layout), layout))
+        for x, bias in zip(int16.centred_planes(inputs[0], x_params), int16.split(inputs[2]), strict=True):
+            acc = integer_convolve(x.astype(np.float32), inputs[1], node.attrs)
+            sums.append(to_nhwc(acc + along_channels(bias, layout), layout))
         return from_nhwc(finish_planes(node, sums[0], sums[1]), layout)
 
     def operand_activations(self, node: Node) -> tuple[int, ...]:

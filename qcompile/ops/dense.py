@@ -149,7 +149,7 @@ class Dense(OpDef):
         if x_params is None:
             raise ValueError(f"{node}: operand 0 is not quantized")
         if x_params.dtype == int16.INT16:
-            planes = zip(int16.split(inputs[0]), int16.split(inputs[2]), strict=True)
+            planes = zip(int16.centred_planes(inputs[0], x_params), int16.split(inputs[2]), strict=True)
             high, low = (integer_matmul(q, inputs[1].T) + b for q, b in planes)
             return (finish_planes(node, high, low),)
         centred = inputs[0].astype(np.int16) - np.int16(x_params.scalar_zero_point)

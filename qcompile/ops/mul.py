@@ -9,7 +9,8 @@ import numpy as np
 
 from qcompile.ir.graph import Node
 from qcompile.ir.opdef import Array, NoAttrs, Quantization, qparams_of
-from qcompile.ops.elementwise import Binary, binary_converter, per_tensor_obstacle
+from qcompile.ops.elementwise import Binary, binary_converter, has_int16, per_tensor_obstacle
+from qcompile.quant import int16
 from qcompile.quant import requantize as rq
 from qcompile.quant.qparams import QParams
 
@@ -17,7 +18,8 @@ from qcompile.quant.qparams import QParams
 class Mul(Binary):
     """y = a · b.
 
-    Integer form: acc = (q_a − z_a)·(q_b − z_b), requantized with m = s_a·s_b / s_y.
+    Integer form: acc = (q_a − z_a)·(q_b − z_b), requantized with m = s_a·s_b / s_y. With 16-bit operands acc is the
+    float32 next to the product, which int32 might not hold.
 
     Source:
         ONNX Mul.
@@ -41,7 +43,10 @@ class Mul(Binary):
         (a, b), (y,) = qparams_of(node)
         left = inputs[0].astype(np.int32) - np.int32(a.scalar_zero_point)
         right = inputs[1].astype(np.int32) - np.int32(b.scalar_zero_point)
-        return (rq.requantize(left * right, product_multiplier(a, b, y), y),)
+        m = product_multiplier(a, b, y)
+        if has_int16(a, b):
+            return (int16.requantize_real(left.astype(np.float32) * right.astype(np.float32), m, y),)
+        return (rq.requantize(left * right, m, y),)
 
     def integer_obstacle(self, node: Node) -> str | None:
         """Refuse per-channel operands."""
@@ -56,7 +61,10 @@ class Mul(Binary):
         m = float(product_multiplier(a, b, y))
 
         def emit(e: Any, i: Any) -> Any:
-            return e.requantize(e.centred(0, *e.broadcast(0, i)) * e.centred(1, *e.broadcast(1, i)), m)
+            left, right = (e.centred(k, *e.broadcast(k, i)) for k in (0, 1))
+            if has_int16(a, b):
+                return e.scaled(e.cast(left, "float32") * e.cast(right, "float32") * e.f32(m))
+            return e.requantize(left * right, m)
 
         context.map(node, emit)
 

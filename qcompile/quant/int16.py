@@ -49,6 +49,24 @@ def split(q: Array) -> tuple[Array, Array]:
     return wide >> np.int32(LOW_BITS), wide & np.int32(2**LOW_BITS - 1)
 
 
+def centred_planes(q: Array, qparams: QParams) -> tuple[Array, Array]:
+    """Return the planes of 16-bit integers, each relative to that plane of the zero point.
+
+    Formula:
+        q − zp = 256·(h − h(zp)) + (l − l(zp)), each difference within ±255
+
+    Args:
+        q: int16, LSB.
+        qparams: of q, per tensor.
+
+    Returns:
+        Both differences, int32.
+    """
+    zeros = split(np.array(qparams.scalar_zero_point, np.int32))
+    high, low = (np.asarray(plane - zero) for plane, zero in zip(split(q), zeros, strict=True))
+    return high, low
+
+
 def combine(high: Int32Array, low: Int32Array) -> npt.NDArray[np.float32]:
     """Return the sum that two planes' sums stand for.
 

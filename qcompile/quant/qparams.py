@@ -128,6 +128,21 @@ class QParams:
         return cls((float(max(scale, np.finfo(np.float32).tiny)),), (0,), "int16", -32767, 32767)
 
     @classmethod
+    def from_int16_range(cls, lo: float, hi: float) -> QParams:
+        """Return the int16 parameters whose smallest and largest integer stand for lo and hi.
+
+        Formula:
+            scale = (hi − lo) / 65535, zero_point = rne(−32768 − lo / scale)
+
+        Args:
+            lo: what −32768 stands for, real units.
+            hi: what 32767 stands for, real units.
+        """
+        scale = np.float32((float(hi) - float(lo)) / 65535.0)
+        zero_point = int(np.clip(np.rint(-32768.0 - lo / ((float(hi) - float(lo)) / 65535.0)), -32768, 32767))
+        return cls((float(scale),), (zero_point,), "int16", -32768, 32767)
+
+    @classmethod
     def from_range(cls, lo: float, hi: float) -> QParams:
         """Choose asymmetric int8 parameters for the real range [lo, hi], with 0 exactly representable.
 

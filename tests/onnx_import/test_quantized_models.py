@@ -124,14 +124,18 @@ def test_integers_agree_within_one_step(
         assert np.abs(got - expected).max() <= 1.01 * step
 
 
-def test_sixteen_bit_activations_stay_in_float_and_are_reported(tmp_path: Path) -> None:
-    path = quantized(tmp_path, "QDQ", "QInt16", "QInt8", True)
-    result, manager = absorbed(import_onnx(path))
-    assert not any(node.is_integer for node in result.nodes)
-    reasons = [skip.reason for record in manager.records for skip in record.skips]
-    assert any("more than 8 bits" in reason for reason in reasons)
-    (expected,) = runtime(path).run(None, {"x": sample(9)})
-    np.testing.assert_allclose(Interpreter(result).run({"x": sample(9)})["y"], expected, 1e-3, 1e-3)
+@pytest.mark.parametrize("activations", ["QInt16", "QUInt16"])
+def test_sixteen_bit_activations_are_integers(activations: str, tmp_path: Path) -> None:
+    path = quantized(tmp_path, "QDQ", activations, "QInt8", True)
+    graph = import_onnx(path)
+    step = next(n.attrs.scale for n in reversed(graph.nodes) if n.op.name == "fake_quantize")
+    result, _ = absorbed(graph)
+    assert not [node for node in result.nodes if node.op.name == "fake_quantize"]
+    assert {node.precision for node in result.nodes if node.op.name in ("conv2d", "dense")} == {"int16"}
+    for seed in range(9, 13):
+        (expected,) = runtime(path).run(None, {"x": sample(seed)})
+        got = Interpreter(result).run({"x": sample(seed)})["y"]
+        assert np.abs(got - expected).max() <= 1.01 * step
 
 
 def test_pairs_are_found_through_moves_of_integers() -> None:
