@@ -1,4 +1,4 @@
-"""Executed AArch64 instructions of whole networks, one inference, one thread, by kind of step.
+"""Executed AArch64 instructions and modelled cycles of whole networks, one inference, one thread.
 
     python tests/bench/arm_networks.py --plugin COUNTER.so [--network mobilenetv2 ...] [--target rpi4 ...]
                                        [--precision int8] [--steps] [--json]
@@ -6,7 +6,8 @@
 COUNTER.so is a qemu-user plugin that prints, at each getppid() call of the guest, a line
 ``mark N insns TOTAL (delta COUNT)``.  Counts are exact and repeatable; they are not time.
 The sum over the steps leaves out what the bundle's run-time system spends between them, some ten
-thousand instructions.
+thousand instructions.  Cycles are those counts at the pace that llvm-mca gives the hot loop of each
+step's kernel: they know of no cache miss.
 """
 
 from __future__ import annotations
@@ -18,21 +19,27 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "lower"))
+for room in ("lower", "kernels/arm"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / room))
 
 import emulation
 import latency
+import machine_code
 import numpy as np
 
 from qcompile import driver, targets
 from qcompile.config import CompileConfig
 from qcompile.ir.graph import Graph
+from qcompile.kernels.build import assembly
 from qcompile.lower import lower_graph
+from qcompile.lower.lowering import generate
+from qcompile.targets import Target
 
-TARGETS = ("rpi3", "rpi4", "rpi5")
+TARGETS = ("rpi3", "rpi4", "rpi5", "graviton3")
 LITERT = {("mobilenetv2", "rpi4"): 113.7, ("mobilenetv2", "rpi5"): 49.2,
-          ("resnet50", "rpi4"): 1146.0, ("resnet50", "rpi5"): 361.0}  # fmt: skip
-"""Million instructions of LiteRT 2.3.0 (XNNPACK), INT8, on the same meter."""
+          ("efficientnet_lite0", "rpi4"): 139.9, ("efficientnet_lite0", "rpi5"): 62.9,
+          ("resnet50", "rpi4"): 1205.6, ("resnet50", "rpi5"): 379.0}  # fmt: skip
+"""Million instructions of LiteRT 2.3.0 (XNNPACK) on the same meter, INT8, for the files of tflite_networks.py."""
 
 
 def final_graph(name: str, precision: str, folder: Path) -> Graph:
@@ -49,11 +56,28 @@ def measure(graph: Graph, name: str, target: str, plugin: Path) -> dict[str, obj
     rng = np.random.default_rng(0)
     inputs = {i.name: rng.standard_normal(i.shape).astype(i.dtype) for i in program.inputs}
     counts = emulation.count_instructions(program, inputs, plugin)
+    pace = paces(graph, program.target)
     steps = [
-        {"op": s.op, "loc": s.loc, "precision": s.precision, "macs": s.macs, "bytes": s.bytes, "instructions": n}
+        {"op": s.op, "loc": s.loc, "precision": s.precision, "macs": s.macs, "bytes": s.bytes, "instructions": n,
+         "cycles": round(n / pace[s.kernel]) if pace else None}
         for s, n in zip(program.steps, counts, strict=True)
-    ]
+    ]  # fmt: skip
     return {"network": name, "target": target, "cpu": program.target.cpu, "steps": steps}
+
+
+def paces(graph: Graph, target: Target) -> dict[str, float]:
+    """Instructions a cycle of each kernel's hot loop, by its name; empty without llvm-mca."""
+    if machine_code.mca() is None:
+        return {}
+    kernels = {step.kernel.name: step.kernel for step in generate(graph, target).steps}
+    text = assembly(list(kernels.values()), target)
+    found = {}
+    for name in kernels:
+        lines = machine_code.lines_of(text, name)
+        loops = machine_code.innermost_loops(lines) or [[line for line in lines if not line.endswith(":")]]
+        loop = max(loops, key=lambda lines: (machine_code.macs(lines), len(lines)))
+        found[name] = len(loop) / machine_code.cycles(loop, target.cpu)
+    return found
 
 
 def print_result(result: dict, with_steps: bool) -> None:
@@ -62,7 +86,9 @@ def print_result(result: dict, with_steps: bool) -> None:
     total = sum(step["instructions"] for step in steps)
     peer = LITERT.get((name, target))
     against = f", {total / 1e6 / peer:.3f} of LiteRT's {peer}" if peer else ""
-    print(f"{name} on {target} ({result['cpu']}): {total / 1e6:.2f} M instructions{against}")
+    cycles = [step["cycles"] for step in steps]
+    modelled = "" if None in cycles else f", {sum(cycles) / 1e6:.2f} M modelled cycles"
+    print(f"{name} on {target} ({result['cpu']}): {total / 1e6:.2f} M instructions{against}{modelled}")
     kinds: dict[str, list[int]] = {}
     for step in steps:
         if with_steps:
