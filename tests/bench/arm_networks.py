@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-for room in ("lower", "kernels/arm"):
-    sys.path.insert(0, str(Path(__file__).parents[1] / room))
+sys.path.insert(0, str(Path(__file__).parents[1] / "lower"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "kernels" / "arm"))
 
 import emulation
 import latency

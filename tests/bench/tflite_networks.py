@@ -88,7 +88,9 @@ class TfliteBuilder:
         kernel = self.tensor(shape, "INT8", scales, [0] * count, axis, codes)
         return kernel, self.tensor([count], "INT32", scales * self.scale(x), [0] * count, 0, bias)
 
-    def conv(self, x: int, filters: int, kernel: int, stride: int = 1, act: int = RELU6, depthwise: bool = False) -> int:
+    def conv(
+        self, x: int, filters: int, kernel: int, stride: int = 1, act: int = RELU6, depthwise: bool = False
+    ) -> int:
         """Convolution with padding SAME."""
         n, h, w, c = self.shape(x)
         shape, axis = ((1, kernel, kernel, c), 3) if depthwise else ((filters, kernel, kernel, c), 0)
