@@ -42,8 +42,9 @@ class BundleEngine:
         self._to = {t.name: _qparams(t) for t in self._session.inputs}
         self._from = {t.name: _qparams(t) for t in self._session.outputs}
         self.inputs = tuple(
-            InputSpec(t.name, "float32" if t.scale is not None else t.dtype, tuple(t.shape))
+            InputSpec(t.name, "float32" if t.scale is not None else t.dtype, shape, axes=axes)
             for t in self._session.inputs
+            for shape, axes in [self._session.open_axes(t)]
         )
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -97,12 +97,13 @@ def run_bundle(bundle: Path, inputs: Sequence[str], *, threads: int = 1, save: P
     from qcompile import runtime
 
     notes: list[str] = []
-    with runtime.load(bundle, threads) as session:
+    session = runtime.load(bundle, threads)
+    with session:
         named = _assign(inputs, [t.name for t in session.inputs])
         preprocess = session.manifest.get("preprocess")
         if preprocess is None:
             notes = _guesses(named, session.inputs)
-        arrays = {t.name: load_input(Path(named[t.name]), t, preprocess) for t in session.inputs}
+        arrays = {t.name: load_input(Path(named[t.name]), t, preprocess, session.open_axes(t)) for t in session.inputs}
         results = session.run({t.name: _to_bundle(arrays[t.name], t) for t in session.inputs})
         outputs = {t.name: _from_bundle(results[t.name], t) for t in session.outputs}
     if save is not None:
@@ -166,13 +167,19 @@ def _assign(texts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     return result
 
 
-def load_input(path: Path, tensor: Any, preprocess: dict[str, Any] | None) -> Array:
+def load_input(
+    path: Path,
+    tensor: Any,
+    preprocess: dict[str, Any] | None,
+    opened: tuple[tuple[int, ...], tuple[range | None, ...]] | None = None,
+) -> Array:
     """Read one input from an image, a .npy file or a .npz file with one array.
 
     Args:
         path: the file.
         tensor: name, dtype and shape wanted.
         preprocess: how an image becomes the input, from the manifest; None takes the defaults.
+        opened: shape and allowed extents of an input with open axes, as `runtime.Session.open_axes` says.
 
     Raises:
         UsageError: the file cannot be read or does not fit.
@@ -182,6 +189,8 @@ def load_input(path: Path, tensor: Any, preprocess: dict[str, Any] | None) -> Ar
     from qcompile.calibrate.sample import fit_array
 
     spec = _spec(tensor)
+    if opened is not None:
+        spec = replace(spec, shape=opened[0], axes=opened[1])
     try:
         if path.suffix.lower() in SUFFIXES:
             array = load_image(path, Preprocess.from_mapping(preprocess or {}), spec)

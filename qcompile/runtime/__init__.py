@@ -35,6 +35,26 @@ class Session(_run.Session):
         with _translated():
             super().__init__(path, threads)
 
+    def open_axes(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[range | None, ...]]:
+        """Return the shape of an input, with the smallest extent of an open batch axis, and the extents of each axis.
+
+        Args:
+            tensor: one of `inputs`.
+
+        Returns:
+            Extents, and for each axis those it may have, None for a fixed one; () where all are fixed.
+        """
+        ranges = {
+            axis: range(symbol["least"], symbol["most"] + 1, symbol["step"])
+            for symbol in self.symbols
+            for name, axis in symbol["places"]
+            if name == tensor.name
+        }
+        if not ranges:
+            return tensor.shape, ()
+        shape = (ranges[0].start, *tensor.shape[1:]) if 0 in ranges else tensor.shape
+        return shape, tuple(ranges.get(axis) for axis in range(len(shape)))
+
     def _state(self, name: str) -> Any:
         with _translated():
             return super()._state(name)

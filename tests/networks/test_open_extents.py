@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 import qcompile
 from qcompile import bundle as bundles
 from qcompile import driver, runtime, targets
+from qcompile.cli import run_command
 from qcompile.errors import UnsupportedOpError, UsageError
 from qcompile.ir.graph import Graph
 from qcompile.lower import lower_graph
@@ -234,3 +235,21 @@ def test_sizes_that_do_not_fit(tmp_path: Path) -> None:
     done = subprocess.run([tmp_path / "b/bin/qcrun", "--bench", "1", "--size", "S=5"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "S is from 2 to 8 in steps of 2" in done.stderr
+
+
+def test_the_command_line_takes_files_of_any_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(transformer(), tmp_path / "t.onnx")
+    shape = f"x=N:1..2,S:1..8,{WIDTH}"
+    words = ["compile", tmp_path / "t.onnx", "--fp32", "--input-shape", shape, "-o", tmp_path / "b", "-q"]
+    assert run_command([str(word) for word in words]) == 0
+    np.save(tmp_path / "x.npy", np.ones((1, 3, WIDTH), np.float32))
+    words = ["run", tmp_path / "b", "--input", tmp_path / "x.npy", "-o", tmp_path / "y.npz"]
+    assert run_command([str(word) for word in words]) == 0
+    with np.load(tmp_path / "y.npz") as found:
+        assert found["y"].shape == (1, 3, WIDTH)
+    np.save(tmp_path / "x.npy", np.ones((1, 9, WIDTH), np.float32))
+    capsys.readouterr()
+    assert run_command([str(word) for word in words]) == 2
+    assert "shape [1, 9, 16] does not fit" in capsys.readouterr().err
+    assert run_command(["compile", str(tmp_path / "t.onnx"), "--input-shape", "x=1,S", "-o", str(tmp_path / "c")]) == 2
+    assert "has no bounds" in capsys.readouterr().err
