@@ -63,8 +63,7 @@ class NodeCosts:
             precision: "int8", "int16" or "float32"; None for the form that the node has.
         """
         precision = precision or precision_of(node)
-        work = _workload(node, precision)
-        ns = self._measured.get(_key(workload_fields(work))) if work is not None and self._measured else None
+        ns = self._measured.get(_key(_fields(node, precision))) if self._measured else None
         if ns is not None:
             return Cost(ns, True)
         elements = sum(value.type.size for value in (*node.inputs, *node.outputs))
@@ -90,6 +89,28 @@ def precision_of(node: Node) -> str:
     if not node.is_integer:
         return "float32"
     return "int16" if node.inputs[0].dtype == "int16" else "int8"
+
+
+def is_layer(node: Node) -> bool:
+    """Return whether a node is a convolution or product, which kernels with cuts to choose compute."""
+    return node.op.name in ("conv2d", "dense", "conv_transpose2d")
+
+
+def step_fields(node: Node, precision: str | None = None) -> dict[str, Any]:
+    """Return what stands in a record for a node that is no layer: operation, precision and shapes.
+
+    Args:
+        node: of a float or an integer graph.
+        precision: None for the form that it has.
+    """
+    shapes = [list(value.shape) for value in node.inputs if not value.is_constant]
+    result = list(node.outputs[0].shape)
+    return {"op": node.op.name, "precision": precision or precision_of(node), "inputs": shapes, "result": result}
+
+
+def _fields(node: Node, precision: str) -> dict[str, Any]:
+    work = _workload(node, precision)
+    return workload_fields(work) if work is not None else step_fields(node, precision)
 
 
 def _key(fields: dict[str, Any]) -> str:

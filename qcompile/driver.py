@@ -131,7 +131,7 @@ def compile(
     context.notes += examine(simplified, samples)
     comparison = measure(_comparable(simplified, context), final, samples, context)
     final, last = bound_extents(final, resolved, context, instruments)
-    tune(final, resolved, context)
+    tune(final, simplified, resolved, context)
     program = lower(final, context, resolved.jobs, progress)
     made = Compilation(context, samples, final, program, comparison, [*records, *more, *last], labels, found)
     bundle = write(model, output, resolved, made)
@@ -441,8 +441,8 @@ def measure(
     )
 
 
-def tune(graph: Graph, config: CompileConfig, context: PassContext) -> None:
-    """Measure how the layers are cut best, where that is wanted."""
+def tune(graph: Graph, simplified: Graph, config: CompileConfig, context: PassContext) -> None:
+    """Measure how the layers are cut best and what the other nodes cost in each precision, where that is wanted."""
     from qcompile.tuner.session import Settings
     from qcompile.tuner.session import tune as search
     from qcompile.tuning.database import AUTO, user_file
@@ -451,7 +451,10 @@ def tune(graph: Graph, config: CompileConfig, context: PassContext) -> None:
         return
     file = user_file() if config.tuning == AUTO else Path(config.tuning)
     settings = Settings(config.device, config.budget, file, config.jobs)
-    found = search(graph, context.target, context.records, settings, context.on_progress)
+    twin = None
+    if config.precision == "int8" and not is_quantized(simplified):
+        twin, _ = _run(FINISH_FLOAT, simplified, config, replace(context, notes=[], skips=[]), ())
+    found = search(graph, context.target, context.records, settings, context.on_progress, twin=twin)
     context.note(found.note())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcompile import __version__
@@ -20,6 +20,7 @@ from qcompile.targets import Target
 from qcompile.targets.detect import machine_name
 from qcompile.tuner.bench import Bench
 from qcompile.tuner.layer_search import LayerSearch
+from qcompile.tuner.steps import time_steps, unknown_steps
 from qcompile.tuning.database import Database, append_record
 from qcompile.tuning.record import Record, workload_key
 
@@ -53,6 +54,7 @@ class Tuning:
         measured: by this run.
         won: of these, where another cut than the estimated one is faster.
         gain: time saved in the layers measured, as a share of their time with the estimated cuts.
+        steps: kinds of other steps that were timed.
     """
 
     layers: int
@@ -60,11 +62,14 @@ class Tuning:
     measured: int
     won: int
     gain: float
+    steps: int = 0
 
     def note(self) -> str:
         """Return the run in words."""
-        if self.measured == 0:
+        if self.measured == 0 and self.steps == 0:
             return f"tuning: all {self.layers} layers were measured on this processor before"
+        if self.measured == 0:
+            return f"tuning: all {self.layers} layers were measured before, {self.steps} other steps timed"
         left = self.layers - self.known - self.measured
         text = f"tuning: {self.measured} of {self.layers} layers measured, {self.won} cut faster than estimated"
         text += f", which saves {self.gain:.1%} of their time"
@@ -84,7 +89,13 @@ def layers_of(graph: Graph, target: Target) -> list[ConvWorkload]:
 
 
 def tune(
-    graph: Graph, target: Target, database: Database, settings: Settings, progress: Progress | None = None
+    graph: Graph,
+    target: Target,
+    database: Database,
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    twin: Graph | None = None,
 ) -> Tuning:
     """Measure the layers of a program.
 
@@ -96,6 +107,7 @@ def tune(
         database: known records; takes the new ones in.
         settings: how to tune.
         progress: called with (done, total, what).
+        twin: the same network in float32, so that what else there is gets a cost in both precisions; None for none.
 
     Raises:
         DeviceError: the device cannot be reached, cannot run the code, or tells no time.
@@ -107,7 +119,9 @@ def tune(
         raise UsageError("--tune: nothing could be measured, no layer can be cut in several ways", hint=hint)
     with open_device(settings.device) as device:
         _check(device, target)
-        return _Run(device, target, database, settings, progress).all(layers)
+        run = _Run(device, target, database, settings, progress)
+        found = run.all(layers)
+        return replace(found, steps=run.steps([graph] if twin is None else [graph, twin]))
 
 
 def _check(device: Device, target: Target) -> None:
@@ -128,6 +142,7 @@ class _Run:
         self, device: Device, target: Target, database: Database, settings: Settings, progress: Progress | None
     ) -> None:
         self._database, self._settings, self._progress = database, settings, progress
+        self._device, self._target, self._started = device, target, time.monotonic()
         self._isa = instruction_sets.load(target.isa)
         self._machine = device.processor()
         bench = Bench(target, device, settings.jobs)
@@ -136,9 +151,9 @@ class _Run:
     def all(self, layers: Sequence[ConvWorkload]) -> Tuning:
         """Measure what is not known, until the time is over; at least one layer."""
         left = [work for work in layers if not self._is_known(work)]
-        started, found = time.monotonic(), []
+        found = []
         for number, work in enumerate(left):
-            if number and time.monotonic() - started >= self._settings.budget_s:
+            if number and self._is_over():
                 break
             self._report(number, len(left))
             found.append(self._measure(work))
@@ -147,6 +162,24 @@ class _Run:
         gain = 1 - sum(record.ns for record in found) / before if before else 0.0
         won = sum(record.plan is not None for record in found)
         return Tuning(len(layers), len(layers) - len(left), len(found), won, gain)
+
+    def steps(self, graphs: Sequence[Graph]) -> int:
+        """Time what is no layer, as far as it is unknown and there is time; returns how many kinds of steps."""
+        kept = 0
+        for number, graph in enumerate(graphs):
+            if self._is_over() or not unknown_steps(
+                graph, self._target, self._machine, self._database
+            ):
+                continue
+            origin = self._machine, __version__
+            jobs = self._settings.jobs
+            for record in time_steps(graph, self._target, self._device, self._database, jobs, origin, number):
+                self._keep(record)
+                kept += 1
+        return kept
+
+    def _is_over(self) -> bool:
+        return time.monotonic() - self._started >= self._settings.budget_s
 
     def _is_known(self, work: ConvWorkload) -> bool:
         record = self._database.get(self._key(work))

@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +14,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qcompile import runtime, targets
+from qcompile import driver, runtime, targets
 from qcompile.cli import run_command
+from qcompile.cost import NodeCosts
 from qcompile.device import open_device
 from qcompile.errors import DeviceError, InternalError
 from qcompile.kernels import isa as instruction_sets
-from qcompile.kernels.conv_workload import ConvWorkload, dense
+from qcompile.kernels.conv_workload import ConvWorkload, dense, workload_fields
 from qcompile.tuner import bench, layer_search
 from qcompile.tuner.bench import Bench, Effort
 from qcompile.tuner.layer_search import LayerSearch, is_faster, relative
 from qcompile.tuner.operands import Operands
-from qcompile.tuning.database import read_records
+from qcompile.tuning.database import append_record, read_records
+from qcompile.tuning.record import Record
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import fake_ssh
@@ -82,7 +83,10 @@ def test_layers_are_measured_kept_and_used(
     calls = fake_ssh.install(folder)
     file = tmp_path / "records.jsonl"
     assert compiled(model, tmp_path / "tuned", "--tune", "--tuning", str(file), "--device", device) == 0
-    records = read_records(file)
+    records = [r for r in read_records(file) if "op" not in r.workload]
+    others = [r for r in read_records(file) if "op" in r.workload]
+    assert {"int8", "float32"} == {r.workload["precision"] for r in others}
+    assert all(r.plan is None and r.tried == 1 for r in others)
     kinds = [(r.workload.get("precision", "int8"), r.tried > 1, r.plan) for r in records]
     assert sorted(kind for kind, _, _ in kinds) == ["float32", "float32", "int8", "int8"]
     assert all(tried == (kind == "int8") for kind, tried, _ in kinds)
@@ -93,7 +97,7 @@ def test_layers_are_measured_kept_and_used(
 
 def test_a_second_run_measures_nothing_again(model: str, tmp_path: Path) -> None:
     file = tmp_path / "records.jsonl"
-    options = ("--tune", "--tuning", str(file))
+    options = ("--tune", "--tuning", str(file), "--fp32")  # whose layers no cost can turn into others
     assert compiled(model, tmp_path / "one", *options) == 0
     before = file.read_text()
     assert compiled(model, tmp_path / "two", *options) == 0
@@ -106,28 +110,41 @@ def test_a_budget_ends_the_search_and_an_interruption_loses_nothing(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "records.jsonl"
-    assert compiled(model, tmp_path / "one", "--tune", "--budget", "0.001s", "--tuning", str(file)) == 0
+    options = ("--tune", "--tuning", str(file), "--fp32")
+    assert compiled(model, tmp_path / "one", "--budget", "0.001s", *options) == 0
     assert sum(r.tried > 1 for r in read_records(file)) == 1
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(LayerSearch, "search", interrupted)
-    assert compiled(model, tmp_path / "two", "--tune", "--tuning", str(file)) == 130
+    assert compiled(model, tmp_path / "two", *options) == 130
     assert not (tmp_path / "two").exists()
     monkeypatch.undo()
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    assert compiled(model, tmp_path / "two", "--tune", "--tuning", str(file)) == 0
+    assert compiled(model, tmp_path / "two", "--budget", "10m", *options) == 0
     assert sum(r.tried > 1 for r in read_records(file)) == 2
 
 
-def test_the_records_that_a_bundle_used_are_in_its_manifest(model: str, tmp_path: Path) -> None:
+def test_other_steps_get_a_cost_in_both_precisions(model: str, tmp_path: Path) -> None:
     file = tmp_path / "records.jsonl"
     assert compiled(model, tmp_path / "one", "--tune", "--tuning", str(file)) == 0
-    slow = [r for r in read_records(file) if r.tried > 1 and "groups" not in r.workload]
+    config = driver.resolve_config(Path(model), None, {"tuning": str(file)})
+    context, _, graph = driver.prepare(Path(model), config, None, None)
+    simplified, _ = driver.simplify(graph, config, context, ())
+    costs = NodeCosts.of(context)
+    moves = [node for node in simplified.nodes if node.op.name == "transpose"]
+    assert any(costs.node(node, "float32").measured for node in moves)
+    assert any(costs.node(node, "int8").measured for node in moves)
+    assert all(costs.node(node, "int8").measured for node in simplified.nodes if node.op.name == "conv2d")
+
+
+def test_the_records_that_a_bundle_used_are_in_its_manifest(model: str, tmp_path: Path) -> None:
     isa = instruction_sets.load(targets.host().isa)
-    won = replace(slow[0], plan=(1, 12, 1, 1, 48, 1) if isa.matrix_int8 is None else (1, 16, 1, 1, 48, 1))
-    file.write_text(won.line() + "\n")
+    plan = (1, 12, 1, 1, 48, 1) if isa.matrix_int8 is None else (1, 16, 1, 1, 48, 1)
+    fields = workload_fields(dense(144, 16, 16))
+    won = Record(isa.name, fields, plan, 1.0, 2.0, 5, "some processor", "0")
+    file = tmp_path / "records.jsonl"
+    append_record(file, won)
     assert compiled(model, tmp_path / "two", "--tuning", str(file)) == 0
     manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
     assert manifest["recipe"]["tuning"] == [json.loads(won.line())]

@@ -61,6 +61,13 @@ def test_a_layer_that_is_slower_in_int8_stays_in_float(model: Path) -> None:
     assert [node.is_integer for node in graph.nodes if node.op.name == "conv2d"] == [True]
 
 
+def test_what_moves_elements_may_stay_in_float_before_a_layer_in_int8(model: Path, tmp_path: Path) -> None:
+    options = {"calib": str(model.with_name("x.npy")), "keep_float": ["op:transpose"], "tuning": "off"}
+    made = driver.compile(model, target="host", output=tmp_path / "out", **options)
+    precision = {step["op"]: step["precision"] for step in made.manifest["steps"]}
+    assert precision["conv2d"] == "int8"
+
+
 def test_records_of_another_instruction_set_say_nothing(model: Path) -> None:
     slow = [record("int8", 900_000.0), record("float32", 1_000.0)]
     graph, _ = final(model, slow, target="rpi4")
