@@ -29,6 +29,10 @@ _PER_CYCLE: dict[str, tuple[float, float]] = {
     "neon_i8mm": (64.0, 8.0),  # two smmla of 32
 }
 
+_OF_CPU: dict[tuple[str, str], tuple[float, float]] = {
+    ("neon_i8mm", "neoverse-v1"): (128.0, 16.0),  # four pipes
+}
+
 
 @dataclass(frozen=True)
 class Roofs:
@@ -80,13 +84,14 @@ def measure_roofs(target: Mapping[str, Any], device: Device) -> Roofs | None:
     found = {name: float(value) for name, value in re.findall(r"^(\w+) (\d+\.\d+)$", answer.output, re.MULTILINE)}
     if answer.status or not all(found.get(name, 0.0) > 0 for name in ("ghz", "memory", "cache")):
         raise DeviceError(f"{device.name}: cannot measure the processor: {answer.reason()}")
-    integer, real = per_cycle(machine.isa)
+    integer, real = per_cycle(machine.isa, machine.cpu)
     ghz = found["ghz"]
     return Roofs(
         integer * ghz if integer else None, real * ghz if real else None, ghz, found["memory"], found["cache"]
     )
 
 
-def per_cycle(isa: str) -> tuple[float | None, float | None]:
+def per_cycle(isa: str, cpu: str) -> tuple[float | None, float | None]:
     """Return the most int8 and float32 multiply-accumulates in a cycle of one core; None where it is unknown."""
-    return _PER_CYCLE.get(isa, (None, None))
+    found = _OF_CPU.get((isa, cpu), _PER_CYCLE.get(isa))
+    return found if found is not None else (None, None)

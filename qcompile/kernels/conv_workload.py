@@ -144,9 +144,14 @@ def dense(rows: int, inputs: int, outputs: int, **epilogue: object) -> ConvWorkl
     return replace(workload, **epilogue)  # type: ignore[arg-type]
 
 
+def timed_workload(workload: ConvWorkload) -> ConvWorkload:
+    """Return the workload that stands for all of about the same time: canonical, whatever the calibration gave."""
+    return replace(workload.canonical(), bounded_residual=False, full_range=False)
+
+
 def workload_fields(workload: ConvWorkload) -> dict[str, Any]:
-    """Return the fields of a workload's canonical form that are not its defaults, as JSON values."""
-    work, found = workload.canonical(), {}
+    """Return the fields of `timed_workload` that are not its defaults, as JSON values."""
+    work, found = timed_workload(workload), {}
     for field in fields(work):
         value = getattr(work, field.name)
         if field.default is MISSING or value != field.default:

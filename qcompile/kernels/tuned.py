@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qcompile.kernels.amx import AmxKernel, pixels_of_tile
 from qcompile.kernels.conv_plan import Blocking, ConvPlan, Tiling, channel_blocks, micro_kernel
-from qcompile.kernels.conv_workload import ConvWorkload, workload_fields
+from qcompile.kernels.conv_workload import ConvWorkload, timed_workload, workload_fields
 from qcompile.kernels.depthwise import depthwise_kernel
 from qcompile.kernels.isa import Isa
 from qcompile.tuning.database import Database
@@ -31,7 +31,7 @@ class TunedPlans:
 
     def count(self, workload: ConvWorkload) -> None:
         """Take note of one more layer of a workload."""
-        work = workload.canonical()
+        work = timed_workload(workload)
         self.asked[work] = self.asked.get(work, 0) + 1
 
     def find(self, workload: ConvWorkload, isa: Isa) -> ConvPlan | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from qcompile.kernels.conv_plan import ConvPlan
-from qcompile.kernels.conv_workload import ACTIVATIONS, ConvWorkload, workload_fields
+from qcompile.kernels.conv_workload import ConvWorkload, workload_fields
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.plan_space import block_plans, estimated_plan, tile_plans
 from qcompile.kernels.tuned import numbers_of
@@ -97,7 +97,9 @@ class LayerSearch:
 
     def _twin(self, work: ConvWorkload) -> tuple[ConvWorkload, Candidate]:
         """Return the float32 layer that an int8 layer stands for, with the estimated plan."""
-        twin = replace(work, precision="float32", output="float32", table=False, activation=ACTIVATIONS[0])
+        shape = (work.batch, work.height, work.width, work.channels, work.filters)
+        geometry = (work.kernel, work.strides, work.dilations, work.pads, work.groups)
+        twin = ConvWorkload(*shape, *geometry, precision="float32", output="float32", residual=work.residual)
         return twin, Operands(twin, self._isa).candidate(None, self._target)
 
     def _record(

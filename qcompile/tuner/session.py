@@ -77,7 +77,10 @@ class Tuning:
 
 
 def layers_of(graph: Graph, target: Target) -> list[ConvWorkload]:
-    """Return the different convolutions and products of a program, the slowest by estimate first."""
+    """Return the different convolutions and products of a program, the slowest by estimate first.
+
+    Those that take the sums of another layer in are left out: they are never alone.
+    """
     plans = TunedPlans()
     generate(graph, target, plans)
 
@@ -85,7 +88,7 @@ def layers_of(graph: Graph, target: Target) -> list[ConvWorkload]:
         read, written = work.height * work.width * work.channels, work.out_height * work.out_width * work.filters
         return plans.asked[work] * modelled_ns(work.macs, work.batch * (read + written), work.precision)
 
-    return sorted(plans.asked, key=lambda work: (-cost(work), repr(work)))
+    return sorted((work for work in plans.asked if not work.low), key=lambda work: (-cost(work), repr(work)))
 
 
 def tune(

@@ -19,6 +19,8 @@ from qcompile.cli import run_command
 from qcompile.errors import BundleError, DeviceError
 from qcompile.evaluate.engine import BundleEngine
 from qcompile.evaluate.remote import RemoteEngine
+from qcompile.evaluate.roofs import per_cycle
+from qcompile.kernels import isa as instruction_sets
 from qcompile.lower import lower_graph
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -136,6 +138,14 @@ def test_bench_with_a_profile(
     assert "bytes moved for one multiply-accumulate" in text
     assert text.count("<circle") == sum(layer["macs"] > 0 for layer in result["layers"])
     assert "http" not in text
+
+
+def test_every_instruction_set_but_portable_has_a_peak() -> None:
+    for name in instruction_sets.names():
+        integer, real = per_cycle(name, "")
+        assert (name == "portable") == (integer is None) == (real is None), name
+        if integer is not None and real is not None:
+            assert integer > real
 
 
 def test_an_emulator_is_not_timed(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

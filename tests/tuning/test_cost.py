@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from qcompile import driver, targets
@@ -61,6 +62,16 @@ def test_a_layer_that_is_slower_in_int8_stays_in_float(model: Path) -> None:
     assert [node.is_integer for node in graph.nodes if node.op.name == "conv2d"] == [True]
 
 
+def test_where_no_instruction_multiplies_codes_layers_stay_in_float(model: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load((Path(targets.__file__).parent / "x86-64.yaml").read_text())
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump({**settings, "name": "plain", "isa": "portable"}))
+    graph, reasons = final(model, [], target=str(tmp_path / "plain.yaml"))
+    assert not any(node.is_integer for node in graph.nodes)
+    assert "its conversions would cost more than integers save" in reasons
+    graph, _ = final(model, [], target="x86-64")
+    assert [node.is_integer for node in graph.nodes if node.op.name == "conv2d"] == [True]
+
+
 def test_what_moves_elements_may_stay_in_float_before_a_layer_in_int8(model: Path, tmp_path: Path) -> None:
     options = {"calib": str(model.with_name("x.npy")), "keep_float": ["op:transpose"], "tuning": "off"}
     made = driver.compile(model, target="host", output=tmp_path / "out", **options)
@@ -83,7 +94,7 @@ def test_measured_and_modelled_costs(model: Path) -> None:
     assert (costs.node(conv, "int8").ns, costs.node(conv, "int8").measured) == (600.0, True)
     modelled = costs.node(conv, "float32")
     assert not modelled.measured
-    assert modelled == NodeCosts().node(conv, "float32") == costs.node(conv)
+    assert modelled == NodeCosts(ISA).node(conv, "float32") == costs.node(conv)
     assert costs.digest() != NodeCosts(ISA).digest()
 
 
