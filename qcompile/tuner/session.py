@@ -116,6 +116,8 @@ def tune(
         DeviceError: the device cannot be reached, cannot run the code, or tells no time.
         UsageError: the program has nothing to tune; the records cannot be written.
     """
+    if graph.symbols:
+        raise UsageError("--tune: a network of open extents has no one time", hint="fix them with --input-shape")
     layers = layers_of(graph, target)
     if not layers:
         hint = "a network without convolutions and products with constant weights needs no --tune"
