@@ -184,9 +184,6 @@ class _IntegerBuilder:
     def result_params(self, value: Value, dtype: str) -> QParams:
         """Return the QParams that a tensor's calibrated range and its producer's clamp ask for."""
         spec = self.specs.get(value, value.qspec)
-        while spec is not None and spec.kind == "shared" and spec.range is None and value.producer is not None:
-            value = value.producer.inputs[0]  # what only moves elements has the range of what it moves
-            spec = self.specs.get(value, value.qspec)
         if spec is None or spec.range is None:
             raise InternalError(f"{value.name} has no calibrated range")
         if dtype == INT16:
