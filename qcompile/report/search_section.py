@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 _LEFT, _WIDTH, _HEIGHT = 44.0, 900.0, 220.0
 _MOST_NODES = 15
+_MOST_LINES = 8
+_LEAST_MARGIN_DB = 2.0
 _CEILING_DB = 80.0
 """Candidates better than this are drawn here: nobody can tell them from float."""
 
@@ -81,12 +83,11 @@ def search_section(result: SearchResult | None) -> SearchSection | None:
     if result is None:
         return None
     scores = [attempt.score for attempt in result.attempts]
-    longest = 1.05 * max(score.ms for score in scores) or 1.0
-    low = min(0.0, *(score.sqnr_db for score in scores))
-    top = max(30.0, 1.05 * max(min(score.sqnr_db, _CEILING_DB) for score in scores))
+    fastest, slowest = _around([score.ms for score in scores], 0.02 * max(score.ms for score in scores))
+    low, top = _around([min(score.sqnr_db, _CEILING_DB) for score in scores], _LEAST_MARGIN_DB)
 
     def x(ms: float) -> float:
-        return round(_LEFT + ms / longest * _WIDTH, 1)
+        return round(_LEFT + (ms - fastest) / (slowest - fastest) * _WIDTH, 1)
 
     def y(db: float) -> float:
         return round(_HEIGHT - (min(db, _CEILING_DB) - low) / (top - low) * _HEIGHT, 1)
@@ -95,13 +96,23 @@ def search_section(result: SearchResult | None) -> SearchSection | None:
         return Point(x(attempt.score.ms), y(attempt.score.sqnr_db), attempt, attempt.score == result.score)
 
     front = " ".join(f"{x(a.score.ms)},{y(a.score.sqnr_db)}" for a in result.front())
-    step = 10 if top - low <= 80 else 40
+    step = next(s for s in (1, 2, 5, 10, 20, 40, 100) if (top - low) / s <= _MOST_LINES)
     across = [Tick(y(db), f"{db} dB") for db in range(int(low // step) * step, int(top) + 1, step) if db >= low]
-    along = [Tick(x(longest * part / 5), f"{longest * part / 5:.3g} ms") for part in range(1, 5)]
+    marks = [fastest + (slowest - fastest) * part / 5 for part in range(1, 5)]
+    along = [Tick(x(ms), f"{ms:.3g} ms") for ms in marks]
     return SearchSection(
         result, [point(a) for a in result.attempts], front, across, along, _bars(result),
         _LEFT, _LEFT + _WIDTH, _HEIGHT,
     )  # fmt: skip
+
+
+def _around(values: list[float], margin: float) -> tuple[float, float]:
+    """Return bounds that leave some space around values, at least a margin.
+
+    A chart that began at 0 would show candidates that differ by a few percent as one point.
+    """
+    space = max(0.1 * (max(values) - min(values)), margin) or 1.0
+    return min(values) - space, max(values) + space
 
 
 def _bars(result: SearchResult) -> list[tuple[Sensitivity, float]]:

@@ -1,0 +1,45 @@
+"""The chart of candidates: near ones are told apart, and all lie within it."""
+
+from __future__ import annotations
+
+import pytest
+
+from qcompile.report.search_section import search_section
+from qcompile.search.goal import Goal
+from qcompile.search.recipe import Recipe
+from qcompile.search.result import Attempt, SearchResult
+from qcompile.search.score import Score
+
+
+def result(points: list[tuple[float, float]]) -> SearchResult:
+    scores = [Score(db, db, 0.01, None, ms, 1.0) for ms, db in points]
+    attempts = tuple(Attempt(f"candidate {i}", "checked", score) for i, score in enumerate(scores))
+    return SearchResult(Goal(min_sqnr=30.0), Recipe(()), scores[0], True, "done", attempts, (), (), 12, 4)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0.065, 43.0), (0.0655, 45.4), (0.066, 40.1)],
+        [(0.1, -200.0), (90.0, 200.0)],
+        [(1.0, 30.0)],
+        [(0.0, 0.0), (0.0, 0.0)],
+    ],
+)
+def test_all_candidates_lie_within_the_chart(points: list[tuple[float, float]]) -> None:
+    section = search_section(result(points))
+    assert section is not None
+    for point in section.points:
+        assert section.left <= point.x <= section.right
+        assert 0 <= point.y <= section.height
+    assert 1 <= len(section.across) <= 9
+    assert all(0 <= tick.place <= section.height for tick in section.across)
+    assert all("-" not in tick.label for tick in section.along) or points[0][0] == 0.0
+
+
+def test_candidates_that_differ_by_little_are_far_apart() -> None:
+    section = search_section(result([(0.065, 43.0), (0.066, 45.4)]))
+    assert section is not None
+    first, second = section.points
+    assert second.x - first.x > 0.2 * (section.right - section.left)
+    assert first.y - second.y > 0.2 * section.height
