@@ -21,7 +21,7 @@ def number(text: str) -> Any:
 
 InputShape = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=N,…", help="Extents, e.g. x=1,3,224,224, or ids=1,S:1..128 for all from 1 to 128.."),
+    typer.Option(metavar="NAME=N,…", help="Extents: x=1,3,224,224; ids=1,S:1..128 serves each S. Repeatable."),
 ]
 InputValue = Annotated[
     list[str] | None,

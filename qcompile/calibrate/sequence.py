@@ -44,3 +44,5 @@ class SequenceSet(CalibrationSet):
             with np.errstate(all="ignore"):
                 made = interpreter.run({**sample, **self._known[number]})
             kept = {state.input: made[state.output] for state in self._graph.states}
+        if self.summary is not None:
+            self.summary.repeated = 0  # the same input after another one is another sample

@@ -109,6 +109,7 @@ def test_integers_are_the_same_everywhere(model: Path, frames: np.ndarray, tmp_p
     expected = simulated(graph, frames)
     session = compiled(model, tmp_path / "b", frames, precision="int8")
     assert session.states[0].dtype == "int8"
+    assert not any("same as an earlier" in note for note in session.manifest["notes"])
     assert session.manifest["states"][0]["output"] == "h_next"
     np.testing.assert_array_equal(np.array([session.run({"x": x})["y"] for x in frames]), expected)
     noise = np.abs(expected - reference(frames)).max()
