@@ -36,7 +36,7 @@ def print_bundle(bundle: Bundle, seconds: float) -> None:
         ("layers", layer_counts(steps)),
     ]
     if any(step["macs"] for step in steps):
-        rows.append(("MACs", f"{sum(s['macs'] for s in steps) / 1e6:.1f} million, {int8_share(steps):.0%} in int8"))
+        rows.append(("MACs", f"{sum(s['macs'] for s in steps) / 1e6:.1f} million, {_shares(steps)}"))
     accuracy = manifest["recipe"].get("accuracy")
     if accuracy:
         rows.append(("accuracy", accuracy_text(accuracy)))
@@ -88,8 +88,18 @@ def layer_counts(steps: Sequence[dict[str, Any]]) -> str:
 
 def int8_share(steps: Sequence[dict[str, Any]]) -> float:
     """Return the share of multiply-accumulates that run in int8, 0 to 1."""
+    return _share(steps, "int8")
+
+
+def _share(steps: Sequence[dict[str, Any]], precision: str) -> float:
     total = sum(step["macs"] for step in steps)
-    return sum(step["macs"] for step in steps if step["precision"] == "int8") / total if total else 0.0
+    return sum(step["macs"] for step in steps if step["precision"] == precision) / total if total else 0.0
+
+
+def _shares(steps: Sequence[dict[str, Any]]) -> str:
+    """Return in which integers the multiply-accumulates run, in words; int16 where there are any."""
+    wide = _share(steps, "int16")
+    return f"{_share(steps, 'int8'):.0%} in int8" + (f", {wide:.0%} in int16" if wide else "")
 
 
 def print_pass_times(records: Sequence[PassRecord]) -> None:

@@ -313,6 +313,7 @@ def test_keep_int16(cli: Cli, model: Path, calibration: Path, tmp_path: Path) ->
     assert "same bits as the simulation" in result.out
     steps = {step["node"]: step["precision"] for step in read_manifest(tmp_path / "b")["steps"]}
     assert (steps["stem"], steps["head"]) == ("int16", "int8")
+    assert re.search(r"% in int8, \d+% in int16$", result.out, re.M)
     wrong = cli(model, "--calib", calibration, "--keep-int16", "heads", "-o", tmp_path / "c")
     assert wrong.code == 2
     assert "error: --keep-int16 'heads' matches no node\nhint: did you mean 'head'?" in wrong.err
