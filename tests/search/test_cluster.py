@@ -24,7 +24,7 @@ distributed = pytest.importorskip("distributed")
 def address() -> Iterator[str]:
     """Start a scheduler and a worker on the loopback interface, in this process."""
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
+        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=":0"
     ) as cluster:
         yield cluster.scheduler_address.removeprefix("tcp://")
 
@@ -83,7 +83,7 @@ def test_what_is_wrong_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cluster_without_workers_is_refused() -> None:
     with distributed.LocalCluster(
-        n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
+        n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=":0"
     ) as cluster:
         connection = Cluster("dask://" + cluster.scheduler_address.removeprefix("tcp://"))
         with pytest.raises(UsageError, match="has no workers"):
