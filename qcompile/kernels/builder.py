@@ -172,6 +172,14 @@ class Builder:
         """A zero that LLVM cannot see through: a bit that ``begin`` never has."""
         return self.begin & index(1 << 40)
 
+    def unknown_zero(self, number: int, salt: Index) -> Expr:
+        """One of twenty zeros that LLVM can tell to be equal to no other, nor to itself at another ``salt`` >= 0.
+
+        Loads at places that differ by such zeros stay where they are, as operands in memory: else LLVM keeps
+        what they load in registers from use to use, or from turn to turn of a loop, and runs out of them.
+        """
+        return (self.begin + salt) & index(1 << (40 + number % 20))
+
     def _name(self, stem: str) -> str:
         self._count += 1
         return f"{stem}{self._count}"
@@ -214,6 +222,10 @@ class Builder:
         if value is not None:
             register.set(value)
         return register
+
+    def settled(self, value: Expr) -> Expr:
+        """Name a scalar that TVM's simplifier shall not look into: it would repeat the expression at each use."""
+        return self.let(self.register(str(value.ty), value).get())
 
     def _close(self) -> Any:
         block = self._blocks.pop()

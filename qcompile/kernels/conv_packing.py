@@ -13,7 +13,7 @@ from qcompile.errors import LoweringError
 from qcompile.kernels.amx import AmxKernel
 from qcompile.kernels.conv_plan import ConvPlan, Walk, choose_tiling, groups_of_step, micro_kernel, walk
 from qcompile.kernels.conv_workload import ConvWorkload
-from qcompile.kernels.depthwise import depthwise_kernel, pack_depthwise
+from qcompile.kernels.depthwise import channel_order, depthwise_kernel, pack_depthwise
 from qcompile.kernels.halves import stored_as
 from qcompile.kernels.isa import Isa, MicroKernel
 from qcompile.kernels.micro import in_chunks
@@ -83,10 +83,14 @@ def pack_conv(
         packed = np.concatenate(flat).astype(micro.b_dtype)
     scaled = work.precision == "int8" and work.output != "int32"
     factors = np.broadcast_to(np.asarray(multipliers, np.float32), (filters,))
+    offsets, factors = _padded(offsets, groups, lanes), _padded(factors, groups, lanes)
+    if depthwise is not None:
+        order = channel_order(workload, isa, len(offsets))
+        offsets, factors = offsets[order], factors[order]
     return PackedConv(
         stored_as(work.weights, packed),
-        _padded(offsets, groups, lanes),
-        _padded(factors, groups, lanes) if scaled else np.zeros(0, np.float32),
+        offsets,
+        factors if scaled else np.zeros(0, np.float32),
         parameter_block(scalars, isa.activation_dtype, work.residual),
     )
 

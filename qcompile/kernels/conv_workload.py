@@ -47,6 +47,8 @@ class ConvWorkload:
         full_range: an "int8" output is clamped to all of int8, to which narrowing saturates anyway.
         low: the input is the upper plane of a 16-bit tensor, and sums over its lower plane, int32 in the output's
             shape, join in before requantizing (`qcompile.quant.int16.combine`); "int8" precision only.
+        bounded: every sum times its multiplier lies within int32, so that nothing needs to saturate.
+        from_zero: the results' zero point is 0 as stored.
     """
 
     batch: int
@@ -68,6 +70,8 @@ class ConvWorkload:
     bounded_residual: bool = False
     full_range: bool = False
     low: bool = False
+    bounded: bool = False
+    from_zero: bool = False
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -146,7 +150,7 @@ def dense(rows: int, inputs: int, outputs: int, **epilogue: object) -> ConvWorkl
 
 def timed_workload(workload: ConvWorkload) -> ConvWorkload:
     """Return the workload that stands for all of about the same time: canonical, whatever the calibration gave."""
-    return replace(workload.canonical(), bounded_residual=False, full_range=False)
+    return replace(workload.canonical(), bounded_residual=False, full_range=False, bounded=False, from_zero=False)
 
 
 def workload_fields(workload: ConvWorkload) -> dict[str, Any]:

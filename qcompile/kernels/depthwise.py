@@ -6,8 +6,9 @@ and the instruction set brings a depthwise kernel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +17,34 @@ from tvm import tirx
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, equal, index, quotient, remainder
 from qcompile.kernels.conv_plan import Blocking, ConvPlan, Tiling
 from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.depthwise_direct import Bands, Block, DirectKernel
 from qcompile.kernels.epilogue import Epilogue, storage_dtype
 from qcompile.kernels.halves import float_weights
 from qcompile.kernels.isa import DepthwiseKernel, DepthwiseRows, Isa
 from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.staging import Stage
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
 _ITEMS = 16
 _ITEM_MACS = 50_000
 
 
-def depthwise_kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel | None:
+def depthwise_kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel | DirectKernel | None:
     """The kernel to use for a workload, or None where it is not depthwise or there is none."""
     if not workload.channels == workload.filters == workload.groups or workload.groups == 1:
         return None
     micro = isa.depthwise_int8 if workload.precision == "int8" else isa.depthwise_float32
-    return getattr(micro, "strided", None) or micro if workload.strides[1] > 1 else micro
+    micro = getattr(micro, "strided", None) or micro if workload.strides[1] > 1 else micro
+    if is_direct(micro) and (workload.output != "int8" or workload.residual or workload.low):
+        return micro.in_order()
+    return micro
+
+
+def is_direct(micro: DepthwiseKernel | DirectKernel | None) -> TypeIs[DirectKernel]:
+    """Return whether a kernel reads its pixels from the tensor, border and all."""
+    return getattr(micro, "direct", False)
 
 
 def choose_depthwise(workload: ConvWorkload, isa: Isa) -> ConvPlan:
@@ -63,8 +76,31 @@ def pack_depthwise(workload: ConvWorkload, isa: Isa, weights: npt.NDArray[Any]) 
         for first in range(run.first, run.first + run.blocks * size, size):
             block = taps[first : first + size]
             block = np.pad(block, ((0, size - len(block)), (0, 0), (0, 0)))
-            packed.append(run.micro.pack(block).reshape(-1).astype(run.micro.b_dtype))
+            packed.append(_packed(run.micro, block, workload).reshape(-1).astype(run.micro.b_dtype))
     return np.concatenate(packed)
+
+
+def _packed(micro: DepthwiseKernel | DirectKernel, block: npt.NDArray[Any], work: ConvWorkload) -> npt.NDArray[Any]:
+    return micro.pack(block, work) if is_direct(micro) else micro.pack(block)
+
+
+def channel_order(workload: ConvWorkload, isa: Isa, padded: int) -> npt.NDArray[np.intp]:
+    """The channel in each place of the constants by channel, as the kernel reads them.
+
+    Args:
+        workload: one for which ``depthwise_kernel`` returns a kernel.
+        isa: instruction set.
+        padded: channels with those that fill the last block.
+    """
+    order = np.arange(padded)
+    for run in _runs(workload, isa):
+        if not is_direct(run.micro):
+            continue
+        size = run.micro.channels
+        for first in range(run.first, run.first + run.blocks * size, size):
+            if first + size <= padded:
+                order[first : first + size] = first + np.array(run.micro.order)
+    return order
 
 
 @dataclass(frozen=True)
@@ -79,7 +115,7 @@ class _Run:
         last: channels of the last block that exist.
     """
 
-    micro: DepthwiseKernel
+    micro: DepthwiseKernel | DirectKernel
     first: int
     blocks: int
     weights: int
@@ -88,12 +124,12 @@ class _Run:
 
 def _runs(workload: ConvWorkload, isa: Isa) -> list[_Run]:
     """Whole blocks of the kernel, then blocks of its ``tail`` where these waste fewer channels."""
-    micro: DepthwiseKernel = _kernel(workload, isa)
+    micro: DepthwiseKernel | DirectKernel = _kernel(workload, isa)
     found: list[_Run] = []
     first, before = 0, 0
     while True:
         left = workload.channels - first
-        tail: DepthwiseKernel | None = getattr(micro, "tail", None)
+        tail: DepthwiseKernel | DirectKernel | None = getattr(micro, "tail", None)
         whole, rest = divmod(left, micro.channels)
         if tail is None or rest == 0 or -(-rest // tail.channels) * tail.channels >= micro.channels:
             blocks = -(-left // micro.channels)
@@ -105,19 +141,21 @@ def _runs(workload: ConvWorkload, isa: Isa) -> list[_Run]:
         micro = tail
 
 
-def _kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel:
+def _kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel | DirectKernel:
     micro = depthwise_kernel(workload, isa)
     assert micro is not None, "the caller asked depthwise_kernel first"
     return micro
 
 
-def _block_elements(workload: ConvWorkload, micro: DepthwiseKernel) -> int:
+def _block_elements(workload: ConvWorkload, micro: DepthwiseKernel | DirectKernel) -> int:
     """Packed weights of one block of channels."""
-    return int(micro.pack(np.zeros((micro.channels, *workload.kernel), np.int8)).size)
+    return int(_packed(micro, np.zeros((micro.channels, *workload.kernel), np.int8), workload).size)
 
 
-def lines_at_once(workload: ConvWorkload, micro: DepthwiseKernel) -> int:
+def lines_at_once(workload: ConvWorkload, micro: DepthwiseKernel | DirectKernel) -> int:
     """Output rows that a kernel computes at once."""
+    if is_direct(micro):
+        return micro.height(workload)
     lines = getattr(micro, "lines", None)
     return int(lines(workload.strides, workload.dilations)) if lines is not None else 1
 
@@ -141,7 +179,10 @@ class _Generator:
         self.lines = lines_at_once(work, self.micro)
         self.stored = storage_dtype(isa, work.precision)
         self.stage: Stage | None = None
-        if any(work.pads) or self.micro.a_dtype != self.stored:
+        if is_direct(self.micro):
+            rows = min(-(-self.blocking.rows // self.lines) * self.lines, work.out_height)
+            self.blocking = replace(self.blocking, rows=rows)
+        elif any(work.pads) or self.micro.a_dtype != self.stored:
             self.stage = Stage(work, self.blocking, self.micro.a_dtype, isa.vector_bytes)
         self.b = Builder()
         self.input = self.b.argument(0, self.stored)
@@ -170,6 +211,10 @@ class _Generator:
         rows: Index = size
         if work.out_height % size:
             rows = b.let(tirx.Min(index(size), work.out_height - first))
+        if is_direct(self.micro):
+            memories = (self.input, self.weights)
+            Bands(b, work, self.epilogue, memories, self.lines, self.columns, self._blocks).emit(image, first, rows)
+            return
         if self.stage is None:
             memory, row_stride = self.input, work.width * work.channels
             base = b.let((image * work.height + first * work.strides[0]) * row_stride)
@@ -208,11 +253,24 @@ class _Generator:
             if whole < run.blocks:
                 self._row(source, run, whole, output, run.last, lines)
 
+    def _blocks(self, emit: Callable[[Block], None]) -> None:
+        """Emit all blocks of channels of a band."""
+        for run in _runs(self.work, self.isa):
+            assert is_direct(run.micro), "so is its tail"
+            size, each = run.micro.channels, _block_elements(self.work, run.micro)
+            whole = run.blocks if run.last == size else run.blocks - 1
+            if whole:
+                with self.b.loop(whole, stem="c") as block:
+                    emit(Block(run.micro, run.first + block * size, run.weights + block * each, size))
+            if whole < run.blocks:
+                emit(Block(run.micro, run.first + whole * size, run.weights + whole * each, run.last))
+
     def _row(
         self, source: DepthwiseRows, run: _Run, block: Index, output: Expr, valid: int, lines: int
     ) -> None:
         """Emit output rows of a block of channels, of which ``valid`` exist."""
         b, work, micro = self.b, self.work, run.micro
+        assert not is_direct(micro), "those emit bands"
         channel = run.first + block * micro.channels
         vectors = micro.channels // micro.lanes
         bias, scale = self.epilogue.bias(channel, vectors), self.epilogue.scale(channel, vectors)

@@ -56,13 +56,14 @@ class Epilogue:
         self._codes = b.argument(6, "uint8")
         self._floats = b.argument(7, "float32")
         self._integers = b.argument(7, "int32")
-        self._narrowing: tuple[Expr, Expr | None, Expr | None] | None = None
+        self._narrowing: tuple[Expr | None, Expr | None, Expr | None] | None = None
         if work.output == "int8" and isa.narrow is not None:
             zero = b.let(self._integers.load(at.OUT_ZERO))
-            bounds = [None, None]
+            bounds: list[Expr | None] = [None, None]
             if not work.full_range:
                 bounds = [b.let(cast(stored, self._integers.load(i) + zero)) for i in (at.INT_LO, at.INT_HI)]
-            self._narrowing = (b.let(cast("int16", zero)), bounds[0], bounds[1])
+            offset = None if work.from_zero and isa.eases else b.let(cast("int16", zero))
+            self._narrowing = (offset, bounds[0], bounds[1])
         self._addition: tuple[Expr, Expr] | None = None
         if work.residual and work.bounded_residual and self._narrowing and isa.add_residual is not None:
             zero, factor = (self._integers.load(i) for i in (at.RESIDUAL_ZERO, at.RESIDUAL_FACTOR))
@@ -137,6 +138,18 @@ class Epilogue:
             self._store_runs(self._b.let(codes) if count > 1 else codes, places, valid)
             flat = flat[count:]
 
+    def store_packed(self, sums: Sequence[Expr], scale: Sequence[Expr], to: Index, valid: int) -> None:
+        """Finish one pixel whose vectors hold their channels in the order that packing undoes.
+
+        Args:
+            sums: accumulator vectors that together fill a vector of codes.
+            scale: as for ``store``, in the same order.
+            to: as for ``store``.
+            valid: as for ``store``.
+        """
+        found = [self._finish_integer(total, factor, to) for total, factor in zip(sums, scale, strict=True)]
+        self._store_lanes(to, self._codes_of(found, [(to, 0)], in_order=False), valid)
+
     def _store_runs(self, codes: Expr, places: Sequence[tuple[Index, int]], valid: int) -> None:
         """Store vectors that were narrowed together, each run of neighbours at once."""
         lanes, start = self._lanes, 0
@@ -182,7 +195,9 @@ class Epilogue:
         """Whether the table is applied to stored codes, for want of a vector look-up."""
         return self._work.table and self._isa.lookup is None
 
-    def _codes_of(self, found: Sequence[Expr], places: Sequence[tuple[Index, int]]) -> Expr:
+    def _codes_of(
+        self, found: Sequence[Expr], places: Sequence[tuple[Index, int]], in_order: bool = True
+    ) -> Expr:
         """Stored codes of clamped (or, with a narrowing, any) integers relative to the zero point."""
         b, lanes = self._b, self._lanes * len(found)
         if self._work.output == "int16":
@@ -190,7 +205,8 @@ class Epilogue:
         if self._addition is not None and self._isa.narrow is not None and self._narrowing is not None:
             code = self._isa.narrow(self._sums(found, places), *self._narrowing, WIDE_SHIFT)
         elif self._narrowing is not None and self._isa.narrow is not None:
-            code = self._isa.narrow(found, *self._narrowing)
+            options = {} if in_order else {"in_order": False}
+            code = self._isa.narrow(found, *self._narrowing, **options)
         else:
             code = cast(f"{self._output.dtype}x{lanes}", found[0] + self._integer(at.OUT_ZERO))
         if self._work.table and self._isa.lookup is not None:
@@ -225,6 +241,8 @@ class Epilogue:
         scaled = b.let(self._real(total, to) * scale)
         saturate = self._isa.round_saturating
         if saturate is not None and self._narrowing is not None and (self._addition or not self._work.residual):
+            if self._work.bounded and self._isa.round_bounded is not None:
+                saturate = self._isa.round_bounded
             return b.let(saturate(scaled))
         q = b.let(self._isa.round_clamp(scaled, self._float(at.LO), self._float(at.HI)))
         if self._work.residual:

@@ -1,18 +1,25 @@
-"""Depthwise convolution with ``vpdpbusd``: four filter rows interleaved, one dot takes four taps of 16 channels."""
+"""Depthwise convolution with ``vpdpbusd``: four rows of pixels interleaved, one dot takes four taps of a channel.
+
+Four interleaved rows hold what two neighbouring output rows of a 3x3 filter see (or, with two such groups, of a
+5x5 one): the weights of each output row lie in the places of the rows that it sees, zeros in the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, const, lanes_of, shuffle
-from qcompile.kernels.isa import DepthwiseRows
-from qcompile.kernels.x86 import interleaved, shared_pixels
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, const, lanes_of, shuffle, splat
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.depthwise_direct import PixelRows, seen_rows
 
 _GROUP = 4
+_COLUMNS = 7
+"""Columns at once where registers allow more: these would share a little more work and make more code."""
 
 
 def dot(total: Expr, codes: Expr, weights: Expr) -> Expr:
@@ -27,61 +34,130 @@ class VnniDepthwise:
 
     Attributes:
         channels: ``4 * lanes``, ``2 * lanes`` or ``lanes``.
-        tile: output columns at once.
+        sums_at_once: vectors of sums to keep in registers.
         tail: kernel for the channels past the last whole block.
         lanes: int32 lanes of a register.
+        dealt: vectors hold neighbouring channels; else (blocks of whole registers) channels in the order
+            in which unpacking leaves them, and saturating packs take them back.
     """
 
     channels: int
-    tile: int
+    sums_at_once: int
     tail: VnniDepthwise | None = None
+    lanes: int = 16
+    dealt: bool = True
     a_dtype: str = "uint8"
     b_dtype: str = "int8"
-    lanes: int = 16
+    direct: bool = True
+
+    @property
+    def _vectors(self) -> int:
+        return self.channels // self.lanes
+
+    @property
+    def order(self) -> list[int]:
+        """The channel in each lane of a block's vectors."""
+        if self.dealt:
+            return list(range(self.channels))
+        return [16 * part + 4 * q + i for q in range(4) for part in range(self.lanes // 4) for i in range(4)]
+
+    def in_order(self) -> VnniDepthwise:
+        """The same with neighbouring channels in each vector, whatever follows the sums."""
+        return replace(self, dealt=True)
+
+    def height(self, work: ConvWorkload) -> int:
+        """Output rows at once: two where their rows of pixels fill no more groups than those of one.
+
+        A residual may lie where the output goes, so that no row may then be computed twice.
+        """
+        one, two = (-(-len(seen_rows(work, rows)) // _GROUP) for rows in (1, 2))
+        return 2 if one == two and work.out_height > 1 and not work.residual else 1
 
     def columns(self, kernel: tuple[int, int], stride: int) -> int:
-        """Output columns at once."""
-        return self.tile
+        """Output columns at once: as many as live in registers, or more where one ends before many begin."""
+        square = ConvWorkload(1, 64, 64, 1, 1, kernel, (stride, stride))
+        each = self.height(square) * self._vectors
+        live = -(-kernel[1] // stride) + (4 * self.lanes // self.channels - 1)
+        return _COLUMNS if live * each <= self.sums_at_once else max(1, self.sums_at_once // each)
 
-    def pack(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """[group of four rows][column][channel][row of the group]."""
-        return interleaved(weights, _GROUP)
+    def pack(self, weights: npt.NDArray[Any], work: ConvWorkload) -> npt.NDArray[Any]:
+        """[group of rows][column][output row that the group serves][lane][row of the group]."""
+        seen = seen_rows(work, self.height(work))
+        blocks = []
+        for group, column, row in self._blocks(work):
+            block = np.zeros((self.channels, _GROUP), weights.dtype)
+            for i, offset in enumerate(seen[_GROUP * group : _GROUP * (group + 1)]):
+                tap, rest = divmod(offset - row * work.strides[0], work.dilations[0])
+                if rest == 0 and 0 <= tap < work.kernel[0]:
+                    block[:, i] = weights[:, tap, column]
+            blocks.append(block[self.order])
+        return np.stack(blocks)
+
+    def _blocks(self, work: ConvWorkload) -> list[tuple[int, int, int]]:
+        """(group of rows, column, output row) of each stored block of weights."""
+        height, found = self.height(work), []
+        seen = seen_rows(work, height)
+        for group in range(-(-len(seen) // _GROUP)):
+            held = set(seen[_GROUP * group : _GROUP * (group + 1)])
+            served = [row for row in range(height) if held & set(_rows_of(work, row))]
+            found += [(group, column, row) for column in range(work.kernel[1]) for row in served]
+        return found
 
     def sums(
         self,
         b: Builder,
-        rows: DepthwiseRows,
+        rows: PixelRows,
         w: Memory,
         at: Index,
-        kernel: tuple[int, int],
+        work: ConvWorkload,
         bias: Sequence[Expr],
         columns: int,
-    ) -> Iterator[list[Expr]]:
-        """Each interleaved pixel meets every output column that sees it."""
-        totals = [list(bias) for _ in range(columns)]
-        size = self.channels * _GROUP
-        for first in range(0, kernel[0], _GROUP):
-            height = min(_GROUP, kernel[0] - first)
-            met = shared_pixels(rows, columns, kernel[1])
-            together, vectors = 4 * self.lanes // self.channels, self.channels // self.lanes
-            for start in range(0, len(met), together):
-                side_by_side = met[start : start + together]
-                taps = [self._register(b, rows, side_by_side, first + i) for i in range(height)]
-                quads = _unpack_quads(b, taps)
-                for place, users in enumerate(side_by_side):
-                    for x, j in users:
-                        block = at + ((first // _GROUP) * kernel[1] + j) * size
-                        for q in range(vectors):
-                            weights = w.load(block + q * 4 * self.lanes, 4 * self.lanes)
-                            codes = quads[place * vectors + q]
-                            totals[x][q] = b.let(dot(totals[x][q], codes, weights))
-        yield from totals
+    ) -> Iterator[list[list[Expr]]]:
+        """Each interleaved pixel meets every output column and row that sees it."""
+        height, size = self.height(work), self.channels * _GROUP
+        seen = seen_rows(work, height)
+        numbers = {place: number for number, place in enumerate(self._blocks(work))}
+        totals = [[list(bias) for _ in range(height)] for _ in range(columns)]
+        weights = [b.settled(at + b.unknown_zero(x, rows.salt)) for x in range(columns)]
+        met, done = _meetings(work, columns), 0
+        together = 4 * self.lanes // self.channels
+        for start in range(0, len(met), together):
+            side_by_side = met[start : start + together]
+            for group in range(-(-len(seen) // _GROUP)):
+                held = range(_GROUP * group, min(len(seen), _GROUP * (group + 1)))
+                quads = self._quads(b, rows, side_by_side, held)
+                for place, (_, users) in enumerate(side_by_side):
+                    for x, j, row in [(x, j, row) for x, j in users for row in range(height)]:
+                        if (group, j, row) in numbers:
+                            block = weights[x] + numbers[group, j, row] * size
+                            self._add(b, totals[x][row], quads[place * self._vectors :], w, block)
+            last = side_by_side[-1][0]
+            while done < columns and done * work.strides[1] + (work.kernel[1] - 1) * work.dilations[1] <= last:
+                yield totals[done]
+                done += 1
 
-    def _register(
-        self, b: Builder, rows: DepthwiseRows, columns: Sequence[Sequence[tuple[int, int]]], row: int
-    ) -> Expr:
+    def _add(self, b: Builder, totals: list[Expr], quads: Sequence[Expr], w: Memory, block: Index) -> None:
+        for q in range(self._vectors):
+            totals[q] = b.let(dot(totals[q], quads[q], w.load(block + q * 4 * self.lanes, 4 * self.lanes)))
+
+    def _quads(
+        self, b: Builder, rows: PixelRows, columns: Sequence[tuple[int, Any]], held: Sequence[int]
+    ) -> list[Expr]:
+        """Interleaved rows of neighbouring columns of pixels."""
+        if not any(rows.holds(position) for position, _ in columns):
+            return [splat(rows.fill, 4 * self.lanes)] * 4
+        taps = [self._register(b, rows, [position for position, _ in columns], row) for row in held]
+        quads = _unpack_quads(b, taps, self.dealt)
+        masks = rows.interleaved_masks(b, held)
+        if masks is None:
+            return quads
+        size, (keep, rest) = 4 * self.lanes, (splat(mask, self.lanes) for mask in masks)
+        words = [(bitcast(f"int32x{self.lanes}", quad) & keep) | rest for quad in quads]
+        return [b.let(bitcast(f"uint8x{size}", word)) for word in words]
+
+    def _register(self, b: Builder, rows: PixelRows, columns: Sequence[int], row: int) -> Expr:
         """One row's pixels of neighbouring columns, side by side in a register; the last one fills the rest."""
-        loaded = [rows.load(users[0][0], row, users[0][1], self.channels) for users in columns]
+        loaded = [rows.pixel(position, row, self.channels) for position in columns]
         loaded += loaded[-1:] * (4 * self.lanes // self.channels - len(loaded))
         while len(loaded) > 1:
             wide = range(2 * lanes_of(loaded[0]))
@@ -89,7 +165,21 @@ class VnniDepthwise:
         return b.let(loaded[0])
 
 
-def _unpack_quads(b: Builder, taps: Sequence[Expr]) -> list[Expr]:
+def _rows_of(work: ConvWorkload, row: int) -> list[int]:
+    """Rows of pixels under an output row, counted from the first under output row 0."""
+    return [row * work.strides[0] + tap * work.dilations[0] for tap in range(work.kernel[0])]
+
+
+def _meetings(work: ConvWorkload, columns: int) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Columns of pixels, from the first under output column 0, with the (output column, tap) that see them."""
+    users: dict[int, list[tuple[int, int]]] = {}
+    for x in range(columns):
+        for j in range(work.kernel[1]):
+            users.setdefault(x * work.strides[1] + j * work.dilations[1], []).append((x, j))
+    return sorted(users.items())
+
+
+def _unpack_quads(b: Builder, taps: Sequence[Expr], dealt: bool) -> list[Expr]:
     """Four vectors: the bytes of up to four registers for a quarter of the channels each, channel by channel.
 
     The unpacks work within 128-bit parts; dealing the 4-byte quads of each row out beforehand makes
@@ -97,11 +187,13 @@ def _unpack_quads(b: Builder, taps: Sequence[Expr]) -> list[Expr]:
     """
     size = lanes_of(taps[0])
     lanes, parts = size // 4, size // 16
-    deal = [parts * q + part for part in range(parts) for q in range(4)]
-    dealt = [shuffle([bitcast(f"int32x{lanes}", tap)], deal) for tap in taps]
-    dealt = [b.let(bitcast(f"uint8x{size}", tap)) for tap in dealt]
-    dealt += [const(0, f"uint8x{size}")] * (_GROUP - len(dealt))
-    halves = [[b.let(_unpack(dealt[i], dealt[i + 1], size, high)) for i in (0, 2)] for high in (0, 1)]
+    rows = list(taps)
+    if dealt:
+        deal = [parts * q + part for part in range(parts) for q in range(4)]
+        words = [shuffle([bitcast(f"int32x{lanes}", tap)], deal) for tap in taps]
+        rows = [b.let(bitcast(f"uint8x{size}", word)) for word in words]
+    rows += [const(0, f"uint8x{size}")] * (_GROUP - len(rows))
+    halves = [[b.let(_unpack(rows[i], rows[i + 1], size, high)) for i in (0, 2)] for high in (0, 1)]
     quads = []
     for pair in halves:
         x, y = (bitcast(f"uint16x{size // 2}", half) for half in pair)

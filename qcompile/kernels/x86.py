@@ -59,8 +59,23 @@ class Packs:
     stored: str
     clamp_words: bool = False
 
-    def __call__(self, vectors: Sequence[Expr], zero: Expr, low: Expr | None, high: Expr | None) -> Expr:
-        """One vector of codes for 1, 2 or 4 vectors of integers."""
+    def __call__(
+        self,
+        vectors: Sequence[Expr],
+        zero: Expr | None,
+        low: Expr | None,
+        high: Expr | None,
+        in_order: bool = True,
+    ) -> Expr:
+        """One vector of codes for 1, 2 or 4 vectors of integers.
+
+        Args:
+            vectors: integers relative to the zero point.
+            zero: int16; None: 0.
+            low: least code; None: that of the type.
+            high: greatest code; None: that of the type.
+            in_order: bring the codes of one vector together; else each 128-bit part has those of its own lanes.
+        """
         wide, narrow = f"int16x{2 * self.lanes}", f"{self.stored}x{4 * self.lanes}"
         four = [vectors[i * len(vectors) // 4] for i in range(4)] if len(vectors) < 4 else list(vectors)
         if len(vectors) == 2:
@@ -68,13 +83,16 @@ class Packs:
         pairs = [four[:2]] if len(vectors) < 4 else [four[:2], four[2:]]
         words = []
         for pair in pairs:
-            word = call_pure(wide, self.add, call_pure(wide, self.words, *pair), splat(zero, 2 * self.lanes))
+            word = call_pure(wide, self.words, *pair)
+            if zero is not None:
+                word = call_pure(wide, self.add, word, splat(zero, 2 * self.lanes))
             if self.clamp_words and low is not None:
                 bounds = [splat(cast("int16", bound), 2 * self.lanes) for bound in (low, high)]
                 word = tirx.Min(tirx.Max(word, bounds[0]), bounds[1])
             words.append(word)
         codes = call_pure(narrow, self.bytes, words[0], words[-1])
-        codes = self._in_order(codes, len(vectors))
+        if in_order:
+            codes = self._in_order(codes, len(vectors))
         if self.clamp_words or low is None:
             return codes
         lanes = lanes_of(codes)

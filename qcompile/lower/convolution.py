@@ -17,6 +17,7 @@ from qcompile.kernels.conv import plan_conv
 from qcompile.kernels.conv_packing import PackedConv, pack_conv, pack_table
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.conv_workload import dense as dense_workload
+from qcompile.kernels.isa import Isa
 from qcompile.kernels.parameters import RESIDUAL_REACH, LayerScalars
 from qcompile.lower import int16
 from qcompile.lower.families import look_up
@@ -88,7 +89,7 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
             _activate(context, node, target)
         return
     end = epilogue(node, fuse_activation=not separate)
-    work = replace(shape, **end.fields, weights=packed_kind(node))
+    work = replace(_easier(shape, end, context.isa), **end.fields, weights=packed_kind(node))
     target = node.output
     if separate:
         target = Value(f"{node.output.name}.sum", node.output.type)
@@ -98,6 +99,21 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
     emit_layer(context, node, work, packed, residual, target, end.table)
     if separate:
         _activate(context, node, target)
+
+
+def _easier(work: ConvWorkload, end: Epilogue, isa: Isa) -> ConvWorkload:
+    """Say what the epilogue of an int8 result may leave out, on an instruction set that gains by it.
+
+    A sum lies within int32, so it stays there when a multiplier below 1 scales it.
+    """
+    if not isa.eases or end.fields["output"] != "int8":
+        return work
+    scalars, stored = end.scalars, 128 if isa.activation_dtype == "uint8" else 0
+    return replace(
+        work,
+        bounded=bool(np.max(np.abs(end.multipliers), initial=0.0) < 1.0),
+        from_zero=scalars.y_zero_point + stored == 0,
+    )
 
 
 def constants(node: Node) -> tuple[Array, Array]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from qcompile.errors import TargetError
 from qcompile.kernels.amx import AmxKernel
 from qcompile.kernels.builder import Builder, Expr, Index, Memory
+from qcompile.kernels.depthwise_direct import DirectKernel
 
 
 class MicroKernel(Protocol):
@@ -206,12 +207,14 @@ class Isa:
             256-byte Memory; None: the generator looks codes up one at a time.
         round_saturating: ``f(value)``: int32 vector ``rne(value)`` of a float32 vector, the ends of
             int32 for what lies outside; None: the epilogue clamps floats with ``round_clamp``.
+        round_bounded: ``f(value)``: as ``round_saturating``, for values within int32.
         narrow: ``f(vectors, zero, low, high)``: one vector of stored codes
             ``min(max(q + zero, low), high)`` for int32 vectors of any value, |zero| <= 255;
             ``zero`` a scalar int16, ``low`` and ``high`` scalars of the stored type, or None for its ends.
         add_residual: ``f(vectors, codes, zero, factor)``: the int32 vectors plus ``(codes - zero) * factor``,
             saturated, for as many neighbouring stored codes; ``zero`` a stored code, ``factor`` an int16.
             With it ``narrow`` takes a last argument ``shift``: it first divides by 2^shift, rounding half up.
+        eases: ``narrow`` takes None for a zero point of 0, and the epilogue saturates only what is not ``bounded``.
         narrows_pixels: narrow the sums of neighbouring pixels together where one pixel fills no vector of codes.
         loads_pairs: one instruction loads two vectors.
         depthwise_int8: kernel of 8-bit depthwise convolutions; None: they run as grouped ones.
@@ -229,12 +232,14 @@ class Isa:
     round_clamp: Callable[[Expr, Expr, Expr], Expr]
     lookup: Callable[[Builder, Memory, Expr], Expr] | None = None
     round_saturating: Callable[[Expr], Expr] | None = None
+    round_bounded: Callable[[Expr], Expr] | None = None
     narrow: Callable[..., Expr] | None = None
     add_residual: Callable[[Sequence[Expr], Expr, Expr, Expr], list[Expr]] | None = None
     narrows_pixels: bool = False
+    eases: bool = False
     loads_pairs: bool = False
-    depthwise_int8: DepthwiseKernel | None = None
-    depthwise_float32: DepthwiseKernel | None = None
+    depthwise_int8: DepthwiseKernel | DirectKernel | None = None
+    depthwise_float32: DepthwiseKernel | DirectKernel | None = None
     matrix_int8: AmxKernel | None = None
     prefetches: bool = False
     least_weight: int = -127

@@ -22,11 +22,15 @@ def _multiply_pairs(x: Expr, y: Expr) -> Expr:
 
 
 def _round_clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
-    return call_pure("int32x8", "llvm.x86.avx.cvt.ps2dq.256", clamp(value, lo, hi))
+    return _round(clamp(value, lo, hi))
+
+
+def _round(value: Expr) -> Expr:
+    return call_pure("int32x8", "llvm.x86.avx.cvt.ps2dq.256", value)
 
 
 def _round_saturating(value: Expr) -> Expr:
-    return call_pure("int32x8", "llvm.x86.avx.cvt.ps2dq.256", saturated(value))
+    return _round(saturated(value))
 
 
 def _lookup(b: Builder, table: Memory, codes: Expr) -> Expr:
@@ -59,8 +63,10 @@ AVX2 = Isa(
     round_clamp=_round_clamp,
     lookup=_lookup,
     round_saturating=_round_saturating,
+    round_bounded=_round,
     narrow=_PACKS,
     narrows_pixels=True,
+    eases=True,
     depthwise_int8=PairDepthwise(lanes=8, tile=4, multiply=_multiply_pairs),
     depthwise_float32=FmaDepthwise(lanes=8),
     prefetches=True,

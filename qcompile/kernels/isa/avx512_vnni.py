@@ -72,11 +72,8 @@ _PACKS = Packs(
     add="llvm.sadd.sat.v32i16",
     stored="uint8",
 )
-_DEPTHWISE = VnniDepthwise(
-    channels=64,
-    tile=4,
-    tail=VnniDepthwise(channels=32, tile=7, tail=VnniDepthwise(channels=16, tile=8)),
-)
+_TAIL = VnniDepthwise(channels=32, sums_at_once=24, tail=VnniDepthwise(channels=16, sums_at_once=24))
+_DEPTHWISE = VnniDepthwise(channels=64, sums_at_once=24, tail=_TAIL, dealt=False)
 
 AVX512_VNNI = Isa(
     name="avx512_vnni",
@@ -87,8 +84,10 @@ AVX512_VNNI = Isa(
     round_clamp=_round_clamp,
     lookup=_lookup,
     round_saturating=_round_saturating,
+    round_bounded=_round,
     narrow=_PACKS,
     narrows_pixels=True,
+    eases=True,
     depthwise_int8=_DEPTHWISE,
     depthwise_float32=FmaDepthwise(lanes=16),
     prefetches=True,

@@ -19,7 +19,8 @@ _PACKS = Packs(
     stored="uint8",
 )
 
-_DEPTHWISE = VnniDepthwise(channels=32, tile=2, tail=VnniDepthwise(channels=16, tile=4, lanes=8), lanes=8)
+_TAIL = VnniDepthwise(channels=16, sums_at_once=8, lanes=8)
+_DEPTHWISE = VnniDepthwise(channels=32, sums_at_once=8, tail=_TAIL, lanes=8, dealt=False)
 
 AVX_VNNI = replace(
     avx2.AVX2,
