@@ -26,7 +26,7 @@ class PruneMagnitude(Pass):
 
     Formula:
         w = 0 where |w| is among the `sparsity` smallest; network: of all layers together, each relative to the root
-        mean square of its layer; layer: of every layer by itself
+        mean square of its output channel; layer: of every layer by itself
 
     Before:
         const @w : f32[4,4] = …
@@ -91,6 +91,7 @@ class PruneMagnitude(Pass):
 
 
 def _relative(node: Node) -> Array:
-    """Return the magnitudes of a layer's weights, relative to their root mean square."""
+    """Return the magnitudes of a layer's weights, relative to the root mean square of their output channel."""
     data = np.abs(node.inputs[1].constant().astype(np.float64))
-    return np.asarray(data / max(float(np.sqrt(np.square(data).mean())), 1e-30))
+    rows = np.sqrt(np.square(data).mean(axis=tuple(range(1, data.ndim)), keepdims=True))
+    return np.asarray(data / np.maximum(rows, 1e-30))
