@@ -66,6 +66,16 @@ def test_no_hot_loop_touches_the_stack(isa: str, size: int, precision: str) -> N
     assert not [line for line in hot if "%rsp" in line]
 
 
+def test_depthwise_weights_stay_operands_where_they_are() -> None:
+    target = x86_machines.x86_target("avx512_vnni")
+    work = ConvWorkload(1, 28, 28, 64, 64, (3, 3), pads=(1,) * 4, groups=64)
+    text = assembly([plan_conv(work, instruction_sets.load("avx512_vnni"), target)], target)
+    dots = [line for line in text.splitlines() if "vpdpbusd" in line]
+    from_memory = [line for line in dots if "(" in line]
+    assert len(from_memory) > 0.9 * len(dots)
+    assert not [line for line in from_memory if "%rsp" in line]
+
+
 @pytest.mark.parametrize("name", ["x86-64-v4-vnni", "x86-64-v3", "x86-64", "rpi4"])
 def test_an_object_needs_no_symbol(name: str, tmp_path: Path) -> None:
     if shutil.which("nm") is None:
