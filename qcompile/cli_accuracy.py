@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qcompile.cli_options import InputShape, InputValue
+from qcompile.cli_options import Calib, InputShape, InputValue, KeepFloat, KeepInt16, Observer, Preprocess
 
 
 def evaluate(
@@ -83,27 +83,14 @@ def evaluate(
 
 def analyze(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file. Settings in MODEL.yaml beside it apply.")],
-    calib: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
-    ] = None,
+    calib: Calib = None,
     samples: Annotated[int, typer.Option(metavar="N", min=1, help="Samples to analyze.")] = 8,
-    preprocess: Annotated[
-        str | None, typer.Option(metavar="STEPS", help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'.")
-    ] = None,
+    preprocess: Preprocess = None,
     input_shape: InputShape = None,
     input_value: InputValue = None,
-    observer: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Range of activations: mse, minmax, percentile{percentile=99.9}, …"),
-    ] = None,
-    keep_float: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NODES", help="Name, glob, /regex/, op:softmax or FROM..TO. Repeatable."),
-    ] = None,
-    keep_int16: Annotated[
-        list[str] | None, typer.Option(metavar="NODES", help="Compute on 16-bit activations. Repeatable.")
-    ] = None,
+    observer: Observer = None,
+    keep_float: KeepFloat = None,
+    keep_int16: KeepInt16 = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML file with any setting of the compiler.")
     ] = None,

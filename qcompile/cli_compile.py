@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qcompile.cli_options import InputShape, InputValue, number
+from qcompile.cli_options import Calib, InputShape, InputValue, KeepFloat, KeepInt16, Observer, Preprocess, number
 from qcompile.errors import UsageError
 
 
@@ -34,37 +34,18 @@ def compile_model(
     store: Annotated[
         str | None, typer.Option(metavar="TYPE", help="Constants of floats: float32 (default), float16, bfloat16.")
     ] = None,
-    calib: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
-    ] = None,
+    calib: Calib = None,
     samples: Annotated[int | None, number("Calibration samples to use at most (64).")] = None,
-    preprocess: Annotated[
-        str | None,
-        typer.Option(metavar="STEPS", help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'."),
-    ] = None,
+    preprocess: Preprocess = None,
     input_shape: InputShape = None,
     input_value: InputValue = None,
     state: Annotated[
         list[str] | None,
         typer.Option(metavar="OUT=IN", help="Output kept as input of the next run; `auto` finds pairs. Repeatable."),
     ] = None,
-    observer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Choice of ranges: mse (default), minmax, entropy, 'percentile{percentile=99.9}', …"
-        ),
-    ] = None,
-    keep_float: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NODES", help="Stay in float32: a name, glob, /regex/, op:softmax or FROM..TO. Repeatable."
-        ),
-    ] = None,
-    keep_int16: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NODES", help="Compute on 16-bit activations; chosen like --keep-float. Repeatable."),
-    ] = None,
+    observer: Observer = None,
+    keep_float: KeepFloat = None,
+    keep_int16: KeepInt16 = None,
     io: Annotated[
         str | None, typer.Option(metavar="TYPE", help="float (default), or int8: inputs and outputs stay quantized.")
     ] = None,

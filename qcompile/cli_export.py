@@ -7,31 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
+from qcompile.cli_options import Calib, InputShape, InputValue, KeepFloat, Observer, Preprocess
+
 
 def export_qdq(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file. Settings in MODEL.yaml beside it apply.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="ONNX file to write.")],
-    calib: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
-    ] = None,
+    calib: Calib = None,
     samples: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Calibration samples to use at most (64).")
     ] = None,
-    preprocess: Annotated[
-        str | None, typer.Option(metavar="STEPS", help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'.")
-    ] = None,
-    input_shape: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=N,N,…", help="Extents of a dynamic input. Repeatable.")
-    ] = None,
-    observer: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Range of activations: mse, minmax, percentile{percentile=99.9}, …"),
-    ] = None,
-    keep_float: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NODES", help="Stay in float32: a name, glob, /regex/, op:softmax or FROM..TO."),
-    ] = None,
+    preprocess: Preprocess = None,
+    input_shape: InputShape = None,
+    input_value: InputValue = None,
+    observer: Observer = None,
+    keep_float: KeepFloat = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML file with any setting of the compiler.")
     ] = None,
@@ -41,7 +31,7 @@ def export_qdq(
 
     Example: qcompile export-qdq model.onnx --calib photos/ -o model.qdq.onnx
     """
-    from qcompile.config import COMMAND_LINE, read_shapes
+    from qcompile.config import COMMAND_LINE, read_shapes, read_values
     from qcompile.export import export_qdq as run
     from qcompile.progress import ProgressReporter
 
@@ -50,6 +40,7 @@ def export_qdq(
         "samples": samples,
         "preprocess": preprocess,
         "input_shapes": read_shapes(input_shape or []) or None,
+        "input_values": read_values(input_value or []) or None,
         "observer": observer,
         "keep_float": keep_float,
     }

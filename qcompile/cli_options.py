@@ -27,3 +27,25 @@ InputValue = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=X,…", help="Fix an input, e.g. sr=16000: the bundle no longer has it. Repeatable."),
 ]
+Calib = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="Calibration inputs: image folder, .npy/.npz, or module:function."),
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(metavar="STEPS", help="Image to input, e.g. 'resize=256,crop=224,mean=127,std=128'."),
+]
+Observer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Choice of ranges: mse (default), minmax, entropy, 'percentile{percentile=99.9}', …"
+    ),
+]
+KeepFloat = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NODES", help="Stay in float32: a name, glob, /regex/, op:softmax or FROM..TO. Repeatable."),
+]
+KeepInt16 = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NODES", help="Compute on 16-bit activations; chosen like --keep-float. Repeatable."),
+]
