@@ -15,7 +15,7 @@ from qcompile.calibrate.observer import make_observer
 from qcompile.calibrate.runner import calibrate as measure
 from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.synthetic import synthetic_samples
-from qcompile.calibrate.through_function import range_through
+from qcompile.calibrate.through_function import is_steep, range_through
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
@@ -31,8 +31,8 @@ _BY_ERROR = ("mse", "auto")
 class Calibrate(Pass):
     """Run the float graph on the calibration samples and write the range of each tensor into its QSpec.
 
-    Where a tensor has no reader but a function such as a sigmoid, observers that weigh errors weigh those of its
-    result.
+    Where a tensor has no reader but a function such as a leaky rectifier, observers that weigh errors weigh those of
+    its result.
 
     Without samples, seeded synthetic inputs take their place, and the statistics of folded BatchNorms bring every
     tensor to its trained scale; the accuracy is then unverified, and the pass says so.
@@ -77,7 +77,9 @@ class Calibrate(Pass):
             if context.samples is None:
                 lo, hi = data_free_range(value, lo, hi)
             elif value.qspec.observer in _BY_ERROR and (reader := _function_of(value, graph)) is not None:
-                lo, hi = range_through(statistics[value.name].distribution(), partial(_result, reader))
+                found, function = statistics[value.name].distribution(), partial(_result, reader)
+                if is_steep(found, function):
+                    lo, hi = range_through(found, function)
             _set_range(value, lo, hi)
 
     def _statistics(

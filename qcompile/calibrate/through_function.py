@@ -11,6 +11,21 @@ from qcompile.calibrate.distribution import Array, Distribution
 from qcompile.calibrate.mse import cheapest_range
 
 LEVELS = 256
+_GRID = 1024
+
+
+def is_steep(distribution: Distribution, function: Callable[[Array], Array]) -> bool:
+    """Return whether a function is monotonic and nowhere flat on the values of a distribution.
+
+    Formula:
+        min f'(x) ≥ max f'(x) / 256
+
+    Where a function is flat, cutting its operand costs little error, but all of the same sign: the sums behind it add
+    it up, while the errors of rounding cancel. There the operand's own error is the better guide.
+    """
+    x = np.linspace(distribution.minimum, distribution.maximum, _GRID)
+    slopes = np.diff(_at(function, x))
+    return bool(slopes.min() > 0.0 and slopes.min() >= slopes.max() / LEVELS)
 
 
 def range_through(distribution: Distribution, function: Callable[[Array], Array]) -> tuple[float, float]:
@@ -20,7 +35,7 @@ def range_through(distribution: Distribution, function: Callable[[Array], Array]
         (lo, hi) = argmin Σ_cells count · (f(x) − f(clip(step · rne(x / step), lo, hi)))², step = (hi − lo) / 255;
         where a cell is wider than a quarter step, the middle term of its rounding is f'(x)² · step² / 12
 
-    So a sigmoid's operand keeps no codes for where the sigmoid is flat, and a leaky rectifier's few for its flat side.
+    So a leaky rectifier's operand keeps few codes for its less steep side.
 
     Args:
         distribution: of the operand.

@@ -61,7 +61,9 @@ def read_bounds(shapes: Mapping[str, Extents]) -> tuple[dict[str, tuple[int, ...
                 symbols[found.name] = replace(known, places=(*old.places, (name, axis)))
     for symbol in symbols.values():
         if not symbol.most:
-            raise UsageError(f"the open extent '{symbol.name}' has no bounds", hint=_FORM)
+            name = symbol.places[0][0]
+            given = f"{name}={','.join(map(str, shapes[name]))}"
+            raise UsageError(f"the open extent '{symbol.name}' of '{given}' has no bounds", hint=_FORM)
     bounds = {symbol.name: symbol.most for symbol in symbols.values()}
     largest = {n: tuple(_largest(d, bounds) for d in shape) for n, shape in shapes.items()}
     return largest, tuple(symbols.values())

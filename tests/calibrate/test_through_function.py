@@ -10,7 +10,7 @@ import pytest
 
 from qcompile.calibrate.histogram import TensorStatistics
 from qcompile.calibrate.mse import Mse
-from qcompile.calibrate.through_function import range_through
+from qcompile.calibrate.through_function import is_steep, range_through
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.qparams import QParams
 
@@ -63,3 +63,9 @@ def test_a_function_that_is_undefined_for_some_values_is_no_obstacle():
 
 def test_a_constant_tensor_keeps_its_value():
     assert range_through(statistics(np.full(9, 2.5)).distribution(), sigmoid) == (0.0, 2.5)
+
+
+@pytest.mark.parametrize(("function", "steep"), [(sigmoid, False), (gelu_like, False), (leaky, True), (np.tanh, False)])
+def test_flat_functions_are_told_from_steep_ones(function: Callable[[Array], Array], steep: bool):
+    seen = statistics(np.random.default_rng(0).normal(-1, 4, 2000))
+    assert is_steep(seen.distribution(), function) == steep

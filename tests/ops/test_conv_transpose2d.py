@@ -69,7 +69,7 @@ def test_float_form(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("case", "says"),
     [
-        ({"shape": [1, 3, 4, 5, 6], "weight": (3, 4, 3, 3, 3)}, "3-D transposed convolution"),
+        ({"shape": [1, 3, 4, 5, 6, 2], "weight": (3, 4, 3, 3, 3, 1)}, "4-D transposed convolution"),
         ({"shape": [1, 3, 4, 5], "weight": (3, 4, 3, 3), "pads": [-1, 0, 0, 0]}, "negative pads"),
         ({"shape": [1, 4, 4, 5], "weight": (3, 4, 3, 3)}, "does not fit"),
         ({"shape": [1, 3, 4, 5], "weight": (3, 4, 3, 3), "group": 2}, "does not fit"),

@@ -95,9 +95,9 @@ def test_one_dimensional_convolution(against_ort):
     against_ort("Conv", [x, weight], constants=(1,), group=2, auto_pad="SAME_UPPER", strides=[3], rtol=1e-4, atol=1e-4)
 
 
-def test_three_dimensional_convolution_is_refused(import_one):
-    with pytest.raises(QCompileError, match="3-D convolution"):
-        import_one("Conv", [np.zeros((1, 1, 4, 4, 4), "f4"), np.zeros((1, 1, 2, 2, 2), "f4")], constants=(1,))
+def test_four_dimensional_convolution_is_refused(import_one):
+    with pytest.raises(QCompileError, match="4-D convolution"):
+        import_one("Conv", [np.zeros((1, 1, 4, 4, 4, 4), "f4"), np.zeros((1, 1, 2, 2, 2, 2), "f4")], constants=(1,))
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,9 @@ def test_one_dimension(op_type, against_ort):
     assert [n.op.name for n in graph.nodes][1] in ("max_pool", "avg_pool")
 
 
-def test_three_dimensions_are_refused(import_one):
-    with pytest.raises(QCompileError, match="3-D pooling"):
-        import_one("MaxPool", [np.zeros((1, 1, 4, 4, 4), "f4")], kernel_shape=[2, 2, 2])
+def test_four_dimensions_are_refused(import_one):
+    with pytest.raises(QCompileError, match="4-D pooling"):
+        import_one("MaxPool", [np.zeros((1, 1, 4, 4, 4, 4), "f4")], kernel_shape=[2, 2, 2, 2])
 
 
 def test_windows_of_padding_alone_are_refused():
