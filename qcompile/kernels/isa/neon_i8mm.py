@@ -6,15 +6,13 @@ One instruction multiplies two rows of eight activations by two channels of eigh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
 
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, shuffle
-from qcompile.kernels.depthwise_micro import FmaDepthwise
-from qcompile.kernels.isa import Isa, neon
-from qcompile.kernels.sdot_depthwise import SdotDepthwise
+from qcompile.kernels.isa import neon_dotprod
 
 _LOW, _HIGH = (0, 1, 4, 5), (2, 3, 6, 7)
 
@@ -73,19 +71,4 @@ class _SmmlaMicroKernel:
         return [b.let(shuffle(sums[j : j + 2], half)) for j in range(0, len(sums), 2)]
 
 
-NEON_I8MM = Isa(
-    name="neon_i8mm",
-    activation_dtype="int8",
-    vector_bytes=16,
-    int8=_SmmlaMicroKernel(),
-    float32=neon.NeonFmaMicroKernel(),
-    round_clamp=neon.round_clamp,
-    round_saturating=neon.round_saturating,
-    narrow=neon.narrow,
-    add_residual=neon.add_residual,
-    narrows_pixels=True,
-    loads_pairs=True,
-    lookup=neon.lookup,
-    depthwise_int8=SdotDepthwise(strided=neon.NeonDepthwise()),
-    depthwise_float32=FmaDepthwise(lanes=4),
-)
+NEON_I8MM = replace(neon_dotprod.NEON_DOTPROD, name="neon_i8mm", int8=_SmmlaMicroKernel())
