@@ -13,6 +13,8 @@ from qcompile.ops.onnx_node import OnnxNode
 
 Array = npt.NDArray[Any]
 Pads = tuple[int, int, int, int]
+SAME_MODES = ("SAME_UPPER", "SAME_LOWER")
+"""Values of auto_pad that ask for as many windows as there are strides in the input."""
 
 
 def window_extent(
@@ -67,15 +69,29 @@ def window_pads(
         return _plane_pads(begin_end[: len(kernel)], begin_end[len(kernel) :])
     if mode == "VALID":
         return (0, 0, 0, 0)
-    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+    if mode not in SAME_MODES:
         node.fail(f"unknown auto_pad '{mode}'")
-    begins, ends = [], []
-    for size, taps, stride, dilation in zip(spatial, kernel, strides, dilations, strict=True):
-        total = max(0, (-(-size // stride) - 1) * stride + dilation * (taps - 1) + 1 - size)
-        small, large = total // 2, total - total // 2
-        begins.append(small if mode == "SAME_UPPER" else large)
-        ends.append(large if mode == "SAME_UPPER" else small)
-    return _plane_pads(begins, ends)
+    windows = zip(spatial, kernel, strides, dilations, strict=True)
+    pairs = [same_pads(size, taps, stride, dilation, mode) for size, taps, stride, dilation in windows]
+    return _plane_pads([begin for begin, _ in pairs], [end for _, end in pairs])
+
+
+def same_pads(size: int, kernel: int, stride: int, dilation: int, mode: str) -> tuple[int, int]:
+    """Return the padding before and after along one axis that makes ⌈size / stride⌉ windows fit.
+
+    Args:
+        size: input extent, elements.
+        kernel: window extent, taps.
+        stride: step, elements.
+        dilation: distance of taps, elements.
+        mode: one of SAME_MODES: SAME_UPPER puts an odd element after, SAME_LOWER before.
+
+    Source:
+        ONNX Conv, auto_pad.
+    """
+    total = max(0, (-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size)
+    small, large = total // 2, total - total // 2
+    return (small, large) if mode == "SAME_UPPER" else (large, small)
 
 
 def _plane_pads(begins: Sequence[int], ends: Sequence[int]) -> Pads:
@@ -127,14 +143,6 @@ def windowed(node: OnnxNode, op: str, operands: Sequence[Value], **attrs: Any) -
     y = node.add(op, operands, name=f"{node.outputs[0]}.result", **attrs)
     n, c, _, w = y.shape
     return node.add("reshape", [y], shape=(n, c, w))
-
-
-def pad_nhwc(x: Array, pads: Pads, fill: float) -> Array:
-    """Pad the two middle axes of an NHWC array with a constant."""
-    if not any(pads):
-        return x
-    top, left, bottom, right = pads
-    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=x.dtype.type(fill))
 
 
 def window_slice(

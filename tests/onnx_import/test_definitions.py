@@ -146,3 +146,17 @@ def test_a_model_that_onnx_runtime_has_optimized(name: str, tmp_path: Path) -> N
     (expected,) = session.run(None, x)
     (got,) = Interpreter(import_onnx(tmp_path / "optimized.onnx")).run(x).values()
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "says"),
+    [
+        (helper.make_attribute("auto_pad", "SAME"), "unknown auto_pad 'SAME'"),
+        (helper.make_attribute("pads", [0, 0, -1, 0, 0, 0]), "none may be negative"),
+    ],
+)
+def test_paddings_that_three_axes_do_not_have_are_refused(attribute: Any, says: str) -> None:
+    proto, _ = model("conv_3d_groups", constants=(1,))
+    proto.graph.node[0].attribute.append(attribute)
+    with pytest.raises(UnsupportedOpError, match=says):
+        import_onnx(proto)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qcompile.onnx_import.definitions.body import Body
+from qcompile.ops.spatial import SAME_MODES, same_pads
 
 _AXES = 3
 
@@ -27,15 +28,17 @@ def _pads(body: Body, kernel: list[int], strides: list[int], dilations: list[int
     """Return begins and ends of the padding, of explicit `pads` or of `auto_pad`."""
     mode = body.attr("auto_pad", "NOTSET")
     if mode in ("NOTSET", ""):
-        return _numbers(body, "pads", 0, 2 * _AXES)
+        pads = _numbers(body, "pads", 0, 2 * _AXES)
+        if min(pads) < 0:
+            body.fail(f"pads {pads}; none may be negative")
+        return pads
     if mode == "VALID":
         return [0] * (2 * _AXES)
-    begins, ends = [], []
-    for size, taps, stride, dilation in zip(body.shape(0)[2:], kernel, strides, dilations, strict=True):
-        total = max(0, (-(-size // stride) - 1) * stride + dilation * (taps - 1) + 1 - size)
-        begins.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
-        ends.append(total - begins[-1])
-    return begins + ends
+    if mode not in SAME_MODES:
+        body.fail(f"unknown auto_pad '{mode}'")
+    windows = zip(body.shape(0)[2:], kernel, strides, dilations, strict=True)
+    pairs = [same_pads(size, taps, stride, dilation, mode) for size, taps, stride, dilation in windows]
+    return [begin for begin, _ in pairs] + [end for _, end in pairs]
 
 
 def _pooling(op: str) -> Callable[[Body], None]:
@@ -129,7 +132,7 @@ def _transposed_convolution(body: Body) -> None:
     group = int(body.attr("group", 1))
     strides, dilations, more = (_numbers(body, name, v) for name, v in
                                 (("strides", 1), ("dilations", 1), ("output_padding", 0)))  # fmt: skip
-    pads = _numbers(body, "pads", 0, 2 * _AXES)
+    pads = _pads(body, list(weight.shape[2:]), strides, dilations)
     n, c, d, h, w = body.shape(0)
     taps, outputs = weight.shape[2], weight.shape[1] * group
     images = body.reshape(body.add("Transpose", [body.input(0)], perm=[0, 2, 1, 3, 4]), (n * d, c, h, w))
