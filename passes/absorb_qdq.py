@@ -10,6 +10,7 @@ import numpy as np
 from qcompile.calibrate.weights import grid_scales
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.arithmetic import CLAMPS
 from qcompile.ops.fake_quantize import FakeQuantizeAttrs
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
@@ -26,7 +27,8 @@ class AbsorbQdq(Pass):
     A node runs in integers where its operands are rounded to 8 or 16 bits (fake_quantize), or only moved since, its
     weights lie on a grid of 255 steps, and its result is rounded, is only moved, or is a sum of products read in float.
     A sum of products that an addition of 8 bits takes in need not be rounded before it. A node takes 16-bit activations
-    where one of its operands (or the result, unless that is a sum of products) has more than 8 bits.
+    where one of its operands (or the result, unless that is a sum of products) has more than 8 bits. Where only the
+    moved result of a node is rounded, the result itself is rounded first.
 
     Before:
         %xr = fake_quantize(%x) {scale=0.02, zero_point=-3} : f32[1,8,8,3]
@@ -48,6 +50,7 @@ class AbsorbQdq(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Decide, annotate and remove the roundings that integers do by themselves."""
         if any(node.op.name == "fake_quantize" for node in graph.nodes):
+            _round_before_moves(context.rewriter(graph))
             _Absorption(graph, context).run()
         for node in graph.nodes:
             node.precision = node.precision or FLOAT
@@ -215,7 +218,8 @@ class _Absorption:
                 grid = self.grids.get(value) or (_constant_grid(value) if value.is_constant else None)
                 if grid is not None:
                     dtype = INT16 if _is_wide(grid) else INT8
-                    value.qspec = QSpec(observer="grid", dtype=dtype, kind="fixed", range=_range(grid))
+                    bounds, clamp = _range(grid), _clamp(grid)
+                    value.qspec = QSpec(observer="grid", dtype=dtype, kind="fixed", range=bounds, clamp=clamp)
             if node.op.integer is Quantization.SHARED:
                 for value in node.outputs:
                     assert value.qspec is not None
@@ -232,8 +236,29 @@ class _Absorption:
             return f"it rounds to {attrs.qmax - attrs.qmin + 1} steps, more than 16 bits"
         if self.grids.get(source) != attrs:
             return f"{source.name} is rounded in another way as well"
-        reader = next((user for user in rounding.output.users() if user in self.reasons), None)
-        return f"{reader} stays in float: {self.reasons[reader]}" if reader else "it is a graph output"
+        around = [*rounding.output.users(), *([source.producer] if source.producer is not None else [])]
+        node = next((node for node in around if node in self.reasons), None)
+        return f"{node} stays in float: {self.reasons[node]}" if node else "it is a graph output"
+
+
+_COMMUTING = ("reshape", "transpose", "max_pool")
+"""Operations that give the same whether their operand or their result is rounded."""
+
+
+def _round_before_moves(rewriter: Rewriter) -> None:
+    """Round what a node moves, too, where only the moved result is rounded: its maker can then be of integers."""
+    for node in reversed(list(rewriter.graph.nodes)):
+        if node.op.name not in _COMMUTING or node.output in rewriter.graph.outputs:
+            continue
+        source, readers = node.inputs[0], node.output.users()
+        if source.producer is None or source.producer.op.name == "fake_quantize" or source.users() != [node]:
+            continue
+        ways = {reader.attrs if _is_rounding(reader) else None for reader in readers}
+        if len(ways) != 1 or None in ways or source in rewriter.graph.outputs:
+            continue
+        name = f"{source.name}.rounded"
+        rounding = rewriter.insert(node, readers[0].op, [source], readers[0].attrs, name=name, loc=readers[0].loc)
+        rewriter.set_operand(node, 0, rounding.output)
 
 
 def _is_rounding(node: Node) -> bool:
@@ -249,6 +274,13 @@ def _range(grid: FakeQuantizeAttrs) -> tuple[float, float]:
     """Return the real bounds from which QParams.from_range (or from_int16_range) finds scale and zero_point again."""
     least, most = (-32768.0, 32767.0) if _is_wide(grid) else (-128.0, 127.0)
     return grid.scale * (least - grid.zero_point), grid.scale * (most - grid.zero_point)
+
+
+def _clamp(grid: FakeQuantizeAttrs) -> tuple[float, float] | None:
+    """Return the real bounds of a grid that does not use all of its integers, None of one that does."""
+    if (grid.qmin, grid.qmax) in ((-128, 127), (-32768, 32767)):
+        return None
+    return grid.scale * (grid.qmin - grid.zero_point), grid.scale * (grid.qmax - grid.zero_point)
 
 
 def _constant_grid(value: Value) -> FakeQuantizeAttrs | None:

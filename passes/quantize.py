@@ -190,6 +190,8 @@ class _IntegerBuilder:
             qparams = _grid_params(spec) if _on_grid(value) else self._int16_params(value, spec)
         else:
             qparams = QParams.from_range(*spec.range)
+        if spec.clamp is not None:
+            qparams = qparams.clamped(*spec.clamp)
         attrs: Any = value.producer.attrs if value.producer is not None else None
         if getattr(attrs, "activation", "none") in CLAMPS[1:]:
             qparams = qparams.clamped(*clamp_bounds(attrs.activation, attrs.alpha, attrs.beta))

@@ -352,7 +352,7 @@ def absorption_pipeline(config: CompileConfig) -> str:
     from qcompile.ir.printer import print_literal
 
     quantize = f"quantize{{io={print_literal(config.io)}, wide=false}}"
-    return f"fuse-activation{{tables=false}},absorb-qdq,{quantize},fuse-requantize"
+    return f"fuse-activation{{tables=false}},split-weights,absorb-qdq,{quantize},fuse-requantize"
 
 
 def observation_pipeline(config: CompileConfig) -> str:

@@ -96,7 +96,7 @@ _GRID_TOLERANCE = 1e-4
 _GLANCE = 64
 
 
-def grid_scales(weight: Array, axis: int | None = 0, *, steps: int = 128) -> Array | None:
+def grid_scales(weight: Array, axis: int | None = 0, *, steps: int = 127) -> Array | None:
     """Find the scale of weights that are multiples of one, as those of a quantized model are.
 
     Formula:

@@ -176,6 +176,7 @@ class QSpec:
             (bias: scale of input times scale of weight) or "fixed" (the range is known: `range`).
         source: the value that a shared spec follows.
         range: real bounds of a fixed spec.
+        clamp: real bounds that values are clamped to within that range, None for the range's own.
     """
 
     observer: str = "minmax"
@@ -185,3 +186,4 @@ class QSpec:
     kind: Literal["own", "shared", "derived", "fixed"] = "own"
     source: str | None = None
     range: tuple[float, float] | None = None
+    clamp: tuple[float, float] | None = None

@@ -122,9 +122,25 @@ def _rounded(node: OnnxNode, q: Value, scale: float, zero_point: int, name: str)
         low, high = producer.attrs.qmin, producer.attrs.qmax
         grid = {"zero_point": zero_point - shift, "qmin": low - shift, "qmax": high - shift}
         return node.add("fake_quantize", [producer.inputs[0]], name=name, scale=scale, **grid)
+    if producer.op.name == "clip":
+        return _clipped(node, producer, scale, zero_point, name)
     if producer.op.integer is not Quantization.SHARED or len(producer.outputs) != 1:
         return None
     return _moved(node, producer, scale, zero_point, name)
+
+
+def _clipped(node: OnnxNode, clip: Node, scale: float, zero_point: int, name: str) -> Value | None:
+    """Return the real form of integers that use fewer bits than their type has, as trained quantizers write them."""
+    shift = _SHIFT.get(clip.output.dtype, 0)
+    real = _rounded(node, clip.inputs[0], scale, zero_point, name)
+    if real is None or real.producer is None or real.producer.op.name != "fake_quantize":
+        return None
+    attrs = real.producer.attrs
+    low, high = max(attrs.qmin, clip.attrs.min - shift), min(attrs.qmax, clip.attrs.max - shift)
+    if not low <= attrs.zero_point <= high:
+        return None
+    grid = {"scale": scale, "zero_point": attrs.zero_point, "qmin": int(low), "qmax": int(high)}
+    return node.add("fake_quantize", [real.producer.inputs[0]], name=f"{name}.clipped", **grid)
 
 
 def _moved(node: OnnxNode, mover: Node, scale: float, zero_point: int, name: str) -> Value | None:
