@@ -11,7 +11,7 @@ from qcompile.calibrate.weights import grid_scales
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
-from qcompile.ops.arithmetic import CLAMPS
+from qcompile.ops.arithmetic import hides_sum
 from qcompile.ops.fake_quantize import FakeQuantizeAttrs
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
@@ -126,7 +126,7 @@ class _Absorption:
             return f"{node.op.name} has no integer form"
         if any(v.dtype != "float32" for v in node.outputs):
             return f"it computes {node.outputs[0].dtype}"
-        if getattr(node.attrs, "activation", "none") not in CLAMPS:
+        if hides_sum(node):
             return f"its fused {node.attrs.activation} hides the tensor before it"
         indices = node.op.operand_activations(node)
         loose = [node.inputs[i] for i in indices if self._grid(node.inputs[i]) is None]

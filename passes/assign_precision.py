@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
-from qcompile.ops.arithmetic import CLAMPS
+from qcompile.ops.arithmetic import hides_sum
 from qcompile.ops.packed_weights import is_table
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
@@ -96,7 +96,7 @@ def _obstacle(node: Node, context: PassContext, *, int16: bool) -> str | None:
         return "its weight or bias is computed at run time"
     if node.op.name == "gather" and is_table(node):
         return "the rows of its table take 8 bits with scales of their own (quantize-weights)"
-    if getattr(node.attrs, "activation", "none") not in CLAMPS:
+    if hides_sum(node):
         return f"its fused {node.attrs.activation} hides the tensor before it; fuse it after quantization"
     tensors = [node.inputs[i] for i in node.op.operand_activations(node)] + list(node.outputs)
     unknown = [v for v in tensors if v.qspec is None or (v.qspec.kind != "shared" and v.qspec.range is None)]

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompile.ir.graph import Graph, Node
+from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.arithmetic import ACTIVATIONS, CLAMPS
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
+from qcompile.quant.scaled import SCALED
 
 _PRODUCERS = ("conv2d", "conv_transpose2d", "dense", "add")
 
@@ -22,8 +24,9 @@ class FuseActivation(Pass):
         silu, gelu
 
     Options:
-        tables: whether to fuse other activations than relu and clip. In int8 these are tables, and the range of
-            the tensor in front must be measured first; fuse-requantize fuses them later.
+        tables: whether to fuse what in int8 is a table, for which the range of the tensor in front must be
+            measured first; fuse-requantize fuses it later. Without, only relu, clip, and what integer layers apply
+            to their scaled accumulators: leaky_relu up to a slope of 1, and hard_swish, behind products.
 
     Before:
         %c = conv2d(%x, @w, @b) : f32[1,8,4,4]
@@ -34,7 +37,8 @@ class FuseActivation(Pass):
     Preconditions: float nodes; integer ones are the business of fuse-requantize.
 
     Refusals: the operand has other readers or is a graph output, its producer carries an activation already,
-    or a gelu is the tanh approximation, which the fused form does not have.
+    a gelu is the tanh approximation, which the fused form does not have, or (without tables) a leaky_relu is
+    steeper than 1 or follows an addition.
     """
 
     name: ClassVar[str] = "fuse-activation"
@@ -45,12 +49,12 @@ class FuseActivation(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Fuse in topological order."""
         rewriter = context.rewriter(graph)
-        names = ACTIVATIONS if self.tables else CLAMPS
+        names = ACTIVATIONS if self.tables else (*CLAMPS, *SCALED)
         for node in list(graph.nodes):
             producer = node.inputs[0].producer if node.inputs else None
             if node.op.name not in names or producer is None or producer.op.name not in _PRODUCERS:
                 continue
-            reason = _obstacle(graph, producer, node)
+            reason = _obstacle(graph, producer, node) or (None if self.tables else _table_obstacle(producer, node))
             if reason is not None:
                 context.skip(node, reason)
             else:
@@ -69,6 +73,17 @@ def _obstacle(graph: Graph, producer: Node, node: Node) -> str | None:
         return f"{value.name} is a graph output"
     if getattr(node.attrs, "approximate", "none") != "none":
         return f"the {node.attrs.approximate} approximation of gelu has no fused form"
+    return None
+
+
+def _table_obstacle(producer: Node, node: Node) -> str | None:
+    """Return why an activation would need a table behind integers."""
+    if node.op.name not in SCALED:
+        return None
+    if producer.op.integer is not Quantization.ACCUMULATE or producer.attrs.residual:
+        return f"behind the sum {producer} it is a table"
+    if node.op.name == "leaky_relu" and node.attrs.alpha > 1.0:
+        return f"its slope {node.attrs.alpha:g} is steeper than 1"
     return None
 
 

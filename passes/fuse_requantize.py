@@ -105,7 +105,7 @@ def _fuse_table(rewriter: Rewriter, node: Node) -> None:
     ):
         return
     before = node.inputs[0].qparams
-    if _sole_reader(rewriter.graph, node.inputs[0]) is not node or producer.attrs.pre_activation is not None:
+    if _sole_reader(rewriter.graph, node.inputs[0]) is not node or producer.attrs.activation != "none":
         return
     if before is None or before.dtype != "int8" or node.op.name in CLAMPS[:2]:
         return

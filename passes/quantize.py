@@ -20,6 +20,7 @@ from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.quant.affine import quantize
 from qcompile.quant.qparams import INT_RANGE, QParams, QSpec
 from qcompile.quant.requantize import wide_qparams
+from qcompile.quant.scaled import SCALED
 
 INT8, INT16 = "int8", "int16"
 INTEGERS = (INT8, INT16)
@@ -42,7 +43,8 @@ class Quantize(Pass):
 
     An accumulator whose only reader is an addition goes there as int32 in steps of scale/2^12 rather than as
     int8, so the addition rounds once. One read only in float is dequantized directly. Products of 16-bit
-    activations do not fit int32, so that their layers have the form that fuse-requantize makes from the start.
+    activations do not fit int32, so that their layers have the form that fuse-requantize makes from the start; so
+    have layers with a leaky_relu or hard_swish, which applies to the scaled accumulators before they are rounded.
 
     Options:
         io: "float" converts at the graph's inputs and outputs; "int8" leaves those quantized that integer
@@ -117,7 +119,8 @@ class _IntegerBuilder:
             if value.is_constant:
                 made = self._constant(f"{value.name}.q", quantize(value.constant(), qparams), qparams)
             elif source is None:
-                made = self._convert("quantize", value, value, before, qparams)
+                # A layer that only float readers had asked for has a real result.
+                made = self._convert("quantize", self.reals.get(value, value), value, before, qparams)
             else:
                 made = self._convert("requantize", source, value, before, qparams)
             self.integers[value, dtype] = made
@@ -253,7 +256,7 @@ class _IntegerBuilder:
 
     def _emit(self, node: Node, operands: list[Value], qparams: list[QParams]) -> Node:
         attrs = node.attrs
-        if hasattr(attrs, "activation"):
+        if getattr(attrs, "activation", "none") in CLAMPS[1:]:
             # The clamp now is the result's [qmin, qmax].
             attrs = replace(attrs, activation="none", alpha=0.0, beta=0.0)
         twin = self.rewriter.graph.add_node(
@@ -292,23 +295,23 @@ class _IntegerBuilder:
             self._constant(f"{weight.name}.q", quantize(weight.constant(), w_params), w_params),
             self._constant(f"{node.inputs[2].name}.q", np.rint(bias / acc_scales).astype(np.int32), b_params),
         ]
-        if node.precision == INT16:
-            self._finish_int16(node, operands)
+        if node.precision == INT16 or node.attrs.activation in SCALED:
+            self._finish(node, operands)
             return
         channel_axis = 1 if getattr(node.attrs, "layout", "NHWC") == "NCHW" else len(node.output.shape) - 1
         self._emit(node, operands, [replace(b_params, axis=channel_axis)])
 
-    def _finish_int16(self, node: Node, operands: list[Value]) -> None:
-        """Emit a layer of 16-bit activations with the result that its readers want: integers, or real numbers."""
+    def _finish(self, node: Node, operands: list[Value]) -> None:
+        """Emit a layer without raw accumulators, with the result that its readers want: integers, or real numbers."""
         value = node.output
         read = any(reader.precision in INTEGERS for reader in value.users())
-        if read or _clamped(value) or _on_grid(value):
+        if read or node.attrs.activation in CLAMPS[1:] or _on_grid(value):
             self._emit(node, operands, [self.result_params(value, self._width(node, value))])
             return
         twin = self.rewriter.insert(
             node, node.op, operands, node.attrs, name=f"{value.name}.real", types=[value.type], loc=node.loc
         )
-        twin.precision = INT16
+        twin.precision = node.precision
         self.reals[value] = twin.output
 
     def _wide_operand(self, node: Node) -> int | None:

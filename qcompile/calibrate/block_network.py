@@ -15,6 +15,7 @@ from qcompile.ir.graph import Node, Value
 from qcompile.ops.arithmetic import activate
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
+from qcompile.quant.scaled import SCALED
 
 Array = npt.NDArray[Any]
 
@@ -144,6 +145,8 @@ def finish(node: Node, total: Array) -> tuple[Array, Array]:
     """
     params = node.output.qparams
     before = getattr(node.attrs, "pre_activation", None) or params
+    if getattr(node.attrs, "activation", "none") in SCALED and node.attrs.pre_activation is None:
+        return _rounded_after(node.attrs, total, params)
     if before is None or before.dtype != "int8":
         return total, np.ones_like(total)
     real, through = round_through(total, before)
@@ -153,6 +156,20 @@ def finish(node: Node, total: Array) -> tuple[Array, Array]:
     values, slopes = _activation(node, before, params)
     code = np.rint(real / np.float32(before.scalar_scale)).astype(np.int16) + before.scalar_zero_point + 128
     return values[code], through * slopes[code]
+
+
+def _rounded_after(attrs: Any, total: Array, params: QParams | None) -> tuple[Array, Array]:
+    """Return what an activation of unrounded sums gives, rounded to int8, and how a change goes through both."""
+    step = np.float32(params.scalar_scale if params is not None else 1e-3)
+
+    def function(at: Array) -> Array:
+        return activate(at, attrs.activation, attrs.alpha, attrs.beta)
+
+    slopes = (function(total + step / 2) - function(total - step / 2)) / step
+    if params is None or params.dtype != "int8":
+        return function(total), slopes
+    real, through = round_through(function(total), params)
+    return real, through * slopes
 
 
 def _activation(node: Node, before: QParams, result: QParams) -> tuple[Array, Array]:

@@ -101,3 +101,21 @@ ACTIVATIONS: dict[str, Activation] = {
     "tanh": _tanh,
 }
 """clip: alpha = lo, beta = hi; leaky_relu: alpha = slope; hard_sigmoid: alpha * x + beta."""
+
+
+def _scaled_leaky_relu(b: Builder, x: Expr, alpha: Expr, beta: Expr) -> Expr:
+    return tirx.Max(x, x * alpha)
+
+
+def _scaled_hard_swish(b: Builder, x: Expr, alpha: Expr, beta: Expr) -> Expr:
+    zero = const(0.0, str(x.ty.dtype))
+    # The clamp stands between the product in x and the sum, so that they cannot become one rounding.
+    gate = clamp(x, zero - alpha, alpha) + alpha
+    return x * (gate * beta)
+
+
+SCALED: dict[str, Activation] = {
+    "leaky_relu": _scaled_leaky_relu,
+    "hard_swish": _scaled_hard_swish,
+}
+"""On scaled integer sums, x a variable, to the bit as ``qcompile.quant.scaled`` has them, with its parameters."""

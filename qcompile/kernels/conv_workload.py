@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 from qcompile.errors import LoweringError
+from qcompile.quant.scaled import SCALED
 
 Quad = tuple[int, int, int, int]
 Pair = tuple[int, int]
@@ -40,7 +41,7 @@ class ConvWorkload:
         output: "int8" or "int16" (requantized), "int32" (raw sums, int8 only) or "float32".
         residual: a tensor of the output's shape is added; "int8" and float32 precision only.
         table: a 256-entry table is applied after requantizing, "int8" output only.
-        activation: one of ``ACTIVATIONS``, "float32" output only; "none" otherwise.
+        activation: one of ``ACTIVATIONS``, with int8 precision of ``SCALED``, before the only rounding.
         weights: how weights are stored: "float16" or "bfloat16" with float32 precision only; "" for as they are used.
         bounded_residual: the residual's factor is at most ``RESIDUAL_REACH``, so that saturating sums
             need no clamp before them.
@@ -100,11 +101,16 @@ class ConvWorkload:
             found.append("a lower plane needs int8 precision, sums that are scaled, and no residual")
         if self.activation not in ACTIVATIONS:
             found.append(f"no activation '{self.activation}' (there are {', '.join(ACTIVATIONS)})")
-        elif self.activation != "none" and self.output != "float32":
-            found.append("an activation needs a float32 output")
+        elif self.activation != "none" and self.precision == "int8" and not self._scales_for_activation:
+            found.append(f"no {self.activation} of integer sums with this end")
         if self.weights not in ("", "float16", "bfloat16") or (self.weights and self.precision != "float32"):
             found.append(f"no {self.weights} weights with {self.precision} precision")
         return found
+
+    @property
+    def _scales_for_activation(self) -> bool:
+        plain = not (self.residual or self.table) and self.output != "int32"
+        return plain and self.activation in SCALED
 
     @property
     def out_height(self) -> int:
@@ -150,7 +156,8 @@ def dense(rows: int, inputs: int, outputs: int, **epilogue: object) -> ConvWorkl
 
 def timed_workload(workload: ConvWorkload) -> ConvWorkload:
     """Return the workload that stands for all of about the same time: canonical, whatever the calibration gave."""
-    return replace(workload.canonical(), bounded_residual=False, full_range=False, bounded=False, from_zero=False)
+    work = replace(workload.canonical(), bounded_residual=False, full_range=False, bounded=False, from_zero=False)
+    return replace(work, activation="none") if work.precision == "int8" else work
 
 
 def workload_fields(workload: ConvWorkload) -> dict[str, Any]:

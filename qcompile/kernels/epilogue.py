@@ -1,6 +1,6 @@
 """What happens to finished sums before the only store: scale, residual, clamp or table, narrow.
 
-Bit for bit (see quant): ``int(rne(clamp(float32(acc) * m)))``, then integers only.
+Bit for bit (see quant): ``int(rne(clamp(f(float32(acc) * m))))``, then integers only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from tvm import tirx
 
 from qcompile.kernels import parameters as at
 from qcompile.kernels.activation import ACTIVATIONS
+from qcompile.kernels.activation import SCALED as SCALED_ACTIVATIONS
 from qcompile.kernels.builder import (
     Builder,
     Expr,
@@ -238,7 +239,7 @@ class Epilogue:
         if scale is None:
             return total
         b, integers = self._b, f"int32x{self._lanes}"
-        scaled = b.let(self._real(total, to) * scale)
+        scaled = self._scaled(total, scale, to)
         saturate = self._isa.round_saturating
         if saturate is not None and self._narrowing is not None and (self._addition or not self._work.residual):
             if self._work.bounded and self._isa.round_bounded is not None:
@@ -253,6 +254,14 @@ class Epilogue:
                 q = b.let(tirx.Min(tirx.Max(q, self._integer(at.INT_LO)), self._integer(at.INT_HI)))
         return q
 
+    def _scaled(self, total: Expr, scale: Expr, to: Index) -> Expr:
+        """Sums in steps of the result, behind the activation."""
+        scaled = self._b.let(self._real(total, to) * scale)
+        if self._work.activation == "none":
+            return scaled
+        function = SCALED_ACTIVATIONS[self._work.activation]
+        return self._b.let(function(self._b, scaled, self._float(at.ALPHA), self._float(at.BETA)))
+
     def _real(self, total: Expr, to: Index) -> Expr:
         """Sums as floats, joined with those of the lower plane where there is one.
 
@@ -266,7 +275,9 @@ class Epilogue:
 
     def _finish_float(self, total: Expr, scale: Expr | None, to: Index) -> Expr:
         b = self._b
-        value = total if scale is None else self._real(total, to) * scale
+        if scale is not None:
+            return self._scaled(total, scale, to)
+        value = total
         if self._work.residual:
             value = value + self._residual.load(to, self._lanes)
         activation = ACTIVATIONS[self._work.activation]

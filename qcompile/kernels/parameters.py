@@ -9,7 +9,7 @@ Kernels read it through pointer p7, as float32 and as int32.
     4      int32    residual multiplier M_r
     5      int32    2^(WIDE_SHIFT-1) - z_r * M_r, z_r as stored
     6, 7   int32    clamp after a residual add: qmin - zp, qmax - zp
-    8, 9   float32  alpha, beta of a float activation
+    8, 9   float32  alpha, beta of an activation
     10     float32  0.0, the padding of a float input (a constant would become a call of memset)
     11     int32    zero point of the residual, as stored
 """
@@ -41,8 +41,8 @@ class LayerScalars:
         qmax: greatest output code.
         residual_zero_point: of the residual tensor.
         residual_factor: M_r = rne(s_r / s_y * 2^WIDE_SHIFT).
-        alpha: parameter of a float activation.
-        beta: second parameter of a float activation.
+        alpha: parameter of an activation; of one on scaled sums as ``qcompile.quant.scaled`` says.
+        beta: its second parameter.
     """
 
     x_zero_point: int = 0

@@ -23,7 +23,7 @@ from qcompile.lower import int16
 from qcompile.lower.families import look_up
 from qcompile.lower.packed import packed_kind, packed_product, unpacked_constant
 from qcompile.lower.storage import Buffer
-from qcompile.ops.arithmetic import accumulator_scales, activation_op, activation_table
+from qcompile.ops.arithmetic import accumulator_scales, activation_op, activation_table, epilogue_activation
 from qcompile.ops.elementwise import Unary
 from qcompile.ops.unpack_float import KINDS
 from qcompile.quant import requantize as rq
@@ -44,12 +44,14 @@ class Epilogue:
         multipliers: float32, per output channel or one.
         scalars: zero points and clamps.
         table: of a fused activation, 256 codes by q + 128, or None.
+        gain: bound of what an activation of scaled sums makes of them, as a factor.
     """
 
     fields: dict[str, Any]
     multipliers: Array
     scalars: LayerScalars
     table: npt.NDArray[np.int8] | None = None
+    gain: float = 1.0
 
 
 def conv2d(context: LoweringContext, node: Node) -> None:
@@ -111,7 +113,7 @@ def _easier(work: ConvWorkload, end: Epilogue, isa: Isa) -> ConvWorkload:
     scalars, stored = end.scalars, 128 if isa.activation_dtype == "uint8" else 0
     return replace(
         work,
-        bounded=bool(np.max(np.abs(end.multipliers), initial=0.0) < 1.0),
+        bounded=bool(np.max(np.abs(end.multipliers), initial=0.0) * end.gain < 1.0),
         from_zero=scalars.y_zero_point + stored == 0,
     )
 
@@ -144,22 +146,33 @@ def epilogue(node: Node, *, fuse_activation: bool = True) -> Epilogue:
     if x is None or w is None:
         raise LoweringError(f"node {node}: operand 0 and the weights must both be quantized, or neither")
     scales = accumulator_scales(x, w)
-    scalars = LayerScalars(x_zero_point=x.scalar_zero_point)
+    scalars, function = with_activation(node, LayerScalars(x_zero_point=x.scalar_zero_point))
     if result is None or (result.dtype == "int32" and result.per_channel):
         output = "float32" if result is None else "int32"
         if attrs.residual or attrs.pre_activation is not None:
             raise LoweringError(f"node {node}: a residual or a table needs an int8 result")
-        return Epilogue({"precision": "int8", "output": output}, scales, scalars)
+        return Epilogue({"precision": "int8", "output": output, "activation": function}, scales, scalars)
     if result.dtype != "int8":
         raise LoweringError(f"node {node}: no kernel stores {result.dtype} results")
-    return _integer_epilogue(node, scales, scalars, result)
+    return _integer_epilogue(node, scales, scalars, result, function)
 
 
-def _integer_epilogue(node: Node, scales: Array, scalars: LayerScalars, result: QParams) -> Epilogue:
+def with_activation(node: Node, scalars: LayerScalars) -> tuple[LayerScalars, str]:
+    """Return scalars with the parameters of what a layer applies to its scaled sums, and its name or "none"."""
+    function = epilogue_activation(node)
+    if function is None:
+        return scalars, "none"
+    return replace(scalars, alpha=function.alpha, beta=function.beta), function.name
+
+
+def _integer_epilogue(
+    node: Node, scales: Array, scalars: LayerScalars, result: QParams, activation: str
+) -> Epilogue:
     attrs = node.attrs
     before = attrs.pre_activation or result
     scalars = replace(scalars, y_zero_point=before.scalar_zero_point, qmin=before.qmin, qmax=before.qmax)
-    fields = {"precision": "int8", "output": "int8", "residual": attrs.residual}
+    fields: dict[str, Any] = {"precision": "int8", "output": "int8", "residual": attrs.residual}
+    fields["activation"] = activation
     fields["full_range"] = (before.qmin, before.qmax) == (-128, 127)
     multipliers = rq.multiplier(scales, before.scalar_scale)
     if attrs.residual:
@@ -174,7 +187,8 @@ def _integer_epilogue(node: Node, scales: Array, scalars: LayerScalars, result: 
     if attrs.pre_activation is not None:
         table = activation_table(attrs, before, result)
         fields["table"] = True
-    return Epilogue(fields, multipliers, scalars, table)
+    function = epilogue_activation(node)
+    return Epilogue(fields, multipliers, scalars, table, 1.0 if function is None else function.gain)
 
 
 def emit_layer(
@@ -380,4 +394,8 @@ class _Phase:
             return total
         factors = np.broadcast_to(self.end.multipliers, (self.outputs,))
         m = e.at(constant(np.ascontiguousarray(factors)), o)
+        function = epilogue_activation(node)
+        if function is not None:
+            scaled = function.expression(e, e.cast(total, "float32") * m)
+            return scaled if self.result.qparams is None else e.scaled(scaled)
         return e.cast(total, "float32") * m if self.result.qparams is None else e.requantize(total, m)

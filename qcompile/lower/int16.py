@@ -112,7 +112,7 @@ def _sums(context: LoweringContext, node: Node, shape: ConvWorkload, x: Value, b
     raw.qparams = QParams(tuple(scales.tolist()), (0,), "int32", *INT_RANGE["int32"], axis=axis)
     # Read by the run over the upper plane.
     raw.uses.append((node, 0))
-    attrs = replace(node.attrs, residual=False, pre_activation=None)
+    attrs = replace(node.attrs, residual=False, pre_activation=None, activation="none")
     twin = Node(node.op, [x, node.inputs[1], bias], [raw], attrs, node.loc)
     twin.precision = int16.INT16
     convolution.layer(context, twin, shape)
@@ -138,7 +138,7 @@ def _finished(
     if x is None or w is None or plane is None:
         raise LoweringError(f"node {node}: operand 0 and the weights must both be quantized, or neither")
     scales = accumulator_scales(x, w)
-    scalars = LayerScalars(x_zero_point=plane.scalar_zero_point)
+    scalars, function = convolution.with_activation(node, LayerScalars(x_zero_point=plane.scalar_zero_point))
     output = "float32"
     if result is not None:
         output, scales = result.dtype, rq.multiplier(scales, result.scalar_scale)
@@ -146,7 +146,7 @@ def _finished(
         moved = 128 if output == int16.INT16 and context.isa.activation_dtype == "uint8" else 0
         bounds = {"qmin": result.qmin - moved, "qmax": result.qmax - moved}
         scalars = replace(scalars, y_zero_point=result.scalar_zero_point - moved, **bounds)
-    work = replace(shape, precision="int8", output=output, low=low is not None)
+    work = replace(shape, precision="int8", output=output, low=low is not None, activation=function)
     weight, bias = node.inputs[1].constant(), operands[1].constant()
     packed = pack_conv(work, context.isa, weight, bias, scales, scalars, context.plan(work, node.output))
     twin = Node(node.op, [operands[0], *node.inputs[1:]], [node.output], node.attrs, node.loc)

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.ir.graph import Node
-from qcompile.ir.opdef import OpDef
+from qcompile.ir.opdef import OpDef, Quantization
 from qcompile.quant import int16
 from qcompile.quant import requantize as rq
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
+from qcompile.quant.scaled import SCALED, ScaledActivation, scaled_activation
 
 Array = npt.NDArray[Any]
 
@@ -120,7 +121,8 @@ def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:
     """Turn accumulators into the node's result: raw, requantized, added to a residual, looked up, or real.
 
     The result's form follows from the output's QParams: int32 with the accumulator's own scale (raw), none
-    (real), or int8; `attrs.pre_activation` holds the QParams before a table activation.
+    (real), or int8; `attrs.pre_activation` holds the QParams before a table activation. Without them an activation
+    (one of SCALED) applies to the scaled accumulators.
 
     Args:
         node: conv2d, conv_transpose2d or dense in integer form.
@@ -132,14 +134,16 @@ def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:
     assert w is not None
     scales = accumulator_scales(x, w)
     result = node.output.qparams
+    function = epilogue_activation(node)
     if result is None:
-        return dequantize(acc, QParams(tuple(scales), (0,), "int32", *_INT32, axis=acc.ndim - 1))
+        real = dequantize(acc, QParams(tuple(scales), (0,), "int32", *_INT32, axis=acc.ndim - 1))
+        return real if function is None else function(real)
     if result.dtype == "int32" and result.per_channel:
         return acc
     attrs = node.attrs
     before = attrs.pre_activation or result
     if residual is None:
-        q = rq.requantize(acc, rq.multiplier(scales, before.scalar_scale), before)
+        q = rq.requantize(acc, rq.multiplier(scales, before.scalar_scale), before, function)
     else:
         wide = rq.wide_qparams(before)
         r = node.inputs[-1].qparams
@@ -152,6 +156,50 @@ def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:
 
 
 _INT32 = (-(2**31), 2**31 - 1)
+
+
+def epilogue_activation(node: Node) -> ScaledActivation | None:
+    """Return what an integer layer applies to its scaled accumulators; None where that is nothing.
+
+    Args:
+        node: conv2d, conv_transpose2d or dense in integer form.
+    """
+    if node.attrs.pre_activation is not None or node.attrs.activation not in SCALED:
+        return None
+    result = node.output.qparams
+    return scaled_activation(node.attrs, 1.0 if result is None else result.scalar_scale)
+
+
+def hides_sum(node: Node) -> bool:
+    """Return whether the integer form of a float node would need the range of what its fused activation reads.
+
+    Args:
+        node: with or without an activation.
+    """
+    activation = getattr(node.attrs, "activation", "none")
+    if activation in CLAMPS:
+        return False
+    layer = node.op.integer is Quantization.ACCUMULATE and not node.attrs.residual
+    steep = activation == "leaky_relu" and node.attrs.alpha > 1.0
+    return activation not in SCALED or not layer or steep
+
+
+def check_epilogue(node: Node) -> None:
+    """Refuse an integer layer with an activation that neither a clamp, a table nor its epilogue is.
+
+    Args:
+        node: conv2d, conv_transpose2d or dense in integer form.
+
+    Raises:
+        ValueError: its activation has no integer form, or does not go with a residual or raw accumulators.
+    """
+    attrs, result = node.attrs, node.output.qparams
+    if attrs.activation in CLAMPS or attrs.pre_activation is not None:
+        return
+    if attrs.activation not in SCALED:
+        raise ValueError(f"the activation '{attrs.activation}' of an integer layer needs QParams before it")
+    if attrs.residual or (result is not None and result.dtype == "int32"):
+        raise ValueError(f"the activation '{attrs.activation}' applies to what is scaled, before a residual")
 
 
 def finish_planes(node: Node, high: Array, low: Array) -> Array:
@@ -170,9 +218,11 @@ def finish_planes(node: Node, high: Array, low: Array) -> Array:
     assert w is not None
     scales = accumulator_scales(x, w)
     total = int16.combine(high, low)
+    function = epilogue_activation(node)
     if result is None:
-        return np.asarray(total * scales, np.float32)
-    return int16.requantize_real(total, rq.multiplier(scales, result.scalar_scale), result)
+        real = np.asarray(total * scales, np.float32)
+        return real if function is None else function(real)
+    return int16.requantize_real(total, rq.multiplier(scales, result.scalar_scale), result, function)
 
 
 def activation_table(attrs: Any, before: QParams, result: QParams) -> npt.NDArray[np.int8]:

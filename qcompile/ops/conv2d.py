@@ -15,6 +15,7 @@ from qcompile.ops.arithmetic import (
     activate,
     check_accumulator,
     check_activation,
+    check_epilogue,
     finish_accumulator,
     finish_planes,
 )
@@ -176,8 +177,9 @@ class Conv2d(OpDef):
         return (0, 3) if node.attrs.residual else (0,)
 
     def check(self, node: Node) -> None:
-        """Check that the accumulator cannot overflow."""
+        """Check that the accumulator cannot overflow, and that the activation has an integer form."""
         if node.is_integer:
+            check_epilogue(node)
             weight = node.inputs[1].shape
             check_accumulator(node, int(np.prod(weight[1:])))
 

@@ -11,7 +11,14 @@ import numpy as np
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
-from qcompile.ops.arithmetic import activate, check_accumulator, check_activation, finish_accumulator, integer_matmul
+from qcompile.ops.arithmetic import (
+    activate,
+    check_accumulator,
+    check_activation,
+    check_epilogue,
+    finish_accumulator,
+    integer_matmul,
+)
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
 from qcompile.ops.spatial import Pads, from_nhwc, plane, spatial_axes, to_nhwc, windowed, with_spatial
@@ -208,8 +215,9 @@ class ConvTranspose2d(OpDef):
         return (from_nhwc(finish_accumulator(node, acc.astype(np.int32), residual), attrs.layout),)
 
     def check(self, node: Node) -> None:
-        """Check that the accumulator cannot overflow."""
+        """Check that the accumulator cannot overflow, and that the activation has an integer form."""
         if node.is_integer:
+            check_epilogue(node)
             check_accumulator(node, int(np.prod(node.inputs[1].shape[1:])))
 
     def macs(self, node: Node) -> int:

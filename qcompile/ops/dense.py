@@ -16,6 +16,7 @@ from qcompile.ops.arithmetic import (
     activate,
     check_accumulator,
     check_activation,
+    check_epilogue,
     finish_accumulator,
     finish_planes,
     integer_matmul,
@@ -162,8 +163,9 @@ class Dense(OpDef):
         return (0, 3) if node.attrs.residual else (0,)
 
     def check(self, node: Node) -> None:
-        """Check that the accumulator cannot overflow."""
+        """Check that the accumulator cannot overflow, and that the activation has an integer form."""
         if node.is_integer:
+            check_epilogue(node)
             check_accumulator(node, node.inputs[1].shape[1])
 
     def macs(self, node: Node) -> int:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from qcompile.quant import requantize as rq
 from qcompile.quant.qparams import QParams
+from qcompile.quant.scaled import ScaledActivation
 
 Array = npt.NDArray[Any]
 Int32Array = npt.NDArray[np.int32]
@@ -82,19 +83,25 @@ def combine(high: Int32Array, low: Int32Array) -> npt.NDArray[np.float32]:
     return np.asarray(high.astype(np.float32) * np.float32(2**LOW_BITS) + low.astype(np.float32))
 
 
-def requantize_real(scaled: npt.NDArray[np.float32], m: npt.ArrayLike, qparams: QParams) -> Array:
+def requantize_real(
+    scaled: npt.NDArray[np.float32],
+    m: npt.ArrayLike,
+    qparams: QParams,
+    activation: ScaledActivation | None = None,
+) -> Array:
     """Bring combined sums to the scale of a result.
 
     Formula:
-        q = int(rne(min(max(t · m, qmin − zp), qmax − zp))) + zp
+        q = int(rne(min(max(f(t · m), qmin − zp), qmax − zp))) + zp
 
     Args:
         scaled: t, as `combine` returns it; the channel is the last axis.
         m: float32 factor, scalar or one per channel.
         qparams: of the result, per tensor.
+        activation: f; None for the identity.
     """
     # For float32 operands requantize's conversion changes nothing.
-    return rq.requantize(scaled, m, qparams)  # type: ignore[arg-type]
+    return rq.requantize(scaled, m, qparams, activation)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.quant.qparams import QParams
+from qcompile.quant.scaled import ScaledActivation
 
 Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.signedinteger[Any]]
@@ -41,19 +42,24 @@ def multiplier(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> npt.NDAr
     return np.asarray(np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64), np.float32)
 
 
-def requantize(acc: Int32Array, m: npt.NDArray[np.float32], qparams: QParams) -> IntArray:
+def requantize(
+    acc: Int32Array, m: npt.NDArray[np.float32], qparams: QParams, activation: ScaledActivation | None = None
+) -> IntArray:
     """Bring accumulators to the scale of a result.
 
     Formula:
-        q = int(rne(min(max(float32(acc) · m, qmin − zp), qmax − zp))) + zp
+        q = int(rne(min(max(f(float32(acc) · m), qmin − zp), qmax − zp))) + zp
 
     Args:
         acc: int32 accumulators, LSB of the product of scales; the channel is the last axis.
         m: float32 factor, scalar or one per channel (broadcast over the last axis).
         qparams: of the result, per tensor.
+        activation: f, applied to the scaled accumulators; None for the identity.
     """
     zp = qparams.scalar_zero_point
     scaled = np.asarray(acc.astype(np.float32) * np.asarray(m, np.float32))
+    if activation is not None:
+        scaled = activation(scaled)
     np.clip(scaled, np.float32(qparams.qmin - zp), np.float32(qparams.qmax - zp), out=scaled)
     q = np.rint(scaled, out=scaled).astype(np.int32)
     q += zp

@@ -14,6 +14,7 @@ from qcompile.ir.opdef import Quantization
 from qcompile.ops.arithmetic import CLAMPS
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
+from qcompile.quant.scaled import SCALED
 
 Array = npt.NDArray[Any]
 
@@ -102,7 +103,7 @@ def _rounded_constants(node: Node) -> dict[int, Array]:
 
 def _rounds(node: Node) -> bool:
     """Return whether a node makes int8 out of something finer; moving int8 about adds no noise."""
-    made = node.op.integer in (Quantization.ARITHMETIC, Quantization.TABLE)
+    made = node.op.integer in (Quantization.ARITHMETIC, Quantization.TABLE, Quantization.ACCUMULATE)
     return made or node.op.name in ("quantize", "requantize")
 
 
@@ -127,4 +128,5 @@ def _removal(value: Value) -> frozenset[Node]:
 
 def _finishes_in_float(node: Node) -> bool:
     """Return whether an int8 node can hand its accumulators to float readers unrounded."""
-    return node.op.integer is Quantization.ACCUMULATE and getattr(node.attrs, "activation", "none") == CLAMPS[0]
+    unclamped = getattr(node.attrs, "activation", "none") in (CLAMPS[0], *SCALED)
+    return node.op.integer is Quantization.ACCUMULATE and unclamped

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qcompile import ops
-from qcompile.errors import QCompileError
+from qcompile.errors import InternalError, QCompileError
 from qcompile.ir.types import TensorType
 from qcompile.ops.arithmetic import CLAMPS, activate, clamp_bounds
 from qcompile.ops.interpreter import evaluate_node
@@ -199,6 +199,40 @@ def test_integer_convolution(row, activation, alpha, beta, one_node, nearest, ra
     swapped = [(_nhwc(operands[0][0]), operands[0][1]), (_nhwc(operands[1][0]), operands[1][1]), operands[2]]
     node, arrays = one_node("conv2d", {**geometry, **attrs, "layout": "NHWC"}, swapped, qy)
     np.testing.assert_array_equal(evaluate_node(node, arrays)[0].transpose(0, 3, 1, 2), q)
+
+
+@pytest.mark.parametrize(("activation", "alpha"), [("leaky_relu", 0.1), ("leaky_relu", -0.4), ("hard_swish", 0.0)])
+@pytest.mark.parametrize("width", ["int8", "int16", "float32"])
+def test_scaled_activation_is_rounded_once(activation, alpha, width, one_node, random_qparams):
+    """Half a step at most from the activation of the exact sum, where a table behind int8 adds its own error."""
+    rng = np.random.default_rng(9)
+    operands, real = _integer_operands(rng, (1, 6, 6, 8), (5, 1, 1, 8), random_qparams(rng))
+    conv = ops.get("conv2d")
+    wide = [x.astype(np.float64) for x in real]
+    scale = np.float64(operands[0][1].scalar_scale) * np.asarray(operands[1][1].scale)
+    wide[2] = operands[2][0] * scale
+    (y,) = conv.evaluate(conv.Attrs(layout="NHWC"), wide)
+    wanted = activate(y, activation, alpha, 0.0)
+    choose = {"int8": QParams.from_range, "int16": QParams.int16, "float32": lambda *_: None}[width]
+    qy = choose(float(wanted.min()), float(wanted.max()))
+    attrs = {"activation": activation, "alpha": alpha, "layout": "NHWC"}
+    node, arrays = one_node("conv2d", attrs, operands, qy)
+    (got,) = evaluate_node(node, arrays)
+    if qy is None:
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    else:
+        found = (got.astype(np.float64) - qy.scalar_zero_point) * qy.scalar_scale
+        assert np.abs(found - wanted).max() <= qy.scalar_scale * (0.5 + 1e-2)
+
+
+def test_scaled_activation_needs_what_it_can_scale(one_node, random_qparams):
+    rng = np.random.default_rng(9)
+    operands, _ = _integer_operands(rng, (1, 6, 6, 8), (5, 1, 1, 8), random_qparams(rng))
+    with pytest.raises(InternalError, match="needs QParams before it"):
+        one_node("conv2d", {"activation": "tanh", "layout": "NHWC"}, operands, QParams((0.01,), (0,)))
+    raw = QParams((0.001,) * 5, (0,), "int32", -(2**31), 2**31 - 1, axis=3)
+    with pytest.raises(InternalError, match="applies to what is scaled"):
+        one_node("conv2d", {"activation": "hard_swish", "layout": "NHWC"}, operands, raw)
 
 
 def test_integer_sums_are_exact_beyond_float32(one_node):

@@ -8,6 +8,7 @@ import numpy as np
 
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.parameters import RESIDUAL_REACH, WIDE_LIMIT, WIDE_SHIFT, LayerScalars
+from qcompile.quant.scaled import ScaledActivation
 
 
 @dataclass
@@ -62,6 +63,10 @@ def make_layer(work: ConvWorkload, rng: np.random.Generator) -> Layer:
         residual_zero_point=int(rng.integers(-128, 128)),
         residual_factor=int(rng.integers(1 << 12, 1 << 15)),
     )
+    if work.activation == "leaky_relu":
+        scalars = replace(scalars, alpha=float(np.float32(rng.choice([0.1, 0.01, 0.3, -0.5, 0.0, 1.0]))))
+    if work.activation == "hard_swish":
+        scalars = replace(scalars, alpha=float(np.float32(rng.uniform(5.0, 90.0))), beta=float(np.float32(1 / 150)))
     if work.full_range:
         scalars = replace(scalars, qmin=-128, qmax=127)
     if work.bounded_residual:
@@ -103,6 +108,8 @@ def expected(layer: Layer) -> np.ndarray:
     if work.output == "int32":
         return acc
     scaled = acc.astype(np.float32) * layer.multipliers
+    if work.activation != "none":
+        scaled = ScaledActivation(work.activation, scalars.alpha, scalars.beta)(scaled)
     if work.output == "float32":
         return scaled
     low, high = scalars.qmin - scalars.y_zero_point, scalars.qmax - scalars.y_zero_point
@@ -191,6 +198,12 @@ def epilogues(work: ConvWorkload, rng: np.random.Generator) -> ConvWorkload:
         {"full_range": True},
         {"output": "int32"},
         {"output": "float32"},
+        {"activation": "leaky_relu"},
+        {"activation": "leaky_relu", "full_range": True},
+        {"activation": "hard_swish"},
+        {"activation": "hard_swish", "full_range": True},
+        {"activation": "hard_swish", "output": "float32"},
+        {"activation": "leaky_relu", "output": "float32"},
         {"precision": "float32", "output": "float32"},
         {"precision": "float32", "output": "float32", "residual": True, "activation": "clip"},
     ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import aarch64_runner
 import conv_reference
 import layers as arm_layers
 import numpy as np
 import pytest
 
+from qcompile.quant.scaled import SCALED
 from qcompile.targets import Target
 
 pytestmark = pytest.mark.arm
@@ -45,6 +48,15 @@ def test_depthwise_with_every_epilogue(machine: Target) -> None:
         *conv_reference.DEPTHWISE,
         *(conv_reference.epilogues(w, rng) for w in conv_reference.DEPTHWISE * 2),
     ]
+    check([conv_reference.make_layer(work, rng) for work in works], machine, rng)
+
+
+@pytest.mark.usefixtures("qemu")
+def test_activations_of_scaled_sums(machine: Target) -> None:
+    rng = np.random.default_rng(5)
+    shapes = [*conv_reference.SHAPES[::4], *conv_reference.DEPTHWISE[::3]]
+    works = [replace(work, activation=name, full_range=i % 2 == 0) for name in SCALED for i, work in enumerate(shapes)]
+    works += [replace(work, activation=name, output="float32") for name in SCALED for work in shapes[:1]]
     check([conv_reference.make_layer(work, rng) for work in works], machine, rng)
 
 

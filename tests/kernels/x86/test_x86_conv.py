@@ -17,6 +17,7 @@ from qcompile.kernels import activation
 from qcompile.kernels import isa as instruction_sets
 from qcompile.kernels.conv_packing import pack_conv
 from qcompile.kernels.conv_workload import ACTIVATIONS, ConvWorkload, dense
+from qcompile.quant.scaled import SCALED
 from qcompile.targets import Target
 
 EXTREME = [
@@ -82,6 +83,15 @@ def test_random_layers_with_random_epilogues(machine: Target, seed: int) -> None
     rng = np.random.default_rng(seed)
     works = [conv_reference.epilogues(conv_reference.random_workload(rng), rng) for _ in range(7)]
     check([conv_reference.make_layer(work, rng) for work in works], machine, noise=int(rng.integers(256)))
+
+
+@pytest.mark.parametrize("activation", SCALED)
+def test_activations_of_scaled_sums(machine: Target, activation: str) -> None:
+    rng = np.random.default_rng(4)
+    shapes = [*conv_reference.SHAPES[::3], *conv_reference.DEPTHWISE[::2], EXTREME[-5]]
+    works = [replace(work, activation=activation, full_range=i % 2 == 0) for i, work in enumerate(shapes)]
+    works += [replace(work, activation=activation, output="float32") for work in shapes[:2]]
+    check([conv_reference.make_layer(work, rng) for work in works], machine)
 
 
 def test_saturating_codes(machine: Target) -> None:
@@ -211,7 +221,10 @@ def test_an_overflowing_bias_is_refused(machine: Target) -> None:
         ({"groups": 3}, "multiples of groups"),
         ({"output": "int32", "table": True}, "table"),
         ({"output": "float32", "residual": True}, "residual"),
-        ({"activation": "relu"}, "activation needs a float32 output"),
+        ({"activation": "relu"}, "no relu of integer sums"),
+        ({"activation": "hard_swish", "output": "int32"}, "no hard_swish of integer sums"),
+        ({"activation": "leaky_relu", "residual": True}, "no leaky_relu of integer sums"),
+        ({"activation": "leaky_relu", "table": True}, "no leaky_relu of integer sums"),
         ({"activation": "softsign"}, "no activation 'softsign'"),
         ({"precision": "float32"}, "no int8 output"),
         ({"strides": (0, 1)}, "positive"),
