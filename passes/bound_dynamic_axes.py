@@ -47,6 +47,7 @@ class BoundDynamicAxes(Pass):
         analysis = analyse(graph)
         masks = [mask for mask in analysis.masks if not _is_masked(analysis, mask)]
         needed = [m.extent for m in masks] + [e for extents in analysis.means.values() for e in extents]
+        needed += analysis.counts.values()
         if not needed:
             return
         extents = tuple(dict.fromkeys(needed))
@@ -54,6 +55,9 @@ class BoundDynamicAxes(Pass):
         graph.extents = extents
         rewriter = context.rewriter(graph)
         _insert_masks(rewriter, masks, extents, operand)
+        for node, extent in analysis.counts.items():
+            rewriter.set_operand(node, 1, operand)
+            rewriter.set_attrs(node, entry=extents.index(extent))
         for node, over in analysis.means.items():
             attrs = RescaleMeanAttrs(tuple(extents.index(e) for e in over), tuple(e.most for e in over))
             position = graph.nodes.index(node) + 1

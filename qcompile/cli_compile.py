@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qcompile.cli_options import Calib, InputShape, InputValue, KeepFloat, KeepInt16, Observer, Preprocess, number
 from qcompile.errors import UsageError
+
+if TYPE_CHECKING:
+    from qcompile.driver import Bundle
 
 
 def compile_model(
@@ -42,6 +45,9 @@ def compile_model(
     state: Annotated[
         list[str] | None,
         typer.Option(metavar="OUT=IN", help="Output kept as input of the next run; `auto` finds pairs. Repeatable."),
+    ] = None,
+    max_length: Annotated[
+        int | None, number("Places of caches that grow with the sequence, past and new together (256).")
     ] = None,
     observer: Observer = None,
     keep_float: KeepFloat = None,
@@ -108,7 +114,6 @@ def compile_model(
     from qcompile.config import COMMAND_LINE, read_shapes, read_values
     from qcompile.passmgr.instruments import instruments_for
     from qcompile.progress import ProgressReporter
-    from qcompile.report.terminal import print_bundle, print_pass_times, print_skips
 
     started = time.monotonic()
     settings: dict[str, Any] = {
@@ -123,6 +128,7 @@ def compile_model(
         "input_shapes": read_shapes(input_shape or []) or None,
         "input_values": read_values(input_value or []) or None,
         "state": state or None,
+        "max_length": max_length,
         "observer": observer,
         "keep_float": keep_float or None,
         "keep_int16": keep_int16 or None,
@@ -153,12 +159,19 @@ def compile_model(
     )
     with ProgressReporter(quiet=quiet) as progress:
         bundle = driver.compile(model, config=resolved, output=output, progress=progress, instruments=instruments)
-    if time_passes:
+    _show(bundle, None if quiet else time.monotonic() - started, passes=time_passes, skips=verbose)
+
+
+def _show(bundle: Bundle, taken: float | None, *, passes: bool, skips: bool) -> None:
+    """Print what was made: the times of passes, what they left alone, the summary unless the time taken is None."""
+    from qcompile.report.terminal import print_bundle, print_pass_times, print_skips
+
+    if passes:
         print_pass_times(bundle.records)
-    if verbose:
+    if skips:
         print_skips(bundle.records)
-    if not quiet:
-        print_bundle(bundle, time.monotonic() - started)
+    if taken is not None:
+        print_bundle(bundle, taken)
 
 
 def _precision(**given: bool) -> str | None:

@@ -43,6 +43,7 @@ SCHEMA: dict[str, Any] = {
             "additionalProperties": {"type": ["number", "boolean", "array"], "items": {"type": ["number", "boolean"]}},
         },
         "state": _STRINGS,
+        "max_length": {"type": "integer", "minimum": 2},
         "state_initial": {"type": "object", "additionalProperties": {"type": ["number", "string"]}},
         "observer": _STRING,
         "weights": {"enum": ["max", "mse"]},
@@ -87,6 +88,7 @@ class CompileConfig:
         input_shapes: extents for inputs with open ones, by input name; "S:1..128" keeps one open.
         input_values: what inputs are fixed to, by input name: one number, or one per element.
         state: outputs that become inputs of the next run, OUTPUT=INPUT, or "auto".
+        max_length: places of caches that grow with the sequence; None for 256, or as `input_shapes` says.
         state_initial: what kept tensors start with, by name of the input: a number or a .npy file; 0 by default.
         observer: chooses the ranges of activations.
         weights: chooses the scales of weights, "max" or "mse".
@@ -125,6 +127,7 @@ class CompileConfig:
     input_shapes: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
     input_values: dict[str, tuple[float, ...]] = field(default_factory=dict)
     state: tuple[str, ...] = ()
+    max_length: int | None = None
     state_initial: dict[str, float | str] = field(default_factory=dict)
     observer: str = "mse"
     weights: str = "mse"

@@ -192,8 +192,7 @@ def prepare(
     """Load the target, the model and the calibration set."""
     from qcompile.calibrate.observer import make_observer
     from qcompile.calibrate.preprocess import Preprocess
-    from qcompile.onnx_import.bounds import import_model
-    from qcompile.onnx_import.states import bind_states
+    from qcompile.onnx_import.kept import import_kept
     from qcompile.passmgr import PassContext
     from qcompile.targets import load
     from qcompile.tuning.database import open_database
@@ -201,8 +200,8 @@ def prepare(
     target = load(config.target)
     make_observer(config.observer)
     preprocess = Preprocess.from_mapping(config.preprocess)
-    graph = import_model(model, config.input_shapes, config.input_values)
-    bind_states(graph, config.state, config.state_initial)
+    states = (config.state, config.state_initial, config.max_length)
+    graph = import_kept(model, config.input_shapes, config.input_values, *states)
     context = PassContext(target=target, preprocess=preprocess, on_progress=progress, seed=config.seed)
     context.records = open_database(config.tuning, new=config.tune)
     context.notes += [f"settings of {Path(source).name} apply" for source in config.sources]

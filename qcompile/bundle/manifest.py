@@ -73,7 +73,8 @@ def build(program: Program, provenance: Provenance, files: Mapping[str, bytes]) 
         "outputs": [_tensor(tensor) for tensor in program.outputs],
         "states": [{**_tensor(state.tensor), "output": state.output} for state in program.states],
         "symbols": [{"name": s.name, "least": s.least, "most": s.most, "step": s.step,
-                     "places": [list(place) for place in s.places]} for s in program.symbols],
+                     "places": [list(place) for place in s.places]} for s in program.given],
+        **_length(program),
         "memory": {"weights": len(program.weights), **_stored(program), "arena": program.arena_bytes,
                    "scratch_per_thread": program.scratch_bytes},
         "model": provenance.model,
@@ -91,6 +92,12 @@ def build(program: Program, provenance: Provenance, files: Mapping[str, bytes]) 
     plain: dict[str, Any] = json.loads(encode(manifest))
     _validate(plain, lambda message: InternalError(f"the manifest is not valid: {message}"))
     return plain
+
+
+def _length(program: Program) -> dict[str, Any]:
+    """Return how long a growing sequence may be, nothing where nothing grows."""
+    length = program.length
+    return {} if length is None else {"length": {"state": length.past, "new": length.new, "most": length.most}}
 
 
 def _stored(program: Program) -> dict[str, int]:

@@ -15,21 +15,34 @@ def tables(program: Program) -> dict[str, str]:
     """Return what stands for the names in `model.c.in`."""
     if len(program.extents) > MOST_EXTENTS:
         raise InternalError(f"{len(program.extents)} open extents, at most {MOST_EXTENTS}")
-    names = [symbol.name for symbol in program.symbols]
+    # The length of a growing sequence has the number behind those that the caller gives.
+    names = [symbol.name for symbol in (*program.given, *program.symbols[len(program.given) :])]
     shifted = [replace(place, tensor=place.tensor + len(program.inputs)) for place in program.open_outputs]
     places = [*program.open_inputs, *shifted]
     return {
-        "SYMBOLS": _rows([f'{{"{s.name}", {s.least}, {s.most}, {s.step}}}' for s in program.symbols]),
+        "SYMBOLS": _rows([f'{{"{s.name}", {s.least}, {s.most}, {s.step}}}' for s in program.given]),
         "TABLES": "\n".join(
             f"static const int32_t TABLE_{i}[] = {{{', '.join(map(str, extent.table))}}};"
             for i, extent in enumerate(program.extents)
         ),
         "EXTENTS": _rows([f"{{{names.index(e.symbol)}, TABLE_{i}}}" for i, e in enumerate(program.extents)]),
         "OPEN": _rows([f"{{{p.tensor}, {p.axis}, {p.extent}}}" for p in places]),
-        "N_SYMBOLS": str(len(program.symbols)),
+        "N_SYMBOLS": str(len(program.given)),
+        "LENGTH": _length(program),
         "N_EXTENTS": str(len(program.extents)),
         "N_OPEN": str(len(places)),
     }
+
+
+def _length(program: Program) -> str:
+    """Return the fields of `qc_length`."""
+    length = program.length
+    if length is None:
+        return "-1, -1, 0, 0"
+    state = [kept.tensor.name for kept in program.states].index(length.past)
+    fixed = length.new.isdigit()
+    symbol = -1 if fixed else [s.name for s in program.given].index(length.new)
+    return f"{state}, {symbol}, {length.new if fixed else 0}, {length.most}"
 
 
 def _rows(rows: list[str]) -> str:

@@ -92,7 +92,7 @@ def example(program: Program, self_test: Mapping[str, Any] | None = None) -> str
     known = [number for number in foreseen if number is not None]
     test = {"seed": 0, "runs": 1, **(self_test or {})}
     return _fill("main.c.in", ID=identifier(program.name), NAME=_comment(program.name),
-                 N_SYMBOLS=str(len(program.symbols)), N_TENSORS=str(len(program.inputs) + len(program.outputs)),
+                 N_SYMBOLS=str(len(program.given)), N_TENSORS=str(len(program.inputs) + len(program.outputs)),
                  SEED=str(test["seed"]), N_RUNS=str(test["runs"]), N_FORESEEN=str(len(known)),
                  FORESEEN=", ".join(f"0x{number:08x}u" for number in known) or "0")  # fmt: skip
 
@@ -202,7 +202,8 @@ def _initial_bytes(program: Program) -> list[str]:
 
 
 def _initial_row(number: int, state: StateInfo) -> str:
-    return f"{{INITIAL_{number}, 0}}" if len(state.initial) > 1 else f"{{NULL, {state.initial[0]}}}"
+    kept = int(state.in_place)
+    return f"{{INITIAL_{number}, 0, {kept}}}" if len(state.initial) > 1 else f"{{NULL, {state.initial[0]}, {kept}}}"
 
 
 def _assembly(blob: str) -> str:

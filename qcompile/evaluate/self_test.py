@@ -52,7 +52,7 @@ def foresee(graph: Graph, seed: int) -> dict[str, Any]:
         seed: of the input.
     """
     kept = initial_states(graph)
-    runs = KEEPING_RUNS if kept else 1
+    runs = min(KEEPING_RUNS, _most_runs(graph)) if kept else 1
     given = self_test.inputs([v for v in graph.inputs if v.name not in kept], seed)
     interpreter = Interpreter(graph)
     outputs: dict[str, Any] = {}
@@ -65,6 +65,13 @@ def foresee(graph: Graph, seed: int) -> dict[str, Any]:
     tolerance = 0.0 if all(integers) else MIXED_TOLERANCE if any(integers) else FLOAT_TOLERANCE
     records = {name: self_test.record(array, tolerance) for name, array in outputs.items()}
     return {"seed": seed, "runs": runs, "tolerance": tolerance, "outputs": records}
+
+
+def _most_runs(graph: Graph) -> int:
+    """Return how many runs at the largest sizes a growing sequence has room for."""
+    sizes = {symbol.name: symbol.most for symbol in graph.symbols}
+    rooms = [s.most // (int(s.new) if s.new.isdigit() else sizes[s.new]) for s in graph.symbols if s.past]
+    return min(rooms, default=KEEPING_RUNS)
 
 
 def check_bundle(path: Path, runs: int = 5) -> Check | None:
@@ -94,6 +101,8 @@ def check_bundle(path: Path, runs: int = 5) -> Check | None:
         times = []
         inputs = session.zeros()
         for _ in range(runs):
+            if "length" in session.manifest:
+                session.reset()
             start = perf_counter()
             session.run(inputs)
             times.append((perf_counter() - start) * 1e3)

@@ -139,11 +139,13 @@ class StateInfo:
         tensor: name of the input that reads it, and its type.
         output: name of the output that makes it.
         initial: its bytes before the first run; one byte stands for all of them.
+        in_place: whether a run changes it where it lies; else each run writes the next one beside it.
     """
 
     tensor: TensorInfo
     output: str
     initial: bytes = b"\0"
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ class Program:
         objects: relocatable ELF files (position independent) that define the kernels.
         target: what the objects were compiled for.
         states: tensors kept between runs; they are neither among the inputs nor among the outputs.
-        symbols: open extents that the caller gives; all shapes have the largest ones.
+        symbols: open extents, first those that the caller gives, then the length of a growing sequence; all shapes have
+            the largest ones.
         extents: extents that follow from them; the first ones are what kernels read in the space "extents".
         open_inputs: open axes of inputs.
         open_outputs: open axes of outputs.
@@ -181,3 +184,13 @@ class Program:
     extents: tuple[Extent, ...] = ()
     open_inputs: tuple[OpenAxis, ...] = ()
     open_outputs: tuple[OpenAxis, ...] = ()
+
+    @property
+    def given(self) -> tuple[Symbol, ...]:
+        """Symbols whose values the caller gives."""
+        return tuple(symbol for symbol in self.symbols if not symbol.past)
+
+    @property
+    def length(self) -> Symbol | None:
+        """The symbol that is the length of a growing sequence, None where nothing grows."""
+        return next((symbol for symbol in self.symbols if symbol.past), None)

@@ -1,4 +1,4 @@
-"""Open extents of inputs, each with a least and a largest value: one bundle serves all of them."""
+"""Open extents, each with a least and a largest value: one bundle serves all of them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ class Symbol:
         most: largest extent, a whole number of steps above the smallest.
         step: distance of the extents that are allowed.
         places: (input, axis) pairs that have it.
+        past: for the length of a growing sequence the kept tensor that counts its places before the run; "" else.
+        new: the symbol, or the number, of places that a run adds to it.
     """
 
     name: str
@@ -22,6 +24,8 @@ class Symbol:
     most: int
     step: int = 1
     places: tuple[tuple[str, int], ...] = ()
+    past: str = ""
+    new: str = ""
 
     @property
     def values(self) -> range:

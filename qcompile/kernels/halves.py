@@ -40,6 +40,29 @@ def from_float16(b: Builder, bits: Expr, *, native: bool = False) -> Expr:
     return bitcast(floats, bitcast(integers, value) | sign)
 
 
+def to_float16(b: Builder, value: Expr) -> Expr:
+    """Return the IEEE 754 half-precision bits nearest to a float32 number, ties to even; beyond ±65504 those.
+
+    Formula:
+        |x| ≥ 2^−14: the bits less 112 · 2^23, plus 4095 and the lowest kept bit, shifted by 13; else the low bits of
+        |x| + 0.5, whose last digit is worth 2^−24
+
+    Args:
+        b: builder.
+        value: float32, not NaN; a scalar.
+    """
+    bits = b.let(bitcast("int32", value))
+    sign = (bits >> const(16, "int32")) & const(0x8000, "int32")
+    size = b.let(bitcast("float32", bits & const(0x7FFFFFFF, "int32")))
+    size = b.let(tirx.Min(size, const(65504.0, "float32")))
+    whole = b.let(bitcast("int32", size))
+    odd = (whole >> const(13, "int32")) & const(1, "int32")
+    normal = (whole - const(_HIDDEN, "int32") + const(0xFFF, "int32") + odd) >> const(13, "int32")
+    small = bitcast("int32", size + const(0.5, "float32")) - const(0x3F000000, "int32")
+    half = tirx.Select(size >= const(2.0**-14, "float32"), normal, small)
+    return cast("uint16", half | sign)
+
+
 def from_bfloat16(bits: Expr) -> Expr:
     """Return the float32 numbers whose upper 16 bits these are."""
     lanes = lanes_of(bits)

@@ -22,7 +22,7 @@ from qcompile.kernels.expression import Expr
 from qcompile.kernels.kernel import Kernel
 from qcompile.kernels.reduce import ReduceWorkload, accumulator, reduce_kernel
 from qcompile.kernels.tuned import TunedPlans
-from qcompile.lower import convolution, families, products
+from qcompile.lower import caches, convolution, families, products
 from qcompile.lower.expressions import ExpressionBuilder, flat_offset
 from qcompile.lower.fusion import loaded, may_inline, merge_constants, renumbered
 from qcompile.lower.open_axes import OpenAxes
@@ -280,6 +280,18 @@ class LoweringContext:
         """Multiply two activations."""
         families.matmul(self, node)
 
+    def cache_append(self, node: Node) -> None:
+        """Write rows behind those of a kept cache."""
+        caches.append(self, node)
+
+    def cache_scores(self, node: Node) -> None:
+        """Multiply queries with kept keys."""
+        caches.product(self, node, "scores")
+
+    def cache_mix(self, node: Node) -> None:
+        """Sum kept values."""
+        caches.product(self, node, "mix")
+
     def conv2d(self, node: Node) -> None:
         """Emit a convolution."""
         convolution.conv2d(self, node)
@@ -400,9 +412,10 @@ class LoweringContext:
     def bind_outputs(self) -> None:
         """Let the graph's results be written to the caller's memory, directly where that is possible."""
         made = [state.output for state in self.graph.states]
+        in_place = {state.output for state in self.graph.states if state.in_place}
         shown = [name for name in self.graph.output_names if name not in made]
         for name, value in zip(self.graph.output_names, self.graph.outputs, strict=True):
-            if value.type.size == 0:
+            if value.type.size == 0 or name in in_place:
                 continue
             space, names = ("next", made) if name in made else ("output", shown)
             number = names.index(name)

@@ -127,7 +127,7 @@ def _info(name: str, value: Value) -> TensorInfo:
 def _state(graph: Graph, state: State) -> StateInfo:
     data = initial_array(graph, state).tobytes()
     short = data[:1] or b"\0" if len(set(data)) <= 1 else data
-    return StateInfo(_info(state.input, state_input(graph, state)), state.output, short)
+    return StateInfo(_info(state.input, state_input(graph, state)), state.output, short, state.in_place)
 
 
 _SEEN_THROUGH = ("quantize", "dequantize", "identity")

@@ -75,7 +75,7 @@ def _suggested(graph: Graph) -> list[tuple[str, str]]:
     """Return the pairs whose names differ only as those of one tensor before and after a step do."""
     pairs = []
     for output, made in zip(graph.output_names, graph.outputs, strict=True):
-        stem = _OF_OUTPUT.sub("", output.replace("present_key_values", "past").replace("present", "past"))
+        stem = _stem(output)
         fitting = [v.name for v in graph.inputs if _fit(made, v) and _same(stem, output, v.name)]
         if len(fitting) > 1:
             listed = ", ".join(f"'{name}'" for name in fitting)
@@ -94,6 +94,15 @@ def _suggested(graph: Graph) -> list[tuple[str, str]]:
 def _same(stem: str, output: str, name: str) -> bool:
     plain = name.replace("past_key_values", "past")
     return output != name and (stem in (plain, _OF_INPUT.sub("", plain)))
+
+
+def same_tensor(output: str, name: str) -> bool:
+    """Return whether the names of an output and an input are those of one tensor after and before a step."""
+    return _same(_stem(output), output, name)
+
+
+def _stem(output: str) -> str:
+    return _OF_OUTPUT.sub("", output.replace("present_key_values", "past").replace("present", "past"))
 
 
 def _start(value: Value, given: float | str) -> tuple[float, ...]:

@@ -43,6 +43,8 @@ class SizedRun:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._specializer = Specializer(graph)
+        self._outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
+        self._caches = {state.output for state in graph.states if state.in_place}
 
     def run(
         self,
@@ -57,13 +59,20 @@ class SizedRun:
             on_value: called with every tensor of the graph, without what lies past the end.
             evaluate: computes one node.
         """
-        sizes = sizes_of(self._graph, {name: np.shape(array) for name, array in inputs.items()})
+        sizes = self._sizes(inputs)
         if self._graph.extents:
             return self._masked(sizes, inputs, on_value, evaluate)
         graph, originals = self._specializer.at(sizes)
         interpreter = _Delegating(graph, evaluate)
         show = None if on_value is None else lambda value, array: on_value(originals[value], array)
-        return interpreter.run_fixed(inputs, show)
+        results = interpreter.run_fixed(inputs, show)
+        return {n: padded(results[n], v.shape) if n in self._caches else results[n] for n, v in self._outputs.items()}
+
+    def _sizes(self, inputs: Mapping[str, Array]) -> dict[str, int]:
+        """Return the value of each symbol: the shapes of inputs tell it, and the lengths of what is kept."""
+        lengths = [symbol.past for symbol in self._graph.symbols if symbol.past in inputs]
+        kept = {name: int(np.asarray(inputs[name]).reshape(-1)[0]) for name in lengths}
+        return sizes_of(self._graph, {name: np.shape(array) for name, array in inputs.items()}, kept)
 
     def extents(self, sizes: Mapping[str, int]) -> Array:
         """Return what the input with the actual extents holds."""
@@ -86,8 +95,7 @@ class SizedRun:
 
         interpreter = _Delegating(self._graph, evaluate)
         results = interpreter.run_fixed(full, None if on_value is None else lambda v, a: on_value(v, cut(v, a)))
-        named = zip(self._graph.output_names, self._graph.outputs, strict=True)
-        return {name: cut(value, results[name]) for name, value in named}
+        return {n: results[n] if n in self._caches else cut(v, results[n]) for n, v in self._outputs.items()}
 
 
 def _filled(array: Array, value: Value, shape: tuple[int, ...]) -> Array:

@@ -44,12 +44,14 @@ class Analysis:
         slices: open extents of constants, by reader and operand: the reader uses the first elements only.
         masks: what must be replaced.
         means: nodes that divide by an open extent, with the extents of the axes they average over.
+        counts: nodes that add an open extent to a length.
     """
 
     axes: dict[Value, Axes] = field(default_factory=dict)
     slices: dict[tuple[Node, int], Axes] = field(default_factory=dict)
     masks: list[Mask] = field(default_factory=list)
     means: dict[Node, tuple[Extent, ...]] = field(default_factory=dict)
+    counts: dict[Node, Extent] = field(default_factory=dict)
 
     def of(self, value: Value) -> Axes:
         """Return the open extents of a tensor's axes."""
@@ -86,6 +88,10 @@ class Step:
         """Say that the result is divided by open extents."""
         self._analysis.means[self.node] = extents
 
+    def count(self, extent: Extent) -> None:
+        """Say that an open extent is added to a length."""
+        self._analysis.counts[self.node] = extent
+
     def extent_of(self, size: int) -> Extent | None:
         """Return the one known open extent whose largest value is a size, None where there is none or several."""
         found = [e for e in self._analysis.extents() if e.most == size]
@@ -100,6 +106,9 @@ class Step:
             hint=f"fix the size: give --input-shape a number in place of {name}",
         )
 
+
+GROWING = ("cache_append", "rows_at", "causal_mask")
+"""Operations that know the length of a growing sequence by themselves."""
 
 Rule = Callable[[Step], "list[Axes]"]
 
@@ -132,7 +141,7 @@ def analyse(graph: Graph) -> Analysis:
     analysis = Analysis(input_axes(graph))
     for node in graph.nodes:
         step = Step(node, analysis)
-        if not any(any(axes) for axes in step.axes):
+        if not any(any(axes) for axes in step.axes) and node.op.name not in GROWING:
             continue
         rule = rule_for(node.op.name)
         if rule is None:

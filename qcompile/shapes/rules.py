@@ -12,6 +12,7 @@ import numpy as np
 
 from qcompile.ir.symbol import Axes, Extent
 from qcompile.shapes.analysis import Rule, Step
+from qcompile.shapes.growing import CACHES
 from qcompile.shapes.windows import WINDOWS
 
 _BINARY = ("add sub mul div minimum maximum pow mod where equal less less_or_equal greater greater_or_equal logical_and"
@@ -286,6 +287,7 @@ _RULES: dict[str, Rule] = {
     "concat": _concat, "append": _append, "pad": _pad, "gather": _gather, "layer_norm": _layer_norm,
     "first_index": _first_index, "cumulative": _cumulative, "matmul": _matmul, "dense": _dense,
     **WINDOWS,
+    **CACHES,
 }  # fmt: skip
 
 

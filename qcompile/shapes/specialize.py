@@ -15,17 +15,37 @@ from qcompile.ir.symbol import Axes, Symbol
 from qcompile.shapes.analysis import Analysis, actual, analyse, positions
 
 
-def sizes_of(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Return the value of each symbol that the shapes of inputs tell.
+def sizes_of(
+    graph: Graph, shapes: Mapping[str, tuple[int, ...]], kept: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Return the value of each symbol that the shapes of inputs, and the kept lengths, tell.
 
     Args:
         graph: with symbols.
         shapes: extents by input name.
+        kept: filled places of growing sequences, by name of the input that counts them.
 
     Raises:
         UsageError: two axes of one symbol differ, or a value is out of its bounds.
     """
-    return {symbol.name: _size(symbol, shapes) for symbol in graph.symbols}
+    sizes = {symbol.name: _size(symbol, shapes) for symbol in graph.symbols if not symbol.past}
+    for symbol in graph.symbols:
+        if symbol.past:
+            sizes[symbol.name] = _length(symbol, sizes, (kept or {}).get(symbol.past))
+    return sizes
+
+
+def _length(symbol: Symbol, sizes: Mapping[str, int], past: int | None) -> int:
+    """Return the length of a growing sequence after a run; the largest where nobody knows its past."""
+    if past is None:
+        return symbol.most
+    length = past + (int(symbol.new) if symbol.new.isdigit() else sizes[symbol.new])
+    if past < 0 or length > symbol.most:
+        raise UsageError(
+            f"the sequence would have {length} places, the model keeps {symbol.most}",
+            hint="start anew, or compile with a larger --max-length",
+        )
+    return length
 
 
 def _size(symbol: Symbol, shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -87,7 +107,9 @@ class Specializer:
         def twin(value: Value, axes: Axes | None = None) -> Value:
             shape = self.shape(value, sizes, axes)
             if (value, shape) not in twins:
-                data = None if value.data is None else value.data[tuple(map(slice, shape))].copy()
+                data = value.data
+                if data is not None and shape != value.shape:
+                    data = data[tuple(map(slice, shape))].copy()
                 new = Value(copy.unique_name(value.name), value.type.with_shape(shape), data)
                 new.qspec, new.qparams, new.stats = value.qspec, value.qparams, value.stats
                 twins[value, shape] = new
@@ -118,6 +140,10 @@ def sized_attrs(node: Node, shape: tuple[int, ...]) -> Any:
         return replace(attrs, shape=shape)
     if name == "slice":
         return replace(attrs, sizes=shape)
+    if name in ("rows_at", "causal_mask"):
+        return replace(attrs, shape=shape)
+    if name == "cache_append":
+        return replace(attrs, rows=shape[attrs.axis])
     if name == "resize":
         return replace(attrs, size=shape[1:3] if attrs.layout == "NHWC" else shape[2:4])
     return attrs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,8 @@ from qcompile.ir.program import Program
 from qcompile.lower import lower_graph
 from qcompile.onnx_import import import_onnx
 from qcompile.passmgr import PassContext
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FASHION = ("fashion_mobilenetv2", "fashion_resnet14", "fashion_hard")

@@ -70,16 +70,21 @@ static size_t staging_bytes(const qc_info *info) {
 }
 
 /* With as many readable bytes behind each as behind the arena. */
-static size_t state_bytes(const qc_info *info) {
+static size_t state_bytes(const qc_program *program) {
     size_t bytes = 0;
-    for (int32_t i = 0; i < info->n_states; i++) bytes += 2 * (aligned(info->states[i].bytes) + QC_ALIGNMENT);
+    for (int32_t i = 0; i < program->info->n_states; i++)
+        bytes += (program->initial[i].in_place ? 1 : 2) * (aligned(program->info->states[i].bytes) + QC_ALIGNMENT);
     return bytes;
 }
 
-static void place_states(qc_model *model, const qc_info *info, uint8_t *memory) {
-    for (int32_t i = 0; i < 2 * info->n_states; i++) {
+static void place_states(qc_model *model, const qc_program *program, uint8_t *memory) {
+    for (int32_t i = 0; i < 2 * program->info->n_states; i++) {
+        if (i % 2 && program->initial[i / 2].in_place) {
+            model->states[i] = model->states[i - 1];
+            continue;
+        }
         model->states[i] = memory;
-        memory += aligned(info->states[i / 2].bytes) + QC_ALIGNMENT;
+        memory += aligned(program->info->states[i / 2].bytes) + QC_ALIGNMENT;
     }
 }
 
@@ -89,13 +94,13 @@ static int allocate(qc_model *model, const qc_info *info, size_t stride) {
     /* kernels may read a little past the weights, too */
     size_t weights = model->program->unit ? aligned(info->weights_bytes) + QC_ALIGNMENT : 0;
     size_t extents = aligned(sizeof(int32_t) * ((size_t)model->program->n_extents + QC_ALIGNMENT));
-    size_t kept = state_bytes(info), touched = arena + scratch + kept + weights + extents;
+    size_t kept = state_bytes(model->program), touched = arena + scratch + kept + weights + extents;
     void *memory = NULL;
     if (posix_memalign(&memory, QC_ALIGNMENT, touched + staging_bytes(info))) return 0;
     memset(memory, 0, touched);
     model->memory = memory;
     model->staging = model->memory + touched;
-    place_states(model, info, model->memory + arena + scratch);
+    place_states(model, model->program, model->memory + arena + scratch);
     model->weights = model->program->weights;
     if (weights) {
         expand_weights(model->program, model->memory + touched - extents - weights);
@@ -163,6 +168,7 @@ qc_status qc_model_reset(qc_model *model) {
         const qc_initial *initial = &model->program->initial[i];
         uint8_t *state = model->states[2 * i + model->turn];
         size_t bytes = model->program->info->states[i].bytes;
+        if (initial->in_place) continue; /* nothing of it is read before it is written */
         if (initial->bytes) memcpy(state, initial->bytes, bytes);
         else memset(state, initial->fill, bytes);
     }
@@ -266,7 +272,9 @@ qc_status qc_model_run(qc_model *model, const int64_t sizes[], const void *const
     if (!model || !inputs || !outputs) return QC_ERR_ARGUMENT;
     if (model->threads > 1 && model->process != getpid()) return QC_ERR_THREAD;
     if (atomic_flag_test_and_set(&model->busy)) return QC_ERR_BUSY;
-    qc_status status = qc_sizes_resolve(model->program, sizes, model->extents);
+    int32_t counted = model->program->length.state;
+    const int64_t *past = counted < 0 ? NULL : (const int64_t *)(void *)model->states[2 * counted + model->turn];
+    qc_status status = qc_sizes_resolve(model->program, sizes, past, model->extents);
     if (status == QC_OK) status = bind(model, inputs, outputs);
     if (status == QC_OK) status = run_steps(model, nanoseconds);
     if (status == QC_OK) model->turn = !model->turn;
@@ -306,6 +314,7 @@ const char *qc_model_status_string(qc_status status) {
         [QC_ERR_BUSY] = "the handle is running in another thread",
         [QC_ERR_KERNEL] = "a kernel reported a failure",
         [QC_ERR_CORRUPT] = "the embedded weights are damaged",
+        [QC_ERR_FULL] = "the sequence would be longer than the model keeps; reset it",
     };
     return (size_t)status < sizeof texts / sizeof texts[0] ? texts[status] : "not a status of this version";
 }

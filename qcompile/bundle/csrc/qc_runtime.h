@@ -46,11 +46,20 @@ typedef struct qc_call {
 typedef struct qc_initial {
     const uint8_t *bytes; /* the whole tensor, or NULL: every byte is ... */
     uint8_t fill;
+    uint8_t in_place; /* runs change it where it lies; what was not written yet is never read */
 } qc_initial;
+
+/* The length of a growing sequence: a symbol of its own, behind those of qc_info. */
+typedef struct qc_length {
+    int32_t state; /* kept tensor, int64, that counts the places before a run; -1: nothing grows */
+    int32_t symbol; /* of the places that a run adds; -1: always ... */
+    int32_t new_places;
+    int64_t most;
+} qc_length;
 
 /* An extent that follows from a symbol: its value for each of the symbol's. */
 typedef struct qc_extent {
-    int32_t symbol;
+    int32_t symbol; /* info->n_symbols: the length of a growing sequence, from 1 on */
     const int32_t *table;
 } qc_extent;
 
@@ -67,6 +76,7 @@ typedef struct qc_program {
     const uint8_t *weights;
     uint32_t weights_crc; /* CRC-32 as in zlib */
     const qc_initial *initial; /* info->n_states of them */
+    qc_length length;
     int32_t n_extents;
     const qc_extent *extents;
     int32_t n_open;
@@ -95,8 +105,8 @@ int32_t qc_online_cores(void);
 /* Return the first of `features` that this processor or its system lacks, or NULL. */
 const char *qc_cpu_lacks(const char *const *features);
 
-/* Sizes: the value of each symbol, NULL for the largest. */
-qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], int32_t extents[]);
+/* Sizes: the value of each symbol, NULL for the largest; `past`: the length before the run, NULL: unknown. */
+qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], const int64_t *past, int32_t extents[]);
 /* The actual shape of a tensor (inputs first, then outputs); returns whether it is smaller than the largest. */
 int qc_sizes_shape(const qc_program *program, const int32_t extents[], int32_t tensor, int64_t shape[]);
 /* Copy between a dense tensor of the actual shape and memory laid out for the largest. */

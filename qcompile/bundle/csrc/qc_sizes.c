@@ -3,14 +3,29 @@
 
 #include "qc_runtime.h"
 
-qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], int32_t extents[]) {
+/* The length of the growing sequence after the run, or 0 where it does not fit. */
+static int64_t length_after(const qc_program *program, const int64_t sizes[], const int64_t *past) {
+    const qc_length *length = &program->length;
+    if (!past) return length->most;
+    int64_t added = length->new_places;
+    if (length->symbol >= 0) added = sizes ? sizes[length->symbol] : program->info->symbols[length->symbol].most;
+    return *past < 0 || *past > length->most - added ? 0 : *past + added;
+}
+
+qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], const int64_t *past, int32_t extents[]) {
     const qc_info *info = program->info;
+    int64_t length = program->length.state < 0 ? 1 : length_after(program, sizes, past);
+    if (!length) return QC_ERR_FULL;
     for (int32_t i = 0; sizes && i < info->n_symbols; i++) {
         const qc_symbol *symbol = &info->symbols[i];
         if (sizes[i] < symbol->least || sizes[i] > symbol->most || (sizes[i] - symbol->least) % symbol->step)
             return QC_ERR_ARGUMENT;
     }
     for (int32_t i = 0; i < program->n_extents; i++) {
+        if (program->extents[i].symbol == info->n_symbols) {
+            extents[i] = program->extents[i].table[length - 1];
+            continue;
+        }
         const qc_symbol *symbol = &info->symbols[program->extents[i].symbol];
         int64_t size = sizes ? sizes[program->extents[i].symbol] : symbol->most;
         extents[i] = program->extents[i].table[(size - symbol->least) / symbol->step];
@@ -76,7 +91,7 @@ qc_status qc_model_shape(const qc_program *program, const int64_t sizes[], int32
     int32_t extents[1024];
     if (!shape || tensor < 0 || tensor >= program->info->n_inputs + program->info->n_outputs) return QC_ERR_ARGUMENT;
     if (program->n_extents > 1024) return QC_ERR_ARGUMENT;
-    qc_status status = qc_sizes_resolve(program, sizes, extents);
+    qc_status status = qc_sizes_resolve(program, sizes, NULL, extents);
     if (status == QC_OK) qc_sizes_shape(program, extents, tensor, shape);
     return status;
 }

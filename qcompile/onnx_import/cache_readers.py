@@ -1,0 +1,80 @@
+"""The products of attention that read a cache, recognized by which of its elements they get, not by how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qcompile.ir.graph import Node, Value
+from qcompile.onnx_import.lockstep import Twins
+
+_MOVES = ("transpose", "reshape", "expand", "identity", "slice", "gather", "concat", "cast")
+"""What only moves elements of one operand."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A product that reads a cache.
+
+    Args:
+        node: matmul of the graph at the largest size.
+        op: "cache_scores" or "cache_mix".
+    """
+
+    node: Node
+    op: str
+
+
+def find_readers(node: Node, twins: Twins) -> tuple[list[Reader], bool]:
+    """Return the products to be done on the kept cache, and whether it shall be kept with places innermost.
+
+    Args:
+        node: what appends to the cache, at the largest size.
+        twins: the same nodes at other lengths.
+
+    Returns:
+        No readers where one of them is no such product: then all read the cache as any tensor.
+    """
+    back = {small: large for large, small in twins.small.items()}
+    shape = twins.small[node].output.shape
+    rows = np.arange(int(np.prod(shape))).reshape(-1, *shape[-2:])
+    found: list[Reader] = []
+    waiting: list[tuple[Value, Any]] = [(twins.small[node].output, rows.reshape(shape))]
+    while waiting:
+        value, places = waiting.pop()
+        for user, operand in value.uses:
+            kind = _kind(user, operand, places, rows)
+            if kind is not None:
+                found.append(Reader(back[user], kind))
+            elif not _moves(user, value):
+                return [], False
+            else:
+                operands = [places if v is value else v.constant() for v in user.inputs]
+                waiting.append((user.output, user.op.evaluate(user.attrs, operands)[0]))
+    kinds = {reader.op for reader in found}
+    return (found, kinds == {"cache_scores"}) if len(kinds) == 1 else ([], False)
+
+
+def _moves(node: Node, value: Value) -> bool:
+    others = [v for v in node.inputs if v is not value]
+    if node.op.name == "cast":
+        return node.output.dtype == value.dtype
+    return node.op.name in _MOVES and len(node.outputs) == 1 and all(v.is_constant for v in others)
+
+
+def _kind(node: Node, operand: int, places: Any, rows: Any) -> str | None:
+    """Return which product a node is, None for another operation."""
+    if node.op.name != "matmul" or operand != 1 or node.inputs[0] is node.inputs[1] or places.ndim < 3:
+        return None
+    x = node.inputs[0].shape
+    if x[:-2] != places.shape[:-2] or len(x) != places.ndim:
+        return None
+    flat = places.reshape(-1, *places.shape[-2:])
+    if len(flat) % len(rows):
+        return None
+    shared = np.repeat(rows, len(flat) // len(rows), axis=0)
+    if np.array_equal(flat, shared.swapaxes(-1, -2)):
+        return "cache_scores"
+    return "cache_mix" if np.array_equal(flat, shared) else None

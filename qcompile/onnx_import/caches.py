@@ -1,0 +1,246 @@
+"""Caches that stay in the bundle: a decoder whose past is an operand becomes one that appends to its own memory.
+
+The graph is that of the longest sequence with the most new places. What else depends on the length of the past is found
+by importing the model at other lengths: a constant that differs is rows of a table (of positions, of the mask), since a
+decoder computes the same for a place however the sequence before it was cut into runs. The result is compared with the
+model at several lengths before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qcompile import ops
+from qcompile.errors import QCompileError, UnsupportedOpError
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.rewrite import Rewriter
+from qcompile.ir.state import State
+from qcompile.ir.symbol import Symbol
+from qcompile.onnx_import.cache_readers import Reader, find_readers
+from qcompile.onnx_import.growing import GrowingModel
+from qcompile.onnx_import.lockstep import Twins, match_nodes
+from qcompile.onnx_import.place_tables import Places, tabulate
+from qcompile.ops.cache_advance import LENGTH
+from qcompile.ops.cache_append import CacheAppendAttrs
+from qcompile.ops.interpreter import Interpreter
+
+KEPT_LENGTH = "cache_length"
+"""Name of the kept tensor that counts the filled places."""
+
+SMALL = (3, 2)
+"""Past and new places of the model at which reads of caches are recognized: five places in all."""
+
+_TOLERANCE = 1e-4
+
+
+@dataclass
+class _Growth:
+    """One cache.
+
+    Args:
+        past: graph input.
+        node: the concat that appends to it.
+        output: name of the graph output.
+        axis: along which it grows.
+        readers: products that read it.
+        transposed: whether it is kept with places innermost.
+    """
+
+    past: Value
+    node: Node
+    output: str
+    axis: int
+    readers: list[Reader]
+    transposed: bool
+
+
+def import_growing(grown: GrowingModel) -> Graph:
+    """Import a decoder with growing caches.
+
+    Args:
+        grown: what is known of its inputs.
+
+    Raises:
+        UnsupportedOpError: its caches grow in another way than by appending, or what it computes depends on the length
+            in a way that has no form; the message names the node.
+    """
+    total, new = grown.lengths.total, grown.lengths.new
+    small = grown.at(*SMALL)
+    try:
+        graph, whole = grown.at(total - new, new), grown.at(0, total)
+    except UnsupportedOpError as error:
+        raise UnsupportedOpError(
+            f"the model has no form with {total} places: {error.message}", hint="a smaller --max-length may help"
+        ) from error
+    growths = [_growth(graph, pair) for pair in grown.pairs]
+    nodes = {growth.node for growth in growths}
+    twins = Twins(match_nodes(graph, whole, nodes), match_nodes(graph, small, nodes), total, new, SMALL)
+    for growth in growths:
+        growth.readers, growth.transposed = find_readers(growth.node, twins)
+    tables = tabulate(graph, twins)
+    rewriter = Rewriter(graph)
+    length = graph.add_input(KEPT_LENGTH, LENGTH)
+    source, axis = _source(graph, grown)
+    first = graph.nodes[0]
+    counted = rewriter.insert(
+        first, ops.get("cache_advance"), [length, source], ops.get("cache_advance").Attrs(axis=axis), name="cache_total"
+    )
+    Places(rewriter, length, source, axis, first, total).insert(tables)
+    states = [_keep(rewriter, growth, length, counted.output, total) for growth in growths]
+    graph.outputs.append(counted.output)
+    graph.output_names.append(f"{KEPT_LENGTH}_next")
+    graph.states = (*states, State(KEPT_LENGTH, f"{KEPT_LENGTH}_next"))
+    rewriter.eliminate_dead()
+    _set_symbols(graph, grown)
+    _check_outputs(graph)
+    _verify(graph, grown, {g.past.name: g.transposed for g in growths})
+    _say(graph, grown)
+    return graph
+
+
+def _growth(graph: Graph, pair: tuple[str, str]) -> _Growth:
+    output, name = pair
+    past = next(value for value in graph.inputs if value.name == name)
+    made = graph.outputs[graph.output_names.index(output)]
+    node = made.producer
+    fits = node is not None and node.op.name == "concat" and len(node.inputs) == 2 and node.inputs[0] is past
+    if node is None or not fits:
+        raise UnsupportedOpError(
+            f"output '{output}' is not '{name}' with new rows behind it, so that it cannot be kept as a growing cache",
+            hint="caches of one length need fixed extents: give their inputs with --input-shape",
+        )
+    axis = node.attrs.axis % len(past.shape)
+    if axis != len(past.shape) - 2:
+        raise UnsupportedOpError(f"cache '{name}' grows along axis {axis}; only the last but one can", loc=node.loc)
+    if past.users() != [node]:
+        other = next(user for user in past.users() if user is not node)
+        raise UnsupportedOpError(f"cache '{name}' is read without what is new by {other.loc or other.op.name}")
+    return _Growth(past, node, output, axis, [], False)
+
+
+def _source(graph: Graph, grown: GrowingModel) -> tuple[Value, int]:
+    """Return an input that holds the new places, and along which axis."""
+    caches = [name for _, name in grown.pairs]
+    for value in graph.inputs:
+        roles = grown.roles.get(value.name, ())
+        if value.name not in caches and "new" in roles:
+            return value, roles.index("new")
+    raise UnsupportedOpError("no input of the model holds the new places of a run, such as input_ids [batch, sequence]")
+
+
+def _keep(rewriter: Rewriter, growth: _Growth, length: Value, total: Value, rows: int) -> State:
+    """Replace the concat by an append to the kept cache."""
+    node, past, new = growth.node, growth.past, growth.node.inputs[1]
+    append, name = ops.get("cache_append"), growth.node.output.name
+    shape = [*past.shape[:-2], rows, past.shape[-1]]
+    axis = growth.axis
+    if growth.transposed:
+        shape[-2:] = shape[:-3:-1]
+        axis += 1
+    rewriter.set_type(past, past.type.with_shape(tuple(shape)), None)
+    kept = rewriter.insert(
+        node, append, [past, new, length, total], CacheAppendAttrs(axis, rows), name=f"{name}.kept", loc=node.loc
+    )
+    for reader in growth.readers:
+        operands = [reader.node.inputs[0], kept.output, total]
+        rewriter.replace_op(reader.node, ops.get(reader.op), operands)
+    rewriter.graph.outputs = [kept.output if v is node.output else v for v in rewriter.graph.outputs]
+    if not growth.transposed:
+        rewriter.replace_value(node.output, kept.output)
+    return State(past.name, growth.output, in_place=True)
+
+
+def _set_symbols(graph: Graph, grown: GrowingModel) -> None:
+    lengths, caches = grown.lengths, [name for _, name in grown.pairs]
+    symbols: list[Symbol] = []
+    if not lengths.fixed:
+        places = tuple(
+            (value.name, axis)
+            for value in graph.inputs
+            if value.name not in caches
+            for axis, role in enumerate(grown.roles.get(value.name, ()))
+            if role == "new"
+        )
+        symbols.append(Symbol("S", 1, lengths.new, 1, places))
+    added = str(lengths.new) if lengths.fixed else "S"
+    graph.symbols = (*symbols, Symbol("length", 1, lengths.total, past=KEPT_LENGTH, new=added))
+
+
+def _check_outputs(graph: Graph) -> None:
+    """Refuse results whose extent is that of the whole sequence: their memory would be the caller's."""
+    from qcompile.shapes.analysis import analyse
+
+    analysis, kept = analyse(graph), {state.output for state in graph.states}
+    for name, value in zip(graph.output_names, graph.outputs, strict=True):
+        if name not in kept and any(e is not None and e.symbol == "length" for e in analysis.of(value)):
+            raise UnsupportedOpError(f"output '{name}' {value.type} grows with the sequence, but is not kept")
+
+
+def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool]) -> None:
+    """Compare the graph with the model at several lengths."""
+    total, most = grown.lengths.total, grown.lengths.new
+    least = most if grown.lengths.fixed else 1
+    probes = [(0, least), (0, most), (1, least), (max(0, total - most), most), (total - least, least)]
+    interpreter, generator = Interpreter(graph), np.random.default_rng(0)
+    for past, new in dict.fromkeys(probes):
+        wanted = grown.at(past, new)
+        inputs = {v.name: _made_up(v, generator) for v in wanted.inputs}
+        caches = {v.name: v for v in graph.inputs if v.name in transposed}
+        given = {n: a for n, a in inputs.items() if n not in caches}
+        for name, value in caches.items():
+            given[name] = _placed(inputs.get(name), value, transposed[name])
+        given[KEPT_LENGTH] = np.array([past], np.int64)
+        try:
+            with np.errstate(all="ignore"):
+                expected, found = Interpreter(wanted).run(inputs), interpreter.run(given)
+        except (ValueError, IndexError, QCompileError) as error:
+            raise _mismatch(past, new, str(error)) from error
+        for name, array in expected.items():
+            got = found[name]
+            if name in dict(grown.pairs):
+                got = got.swapaxes(-1, -2) if transposed[dict(grown.pairs)[name]] else got
+                got = got[..., : past + new, :]
+            peak = float(np.abs(array, dtype=np.float64).max(initial=0)) if array.dtype.kind == "f" else 0.0
+            if got.shape != array.shape or not np.allclose(got, array, _TOLERANCE, _TOLERANCE * peak, equal_nan=True):
+                raise _mismatch(past, new, f"output '{name}' differs")
+
+
+def _made_up(value: Value, generator: np.random.Generator) -> Any:
+    if value.dtype.startswith("float"):
+        return generator.standard_normal(value.shape).astype(value.dtype)
+    return generator.integers(0, 2, value.shape).astype(value.dtype)
+
+
+def _placed(past: Any, value: Value, transposed: bool) -> Any:
+    """Return a cache that holds the rows of a past; None is an empty one."""
+    cache = np.zeros(value.shape, value.dtype)
+    if past is not None:
+        rows = past.swapaxes(-1, -2) if transposed else past
+        cache[tuple(map(slice, rows.shape))] = rows
+    return cache
+
+
+def _mismatch(past: int, new: int, what: str) -> UnsupportedOpError:
+    return UnsupportedOpError(
+        f"the model's caches cannot be kept: with a past of {past} and {new} new places, {what}",
+        hint="caches of one length can be kept: give their inputs fixed extents with --input-shape",
+    )
+
+
+def _say(graph: Graph, grown: GrowingModel) -> None:
+    lengths = grown.lengths
+    runs = f"{lengths.new} new" if lengths.fixed else f"1 to {lengths.new} new"
+    graph.notes = [note for note in graph.notes if "was taken as 1" not in note]
+    graph.notes.append(
+        f"{len(grown.pairs)} growing caches are kept: up to {lengths.total} places, {runs} in a run"
+        f" (--max-length, --input-shape)"
+    )
+    fixed = [n for n in grown.roles if grown.follows(n)]
+    if fixed:
+        listed = ", ".join(f"'{name}'" for name in fixed)
+        graph.notes.append(f"{listed} follow from the length: all places count, in order")
+

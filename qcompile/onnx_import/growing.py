@@ -1,0 +1,265 @@
+"""Import of decoders whose keys and values grow: which axes of which inputs do, and the model at given lengths.
+
+Such a model takes `past_key_values.0.key` [B, H, P, D] and returns `present.0.key` [B, H, P + S, D], the past with S
+new rows behind it. `caches` turns what is imported here into a graph that keeps the rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import helper, numpy_helper
+
+from qcompile.errors import UsageError
+from qcompile.ir.graph import Graph
+from qcompile.onnx_import.convert import convert_model
+from qcompile.onnx_import.fixed_inputs import fix_inputs
+from qcompile.onnx_import.load import Model, load_model
+from qcompile.onnx_import.states import same_tensor
+
+DEFAULT_LENGTH = 256
+"""Places of a cache where nobody says how many."""
+
+DEFAULT_NEW = 32
+"""Most new places of one run where nobody says how many."""
+
+_BOUND = re.compile(r"[A-Za-z_][A-Za-z0-9_]*:(\d+)\.\.(\d+)")
+_FLOATS = (1, 10)  # FLOAT and FLOAT16 of TensorProto
+_IDS = (6, 7)  # INT32 and INT64
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the sequences of a model may be.
+
+    Args:
+        total: places of a cache.
+        new: most new places of one run, below `total`.
+        fixed: whether every run has exactly `new` new places.
+    """
+
+    total: int
+    new: int
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
+class GrowingModel:
+    """What a model with growing caches says about its inputs.
+
+    Args:
+        model: path of the file, or an onnx.ModelProto.
+        pairs: (output, input) names of the caches.
+        roles: of each input, what stands for each axis: an extent, "past", "new" or "total".
+        given: values of inputs that the user fixes, by name.
+        lengths: how long sequences may be.
+    """
+
+    model: Any
+    pairs: tuple[tuple[str, str], ...]
+    roles: Mapping[str, tuple[int | str, ...]]
+    given: Mapping[str, Any]
+    lengths: Lengths
+
+    def at(self, past: int, new: int) -> Graph:
+        """Import the model at one size.
+
+        The mask of keys is all ones, the places are those behind the past; both become constants.
+
+        Args:
+            past: places that are filled, 0 or more.
+            new: places of this run.
+        """
+        loaded = load_model(self.model)
+        fix_inputs(loaded, self.given)
+        sizes = {"past": past, "new": new, "total": past + new}
+        graph, shapes = loaded.proto.graph, {}
+        for value in list(graph.input):
+            if value.name not in self.roles:
+                continue
+            shape = tuple(sizes[d] if isinstance(d, str) else d for d in self.roles[value.name])
+            tensor = value.type.tensor_type
+            array = self._known(value.name, shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type), past)
+            if array is not None:
+                graph.input.remove(value)
+                graph.initializer.append(numpy_helper.from_array(array, value.name))
+                continue
+            shapes[value.name] = shape
+            del tensor.shape.dim[:]
+            for size in shape:
+                tensor.shape.dim.add().dim_value = size
+        return convert_model(loaded, shapes)
+
+    def _known(self, name: str, shape: tuple[int, ...], dtype: Any, past: int) -> Any:
+        """Return the value of an input that follows from the lengths, None where the caller gives it."""
+        roles = self.roles[name]
+        if 0 in shape:
+            return np.zeros(shape, dtype)
+        if "total" in roles and np.dtype(dtype).kind in "iub":
+            return np.ones(shape, dtype)
+        if _is_place(name) and "new" in roles:
+            places = past + np.arange(shape[roles.index("new")])
+            return np.broadcast_to(places, shape).astype(dtype)
+        return None
+
+    @property
+    def grows(self) -> bool:
+        """Whether any cache has an open extent, after what the user fixed."""
+        return any("past" in self.roles.get(name, ()) for _, name in self.pairs)
+
+    def follows(self, name: str) -> bool:
+        """Return whether an input follows from the lengths, so that the caller does not give it."""
+        return "total" in self.roles[name] or (_is_place(name) and "new" in self.roles[name])
+
+
+def _is_place(name: str) -> bool:
+    return re.search(r"position|cache_position", name) is not None
+
+
+def growing_pairs(model: Any, wanted: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the (output, input) names of caches with an open axis, by name or as given; empty where there are none.
+
+    Args:
+        model: path of a .onnx file, or an onnx.ModelProto.
+        wanted: texts OUTPUT=INPUT, or "auto".
+    """
+    loaded = load_model(model)
+    given = {name: output for output, equals, name in (text.partition("=") for text in wanted) if equals}
+    outputs = [value.name for value in loaded.proto.graph.output]
+    found = []
+    for value in _inputs(loaded):
+        dims = value.type.tensor_type.shape.dim
+        if not _is_cache(value) or not any(d.dim_value <= 0 for d in dims[1:]):
+            continue
+        if value.name in given:
+            found.append((given[value.name], value.name))
+        elif "auto" in wanted:
+            found += [(output, value.name) for output in outputs if same_tensor(output, value.name)][:1]
+    return tuple(found)
+
+
+def _inputs(model: Model) -> list[Any]:
+    initial = {tensor.name for tensor in model.proto.graph.initializer}
+    return [value for value in model.proto.graph.input if value.name not in initial]
+
+
+def _is_cache(value: Any) -> bool:
+    tensor = value.type.tensor_type
+    return tensor.elem_type in _FLOATS and len(tensor.shape.dim) >= 3
+
+
+def describe(
+    model: str | Path | Any,
+    pairs: Sequence[tuple[str, str]],
+    shapes: Mapping[str, Sequence[int | str]],
+    values: Mapping[str, Any] | None,
+    length: int | None,
+) -> GrowingModel:
+    """Find out which axes of a model's inputs grow.
+
+    Args:
+        model: as for `import_onnx`.
+        pairs: of the caches.
+        shapes: extents by input name as the user gives them; an open one may have bounds, P:0..255.
+        values: what inputs are fixed to.
+        length: places of a cache; None takes those that the shapes say, or a default.
+
+    Raises:
+        UsageError: a shape does not fit, or bounds contradict each other.
+    """
+    loaded = load_model(model)
+    caches = [name for _, name in pairs]
+    known = [value for value in _inputs(loaded) if value.name not in (values or {})]
+    for name in shapes:
+        if name not in [value.name for value in known]:
+            raise UsageError(f"{loaded.source} has no input named '{name}'")
+    roles: dict[str, tuple[int | str, ...]] = {}
+    told: dict[str, int | str] = {}
+    for value in known:
+        dims = _dims(value, shapes.get(value.name))
+        roles[value.name] = tuple(
+            _role(value, axis, dim, cache=value.name in caches) for axis, dim in enumerate(dims)
+        )
+        told.update({r: d for r, d in zip(roles[value.name], dims, strict=True) if isinstance(r, str) and _tells(d)})
+        if value.name in caches and roles[value.name].count("past") > 1:
+            raise UsageError(
+                f"cache '{value.name}' [{', '.join(map(str, dims))}] must have one open axis, the one that grows",
+                hint=f"fix the others: --input-shape {value.name}=1,8,P:0..255,64 (for example)",
+            )
+    return GrowingModel(model, tuple(pairs), roles, dict(values or {}), _lengths(told, length))
+
+
+def _dims(value: Any, given: Sequence[int | str] | None) -> tuple[int | str, ...]:
+    """Return the extents of an input; an open batch axis is 1."""
+    dims: list[int | str] = [d.dim_value if d.dim_value > 0 else d.dim_param for d in value.type.tensor_type.shape.dim]
+    if given is not None:
+        if len(given) != len(dims):
+            raise UsageError(f"input '{value.name}' has {len(dims)} axes, --input-shape gives {len(given)}")
+        for axis, (old, new) in enumerate(zip(dims, given, strict=True)):
+            if isinstance(old, int) and old != new:
+                raise UsageError(f"axis {axis} of input '{value.name}' is {old} in the model, not {new}")
+        dims = list(given)
+    if len(dims) > 1 and isinstance(dims[0], str) and given is None:
+        dims[0] = 1
+    return tuple(dims)
+
+
+def _tells(dim: int | str) -> bool:
+    """Return whether an extent says how large it is or can be."""
+    return isinstance(dim, int) or ":" in dim
+
+
+def _role(value: Any, axis: int, dim: int | str, *, cache: bool) -> int | str:
+    """Return what an axis is: "past", "new", "total", or an extent.
+
+    The batch axis is an extent, as is what the model fixes; but one token at a time is a run of one new place.
+    """
+    known = value.type.tensor_type.shape.dim
+    opened = known[axis].dim_value <= 0 and not (axis == 0 and len(known) > 1)
+    if cache:
+        return "past" if opened and isinstance(dim, str) else dim
+    ids = value.type.tensor_type.elem_type in _IDS and len(known) == 2 and axis == 1
+    if "mask" in value.name.lower():
+        return "total" if axis == len(known) - 1 and (opened or dim == 1) else "new" if opened else dim
+    return "new" if opened or (ids and dim == 1) else dim
+
+
+def _lengths(told: Mapping[str, int | str], length: int | None) -> Lengths:
+    """Return how long sequences may be.
+
+    Args:
+        told: extents, or bounds as P:0..255, by role.
+        length: places of a cache; None for none given.
+    """
+    most = {role: _most(dim) for role, dim in told.items()}
+    total = length
+    if "past" in most:
+        if length is not None and most["past"] + 1 != length:
+            bound = most["past"]
+            raise UsageError(f"--max-length {length} contradicts the bound {bound} of the past in --input-shape")
+        total = most["past"] + 1
+    total = total or DEFAULT_LENGTH
+    if total < 2:
+        raise UsageError(f"a cache of {total} place cannot grow", hint="--max-length 2 is the least")
+    new = most.get("new", min(DEFAULT_NEW, total - 1))
+    if new >= total:
+        raise UsageError(
+            f"a run of {new} new places does not fit caches of {total} beside a past",
+            hint="--max-length must be larger than the most new places of one run",
+        )
+    return Lengths(total, new, isinstance(told.get("new"), int))
+
+
+def _most(dim: int | str) -> int:
+    """Return the largest value of an extent."""
+    if isinstance(dim, int):
+        return dim
+    bound = _BOUND.fullmatch(dim)
+    if bound is None or int(bound[1]) > int(bound[2]):
+        raise UsageError(f"extent '{dim}' is neither a number nor NAME:LEAST..MOST", hint="such as P:0..255 or S:1..32")
+    return int(bound[2])

@@ -1,0 +1,55 @@
+"""Import of a model with the tensors that it keeps between runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+from qcompile.errors import UsageError
+from qcompile.ir.graph import Graph
+from qcompile.onnx_import.bounds import Extents, import_model
+from qcompile.onnx_import.caches import import_growing
+from qcompile.onnx_import.growing import describe, growing_pairs
+from qcompile.onnx_import.states import AUTO, bind_states
+
+
+def import_kept(
+    model: str | PathLike[str] | Any,
+    shapes: Mapping[str, Extents],
+    values: Mapping[str, Any] | None,
+    states: Sequence[str],
+    initial: Mapping[str, float | str],
+    length: int | None,
+) -> Graph:
+    """Import a model, and note in the graph what it keeps.
+
+    Args:
+        model: as for `import_onnx`.
+        shapes: extents by input name; an open one as "S:1..128".
+        values: what inputs are fixed to.
+        states: OUTPUT=INPUT, or "auto"; caches that grow with the sequence are among them.
+        initial: what kept tensors start with, by name of the input.
+        length: places of caches that grow; None for a default.
+
+    Raises:
+        UsageError: a name, a shape or a pair does not fit.
+        UnsupportedOpError: an operation has no form for open extents or growing caches.
+    """
+    pairs = growing_pairs(model, states) if states else ()
+    grown = describe(model, pairs, shapes, values, length) if pairs else None
+    if grown is None or not grown.grows:
+        if length is not None:
+            raise UsageError(
+                "--max-length is for models whose caches grow, and this one has none",
+                hint="name them: --state present.0.key=past_key_values.0.key" if not states else None,
+            )
+        graph = import_model(model, shapes, values)
+        bind_states(graph, states, initial)
+        return graph
+    known = {name for pair in pairs for name in pair}
+    others = [text for text in states if text != AUTO and not set(text.split("=")) <= known]
+    if others or initial:
+        listed = others[0] if others else next(iter(initial))
+        raise UsageError(f"'{listed}' cannot be kept beside caches that grow", hint="only the caches are kept")
+    return import_growing(grown)

@@ -1,0 +1,200 @@
+"""Small decoders as exporters write them: caches that grow, masks and places computed from shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+class Export:
+    """Collects the nodes of a decoder.
+
+    Args:
+        heads: of the queries.
+        kept: heads of keys and values.
+        size: of a head.
+        layers: count.
+        vocabulary: count.
+        seed: of the weights.
+    """
+
+    def __init__(
+        self, heads: int = 4, kept: int = 4, size: int = 8, layers: int = 2, vocabulary: int = 31, seed: int = 0
+    ) -> None:
+        self.heads, self.kept, self.size, self.layers, self.vocabulary = heads, kept, size, layers, vocabulary
+        self.width = heads * size
+        self.random = np.random.default_rng(seed)
+        self.nodes: list[Any] = []
+        self.tensors: list[Any] = []
+        self.inputs = [self._input("input_ids", TensorProto.INT64, "batch_size", "sequence_length")]
+        self.outputs = [self._input("logits", TensorProto.FLOAT, "batch_size", "sequence_length", vocabulary)]
+        for layer in range(layers):
+            for part in ("key", "value"):
+                shape = ("batch_size", kept, "past_sequence_length", size)
+                grown = ("batch_size", kept, "past_sequence_length + sequence_length", size)
+                self.inputs.append(self._input(f"past_key_values.{layer}.{part}", TensorProto.FLOAT, *shape))
+                self.outputs.append(self._input(f"present.{layer}.{part}", TensorProto.FLOAT, *grown))
+        total = "past_sequence_length + sequence_length"
+        self.inputs.append(self._input("attention_mask", TensorProto.INT64, "batch_size", total))
+
+    @staticmethod
+    def _input(name: str, kind: int, *shape: int | str) -> Any:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    def __call__(self, op: str, *inputs: str, n: int = 1, domain: str = "", **attributes: Any) -> Any:
+        names = [f"/{op}_{len(self.nodes)}_{k}" for k in range(n)]
+        self.name(op, list(inputs), names, domain, **attributes)
+        return names[0] if n == 1 else names
+
+    def name(self, op: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any) -> None:
+        label = f"/{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, outputs, label, domain=domain, **attributes))
+
+    def constant(self, data: Any, dtype: str = "int64") -> str:
+        name = f"const_{len(self.tensors)}"
+        self.tensors.append(numpy_helper.from_array(np.asarray(data, dtype), name))
+        return name
+
+    def weight(self, *shape: int, scale: float = 1.0) -> str:
+        return self.constant(self.random.normal(0, scale / np.sqrt(shape[0]), shape), "float32")
+
+    def dim(self, x: str, axis: int) -> str:
+        return self("Gather", self("Shape", x), self.constant(axis), axis=0)
+
+    def row(self, number: str) -> str:
+        return self("Unsqueeze", number, self.constant([0]))
+
+    def dense(self, x: str, rows: int, columns: int) -> str:
+        product = self("MatMul", x, self.weight(rows, columns))
+        return self("Add", product, self.constant(self.random.normal(0, 0.1, columns), "float32"))
+
+    def split_heads(self, x: str, heads: int) -> str:
+        last = self.constant([heads, self.size])
+        shape = self("Concat", self.row(self.dim(x, 0)), self.row(self.dim(x, 1)), last, axis=0)
+        return self("Transpose", self("Reshape", x, shape), perm=[0, 2, 1, 3])
+
+    def append(self, layer: int, part: str, new: str) -> str:
+        name = f"present.{layer}.{part}"
+        self.name("Concat", [f"past_key_values.{layer}.{part}", new], [name], axis=-2)
+        return name
+
+    def join_heads(self, x: str) -> str:
+        moved = self("Transpose", x, perm=[0, 2, 1, 3])
+        shape = self("Concat", self.row(self.dim(moved, 0)), self.row(self.dim(moved, 1)), self.constant([-1]), axis=0)
+        return self("Reshape", moved, shape)
+
+    def model(self, opset: int = 17, more: tuple[str, ...] = ()) -> Any:
+        graph = helper.make_graph(self.nodes, "decoder", self.inputs, self.outputs, self.tensors)
+        opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in more)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def gpt2(**sizes: int) -> Any:
+    """Learned places, a bias buffer cut by the lengths, layer normalization, GELU by tanh."""
+    b = Export(**sizes)
+    w, places = b.width, 64
+    past = b.dim("past_key_values.0.key", 2)
+    new = b.dim("input_ids", 1)
+    total = b("Add", past, new)
+    position = b("Unsqueeze", b("Range", past, total, b.constant(1)), b.constant([0]))
+    token = b("Gather", b.weight(b.vocabulary, w, scale=4), "input_ids")
+    x = b("Add", token, b("Gather", b.weight(places, w, scale=2), position))
+    mask = b("Unsqueeze", b("Unsqueeze", "attention_mask", b.constant([1])), b.constant([2]))
+    low = b.constant(np.finfo(np.float32).min, "float32")
+    mask = b("Mul", b("Sub", b.constant(1.0, "float32"), b("Cast", mask, to=1)), low)
+    buffer = b.constant(np.tri(places, dtype=bool)[None, None], "bool")
+    for layer in range(b.layers):
+        n = b("LayerNormalization", x, b.constant(np.ones(w), "float32"), b.constant(np.zeros(w), "float32"), axis=-1)
+        q, k, v = b("Split", b.dense(n, w, 3 * w), n=3, axis=2)
+        q, k, v = (b.split_heads(part, b.heads) for part in (q, k, v))
+        k, v = b.append(layer, "key", k), b.append(layer, "value", v)
+        scores = b("Div", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), b.constant(b.size**0.5, "float32"))
+        rows, columns = b.dim(q, 2), b.dim(k, 2)
+        first = b("Sub", columns, rows)
+        cut = b("Slice", buffer, b.row(first), b.row(columns), b.constant([2]), b.constant([1]))
+        cut = b("Slice", cut, b.constant([0]), b.row(columns), b.constant([3]), b.constant([1]))
+        scores = b("Where", cut, scores, low)
+        shares = b("Softmax", b("Add", scores, mask), axis=-1)
+        x = b("Add", b.dense(b.join_heads(b("MatMul", shares, v)), w, w), x)
+        n = b("LayerNormalization", x, b.constant(np.ones(w), "float32"), b.constant(np.zeros(w), "float32"), axis=-1)
+        h = b.dense(n, w, 4 * w)
+        cube = b("Mul", b("Pow", h, b.constant(3.0, "float32")), b.constant(0.044715, "float32"))
+        inner = b("Tanh", b("Mul", b("Add", h, cube), b.constant(0.7978845608, "float32")))
+        h = b("Mul", b("Mul", h, b.constant(0.5, "float32")), b("Add", inner, b.constant(1.0, "float32")))
+        x = b("Add", b.dense(h, 4 * w, w), x)
+    b.name("MatMul", [x, b.weight(w, b.vocabulary)], ["logits"])
+    return b.model()
+
+
+def rotated(b: Export, x: str, cos: str, sin: str) -> str:
+    half = b.size // 2
+    first = b("Slice", x, b.constant([0]), b.constant([half]), b.constant([3]))
+    second = b("Slice", x, b.constant([half]), b.constant([2**62]), b.constant([3]))
+    turned = b("Concat", b("Neg", second), first, axis=-1)
+    return b("Add", b("Mul", x, cos), b("Mul", turned, sin))
+
+
+def normalized(b: Export, x: str) -> str:
+    squares = b("ReduceMean", b("Pow", x, b.constant(2.0, "float32")), axes=[-1], keepdims=1)
+    root = b("Sqrt", b("Add", squares, b.constant(1e-5, "float32")))
+    gain = b.constant(b.random.normal(1, 0.1, b.width), "float32")
+    return b("Mul", gain, b("Mul", x, b("Div", b.constant(1.0, "float32"), root)))
+
+
+def repeated(b: Export, x: str, heads: int) -> str:
+    """Repeat the heads of keys or values by Unsqueeze, Expand and Reshape."""
+    times = heads // b.kept
+    batch, length = b.row(b.dim(x, 0)), b.row(b.dim(x, 2))
+    wide = b("Concat", batch, b.constant([b.kept, times]), length, b.constant([b.size]), axis=0)
+    flat = b("Concat", batch, b.constant([heads]), length, b.constant([b.size]), axis=0)
+    return b("Reshape", b("Expand", b("Unsqueeze", x, b.constant([2])), wide), flat)
+
+
+def llama(**sizes: int) -> Any:
+    """Rotary places, shared key heads, RMS normalization, a gated MLP; masks by Range and comparison."""
+    b = Export(**{"kept": 2, **sizes})
+    w = b.width
+    b.inputs.append(b._input("position_ids", TensorProto.INT64, "batch_size", "sequence_length"))
+    past, new = b.dim("past_key_values.0.key", 2), b.dim("input_ids", 1)
+    total = b("Add", past, new)
+    x = b("Gather", b.weight(b.vocabulary, w, scale=4), "input_ids")
+    frequencies = b.constant((10000.0 ** (-np.arange(0, b.size, 2) / b.size)).reshape(1, -1, 1), "float32")
+    places = b("Cast", b("Unsqueeze", "position_ids", b.constant([1])), to=1)
+    angles = b("Transpose", b("MatMul", frequencies, places), perm=[0, 2, 1])
+    angles = b("Concat", angles, angles, axis=-1)
+    cos, sin = (b("Unsqueeze", b(f, angles), b.constant([1])) for f in ("Cos", "Sin"))
+    low = float(np.finfo(np.float32).min)
+    columns = b("Range", b.constant(0), total, b.constant(1))
+    rows = b("Reshape", b("Range", past, total, b.constant(1)), b.constant([-1, 1]))
+    later = b("Cast", b("Greater", columns, rows), to=1)
+    shape = b("Concat", b.row(new), b.row(total), axis=0)
+    mask = b("Mul", b("ConstantOfShape", shape, value=helper.make_tensor("v", 1, [1], [low])), later)
+    mask = b("Unsqueeze", mask, b.constant([0, 1]))
+    keys = b("Unsqueeze", b("Unsqueeze", "attention_mask", b.constant([1])), b.constant([1]))
+    padding = b("Equal", b("Add", mask, b("Cast", keys, to=1)), b.constant(0.0, "float32"))
+    mask = b("Where", padding, b.constant(low, "float32"), mask)
+    for layer in range(b.layers):
+        n = normalized(b, x)
+        q = rotated(b, b.split_heads(b("MatMul", n, b.weight(w, w)), b.heads), cos, sin)
+        k = rotated(b, b.split_heads(b("MatMul", n, b.weight(w, b.kept * b.size)), b.kept), cos, sin)
+        v = b.split_heads(b("MatMul", n, b.weight(w, b.kept * b.size)), b.kept)
+        k, v = b.append(layer, "key", k), b.append(layer, "value", v)
+        k, v = repeated(b, k, b.heads), repeated(b, v, b.heads)
+        scores = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), b.constant(b.size**-0.5, "float32"))
+        shares = b("Softmax", b("Add", scores, mask), axis=-1)
+        x = b("Add", x, b("MatMul", b.join_heads(b("MatMul", shares, v)), b.weight(w, w)))
+        n = normalized(b, x)
+        gate = b("MatMul", n, b.weight(w, 3 * w))
+        h = b("Mul", b("Mul", gate, b("Sigmoid", gate)), b("MatMul", n, b.weight(w, 3 * w)))
+        x = b("Add", x, b("MatMul", h, b.weight(3 * w, w)))
+    b.name("MatMul", [normalized(b, x), b.weight(w, b.vocabulary)], ["logits"])
+    return b.model()
+
+
+def save(model: Any, path: Any) -> Any:
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path

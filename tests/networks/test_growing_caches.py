@@ -1,0 +1,261 @@
+"""Decoders whose keys and values grow: one bundle keeps them, and says what ONNX Runtime says, run after run."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from decoder_models import gpt2, llama, save
+
+import qcompile
+from qcompile import bundle as bundles
+from qcompile import driver, runtime, targets
+from qcompile.cli import run_command
+from qcompile.errors import BundleError, QCompileError, UnsupportedOpError, UsageError
+from qcompile.ir.graph import Graph
+from qcompile.ir.state import initial_states
+from qcompile.lower import lower_graph
+from qcompile.ops.interpreter import Interpreter
+
+PLACES = 48
+MODELS = {"gpt2": gpt2, "llama": llama}
+CUTS = (7, 1, 1, 3, 1, 20, 1)
+
+
+def chunks(cuts: Sequence[int] = CUTS, seed: int = 3) -> list[Any]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 31, (1, count)) for count in cuts]
+
+
+def reference(path: Path, given: Sequence[Any]) -> list[Any]:
+    """Return ONNX Runtime's logits for runs one after another, the caches passed back by hand."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    inputs = {i.name: i.shape for i in session.get_inputs()}
+    past = {n: np.zeros([1, s[1], 0, s[3]], np.float32) for n, s in inputs.items() if n.startswith("past")}
+    results, length = [], 0
+    for ids in given:
+        count = ids.shape[1]
+        feeds = {"input_ids": ids, "attention_mask": np.ones((1, length + count), np.int64), **past}
+        if "position_ids" in inputs:
+            feeds["position_ids"] = np.arange(length, length + count)[None]
+        made = dict(zip(names, session.run(None, feeds), strict=True))
+        past = {name: made[name.replace("past_key_values", "present")] for name in past}
+        length += count
+        results.append(made["logits"])
+    return results
+
+
+def close(found: Any, wanted: Any, tolerance: float = 2e-5) -> bool:
+    return found.shape == wanted.shape and bool(np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max())
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(MODELS[request.param](), tmp_path_factory.mktemp(request.param) / "decoder.onnx")
+
+
+@pytest.fixture(scope="module")
+def bundle(model: Path) -> Path:
+    path = model.parent / "bundle"
+    qcompile.compile(model, precision="fp32", state=["auto"], max_length=PLACES, output=path)
+    return path
+
+
+def prepared(model: Path, **settings: Any) -> Graph:
+    config = driver.resolve_config(model, None, {"state": ["auto"], "precision": "fp32", **settings})
+    context, _, graph = driver.prepare(model, config, None, None)
+    simplified, _ = driver.simplify(graph, config, context, ())
+    final, _ = driver.to_precision(simplified, config, context, ())
+    return driver.bound_extents(final, config, context, ())[0]
+
+
+def test_runs_of_any_length_one_after_another(model: Path, bundle: Path) -> None:
+    wanted = reference(model, chunks())
+    with runtime.load(bundle, threads=2) as session:
+        assert [tensor.name for tensor in session.inputs] == ["input_ids"]
+        assert [tensor.name for tensor in session.outputs] == ["logits"]
+        for _ in range(2):
+            session.reset()
+            for ids, logits in zip(chunks(), wanted, strict=True):
+                assert close(session.run({"input_ids": ids})["logits"], logits)
+            assert session.state("cache_length").tolist() == [sum(CUTS)]
+
+
+def test_a_full_cache_is_an_error_and_leaves_the_sequence_as_it_was(model: Path, bundle: Path) -> None:
+    given = chunks([30, 18, 1])
+    wanted = reference(model, [given[0], given[2]])
+    with runtime.load(bundle) as session:
+        session.run({"input_ids": given[0]})
+        with pytest.raises(BundleError, match="longer than the model keeps"):
+            session.run({"input_ids": np.concatenate([given[1], given[2]], 1)})
+        assert close(session.run({"input_ids": given[2]})["logits"], wanted[1])
+        session.reset()
+        session.run({"input_ids": given[0]})
+        session.run({"input_ids": given[1]})
+        with pytest.raises(BundleError, match="reset it"):
+            session.run({"input_ids": given[2]})
+
+
+def test_a_sequence_can_be_taken_back(model: Path, bundle: Path) -> None:
+    """Fewer places count again after the kept length is set: as speculative decoding needs it."""
+    given = chunks([5, 4, 3])
+    wanted = reference(model, [given[0], given[2]])
+    with runtime.load(bundle) as session:
+        session.run({"input_ids": given[0]})
+        session.run({"input_ids": given[1]})
+        session.set_state("cache_length", np.array([5]))
+        assert close(session.run({"input_ids": given[2]})["logits"], wanted[1])
+
+
+def test_nothing_past_the_length_is_ever_read(bundle: Path) -> None:
+    ids = chunks([6, 1])
+    with runtime.load(bundle) as session:
+        for part in ids:
+            wanted = session.run({"input_ids": part})["logits"]
+        session.reset()
+        for tensor in session.states:
+            if tensor.name != "cache_length":
+                session.set_state(tensor.name, np.full(tensor.shape, np.nan, tensor.dtype))
+        for part in ids:
+            found = session.run({"input_ids": part})["logits"]
+    assert np.array_equal(found, wanted)
+
+
+def test_the_interpreter_runs_the_masked_graph(model: Path) -> None:
+    graph = prepared(model, max_length=PLACES)
+    interpreter, kept = Interpreter(graph), initial_states(graph)
+    for ids, logits in zip(chunks(), reference(model, chunks()), strict=True):
+        made = interpreter.run({"input_ids": ids, **kept})
+        assert close(made["logits"], logits)
+        kept = {state.input: made[state.output] for state in graph.states}
+    with pytest.raises(UsageError, match="54 places, the model keeps 48"):
+        interpreter.run({"input_ids": chunks([20])[0], **kept})
+
+
+def test_attention_reads_the_caches_where_they_lie(model: Path) -> None:
+    graph = prepared(model, max_length=PLACES)
+    kinds = [node.op.name for node in graph.nodes]
+    assert (kinds.count("cache_append"), kinds.count("cache_scores"), kinds.count("cache_mix")) == (4, 2, 2)
+    assert not {"matmul", "expand"} & set(kinds)
+    for value in graph.inputs:
+        if value.name.startswith("past"):
+            assert [user.op.name for user in value.users()] == ["cache_append"]
+
+
+def test_bounds_in_shapes_and_one_token_at_a_time(model: Path, tmp_path: Path) -> None:
+    heads = next(v for v in onnx.load(model).graph.input if "past" in v.name).type.tensor_type.shape.dim[1].dim_value
+    names = [f"past_key_values.{n}.{part}" for n in (0, 1) for part in ("key", "value")]
+    shapes: dict[str, Any] = {name: [1, heads, "P:0..30", 8] for name in names}
+    shapes["input_ids"] = [1, 1]
+    qcompile.compile(model, precision="fp32", state=["auto"], input_shapes=shapes, output=tmp_path / "b")
+    given = chunks([1] * 31)
+    with runtime.load(tmp_path / "b") as session:
+        assert not session.symbols
+        assert session.manifest["length"] == {"state": "cache_length", "new": "1", "most": 31}
+        for ids, logits in zip(given, reference(model, given), strict=True):
+            assert close(session.run({"input_ids": ids})["logits"], logits)
+        with pytest.raises(BundleError, match="longer than the model keeps"):
+            session.run({"input_ids": given[0]})
+
+
+def test_from_the_command_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--fp32", "--state", "auto", "--max-length", "24", "-o", str(tmp_path / "b")]
+    assert run_command(["compile", str(model), *options]) == 0
+    assert "4 growing caches are kept: up to 24 places" in capsys.readouterr().out
+    ids = chunks([1, 1, 1])
+    np.concatenate(ids).reshape(3, 1, 1).tofile(tmp_path / "ids")
+    program = [str(tmp_path / "b" / "bin" / "qcrun"), "--size", "S=1"]
+    command = [*program, "--sequence", str(tmp_path / "ids"), "--output", str(tmp_path / "out")]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    logits = np.fromfile(tmp_path / "out", np.float32).reshape(3, 1, 1, -1)
+    for found, wanted in zip(logits, reference(model, ids), strict=True):
+        assert close(found, wanted)
+    np.zeros((25, 1, 1), np.int64).tofile(tmp_path / "ids")
+    full = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    assert full.returncode == 1
+    assert "frame 24: the sequence would be longer than the model keeps" in full.stderr
+    assert subprocess.run([*program, "--bench", "60"], capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.mark.arm
+def test_the_same_on_arm(model: Path, tmp_path: Path, qemu_aarch64: str) -> None:
+    executable = tmp_path / "model"
+    program = lower_graph(prepared(model, max_length=PLACES), targets.load("rpi4"))
+    executable.write_bytes(bundles.build_executable(program))
+    executable.chmod(0o755)
+    ids = chunks([3, 3, 3])
+    np.concatenate(ids).reshape(3, 1, 3).tofile(tmp_path / "ids")
+    command = [qemu_aarch64, "-cpu", "cortex-a72", executable, "--size", "S=3", "--sequence", tmp_path / "ids"]
+    command += ["--output", tmp_path / "out"]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=120)
+    logits = np.fromfile(tmp_path / "out", np.float32).reshape(3, 1, 3, -1)
+    for found, wanted in zip(logits, reference(model, ids), strict=True):
+        assert close(found, wanted)
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_a_length_without_caches(tmp_path: Path) -> None:
+    model = gpt2(layers=1)
+    for value in (*model.graph.input, *model.graph.output):
+        if "key" in value.name or "value" in value.name:
+            value.type.tensor_type.shape.dim[2].dim_value = 5
+    path = tmp_path / "fixed.onnx"
+    onnx.save(model, path)
+    with pytest.raises(UsageError, match="--max-length is for models whose caches grow"):
+        prepared(path, max_length=16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_length": 24, "input_shapes": {"input_ids": [1, "S:1..24"]}}, "24 new places does not fit caches of 24"),
+        ({"input_shapes": {"nothing": [1]}}, "no input named 'nothing'"),
+        ({"input_shapes": {"input_ids": [1, 2, 3]}}, "has 2 axes, --input-shape gives 3"),
+        ({"state_initial": {"past_key_values.0.key": 1.0}}, "cannot be kept beside caches that grow"),
+        ({"max_length": 65}, "no form with 65 places: .*out of range for an axis of 64"),
+    ],
+)
+def test_what_does_not_fit_is_said(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    path = save(gpt2(layers=1), tmp_path / "decoder.onnx")
+    with pytest.raises(QCompileError, match=message):
+        prepared(path, **settings)
+
+
+def test_a_cache_that_is_more_than_appended_to(tmp_path: Path) -> None:
+    model = gpt2(layers=1)
+    node = next(n for n in model.graph.node if "present.0.key" in n.output)
+    node.output[0] = "grown"
+    model.graph.node.append(onnx.helper.make_node("Neg", ["grown"], ["present.0.key"]))
+    for other in model.graph.node:
+        if other.op_type not in ("Neg", "Concat"):
+            for index, name in enumerate(other.input):
+                other.input[index] = "grown" if name == "present.0.key" else name
+    path = tmp_path / "odd.onnx"
+    onnx.save(model, path)
+    with pytest.raises(UnsupportedOpError, match=r"'present.0.key' is not 'past_key_values.0.key' with new rows"):
+        prepared(path, max_length=PLACES)
+
+
+def test_keys_that_are_read_in_another_way_are_still_right(tmp_path: Path) -> None:
+    """A sum over all keys is no product of attention: it reads the cache as any tensor."""
+    model = gpt2(layers=1)
+    last = next(n for n in model.graph.node if "logits" in n.output)
+    last.output[0] = "plain"
+    axes = onnx.numpy_helper.from_array(np.array([1, 2, 3]), "all_axes")
+    model.graph.initializer.append(axes)
+    model.graph.node.append(onnx.helper.make_node("ReduceSum", ["present.0.key", "all_axes"], ["sum"]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["plain", "sum"], ["logits"]))
+    path = save(model, tmp_path / "sum.onnx")
+    qcompile.compile(path, precision="fp32", state=["auto"], max_length=PLACES, output=tmp_path / "b")
+    with runtime.load(tmp_path / "b") as session:
+        for ids, wanted in zip(chunks(), reference(path, chunks()), strict=True):
+            assert close(session.run({"input_ids": ids})["logits"], wanted)
