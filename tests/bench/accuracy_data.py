@@ -136,6 +136,24 @@ class Recorder:
         return answer
 
 
+def sqnr_and_agreement(recorder: Recorder, run: Run) -> tuple[float, float]:
+    """Return the SQNR of the worst output, dB, and how often the largest entry of the first is the same."""
+    signal: dict[str, float] = {}
+    noise: dict[str, float] = {}
+    same = 0
+    for given, expected in recorder.calls:
+        answer = run(given)
+        for name, exact in expected.items():
+            wide = exact.astype(np.float64)
+            error = np.nan_to_num(answer[name].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0) - wide
+            signal[name] = signal.get(name, 0.0) + float(np.square(wide).sum())
+            noise[name] = noise.get(name, 0.0) + float(np.square(error).sum())
+        first = next(iter(expected))
+        same += int(np.argmax(answer[first]) == np.argmax(expected[first]))
+    ratio = min(10 * np.log10(signal[name] / max(noise[name], 1e-30)) for name in signal)
+    return float(ratio), same / len(recorder.calls)
+
+
 def shuffled(items: Sequence[Sample], count: int) -> Iterator[Sample]:
     """Yield some items in a seeded order."""
     for index in np.random.default_rng(0).permutation(len(items))[:count].tolist():
