@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qcompile.ir.program import Program
     from qcompile.passmgr import PassContext, PassRecord
     from qcompile.passmgr.execution import Instrument
+    from qcompile.search.leaving import Kept
     from qcompile.search.result import SearchResult
 
 SIMPLIFY = (
@@ -300,8 +301,9 @@ def to_precision(
     check_selection(observed, config.keep_int16, option="--keep-int16", original=graph)
     calibrated, ranges = _run(f"calibrate{{seed={config.seed}}}", observed, config, context, instruments)
 
-    def quantized(names: Sequence[str], whole: bool) -> tuple[Graph, list[PassRecord]]:
-        more = replace(config, keep_float=(*config.keep_float, *names))
+    def quantized(kept: Kept, whole: bool) -> tuple[Graph, list[PassRecord]]:
+        real, wide = (*config.keep_float, *kept.real), (*config.keep_int16, *kept.wide)
+        more = replace(config, keep_float=real, keep_int16=wide)
         pipeline = f"{integer_pipeline(more, whole)},{finish_pipeline(config)}"
         return _run(pipeline, calibrated, config, context, instruments if whole else ())
 

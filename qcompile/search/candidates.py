@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
 from qcompile.passmgr import PassContext, PassManager, PassRegistry, parse_pipeline
 from qcompile.search.evaluation import Evaluator, Split
-from qcompile.search.plan import Step, plan_steps
+from qcompile.search.plan import Step, extra_ns, plan_steps
 from qcompile.search.recipe import Recipe
 from qcompile.search.score import Score
 from qcompile.search.sensitivity import Sensitivity, measure_noise, sensitivities
@@ -100,9 +101,10 @@ class Candidates:
             jobs=self._jobs,
             progress=self._context.progress,
         )
+        costs = NodeCosts.of(context)
         return {
             "nodes": [asdict(row) for row in sensitivities(noises)],
-            "plan": [asdict(step) for step in plan_steps(assigned, noises, NodeCosts.of(context))],
+            "plan": [asdict(step) for step in plan_steps(assigned, noises, partial(extra_ns, costs=costs))],
         }
 
     def _build(self, recipe: Recipe) -> Graph:

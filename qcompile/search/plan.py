@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ class Step:
     """A prefix of the plan.
 
     Args:
-        names: results of all nodes kept in float32 so far, in order of computation.
+        names: results of all nodes kept out of int8 so far, in order of computation.
         noise: predicted noise over signal at the worst output.
     """
 
@@ -29,7 +29,7 @@ class Step:
     noise: float
 
 
-def plan_steps(graph: Graph, noises: Sequence[Noise], costs: NodeCosts | None = None) -> list[Step]:
+def plan_steps(graph: Graph, noises: Sequence[Noise], extra: Callable[[Node], float]) -> list[Step]:
     """Return the steps from everything in int8 to nothing that adds noise.
 
     Each step removes one source, with all nodes that must leave int8 for that; of all sources the one that takes
@@ -39,19 +39,19 @@ def plan_steps(graph: Graph, noises: Sequence[Noise], costs: NodeCosts | None = 
     Args:
         graph: calibrated float graph whose nodes have a precision.
         noises: what each source adds at the outputs.
-        costs: of nodes on the target; None for a typical one.
+        extra: how much longer a node takes where it leaves int8, nanoseconds.
 
     Returns:
-        Steps, the first of which keeps nothing in float32.
+        Steps, the first of which keeps everything in int8.
     """
-    return _Planner(graph, noises, costs or NodeCosts()).steps()
+    return _Planner(graph, noises, extra).steps()
 
 
 class _Planner:
-    def __init__(self, graph: Graph, noises: Sequence[Noise], costs: NodeCosts) -> None:
+    def __init__(self, graph: Graph, noises: Sequence[Noise], extra: Callable[[Node], float]) -> None:
         self._nodes = [node for node in graph.nodes if node.precision == INT8]
         bit = {node: 1 << index for index, node in enumerate(self._nodes)}
-        self._cost = [max(extra_ns(node, costs), _LEAST_NS) for node in self._nodes]
+        self._cost = [max(extra(node), _LEAST_NS) for node in self._nodes]
         self._removal = [sum(bit[node] for node in n.source.removal if node in bit) for n in noises]
         self._noise = np.array([n.outputs for n in noises], np.float64).reshape(len(noises), len(graph.outputs))
         self._touching: dict[int, list[int]] = {}

@@ -1,8 +1,9 @@
-"""What the default recipe does where plain int8 is not accurate enough: a few nodes go back to float32, and it says so.
+"""What the default recipe does where plain int8 is not accurate enough: a few nodes leave int8, and it says so.
 
 Every int8 network is checked on some calibration samples. Where an output falls short of its target, the nodes that
-spoil it most for the time they save leave int8, until the target is met or the price is too high. Targets are those
-of the outputs' use, as far as their shapes tell it; an exact metric needs labels and `--accuracy auto`.
+spoil it most for the time they save leave int8, until the target is met or the price is too high: for 16-bit
+activations where these do and cost less, else for float32. Targets are those of the outputs' use, as far as their
+shapes tell it; an exact metric needs labels and `--accuracy auto`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from qcompile.ir.graph import Graph, Node
 from qcompile.passmgr import PassContext, PassRecord
 from qcompile.search.drop import is_classifier
 from qcompile.search.evaluation import Evaluator
-from qcompile.search.plan import Step, extra_ns, plan_steps
-from qcompile.search.score import int8_share
+from qcompile.search.leaving import Kept, Leaving
+from qcompile.search.plan import Step, plan_steps
+from qcompile.search.score import mac_shares
 from qcompile.search.sensitivity import measure_noise
 from qcompile.search.sources import find_sources
 
@@ -46,8 +48,14 @@ _ROUNDING_DB = 20.0
 _FLAT_DB = 0.5
 """Steps at the end that gain less than this are taken back."""
 
-Run = Callable[[Sequence[str], bool], tuple[Graph, list[PassRecord]]]
-"""Quantizes, keeping nodes in float32; False leaves out what takes long behind it."""
+_HALVINGS = 2
+"""How often nodes that 16-bit activations do not serve are halved to find those that they do serve."""
+
+_SHOWN = 4
+"""Nodes named in a note."""
+
+Run = Callable[[Kept, bool], tuple[Graph, list[PassRecord]]]
+"""Quantizes, keeping nodes out of int8; False leaves out what takes long behind it."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,12 @@ class Protected:
     Args:
         graph: final graph.
         records: of the passes that made it.
-        names: results of the nodes that were put back to float32.
+        kept: nodes that left int8.
     """
 
     graph: Graph
     records: list[PassRecord]
-    names: tuple[str, ...]
+    kept: Kept
 
 
 def targets(graph: Graph) -> list[float]:
@@ -86,7 +94,7 @@ def _is_vector(shape: Sequence[int]) -> bool:
 
 
 def protect(calibrated: Graph, run: Run, context: PassContext) -> Protected:
-    """Quantize, check, and put nodes back to float32 where the targets are missed.
+    """Quantize, check, and take nodes out of int8 where the targets are missed.
 
     Args:
         calibrated: float graph with ranges.
@@ -94,7 +102,7 @@ def protect(calibrated: Graph, run: Run, context: PassContext) -> Protected:
         context: holds the samples; without them, or where they have several sizes, nothing is checked.
     """
     if context.samples is None or calibrated.symbols:
-        return Protected(*run((), True), ())
+        return Protected(*run(Kept(), True), Kept())
     return _Net(calibrated, run, context).secured()
 
 
@@ -114,11 +122,11 @@ class _Net:
 
     def secured(self) -> Protected:
         """Return the network as it is, or a better one."""
-        plain = self._quick(())
+        plain = self._quick(Kept())
         quick = self._margin(plain)
         gain, best = 0.0, None
         if quick >= -_ROUNDING_DB:
-            best = Protected(*self._run((), True), ())
+            best = Protected(*self._run(Kept(), True), Kept())
             margin = self._margin(best.graph)
             if margin >= 0.0:
                 return best
@@ -126,18 +134,18 @@ class _Net:
         # What is too far from its targets for the slow passes goes through them only once, with what it needs.
         steps = self._plan()
         affordable = self._within_budget(steps, plain)
-        best = self._better(best, self._shortest(affordable, gain) if len(affordable) > 1 else steps[0])
+        best = self._better(best, self._shortest(affordable, gain) if len(affordable) > 1 else Kept())
         if self._margin(best.graph, LEAST_DB) < 0.0:
             best = self._better(best, self._at_any_price(steps, best))
         self._report(best, plain)
         return best
 
-    def _quick(self, names: Sequence[str]) -> Graph:
-        return self._run(names, False)[0]
+    def _quick(self, kept: Kept) -> Graph:
+        return self._run(kept, False)[0]
 
-    def _better(self, known: Protected | None, step: Step) -> Protected:
-        """Return the network with a step taken, if it is more accurate than the one known."""
-        found = Protected(*self._run(step.names, True), step.names)
+    def _better(self, known: Protected | None, kept: Kept) -> Protected:
+        """Return the network with nodes out of int8, if it is more accurate than the one known."""
+        found = Protected(*self._run(kept, True), kept)
         return found if known is None or self._margin(found.graph) > self._margin(known.graph) else known
 
     def _plan(self) -> list[Step]:
@@ -157,7 +165,8 @@ class _Net:
             for noise in noises
         ]
         self._nodes = {node.outputs[0].name: node for node in assigned.nodes}
-        return plan_steps(assigned, relative, self._costs)
+        self._leaving = Leaving(assigned, relative, self._costs)
+        return plan_steps(assigned, relative, self._leaving.extra_ns)
 
     def _assigned(self) -> tuple[Graph, Graph]:
         from qcompile.passmgr import PassManager
@@ -175,56 +184,83 @@ class _Net:
         chosen = [Step((), steps[0].noise)]
         for before, step in pairwise(steps):
             names = set(chosen[-1].names) | (set(step.names) - set(before.names))
-            nodes = [self._nodes[name] for name in names]
-            affordable = sum(max(0.0, extra_ns(node, self._costs)) for node in nodes) <= budget
+            kept = self._leaving.kept([n for n in step.names if n in names], step.noise)
             # One that costs too much is left out; what comes behind may be cheaper.
-            if affordable and sum(node.op.macs(node) for node in nodes) <= share * macs:
+            if self._leaving.cost_ns(kept) <= budget and self._macs(kept.real) <= share * macs:
                 chosen.append(Step(tuple(n for n in step.names if n in names), step.noise))
         return chosen
 
-    def _shortest(self, steps: Sequence[Step], gain: float) -> Step:
+    def _macs(self, names: Sequence[str]) -> int:
+        return sum(self._nodes[name].op.macs(self._nodes[name]) for name in names)
+
+    def _shortest(self, steps: Sequence[Step], gain: float) -> Kept:
         """Return the shortest step that meets the targets, or comes as near to them as the last."""
-        reached = self._margin(self._quick(steps[-1].names)) + gain
+        reached = self._margin(self._quick(Kept(steps[-1].names))) + gain
         wanted = min(reached - _FLAT_DB, 0.0)
+        return self._cheapest(self._first(steps, wanted - gain, None), wanted - gain, None)
+
+    def _at_any_price(self, steps: Sequence[Step], best: Protected) -> Kept:
+        """Return the shortest step that meets the least SQNR."""
+        gain = max(0.0, self._margin(best.graph) - self._margin(self._quick(best.kept)))
+        return self._cheapest(self._first(steps, -gain, LEAST_DB), -gain, LEAST_DB)
+
+    def _first(self, steps: Sequence[Step], wanted: float, least: float | None) -> Step:
+        """Return the shortest step that has a margin with its nodes in float32; the last where none is known to."""
         low, high = 0, len(steps) - 1
         while high - low > 1:
             middle = (low + high) // 2
-            if self._margin(self._quick(steps[middle].names)) + gain >= wanted:
+            if self._margin(self._quick(Kept(steps[middle].names)), least) >= wanted:
                 high = middle
             else:
                 low = middle
         return steps[high]
 
-    def _at_any_price(self, steps: Sequence[Step], best: Protected) -> Step:
-        """Return the shortest step that meets the least SQNR."""
-        gain = max(0.0, self._margin(best.graph) - self._margin(self._quick(best.names)))
-        low, high = 0, len(steps) - 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._margin(self._quick(steps[middle].names), LEAST_DB) + gain >= 0.0:
-                high = middle
-            else:
-                low = middle
-        return steps[high]
+    def _cheapest(self, step: Step, wanted: float, least: float | None) -> Kept:
+        """Return the nodes of a step, as many of them on 16-bit activations as leave it its margin."""
+        wide = self._leaving.kept(step.names, step.noise).wide
+        if not wide:
+            return Kept(step.names)
+        enough = min(wanted, self._margin(self._quick(Kept(step.names)), least)) - _FLAT_DB
+
+        def widened(more: Sequence[str], known: Kept, halvings: int) -> Kept:
+            """Give some nodes 16 bits, or else those of their halves that leave the margin."""
+            chosen = {*known.wide, *more}
+            trial = Kept(tuple(n for n in step.names if n not in chosen), tuple(n for n in step.names if n in chosen))
+            if self._margin(self._quick(trial), least) >= enough:
+                return trial
+            if not halvings or len(more) < 2:
+                return known
+            middle = len(more) // 2
+            return widened(more[middle:], widened(more[:middle], known, halvings - 1), halvings - 1)
+
+        return widened(wide, Kept(step.names), _HALVINGS)
 
     def _report(self, best: Protected, plain: Graph) -> None:
-        """Tell the user what was put back, what that gives and what it costs."""
+        """Tell the user what left int8, what that gives and what it costs."""
         before, after = (min(self._evaluator.output_db(graph)) for graph in (plain, best.graph))
-        if best.names:
+        if best.kept:
             time = self._costs.graph_ms(best.graph) / self._costs.graph_ms(plain) - 1
-            shown = [_title(self._nodes[name]) for name in best.names[:6]]
-            more = f" and {len(best.names) - 6} more" if len(best.names) > 6 else ""
-            count = f"{len(best.names)} node{'s' if len(best.names) > 1 else ''}"
+            shares = [f"{100 * s:.1f} % in {p}" for p, s in mac_shares(best.graph).items() if s or p == "int8"]
             self._context.note(
-                f"{count} went back to float32 for accuracy: SQNR {before:.1f} → {after:.1f} dB at the worst output, "
-                f"{100 * int8_share(best.graph):.1f} % of the MACs in int8, {100 * time:+.0f} % modelled time: "
-                f"{', '.join(shown)}{more}"
+                f"{self._named(best.kept)} for accuracy: SQNR {before:.1f} → {after:.1f} dB at the worst output, "
+                f"MACs {', '.join(shares)}, {100 * time:+.0f} % modelled time"
             )
         if after < LEAST_DB:
             self._context.note(
                 f"the worst output has an SQNR of {after:.1f} dB only: `qcompile analyze` shows why, and "
                 "--accuracy auto searches further"
             )
+
+    def _named(self, kept: Kept) -> str:
+        """Return which nodes left int8, in words."""
+        parts = []
+        for names, where in ((kept.wide, "16-bit activations"), (kept.real, "float32")):
+            shown = ", ".join(_title(self._nodes[name]) for name in names[:_SHOWN])
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            count = f"{len(names)} node{'s' if len(names) > 1 else ''}"
+            if names:
+                parts.append(f"{count} ({shown}{more}) went {'to' if names is kept.wide else 'back to'} {where}")
+        return " and ".join(parts)
 
 
 def _title(node: Node) -> str:

@@ -47,6 +47,13 @@ class Score:
 
 def int8_share(graph: Graph) -> float:
     """Return the share of the multiply-accumulates that a graph computes in int8; 1 where it has none."""
+    return mac_shares(graph)["int8"]
+
+
+def mac_shares(graph: Graph) -> dict[str, float]:
+    """Return the share of the multiply-accumulates by precision; what a graph without any has counts as int8."""
     macs = [(node.op.macs(node), precision_of(node)) for node in graph.nodes]
     total = sum(count for count, _ in macs)
-    return sum(count for count, precision in macs if precision == "int8") / total if total else 1.0
+    if not total:
+        return {"int8": 1.0, "int16": 0.0, "float32": 0.0}
+    return {kind: sum(n for n, p in macs if p == kind) / total for kind in ("int8", "int16", "float32")}
