@@ -37,6 +37,8 @@ from qcompile.kernels.halves import float_weights
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.staging import Gather, Stage
+from qcompile.kernels.winograd_conv import plan_winograd
+from qcompile.kernels.winograd_plan import shared_plan
 
 _KEPT = 12
 """Operands that LLVM may keep in registers from one block of channels to the next; more would spill."""
@@ -62,7 +64,10 @@ def plan_conv(workload: ConvWorkload, isa: Isa, target: Caches, plan: ConvPlan |
     if depthwise_kernel(workload, isa) is not None:
         return plan_depthwise(workload, isa, plan)
     work = workload.canonical()
-    return _Generator(work, isa, plan or choose_plan(work, isa, target.l2_bytes)).kernel()
+    plan = plan or shared_plan(work, isa) or choose_plan(work, isa, target.l2_bytes)
+    if plan.shares_products:
+        return plan_winograd(work, isa, plan)
+    return _Generator(work, isa, plan).kernel()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.errors import LoweringError
+from qcompile.kernels import winograd
 from qcompile.kernels.amx import AmxKernel
 from qcompile.kernels.conv_plan import ConvPlan, Walk, choose_tiling, groups_of_step, micro_kernel, walk
 from qcompile.kernels.conv_workload import ConvWorkload
@@ -18,6 +19,7 @@ from qcompile.kernels.halves import stored_as
 from qcompile.kernels.isa import Isa, MicroKernel
 from qcompile.kernels.micro import in_chunks
 from qcompile.kernels.parameters import LayerScalars, parameter_block
+from qcompile.kernels.winograd_plan import shared_plan
 
 Array = npt.NDArray[Any]
 ACCUMULATOR_LIMIT = 2**31 - 1
@@ -67,7 +69,7 @@ def pack_conv(
         LoweringError: a weight is too small for the instruction set, or a sum could overflow int32.
     """
     work, micro = workload.canonical(), micro_kernel(workload, isa)
-    scalars = scalars or LayerScalars()
+    scalars, plan = scalars or LayerScalars(), plan or shared_plan(work, isa)
     filters, groups = work.filters, work.groups
     kernel = np.asarray(weights).reshape(filters, *work.kernel, work.channels // groups)
     total = np.int32 if work.precision == "int8" else np.float32
@@ -77,6 +79,9 @@ def pack_conv(
     depthwise = depthwise_kernel(workload, isa)
     if depthwise is not None:
         groups, lanes, packed = 1, depthwise.channels, pack_depthwise(workload, isa, kernel)
+    elif plan is not None and plan.shares_products:
+        lanes = micro.lanes
+        packed = winograd.pack(kernel, plan.square, plan.tiling.nv, lanes)
     else:
         nv, lanes = (plan.tiling if plan is not None else choose_tiling(work, isa)).nv, micro.lanes
         flat = [_pack_group(work, part, nv, micro) for part in np.split(kernel, groups)]

@@ -11,7 +11,7 @@ from qcompile.kernels.isa import Isa, MicroKernel
 
 _FINISH_CYCLES = 1.0
 _NARROW_CYCLES = 1.5
-_TILE_CYCLES = 12.0
+TILE_CYCLES = 12.0
 _NEAR_BYTES = 1 << 15
 _FAR_BYTES_PER_CYCLE = 20
 _GATHER_CYCLES = 6.0
@@ -101,8 +101,8 @@ def _element_bytes(work: ConvWorkload) -> int:
     return 4 if work.precision == "float32" else 1
 
 
-def _pieces(total: int, size: int) -> list[tuple[int, int]]:
-    """(count, size) of whole pieces and of the remainder."""
+def pieces(total: int, size: int) -> list[tuple[int, int]]:
+    """(count, size) of whole pieces and of the remainder, of those that exist."""
     return [(count, part) for count, part in ((total // size, size), (1, total % size)) if count and part]
 
 
@@ -145,16 +145,16 @@ def _cycles(work: ConvWorkload, micro: MicroKernel, tiling: Tiling, fit: int, sh
     step = micro.lanes * micro.group * size
     far = vectors * groups * step > _NEAR_BYTES
     total = 0.0
-    for row_count, rows in _pieces(work.out_height, tiling.rows):
-        for column_count, columns in _pieces(work.out_width, tiling.columns):
-            for block_count, nv in _pieces(vectors, tiling.nv):
+    for row_count, rows in pieces(work.out_height, tiling.rows):
+        for column_count, columns in pieces(work.out_width, tiling.columns):
+            for block_count, nv in pieces(vectors, tiling.nv):
                 mr = rows * columns
                 dots = micro.cycles(mr, nv)
                 if far:
                     dots = max(dots, nv * step / _FAR_BYTES_PER_CYCLE)
                 narrowings = nv / fit if shared else _narrowings(nv, fit)
                 finish = _FINISH_CYCLES * nv + _NARROW_CYCLES * narrowings
-                tile = groups * dots + finish * 2 * mr + _TILE_CYCLES
+                tile = groups * dots + finish * 2 * mr + TILE_CYCLES
                 total += row_count * column_count * block_count * tile
     return total
 
@@ -187,10 +187,18 @@ class ConvPlan:
     Args:
         tiling: register tile; of a depthwise kernel only the most columns to compute at once matter.
         blocking: parallel work; of a depthwise kernel only its rows matter.
+        square: rows and columns of outputs that share products (``winograd``), of which the register tile then has
+            ``columns`` in one row; (1, 1): each output has its own.
     """
 
     tiling: Tiling
     blocking: Blocking
+    square: tuple[int, int] = (1, 1)
+
+    @property
+    def shares_products(self) -> bool:
+        """Whether tiles of outputs share products."""
+        return self.square != (1, 1)
 
 
 def choose_plan(workload: ConvWorkload, isa: Isa, l2_bytes: int) -> ConvPlan:

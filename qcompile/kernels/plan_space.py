@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
+from qcompile.kernels import winograd_plan
 from qcompile.kernels.amx import AmxKernel, pixels_of_tile
 from qcompile.kernels.conv_plan import (
     Blocking,
@@ -19,11 +21,15 @@ from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import choose_depthwise, depthwise_kernel
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.tuned import is_possible
+from qcompile.kernels.winograd_plan import shared_cycles, shared_plan, shared_plans
 
 _LEAST_ITEMS = 8
 """Parallel items that every plan leaves, where the estimate has so many: a plan must not cost other threads theirs."""
 
 _MOST_ROWS_OF_TILE = 8
+
+_MOST_SHARED = 6
+"""Plans that share products among those to measure."""
 
 
 def estimated_plan(workload: ConvWorkload, isa: Isa, l2_bytes: int) -> ConvPlan:
@@ -31,7 +37,7 @@ def estimated_plan(workload: ConvWorkload, isa: Isa, l2_bytes: int) -> ConvPlan:
     work = workload.canonical()
     if depthwise_kernel(work, isa) is not None:
         return choose_depthwise(work, isa)
-    return choose_plan(work, isa, l2_bytes)
+    return shared_plan(work, isa) or choose_plan(work, isa, l2_bytes)
 
 
 def tile_plans(workload: ConvWorkload, isa: Isa, l2_bytes: int) -> list[ConvPlan]:
@@ -51,7 +57,8 @@ def tile_plans(workload: ConvWorkload, isa: Isa, l2_bytes: int) -> list[ConvPlan
     tilings = list(_tilings(work, isa))
     if not isinstance(micro_kernel(work, isa), AmxKernel):
         tilings.sort(key=lambda tiling: estimated_cycles(work, isa, tiling))
-    plans = [ConvPlan(t, choose_blocking(work, isa, t, l2_bytes)) for t in tilings]
+    plans = sorted(shared_plans(work, isa), key=lambda plan: shared_cycles(work, isa, plan))[:_MOST_SHARED]
+    plans += [ConvPlan(t, choose_blocking(work, isa, t, l2_bytes)) for t in tilings]
     return _distinct([first, *plans], work, isa)
 
 
@@ -73,18 +80,24 @@ def block_plans(plan: ConvPlan, workload: ConvWorkload, isa: Isa) -> list[ConvPl
     found = []
     if depthwise_kernel(work, isa) is not None:
         found = [ConvPlan(tile, Blocking(min(max(r, 1), work.out_height), work.out_width, 1)) for r in rows]
+    elif plan.shares_products:
+        found = [replace(plan, blocking=replace(block, rows=min(r, work.out_height))) for r in rows if r]
+        found += [replace(plan, blocking=replace(block, blocks=p)) for p in parts]
     else:
         most = channel_blocks(work, isa, tile) * work.groups
         pixels = [(_fit(r, tile.rows, work.out_height), block.columns) for r in rows]
         pixels += [(block.rows, _fit(c, tile.columns, work.out_width)) for c in columns]
         found = [ConvPlan(tile, Blocking(r, c, block.blocks)) for r, c in pixels]
         found += [ConvPlan(tile, Blocking(block.rows, block.columns, min(max(p, 1), most))) for p in parts]
-    others = [other for other in sorted(found, key=repr) if items(other, work, isa) >= least]
+    possible = [other for other in sorted(found, key=repr) if is_possible(other, work, isa)]
+    others = [other for other in possible if items(other, work, isa) >= least]
     return _distinct([plan, *others], work, isa)[1:]
 
 
 def items(plan: ConvPlan, work: ConvWorkload, isa: Isa) -> int:
     """Return the parallel items of a plan."""
+    if plan.shares_products:
+        return winograd_plan.items(plan, work, isa)
     block = plan.blocking
     pixels = work.batch * -(-work.out_height // block.rows) * -(-work.out_width // block.columns)
     if depthwise_kernel(work, isa) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qcompile.kernels import winograd_plan
 from qcompile.kernels.amx import AmxKernel, pixels_of_tile
 from qcompile.kernels.conv_plan import Blocking, ConvPlan, Tiling, channel_blocks, micro_kernel
 from qcompile.kernels.conv_workload import ConvWorkload, timed_workload, workload_fields
@@ -49,15 +50,21 @@ class TunedPlans:
 
 def plan_of(numbers: tuple[int, ...]) -> ConvPlan | None:
     """Return the plan that `numbers_of` wrote; None for anything else."""
-    if len(numbers) != 6:
+    if len(numbers) not in (6, 8):
         return None
-    return ConvPlan(Tiling(*numbers[:3]), Blocking(*numbers[3:]))
+    square = (numbers[6], numbers[7]) if len(numbers) == 8 else (1, 1)
+    return ConvPlan(Tiling(*numbers[:3]), Blocking(*numbers[3:6]), square)
 
 
 def numbers_of(plan: ConvPlan) -> tuple[int, ...]:
-    """Return a plan as rows, columns and vectors of the tile, then rows, columns and channel blocks of an item."""
+    """Return a plan as numbers.
+
+    Those are rows, columns and vectors of the tile, rows, columns and channel blocks of an item, and, where outputs
+    share products, the rows and columns of those that do.
+    """
     tile, block = plan.tiling, plan.blocking
-    return tile.rows, tile.columns, tile.nv, block.rows, block.columns, block.blocks
+    numbers = (tile.rows, tile.columns, tile.nv, block.rows, block.columns, block.blocks)
+    return (*numbers, *plan.square) if plan.shares_products else numbers
 
 
 def is_possible(plan: ConvPlan, work: ConvWorkload, isa: Isa) -> bool:
@@ -69,6 +76,8 @@ def is_possible(plan: ConvPlan, work: ConvWorkload, isa: Isa) -> bool:
         isa: instruction set.
     """
     tile, block = plan.tiling, plan.blocking
+    if plan.shares_products:
+        return min(numbers_of(plan)) >= 1 and winograd_plan.is_possible(plan, work, isa)
     if min(numbers_of(plan)) < 1 or tile.columns > work.out_width or tile.rows > work.out_height:
         return False
     if block.columns > work.out_width or block.rows > work.out_height:

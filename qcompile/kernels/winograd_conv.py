@@ -1,0 +1,284 @@
+"""Emits 3x3 convolutions by minimal filtering (``winograd``), with the operands and the epilogue of all others.
+
+An item copies its rows of pixels into scratch, widened and padded, transforms them once, and then makes one block
+of filters after another: a small matrix product for each of a tile's products, then the sums of all tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tvm import tirx
+
+from qcompile.kernels import parameters as at_word
+from qcompile.kernels.builder import (
+    Builder,
+    Expr,
+    Index,
+    cast,
+    const,
+    equal,
+    index,
+    less,
+    quotient,
+    remainder,
+    splat,
+)
+from qcompile.kernels.conv_plan import ConvPlan
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.epilogue import Epilogue, storage_dtype
+from qcompile.kernels.isa import Isa
+from qcompile.kernels.kernel import Kernel, symbol
+from qcompile.kernels.micro import PairMicroKernel
+from qcompile.kernels.staging import SLACK_BYTES, Stage
+from qcompile.kernels.winograd import INVERSE_OF_3, forms, tiles
+
+_WIDE, _SUM = 2, 4
+"""Bytes of a transformed pixel and of a sum."""
+
+
+def plan_winograd(work: ConvWorkload, isa: Isa, plan: ConvPlan) -> Kernel:
+    """Generate the kernel of a layer that ``winograd.fits``; its weights are those of ``winograd.pack``."""
+    return _Generator(work, isa, plan).kernel()
+
+
+class _Generator:
+    """Emits one convolution."""
+
+    def __init__(self, work: ConvWorkload, isa: Isa, plan: ConvPlan) -> None:
+        assert isinstance(isa.int8, PairMicroKernel), "transformed pixels have 16 bits"
+        self.work, self.isa, self.plan = work, isa, plan
+        self.micro = replace(isa.int8, b_dtype="int16")
+        self.down, self.across = forms(plan.square)
+        self.tile_rows = -(-plan.blocking.rows // plan.square[0])
+        self.tile_columns = tiles(work, plan.square)[1]
+        self.count = self.tile_rows * self.tile_columns
+        self.products = self.down.points * self.across.points
+        self.vector = 2 * self.micro.lanes
+        self.depth = -(-work.channels // self.vector) * self.vector
+        self.block = plan.tiling.nv * self.micro.lanes
+        self.blocks = -(-work.filters // self.block)
+        self.stage = Stage(work, plan.blocking, "int16", isa.vector_bytes)
+        self._lay_out()
+        self.b = Builder()
+        self.input = self.b.argument(0, storage_dtype(isa, "int8"))
+        self.weights = self.b.argument(1, "int16")
+        self.epilogue = Epilogue(self.b, work, isa, self.micro.lanes)
+        self.pixels, self.sums = self.b.scratch("int16"), self.b.scratch("int32")
+
+    def _lay_out(self) -> None:
+        """Cut scratch: copied rows, rows transformed in one direction, transformed pixels, products."""
+        columns = self.tile_columns * self.across.outputs + 2
+        rows = self.tile_rows * self.down.outputs + 2
+        self.seen = rows * self.stage.row_stride + (columns - self.stage.columns) * self.work.channels
+        copied = self.seen + self.vector
+        self.half = _aligned(copied * _WIDE + SLACK_BYTES) // _WIDE
+        self.half_columns = columns
+        transformed = self.half + _aligned(self.down.points * columns * self.vector * _WIDE) // _WIDE
+        self.transformed = transformed
+        products = transformed + _aligned(self.products * self.count * self.depth * _WIDE) // _WIDE
+        self.product_sums = products * _WIDE // _SUM
+        self.scratch_bytes = products * _WIDE + _aligned(self.products * self.count * self.block * _SUM)
+
+    def kernel(self) -> Kernel:
+        """Emit everything."""
+        b, work, blocking = self.b, self.work, self.plan.blocking
+        row_blocks = tiles(work, self.plan.square)[0] // self.tile_rows
+        parts = -(-self.blocks // blocking.blocks)
+        with b.loop(b.end - b.begin, b.begin, "item") as item:
+            pixel_block, part = (item, index(0)) if parts == 1 else _split(b, item, parts)
+            image, row_block = (index(0), pixel_block) if work.batch == 1 else _split(b, pixel_block, row_blocks)
+            row = b.let(row_block * (self.tile_rows * self.down.outputs))
+            if parts == 1:
+                self._transform(image, row)
+            else:
+                with b.when(tirx.Or(equal(item, b.begin), equal(part, 0))):
+                    self._transform(image, row)  # the parts of one block of pixels follow one another
+            self._blocks(image, row, part)
+        name = symbol("winograd", work, self.isa.name, self.plan)
+        plane, stripe = work.out_height * work.out_width, blocking.rows * work.out_width
+        levels = ((work.batch, plane), (row_blocks, stripe), (parts, 0))
+        return Kernel(name, b.function(name), work.batch * row_blocks * parts, self.scratch_bytes, levels, work.filters)
+
+    # -- pixels ---------------------------------------------------------------------------------------------
+
+    def _transform(self, image: Index, row: Expr) -> None:
+        """Copy the rows of an item, and transform them, a vector of channels at a time."""
+        b, work = self.b, self.work
+        rows = self.plan.blocking.rows
+        if work.out_height % rows:
+            rows = b.let(tirx.Min(index(rows), work.out_height - row))
+        self.stage.emit(b, self.input, image, row, 0, rows)
+        self._fill_rest(rows)
+        down, stride = self.down, self.stage.row_stride
+        with b.loop(self.tile_rows, stem="ty") as ty, b.loop(self.depth // self.vector, stem="c") as part:
+            channel = b.let(index(part) * self.vector)
+            with b.loop(self.half_columns, stem="x") as x:
+                at = b.let(index(ty) * (down.outputs * stride) + x * work.channels + channel)
+                seen = [b.let(self.pixels.load(at + i * stride, self.vector)) for i in range(down.points)]
+                for i, value in enumerate(down.pixels(seen, b.let)):
+                    self.pixels.store(self.half + (i * self.half_columns + x) * self.vector, value, self.vector)
+            with b.loop(down.points, stem="i") as i, b.loop(self.tile_columns, stem="tx") as tx:
+                self._transform_columns(index(i), index(ty) * self.tile_columns + tx, index(tx), channel)
+
+    def _fill_rest(self, rows: Index) -> None:
+        """Fill what tiles see past the copy of so many output rows: anything does that leaves 16 bits no overflow."""
+        b, work, stride = self.b, self.work, self.stage.row_stride
+        if work.out_height % self.down.outputs == 0 and work.out_width % self.across.outputs == 0:
+            return
+        fill = b.let(splat(cast("int16", b.argument(7, "int32").load(at_word.IN_ZERO)), self.vector))
+        first = b.let(index(rows + 2) * stride)
+        with b.loop(b.let(quotient(self.seen - first + (self.vector - 1), self.vector)), stem="f") as f:
+            self.pixels.store(first + f * self.vector, fill, self.vector)
+
+    def _transform_columns(self, i: Expr, number: Expr, tx: Expr, channel: Expr) -> None:
+        """Finish one row of products of a tile."""
+        b, across, vector = self.b, self.across, self.vector
+        at = b.let(self.half + (i * self.half_columns + tx * across.outputs) * vector)
+        seen = [b.let(self.pixels.load(at + j * vector, vector)) for j in range(across.points)]
+        size = self.count * self.depth
+        to = b.let(self.transformed + i * (across.points * size) + number * self.depth + channel)
+        for j, value in enumerate(across.pixels(seen, b.let)):
+            self.pixels.store(to + j * size, value, vector)
+
+    # -- filters --------------------------------------------------------------------------------------------
+
+    def _blocks(self, image: Index, row: Expr, part: Expr) -> None:
+        """Emit the blocks of filters of an item, the last of all apart where it is smaller."""
+        b, work, many = self.b, self.work, self.plan.blocking.blocks
+        first = b.let(part * many)
+        ragged = work.filters % self.block
+        end = self.blocks - 1 if ragged else self.blocks
+        whole = b.let(tirx.Min(first + many, index(end)) - first) if end % many or ragged else min(many, end)
+
+        def block(number: Index, nv: int, valid: int) -> None:
+            self._products(b.let(index(number) * (self.products * self._pairs * 2 * self.block)), nv)
+            self._results(image, row, index(number) * self.block, nv, valid)
+
+        if end:
+            with b.loop(whole, first, "n") as number:
+                block(number, self.plan.tiling.nv, self.block)
+        if ragged:
+            with b.when(less(end, first + many)):
+                block(end, -(-ragged // self.micro.lanes), ragged)
+
+    @property
+    def _pairs(self) -> int:
+        """Pairs of channels."""
+        return -(-self.work.channels // 2)
+
+    def _products(self, weights: Expr, nv: int) -> None:
+        """Multiply all tiles' pixels by a block's weights."""
+        b, lanes, mr = self.b, nv * self.micro.lanes, self.plan.tiling.columns
+        whole, rest = divmod(self.count, mr)
+        with b.loop(self.products, stem="p") as product:
+            pixels = b.let(self.transformed + index(product) * (self.count * self.depth))
+            at = b.let(weights + index(product) * (self._pairs * 2 * lanes))
+            to = b.let(self.product_sums + index(product) * (self.count * lanes))
+
+            def tile(first: Index, height: int, pixels: Expr = pixels, at: Expr = at, to: Expr = to) -> None:
+                self._tile(b.let(pixels + index(first) * self.depth), at, b.let(to + index(first) * lanes), height, nv)
+
+            if whole:
+                with b.loop(whole, stem="t") as t:
+                    tile(index(t) * mr, mr)
+            if rest:
+                tile(whole * mr, rest)
+
+    def _tile(self, pixels: Expr, weights: Expr, to: Expr, height: int, nv: int) -> None:
+        """Emit one register tile: ``height`` tiles of pixels by ``nv`` vectors of filters."""
+        b, micro = self.b, self.micro
+        zeros = [const(0, f"int32x{micro.lanes}")] * nv
+        state = micro.start(b, height, nv, zeros)
+        unroll = 2 if self._pairs % 2 == 0 else 1
+        with b.loop(self._pairs // unroll, stem="k", rolled=True) as k:
+            at = b.let(index(k) * (2 * unroll))
+            rows = [pixels + at + i * self.depth for i in range(height)]
+            micro.step(b, state, self.pixels, rows, self.weights, weights + at * (nv * micro.lanes), unroll)
+        for i in range(height):
+            for j, total in enumerate(micro.result(b, state, i)):
+                self.sums.store(to + (i * nv + j) * micro.lanes, total, micro.lanes)
+
+    # -- results --------------------------------------------------------------------------------------------
+
+    def _results(self, image: Index, row: Expr, channel: Expr, nv: int, valid: int) -> None:
+        """Make the outputs of all tiles for a block of filters; tiles at the edges have fewer."""
+        b, work, (height, width) = self.b, self.work, self.plan.square
+        channel = b.let(channel)
+        constants = self.epilogue.bias(channel, nv), self.epilogue.scale(channel, nv)
+        plane = index(image) * work.out_height
+
+        def columns(ty: Index, at: Expr, rows: int) -> None:
+            def tile(tx: Index, count: int) -> None:
+                number = b.let(index(ty) * self.tile_columns + tx)
+                to = b.let(((plane + at) * work.out_width + index(tx) * width) * work.filters + channel)
+                self._outputs(number, to, (rows, count), constants, valid)
+
+            whole, rest = divmod(work.out_width, width)
+            if whole:
+                with b.loop(whole, stem="tx", rolled=True) as tx:
+                    tile(tx, width)
+            if rest:
+                tile(whole, rest)
+
+        with b.loop(self.tile_rows, stem="ty") as ty:
+            at = b.let(row + index(ty) * height)
+            rest = work.out_height % height
+            if rest == 0 or work.out_height < height:
+                columns(ty, at, rest or height)
+                return
+            inside = b.let(less(at + (height - 1), work.out_height))
+            for condition, rows in ((inside, height), (tirx.Not(inside), rest)):
+                with b.when(condition):
+                    columns(ty, at, rows)
+
+    def _outputs(
+        self, number: Expr, to: Expr, size: tuple[int, int], constants: tuple[list[Expr], list[Expr]], valid: int
+    ) -> None:
+        """Make ``size`` (rows, columns) outputs of one tile."""
+        b, work, (bias, scale) = self.b, self.work, constants
+        nv = len(bias)
+        halves = [self._across(number, j, nv, size[1]) for j in range(nv)]
+        together = self.epilogue.pixels_together(nv)
+        for x in range(size[1]):
+            columns = [self._down(half, x, size[0], start) for half, start in zip(halves, bias, strict=True)]
+            finished = []
+            for y in range(size[0]):
+                place = b.let(to + (y * work.out_width + x) * work.filters)
+                finished.append(([column[y] for column in columns], place))
+            for start in range(0, len(finished), together):
+                self.epilogue.store_pixels(finished[start : start + together], scale, valid)
+
+    def _across(self, number: Expr, j: int, nv: int, width: int) -> list[list[Expr]]:
+        """Sum the products of each row of a tile, for one vector of filters: [row of products][column]."""
+        b, lanes = self.b, self.micro.lanes
+        found = []
+        for i in range(self.down.points):
+            first = i * self.across.points
+            places = [(first + n) * self.count * nv + j for n in range(self.across.points)]
+            at = b.let(self.product_sums + number * (nv * lanes))
+            products = [b.let(self.sums.load(at + place * lanes, lanes)) for place in places]
+            found.append([b.let(total) for total in self.across.sums(products, b.let)[:width]])
+        return found
+
+    def _down(self, half: Sequence[Sequence[Expr]], x: int, height: int, bias: Expr) -> list[Expr]:
+        """Finish a column of a tile: the sums, without their scale, and with the bias."""
+        b, kind = self.b, f"int32x{self.micro.lanes}"
+        totals = self.down.sums([row[x] for row in half], b.let)[:height]
+        factor = pow(INVERSE_OF_3, self.down.thirds + self.across.thirds, 1 << 32)
+        found = []
+        for y, total in enumerate(totals):
+            if factor != 1:
+                total = total * const(factor - (1 << 32) if factor >> 31 else factor, kind)
+            shift = self.down.shifts[y] + self.across.shifts[x]
+            found.append(b.let((b.let(total) >> const(shift, kind)) + bias))
+        return found
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 64) * 64
+
+
+def _split(b: Builder, number: Expr, parts: int) -> tuple[Expr, Expr]:
+    return b.let(quotient(number, parts)), b.let(remainder(number, parts))

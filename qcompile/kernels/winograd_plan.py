@@ -1,0 +1,109 @@
+"""Chooses where outputs of a 3x3 convolution share products (``winograd``), and how such a layer is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from qcompile.kernels.conv_plan import TILE_CYCLES, Blocking, ConvPlan, Tiling, choose_tiling, estimated_cycles, pieces
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.isa import Isa
+from qcompile.kernels.micro import PairMicroKernel
+from qcompile.kernels.winograd import SQUARES, fits, products, tiles
+
+_GAIN = 0.85
+"""Estimated time, as a share of the plain one, below which the larger weights are worth it."""
+
+_MOST_WEIGHTS = 4 << 20
+"""Bytes of transformed weights: more would come from far, and make programs large."""
+
+_LEAST_TILES = 12
+"""Tiles that a block of pixels should have, so that they share the reading of weights."""
+
+_LEAST_ROWS = 4
+"""Tiles of pixels in a register tile: with fewer, measured times exceed the estimate."""
+
+_WANTED_ITEMS = 16
+_ITEM_MACS = 400_000
+_PIXEL_CYCLES, _RESULT_CYCLES = 3.0, 4.0
+"""Cycles for each product of a tile to transform a vector of pixels, and to sum one of results."""
+
+
+def shared_plan(workload: ConvWorkload, isa: Isa) -> ConvPlan | None:
+    """Return the best plan that shares products, where it is estimated to be worth it; it depends on nothing else.
+
+    Args:
+        workload: any.
+        isa: instruction set.
+    """
+    work = workload.canonical()
+    plans = list(shared_plans(work, isa))
+    if not plans:
+        return None
+    best = min(plans, key=lambda plan: shared_cycles(work, isa, plan))
+    plain = estimated_cycles(work, isa, choose_tiling(work, isa))
+    return best if shared_cycles(work, isa, best) < _GAIN * plain else None
+
+
+def shared_plans(work: ConvWorkload, isa: Isa) -> Iterator[ConvPlan]:
+    """Yield the plans that share products and whose weights are not too large; `work` is canonical."""
+    if not isinstance(isa.int8, PairMicroKernel):
+        return
+    vectors = -(-work.filters // isa.int8.lanes)
+    for square in SQUARES:
+        if not fits(work, square) or products(square) * work.channels * work.filters * 2 > _MOST_WEIGHTS:
+            continue
+        rows = _tile_rows(work, square)
+        height = min(rows * square[0], work.out_height)
+        count = rows * tiles(work, square)[1]
+        for mr, nv in isa.int8.tiles:
+            if nv <= vectors and _LEAST_ROWS <= mr <= count:
+                blocks = _blocks(work, square, rows, -(-vectors // nv))
+                yield ConvPlan(Tiling(1, mr, nv), Blocking(height, work.out_width, blocks), square)
+
+
+def is_possible(plan: ConvPlan, work: ConvWorkload, isa: Isa) -> bool:
+    """Return whether there is a kernel for a plan that shares products; `work` is canonical."""
+    tile, block = plan.tiling, plan.blocking
+    if not isinstance(isa.int8, PairMicroKernel) or not fits(work, plan.square) or tile.rows != 1:
+        return False
+    down = tiles(work, plan.square)[0]
+    whole = block.rows == work.out_height or block.rows % plan.square[0] == 0
+    registers = any(tile.columns <= mr and tile.nv <= nv for mr, nv in isa.int8.tiles)
+    cut = whole and block.columns == work.out_width and down % -(-block.rows // plan.square[0]) == 0
+    return registers and cut and block.blocks <= -(-work.filters // (tile.nv * isa.int8.lanes))
+
+
+def items(plan: ConvPlan, work: ConvWorkload, isa: Isa) -> int:
+    """Return the parallel items of a plan that shares products."""
+    rows = tiles(work, plan.square)[0] // -(-plan.blocking.rows // plan.square[0])
+    blocks = -(-work.filters // (plan.tiling.nv * isa.int8.lanes))
+    return work.batch * rows * -(-blocks // plan.blocking.blocks)
+
+
+def shared_cycles(work: ConvWorkload, isa: Isa, plan: ConvPlan) -> float:
+    """Estimate a layer that shares products."""
+    assert isinstance(isa.int8, PairMicroKernel), "the caller asked"
+    micro = replace(isa.int8, b_dtype="int16")
+    down, across = tiles(work, plan.square)
+    rows = -(-plan.blocking.rows // plan.square[0])
+    vectors, pairs = -(-work.filters // micro.lanes), -(-work.channels // 2)
+    item = 0.0
+    for count, mr in pieces(rows * across, plan.tiling.columns):
+        for blocks, nv in pieces(vectors, plan.tiling.nv):
+            item += count * blocks * (pairs * micro.cycles(mr, nv) + TILE_CYCLES)
+    pixels = _PIXEL_CYCLES * -(-work.channels // (2 * micro.lanes)) + _RESULT_CYCLES * vectors
+    return work.batch * products(plan.square) * (item * (down // rows) + pixels * down * across)
+
+
+def _tile_rows(work: ConvWorkload, square: tuple[int, int]) -> int:
+    """Rows of tiles in a block of pixels: as few as are enough, and equally many in each."""
+    down, across = tiles(work, square)
+    return next(n for n in range(1, down + 1) if down % n == 0 and (n * across >= _LEAST_TILES or n == down))
+
+
+def _blocks(work: ConvWorkload, square: tuple[int, int], rows: int, blocks: int) -> int:
+    """Blocks of filters in an item, so that there are at least some sixteen of these."""
+    wanted = min(_WANTED_ITEMS, max(1, work.macs // _ITEM_MACS))
+    parts = -(-wanted // (work.batch * tiles(work, square)[0] // rows))
+    return -(-blocks // min(parts, blocks))
