@@ -146,7 +146,7 @@ def transformed(weights: npt.NDArray[Any], square: tuple[int, int]) -> npt.NDArr
     rows, columns = (np.array(form.weights, np.int32) for form in forms(square))
     found = np.einsum("ir,orsc,js->ijoc", rows, weights.astype(np.int32), columns, optimize=True)
     assert np.abs(found).max(initial=0) < 1 << 15, "the scales of G are too large"
-    return found.reshape(-1, *found.shape[2:]).astype(np.int16)
+    return np.asarray(found.reshape(-1, *found.shape[2:]), np.int16)
 
 
 def pack(weights: npt.NDArray[Any], square: tuple[int, int], nv: int, lanes: int) -> npt.NDArray[np.int16]:
