@@ -98,9 +98,8 @@ class PairMicroKernel:
     unroll: int = 1
 
     def cycles(self, mr: int, nv: int) -> float:
-        """Estimated cycles of one pair of K: a multiply and an add per accumulator on three ports, and widening."""
-        widened = nv if self.b_dtype == "int8" else 0
-        return max((2 * mr * nv + widened) / 3 + mr / 10, 3.0)
+        """Estimated cycles of one pair of K: a multiply and an add per accumulator on three ports."""
+        return max((2 * mr * nv + nv) / 3 + mr / 10, 3.0)
 
     def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
         """Declare accumulators."""

@@ -37,6 +37,9 @@ from qcompile.kernels.winograd import INVERSE_OF_3, forms, tiles
 _WIDE, _SUM = 2, 4
 """Bytes of a transformed pixel and of a sum."""
 
+_UNROLLED_BYTES = 32
+"""Bytes of a vector from which on two steps of K at once cost no spills: products need no copies of operands."""
+
 
 def plan_winograd(work: ConvWorkload, isa: Isa, plan: ConvPlan) -> Kernel:
     """Generate the kernel of a layer that ``winograd.fits``; its weights are those of ``winograd.pack``."""
@@ -191,7 +194,7 @@ class _Generator:
         b, micro = self.b, self.micro
         zeros = [const(0, f"int32x{micro.lanes}")] * nv
         state = micro.start(b, height, nv, zeros)
-        unroll = 2 if self._pairs % 2 == 0 else 1
+        unroll = 2 if self._pairs % 2 == 0 and self.isa.vector_bytes >= _UNROLLED_BYTES else 1
         with b.loop(self._pairs // unroll, stem="k", rolled=True) as k:
             at = b.let(index(k) * (2 * unroll))
             rows = [pixels + at + i * self.depth for i in range(height)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from qcompile.kernels.conv_plan import TILE_CYCLES, Blocking, ConvPlan, Tiling, choose_tiling, estimated_cycles, pieces
 from qcompile.kernels.conv_workload import ConvWorkload
@@ -40,7 +39,7 @@ def shared_plan(workload: ConvWorkload, isa: Isa) -> ConvPlan | None:
     plans = list(shared_plans(work, isa))
     if not plans:
         return None
-    best = min(plans, key=lambda plan: shared_cycles(work, isa, plan))
+    best = min(plans, key=lambda plan: (shared_cycles(work, isa, plan), -plan.tiling.columns))
     plain = estimated_cycles(work, isa, choose_tiling(work, isa))
     return best if shared_cycles(work, isa, best) < _GAIN * plain else None
 
@@ -84,7 +83,7 @@ def items(plan: ConvPlan, work: ConvWorkload, isa: Isa) -> int:
 def shared_cycles(work: ConvWorkload, isa: Isa, plan: ConvPlan) -> float:
     """Estimate a layer that shares products."""
     assert isinstance(isa.int8, PairMicroKernel), "the caller asked"
-    micro = replace(isa.int8, b_dtype="int16")
+    micro = isa.int8
     down, across = tiles(work, plan.square)
     rows = -(-plan.blocking.rows // plan.square[0])
     vectors, pairs = -(-work.filters // micro.lanes), -(-work.channels // 2)
