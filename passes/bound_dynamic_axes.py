@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from qcompile import ops
-from qcompile.ir.graph import Graph, Value
+from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.symbol import Extent
 from qcompile.ir.types import TensorType
@@ -46,8 +46,10 @@ class BoundDynamicAxes(Pass):
             return
         analysis = analyse(graph)
         masks = [mask for mask in analysis.masks if not _is_masked(analysis, mask)]
+        sized = {node: _entry(node) for node in graph.nodes if node.op.sized}
         needed = [m.extent for m in masks] + [e for extents in analysis.means.values() for e in extents]
         needed += analysis.counts.values()
+        needed += sized.values()
         if not needed:
             return
         extents = tuple(dict.fromkeys(needed))
@@ -58,6 +60,9 @@ class BoundDynamicAxes(Pass):
         for node, extent in analysis.counts.items():
             rewriter.set_operand(node, 1, operand)
             rewriter.set_attrs(node, entry=extents.index(extent))
+        for node, extent in sized.items():
+            attrs = replace(node.attrs, entry=extents.index(extent))
+            rewriter.replace_op(node, node.op, [*node.inputs, operand], attrs)
         for node, over in analysis.means.items():
             attrs = RescaleMeanAttrs(tuple(extents.index(e) for e in over), tuple(e.most for e in over))
             position = graph.nodes.index(node) + 1
@@ -66,6 +71,12 @@ class BoundDynamicAxes(Pass):
             name = f"{node.output.name}.mean"
             scaled = rewriter.insert(after, ops.get("rescale_mean"), inputs, attrs, name=name, loc=node.loc)
             rewriter.replace_value(node.output, scaled.output, except_in=scaled)
+
+
+def _entry(node: Node) -> Extent:
+    """Return which of the actual extents an operation reads that follows from one."""
+    attrs = node.attrs
+    return Extent(attrs.symbol, attrs.starts if node.op.name == "open_slice" else attrs.table)
 
 
 def _insert_masks(rewriter: Rewriter, masks: list[Mask], extents: tuple[Extent, ...], operand: Value) -> None:

@@ -45,7 +45,8 @@ class FoldConstants(Pass):
         """Fold in topological order, so that chains fold at once."""
         rewriter = context.rewriter(graph)
         for node in list(graph.nodes):
-            if all(v.is_constant for v in node.inputs) and node.op.name not in PACKED:
+            known = all(v.is_constant for v in node.inputs) and not node.op.sized
+            if known and node.op.name not in PACKED:
                 made, read = (sum(v.type.nbytes for v in values) for values in (node.outputs, node.inputs))
                 if made - _FACTOR * read > self.limit:
                     context.skip(node, f"the result takes {made} bytes, its operands {read}")

@@ -53,6 +53,7 @@ class OpDef:
         adds_residual: whether the epilogue of its integer form can add a residual.
         rounds: whether its real form rounds to few bits, as layers quantized at run time do.
         takes_int16: whether its integer form is defined on 16-bit activations too.
+        sized: whether the result follows from open extents, not from the operands alone.
         onnx: ONNX operator types whose conversion this file provides, with the converter of each.
     """
 
@@ -63,6 +64,7 @@ class OpDef:
     adds_residual: ClassVar[bool] = False
     rounds: ClassVar[bool] = False
     takes_int16: ClassVar[bool] = False
+    sized: ClassVar[bool] = False
     onnx: ClassVar[dict[str, Callable[..., Any]]] = {}
 
     def infer(self, attrs: Any, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

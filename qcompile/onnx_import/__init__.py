@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qcompile.ir.graph import Graph
+    from qcompile.ir.symbol import Symbol
 
 
 def import_onnx(
     model: str | PathLike[str] | Any,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     input_values: Mapping[str, Sequence[float]] | None = None,
+    *,
+    symbols: Sequence[Symbol] = (),
 ) -> Graph:
     """Read an ONNX model into a graph of float32, integer and bool tensors with static shapes.
 
@@ -22,6 +25,7 @@ def import_onnx(
         input_shapes: extents by input name, for inputs with dynamic axes. A batch axis (axis 0) that the model
             leaves open and nobody fixes becomes 1.
         input_values: numbers by input name, for inputs that become constants; see `fixed_inputs.fix_inputs`.
+        symbols: open extents, whose largest values `input_shapes` has; see `bounds.import_bounded`.
 
     Returns:
         The graph; `graph.notes` says what was assumed or converted on the way.
@@ -38,7 +42,7 @@ def import_onnx(
 
     loaded = load_model(model)
     fix_inputs(loaded, input_values or {})
-    return convert_model(loaded, dict(input_shapes or {}))
+    return convert_model(loaded, dict(input_shapes or {}), symbols)
 
 
 __all__ = ["import_onnx"]

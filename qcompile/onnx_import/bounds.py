@@ -105,8 +105,7 @@ def import_bounded(
         UnsupportedOpError: an operation, or the model's arithmetic on shapes, has no form that serves all sizes.
     """
     largest, symbols = read_bounds(shapes)
-    graph = import_onnx(model, largest, values)
-    graph.symbols = symbols
+    graph = import_onnx(model, largest, values, symbols=symbols)
     specializer = Specializer(graph)
     for size in _probes(symbols):
         given = {n: tuple(d if isinstance(d, int) else size[d.partition(":")[0]] for d in s) for n, s in shapes.items()}

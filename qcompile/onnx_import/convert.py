@@ -9,6 +9,7 @@ from typing import Any
 from qcompile.errors import InternalError, UnsupportedOpError
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.rewrite import Rewriter
+from qcompile.ir.symbol import Symbol
 from qcompile.ir.verify import verify
 from qcompile.onnx_import.check import prepare, reads
 from qcompile.onnx_import.control_flow import CONTROL_FLOW, Host, expand_control_flow
@@ -16,6 +17,7 @@ from qcompile.onnx_import.definitions import definition
 from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluate_reference
 from qcompile.onnx_import.inline import function_body, has_definition
 from qcompile.onnx_import.load import Model
+from qcompile.onnx_import.open_shapes import OpenShapes, open_shapes
 from qcompile.onnx_import.operands import operand_problem
 from qcompile.onnx_import.shapes import resolve_inputs
 from qcompile.onnx_import.support import DEFAULT_DOMAINS, converters, is_supported, qualified, report_unsupported
@@ -23,12 +25,15 @@ from qcompile.onnx_import.tensors import CONVERTED, WIDENED, TensorReader, eleme
 from qcompile.ops.onnx_node import OnnxNode
 
 
-def convert_model(model: Model, input_shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+def convert_model(
+    model: Model, input_shapes: Mapping[str, tuple[int, ...]], symbols: Sequence[Symbol] = ()
+) -> Graph:
     """Check a model and turn it into a graph.
 
     Args:
         model: as read; changed by the checks (order, inlining).
         input_shapes: extents by input name.
+        symbols: open extents among them, whose largest values the shapes have.
 
     Raises:
         ModelImportError: the model is not valid.
@@ -36,7 +41,7 @@ def convert_model(model: Model, input_shapes: Mapping[str, tuple[int, ...]]) -> 
         UsageError: `input_shapes` does not fit.
     """
     opset = prepare(model)
-    return _Conversion(model, opset).run(input_shapes)
+    return _Conversion(model, opset).run(input_shapes, symbols)
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,9 @@ class _Conversion:
         self.missing: list[Any] = []
         self.problems: list[UnsupportedOpError] = []
         self.narrow: dict[str, str] = {}
+        self.open: OpenShapes | None = None
 
-    def run(self, input_shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    def run(self, input_shapes: Mapping[str, tuple[int, ...]], symbols: Sequence[Symbol]) -> Graph:
         proto = self.model.proto.graph
         needed = _needed_nodes(proto)
         tensors = {t.name: t for t in proto.initializer}
@@ -69,6 +75,7 @@ class _Conversion:
         inputs = [v for v in proto.input if v.name not in tensors and v.name not in sparse]
         for name, type in resolve_inputs(self.model, inputs, input_shapes).items():
             self.environment[name] = self.graph.add_input(name, type)
+        self.open = open_shapes(self.graph, symbols)
         for name, number in [
             *((t.name, t.data_type) for t in proto.initializer),
             *((v.name, v.type.tensor_type.elem_type) for v in inputs),
@@ -151,9 +158,8 @@ class _Conversion:
         while len(names) > 1 and not names[-1]:
             names.pop()
         narrow = [self.narrow.get(name, "") for name in node.input]
-        return OnnxNode(
-            self.graph, node.op_type, label, values, attributes, names, self.opset, self.model.source, narrow
-        )
+        origin = (self.opset, self.model.source, narrow, self.open)
+        return OnnxNode(self.graph, node.op_type, label, values, attributes, names, *origin)
 
     def _host(self) -> Host:
         def look_up(name: str) -> Value | None:

@@ -49,7 +49,10 @@ def _shape(node: OnnxNode) -> Value:
     start, end = int(node.attr("start", 0)), int(node.attr("end", rank))
     start = min(max(start + rank if start < 0 else start, 0), rank)
     end = min(max(end + rank if end < 0 else end, 0), rank)
-    return node.constant("value", shape[start:end], "int64")
+    constant = node.constant("value", shape[start:end], "int64")
+    if node.open is not None:
+        node.open.shape(node.value(0), range(start, end), constant)
+    return constant
 
 
 def _size(node: OnnxNode) -> Value:

@@ -18,6 +18,7 @@ _NOT_OPERATIONS = {
     "sized_run",
     "layout",
     "onnx_node",
+    "open_part",
     "packed_weights",
     "pooling",
     "reduction",

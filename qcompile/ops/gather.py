@@ -13,6 +13,7 @@ from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
 from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.open_part import open_gathered
 from qcompile.ops.packed_weights import packed_source
 
 
@@ -36,7 +37,8 @@ def _from_onnx(node: OnnxNode) -> Value:
         outside = known[(known < -extent) | (known >= extent)]
         if outside.size:
             node.fail(f"index {int(outside.reshape(-1)[0])} is out of range for an axis of {extent} elements")
-    return node.add("gather", [x, indices], axis=axis)
+    found = open_gathered(node, x, indices, axis) if node.open is not None else None
+    return node.add("gather", [x, indices], axis=axis) if found is None else found
 
 
 class Gather(OpDef):

@@ -36,6 +36,7 @@ class OnnxNode:
         opset: version of the operator set in force.
         source: model file, for messages.
         narrow: per input, ONNX's name of an element type of less than a byte ("INT4"), which the IR widens; "" else.
+        open: `qcompile.onnx_import.open_shapes.OpenShapes` where extents are open, else None.
     """
 
     graph: Graph
@@ -47,6 +48,7 @@ class OnnxNode:
     opset: int
     source: str = ""
     narrow: Sequence[str] = ()
+    open: Any = None
     _added: int = field(default=0, repr=False)
 
     def attr(self, name: str, default: Any = None) -> Any:
@@ -117,8 +119,11 @@ class OnnxNode:
         definition = ops.get(op)
         try:
             instance = definition.Attrs(**attrs)
-            if inputs and all(v.is_constant for v in inputs) and op not in PACKED:
+            known = bool(inputs) and all(v.is_constant for v in inputs) and not definition.sized
+            if known and op not in PACKED:
                 return self._fold(definition, inputs, instance, names)
+            if self.open is not None:
+                inputs = [self.open.live(v) for v in inputs]
             node = self.graph.add_node(definition, inputs, instance, names=names, loc=self.name)
             large = [v.type for v in node.outputs if v.type.nbytes > TENSOR_LIMIT]
             if large:
@@ -138,7 +143,10 @@ class OnnxNode:
         found = [TensorType(r.dtype.name, r.shape) for r in results]
         if found != list(types):
             raise InternalError(f"{op.name} evaluates to {found}, but infers {list(types)}")
-        return tuple(self.graph.add_constant(n, r) for n, r in zip(names, results, strict=True))
+        made = tuple(self.graph.add_constant(n, r) for n, r in zip(names, results, strict=True))
+        if self.open is not None:
+            self.open.follow(op, inputs, attrs, made, self.name)
+        return made
 
     def constant(self, suffix: str, data: npt.ArrayLike, dtype: str | None = None) -> Value:
         """Make a constant whose name derives from this node."""

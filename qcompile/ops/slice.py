@@ -77,6 +77,10 @@ def _from_onnx(node: OnnxNode) -> Value:
     if 0 in strides:
         node.fail("a slice cannot have a step of 0")
     ranges = {a: slice(s, e, k) for a, s, e, k in zip(indices, starts, ends, strides, strict=True)}
+    if node.open is not None:
+        from qcompile.ops.open_part import open_sliced
+
+        return open_sliced(node, x, ranges, [node.inputs[k] if node.has(k) else None for k in (1, 2)])
     return sliced(node, x, ranges)
 
 

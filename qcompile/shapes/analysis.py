@@ -99,7 +99,8 @@ class Step:
 
     def refuse(self, reason: str, axis: Extent | None = None) -> UnsupportedOpError:
         """Return an error about the node."""
-        name = axis.symbol if axis is not None else next(e.symbol for a in self.axes for e in a if e is not None)
+        opened = [e for e in (axis, *(e for a in self.axes for e in a)) if e is not None]
+        name = opened[0].symbol if opened else self.node.attrs.symbol
         where = self.node.loc or self.node.outputs[0].name
         return UnsupportedOpError(
             f"node {where} ({self.node.op.name}) does not work with the open extent '{name}': {reason}",
@@ -136,21 +137,34 @@ def analyse(graph: Graph) -> Analysis:
     Raises:
         UnsupportedOpError: an operation cannot serve all sizes; the message names it.
     """
-    from qcompile.shapes.rules import rule_for
-
     analysis = Analysis(input_axes(graph))
     for node in graph.nodes:
-        step = Step(node, analysis)
-        if not any(any(axes) for axes in step.axes) and node.op.name not in GROWING:
-            continue
-        rule = rule_for(node.op.name)
-        if rule is None:
-            raise step.refuse("it mixes elements in a way that has no form for it")
-        for value, axes in zip(node.outputs, rule(step), strict=True):
-            _check(step, value, axes)
-            if any(axes):
-                analysis.axes[value] = axes
+        advance(analysis, node)
     return analysis
+
+
+def advance(analysis: Analysis, node: Node) -> None:
+    """Find the open extents of one node's results.
+
+    Args:
+        analysis: of all nodes before it; receives what is found.
+        node: the next one.
+
+    Raises:
+        UnsupportedOpError: the operation cannot serve all sizes.
+    """
+    from qcompile.shapes.rules import rule_for
+
+    step = Step(node, analysis)
+    if not any(any(axes) for axes in step.axes) and not node.op.sized and node.op.name not in GROWING:
+        return
+    rule = rule_for(node.op.name)
+    if rule is None:
+        raise step.refuse("it mixes elements in a way that has no form for it")
+    for value, axes in zip(node.outputs, rule(step), strict=True):
+        _check(step, value, axes)
+        if any(axes):
+            analysis.axes[value] = axes
 
 
 def _check(step: Step, value: Value, axes: Axes) -> None:

@@ -151,6 +151,17 @@ def _slice(step: Step) -> list[Axes]:
     return [tuple(result)]
 
 
+def _open_slice(step: Step) -> list[Axes]:
+    attrs, result = step.node.attrs, list(step.axes[0])
+    sizes = Extent(attrs.symbol, attrs.sizes)
+    result[attrs.axis] = sizes if sizes.least != sizes.most else None
+    return [tuple(result)]
+
+
+def _number(step: Step) -> list[Axes]:
+    return [(None,)]
+
+
 def _split_parts(step: Step) -> list[Axes]:
     axis = step.node.attrs.axis
     if step.axes[0][axis] is not None:
@@ -284,6 +295,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCTIONS, _reduction),
     **dict.fromkeys(("softmax", "log_softmax"), _softmax),
     "transpose": _transpose, "reshape": _reshape, "expand": _expand, "slice": _slice, "split": _split_parts,
+    "open_slice": _open_slice, "open_extent": _number,
     "concat": _concat, "append": _append, "pad": _pad, "gather": _gather, "layer_norm": _layer_norm,
     "first_index": _first_index, "cumulative": _cumulative, "matmul": _matmul, "dense": _dense,
     **WINDOWS,

@@ -103,6 +103,7 @@ class Specializer:
         copy = Graph(self.graph.name)
         copy.notes, copy.states = list(self.graph.notes), self.graph.states
         twins: dict[Any, Value] = {}
+        at = positions(self.graph, sizes)
 
         def twin(value: Value, axes: Axes | None = None) -> Value:
             shape = self.shape(value, sizes, axes)
@@ -119,7 +120,7 @@ class Specializer:
         for node in self.graph.nodes:
             inputs = [twin(v, self.analysis.slices.get((node, k))) for k, v in enumerate(node.inputs)]
             outputs = [twin(v) for v in node.outputs]
-            new = Node(node.op, inputs, outputs, sized_attrs(node, outputs[0].shape), node.loc)
+            new = Node(node.op, inputs, outputs, sized_attrs(node, outputs[0].shape, at), node.loc)
             new.precision = node.precision
             for output in outputs:
                 output.producer = new
@@ -133,9 +134,17 @@ class Specializer:
 _KEPT = 16
 
 
-def sized_attrs(node: Node, shape: tuple[int, ...]) -> Any:
-    """Return a node's attributes for another shape of its result."""
+def sized_attrs(node: Node, shape: tuple[int, ...], at: Mapping[str, int]) -> Any:
+    """Return a node's attributes for another shape of its result.
+
+    Args:
+        node: of the graph of the largest sizes.
+        shape: of its first result.
+        at: which of its values each symbol has, counted from 0.
+    """
     name, attrs = node.op.name, node.attrs
+    if node.op.sized:
+        return replace(attrs, at=at[attrs.symbol])
     if name in ("reshape", "expand"):
         return replace(attrs, shape=shape)
     if name == "slice":

@@ -217,7 +217,8 @@ def test_what_has_no_form_for_all_sizes() -> None:
     assert "'S'" in str(caught.value) or "S=" in str(caught.value)
     assert caught.value.hint is not None
     number = built([("Shape", "x", "s"), ("Cast", "s", "c", {"to": 1}), ("ReduceSum", "c", "n", {"keepdims": 0}),
-                    ("Div", "x n", "y")], {"x": [1, "S"]}, {"y": [1, "S"]})  # fmt: skip
+                    ("Mul", "x big", "b"), ("Clip", "b zero n", "y")], {"x": [1, "S"]}, {"y": [1, "S"]},
+                   big=np.float32(100), zero=np.float32(0))  # fmt: skip
     with pytest.raises(UnsupportedOpError, match="arithmetic with open extents cannot be kept"):
         import_bounded(number, {"x": [1, "S:2..9"]})
 

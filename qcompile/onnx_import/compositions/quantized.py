@@ -187,7 +187,8 @@ def _real_of(node: OnnxNode, q: Value, scale: int, zero_point: int, what: str, a
 
 
 def _view(node: OnnxNode, op: str, inputs: Sequence[Value | None], attributes: dict[str, Any], name: str) -> OnnxNode:
-    return OnnxNode(node.graph, op, node.name, list(inputs), attributes, [name], node.opset, node.source)
+    origin = (node.opset, node.source, (), node.open)
+    return OnnxNode(node.graph, op, node.name, list(inputs), attributes, [name], *origin)
 
 
 def _finished(node: OnnxNode, y: Value, scale: int, zero_point: int, dtype: str) -> Value:

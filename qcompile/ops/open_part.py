@@ -1,0 +1,117 @@
+"""Slices and picked elements along open axes, as a model asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qcompile.ir.graph import Value
+from qcompile.ir.symbol import Extent
+from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.reshape import reshaped
+from qcompile.ops.slice import sliced
+
+
+def open_sliced(node: OnnxNode, x: Value, ranges: dict[int, slice], bounds: Sequence[Value | None]) -> Value:
+    """Return a part of x where extents are open.
+
+    Args:
+        node: the ONNX node that asks for it.
+        x: any tensor.
+        ranges: what to take of each axis at the largest sizes, in Python's terms, in the order of `bounds`.
+        bounds: vectors of starts and of ends, one entry per range; None where these are constants.
+    """
+    plain: dict[int, slice] = {}
+    for place, (axis, taken) in enumerate(ranges.items()):
+        found = _open_range(node, x, axis, taken, place, bounds)
+        if found is None:
+            plain[axis] = taken
+        else:
+            symbol, starts, sizes = found
+            name = f"{node.outputs[0]}.axis{axis}"
+            attrs = {"symbol": symbol, "axis": axis, "starts": starts, "sizes": sizes, "step": taken.step}
+            x = node.add("open_slice", [x], name, **attrs)
+    return sliced(node, x, plain)
+
+
+def _open_range(
+    node: OnnxNode, x: Value, axis: int, taken: slice, place: int, bounds: Sequence[Value | None]
+) -> tuple[str, tuple[int, ...], tuple[int, ...]] | None:
+    """Return symbol, starts and sizes of a range; None where it is an ordinary slice at every size."""
+    extent = node.open.extent(x, axis)
+    symbols = set() if extent is None else {extent.symbol}
+    symbols = symbols.union(*(node.open.symbols(value) for value in bounds))
+    if not symbols:
+        return None
+    if len(symbols) > 1:
+        node.fail(f"its bounds on axis {axis} depend on several open extents ({', '.join(sorted(symbols))})")
+    symbol = symbols.pop()
+    lengths = [x.shape[axis]] * len(node.open.values(symbol)) if extent is None else list(extent.table)
+    first, last = (
+        [given] * len(lengths) if value is None else [int(a[place]) for a in node.open.table(value, symbol)]
+        for given, value in zip((taken.start, taken.stop), bounds, strict=True)
+    )
+    found = [slice(a, b, taken.step).indices(n) for a, b, n in zip(first, last, lengths, strict=True)]
+    starts, sizes = tuple(f[0] for f in found), tuple(len(range(*f)) for f in found)
+    if _is_plain(x, extent, starts, sizes, taken.step):
+        return None
+    if sizes[-1] != max(sizes):
+        node.fail(f"axis {axis} of its result is not longest at the largest '{symbol}'")
+    return symbol, tuple(a if n else 0 for a, n in zip(starts, sizes, strict=True)), sizes
+
+
+def _is_plain(x: Value, extent: Extent | None, starts: Sequence[int], sizes: Sequence[int], step: int) -> bool:
+    """Return whether a slice of the largest tensor has its first elements right at every size."""
+    if len(set(starts)) > 1:
+        return False
+    if x.is_constant or (extent is None and len(set(sizes)) == 1):
+        return True
+    if extent is None or step != 1:
+        return False
+    cuts = {n - size for n, size in zip(extent.table, sizes, strict=True)}
+    fixed = len(set(sizes)) == 1 and starts[0] + sizes[0] <= extent.least
+    to_end = cuts == {starts[0]} and starts[0] < extent.least
+    return fixed or to_end or (starts[0] == 0 and len(cuts) == 1 and cuts.pop() < extent.least)
+
+
+def open_gathered(node: OnnxNode, x: Value, indices: Value, axis: int) -> Value | None:
+    """Return elements of x picked along an open axis, where negative indices count from its actual end.
+
+    Args:
+        node: the ONNX node that asks for them.
+        x: any tensor.
+        indices: int32 or int64.
+        axis: of x, counted from the front.
+
+    Returns:
+        None where they are an ordinary gather.
+    """
+    extent = node.open.extent(x, axis)
+    known = node.open.live(indices) is indices and indices.is_constant
+    if extent is None or (known and (indices.constant() >= 0).all()):
+        return None
+    name = node.outputs[0]
+    if known and indices.constant().size == 1:
+        starts = tuple(n + int(indices.constant().reshape(-1)[0]) for n in extent.table)
+        if min(starts) < 0:
+            node.fail(f"index {starts[0] - extent.least} is out of range where '{extent.symbol}' is smallest")
+        attrs = {"symbol": extent.symbol, "axis": axis, "starts": starts, "sizes": (1,) * len(starts)}
+        part = node.add("open_slice", [x], f"{name}.last", **attrs)
+        return reshaped(node, part, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), name)
+    return node.add("gather", [x, _wrapped(node, indices, extent)], name, axis=axis)
+
+
+def _wrapped(node: OnnxNode, indices: Value, extent: Extent) -> Value:
+    """Return indices of which the negative ones are brought to the actual end."""
+    name = f"{node.outputs[0]}.index"
+    count: Value = node.open.number(extent)
+    if indices.dtype != "int64":
+        count = node.add("cast", [count], f"{name}.count", dtype=indices.dtype)
+    if not indices.shape:
+        count = reshaped(node, count, (), f"{name}.number")
+    moved = node.add("add", [indices, count], f"{name}.moved")
+    negative = node.add("less", [indices, node.constant("zero", np.zeros((), indices.dtype))], f"{name}.negative")
+    result: Any = node.add("where", [negative, moved, indices], name)
+    return result

@@ -1,0 +1,92 @@
+"""Slices, indices and arithmetic that follow the actual end of an open axis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import qcompile
+from qcompile import runtime
+from qcompile.errors import UnsupportedOpError
+from qcompile.onnx_import.bounds import import_bounded
+
+WIDTH = 5
+
+
+def built(nodes: list[tuple[Any, ...]], rank: int = 3, **data: Any) -> Any:
+    """Return a model of x [1, S, WIDTH] with the one output y."""
+    made = [helper.make_node(op, i.split(), o.split(), **(more[0] if more else {})) for op, i, o, *more in nodes]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "S", WIDTH])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * rank)
+    tensors = [numpy_helper.from_array(np.asarray(a), n) for n, a in data.items()]
+    graph = helper.make_graph(made, "net", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def cut(start: int, end: int, step: int = 1) -> Any:
+    numbers = {"a": np.array([start]), "b": np.array([end]), "k": np.array([1]), "d": np.array([step])}
+    return built([("Slice", "x a b k d", "t"), ("Mul", "t f", "y")], f=np.float32(1.5), **numbers)
+
+
+END, FRONT = 2**31, -(2**31)
+LENGTH = [("Shape", "x", "shape"), ("Gather", "shape one", "n", {"axis": 0})]
+ONE = {"one": np.array(1), "vector": np.array([1]), "two": np.array([2]), "zero": np.array([0])}
+RNG = np.random.default_rng(3)
+CASES: dict[str, tuple[Any, str]] = {
+    "last": (cut(-1, END), "2..9"),
+    "last three": (cut(-3, END), "1..9"),
+    "all but the last": (cut(0, -1), "2..9"),
+    "middle": (cut(2, -2), "5..9"),
+    "before the last": (cut(-3, -1), "3..9"),
+    "reversed": (cut(-1, FRONT, -1), "1..9"),
+    "every second": (cut(0, END, 2), "1..9"),
+    "at most four": (cut(0, 4), "1..9"),
+    "index": (built([("Gather", "x i", "t", {"axis": 1}), ("Mul", "t f", "y")], 2, i=np.array(-1), f=np.float32(2)),
+              "1..9"),
+    "indices": (built([("Gather", "x i", "t", {"axis": 1}), ("Mul", "t f", "y")], i=np.array([0, -1, -2]),
+                      f=np.float32(2)), "3..9"),
+    "half": (built([*LENGTH, ("Div", "n half", "h"), ("Unsqueeze", "h zero", "e"), ("Slice", "x zero e vector", "t"),
+                    ("Relu", "t", "y")], half=np.array(2), **ONE), "2..9"),
+    "computed index": (built([*LENGTH, ("Sub", "n one", "i"), ("Gather", "x i", "t", {"axis": 1}), ("Relu", "t", "y")],
+                             2, **ONE), "1..9"),
+    "divided by the length": (built([*LENGTH, ("Cast", "n", "c", {"to": 1}), ("Sqrt", "c", "r"), ("Div", "x r", "y")],
+                                    **ONE), "1..9"),
+    "relative places": (built([*LENGTH, ("Sub", "nine n", "from"), ("Unsqueeze", "from zero", "a"),
+                               ("Slice", "table a end zero", "part"), ("Add", "x part", "y")],
+                              nine=np.array(9), end=np.array([END]), table=RNG.normal(0, 1, (9, WIDTH)).astype("f4"),
+                              **ONE), "1..9"),
+    "learned places": (built([*LENGTH, ("Unsqueeze", "n zero", "b"), ("Slice", "table zero b zero", "part"),
+                              ("Add", "x part", "y")], table=RNG.normal(0, 1, (9, WIDTH)).astype("f4"), **ONE), "1..9"),
+    "range": (built([*LENGTH, ("Range", "z n one", "r"), ("Gather", "table r", "part"), ("Add", "x part", "y")],
+                    z=np.array(0), table=RNG.normal(0, 1, (12, WIDTH)).astype("f4"), **ONE), "1..9"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_float(name: str, tmp_path: Path) -> None:
+    model, bounds = CASES[name]
+    onnx.save(model, tmp_path / "m.onnx")
+    reference = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    shapes = {"x": [1, f"S:{bounds}", WIDTH]}
+    qcompile.compile(tmp_path / "m.onnx", precision="fp32", input_shapes=shapes, output=tmp_path / "b")
+    rng = np.random.default_rng(0)
+    least, most = map(int, bounds.split(".."))
+    with runtime.load(tmp_path / "b") as session:
+        for size in (most, least, (least + most) // 2, most - 1, most):
+            given = {"x": rng.normal(0, 1, (1, size, WIDTH)).astype(np.float32)}
+            (wanted,), found = reference.run(None, given), session.run(given)["y"]
+            assert found.shape == wanted.shape
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_what_would_be_empty() -> None:
+    with pytest.raises(UnsupportedOpError, match="no element at the smallest size"):
+        import_bounded(cut(0, -1), {"x": [1, "S:1..9", WIDTH]})
+    with pytest.raises(UnsupportedOpError, match="out of range where 'S' is smallest"):
+        import_bounded(built([("Gather", "x i", "y", {"axis": 1})], 2, i=np.array(-3)), {"x": [1, "S:1..9", WIDTH]})
