@@ -90,13 +90,17 @@ def open_gathered(node: OnnxNode, x: Value, indices: Value, axis: int) -> Value 
     """
     extent = node.open.extent(x, axis)
     known = node.open.live(indices) is indices and indices.is_constant
-    if extent is None or (known and (indices.constant() >= 0).all()):
+    if extent is None:
         return None
+    if known:
+        outside = [i for i in indices.constant().reshape(-1).tolist() if not -extent.least <= i < extent.least]
+        if outside:
+            node.fail(f"index {outside[0]} is out of range where '{extent.symbol}' is smallest")
+        if (indices.constant() >= 0).all():
+            return None
     name = node.outputs[0]
     if known and indices.constant().size == 1:
         starts = tuple(n + int(indices.constant().reshape(-1)[0]) for n in extent.table)
-        if min(starts) < 0:
-            node.fail(f"index {starts[0] - extent.least} is out of range where '{extent.symbol}' is smallest")
         attrs = {"symbol": extent.symbol, "axis": axis, "starts": starts, "sizes": (1,) * len(starts)}
         part = node.add("open_slice", [x], f"{name}.last", **attrs)
         return reshaped(node, part, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), name)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from qcompile.ir.graph import Value
+from qcompile.ir.symbol import Extent
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
 from qcompile.ops.slice import sliced
@@ -35,6 +36,7 @@ class _Layer:
         node: the ONNX node.
         name: prefix of its tensors.
         gates: products with the inputs of all steps, biases included, [T, B, G·H].
+        steps: T where it is open.
         recurrent: R, [G·H, H].
         bias: the recurrent bias, [G·H]; zeros where it is part of `gates` already.
         hidden: H.
@@ -44,6 +46,7 @@ class _Layer:
     node: OnnxNode
     name: str
     gates: Value
+    steps: Extent | None
     recurrent: Value
     bias: np.ndarray[Any, Any]
     hidden: int
@@ -59,8 +62,13 @@ class _Layer:
 
     def step_gates(self, step: int, label: str) -> Value:
         """Return the products with one step's input, [B, G·H]."""
-        shape = self.gates.shape
-        part = sliced(self.node, self.gates, {0: slice(step, step + 1)}, f"{self.name}.{label}.x")
+        shape, name = self.gates.shape, f"{self.name}.{label}.x"
+        if self.steps is not None and step >= self.steps.least:
+            # Past the actual end an index gives anything; what follows from it is not used.
+            index = self.node.constant("step", [step], "int64")
+            part = self.node.add("gather", [self.gates, index], name, axis=0)
+        else:
+            part = sliced(self.node, self.gates, {0: slice(step, step + 1)}, name)
         return reshaped(self.node, part, shape[1:], f"{self.name}.{label}.input")
 
     def product(self, state: Value, rows: slice, label: str) -> Value:
@@ -140,7 +148,9 @@ class _Sequence:
         x: the input, [T, B, I].
         directions: 1 or 2.
         hidden: H.
-        lengths: steps that count of each entry of the batch, int64 [B, 1]; None where all do.
+        lengths: steps that count of each entry of the batch, int64 [B, 1] or [1, 1]; None where all do.
+        given: whether the model says so.
+        open_steps: number of steps where it is open, else None.
     """
 
     node: OnnxNode
@@ -148,6 +158,8 @@ class _Sequence:
     directions: int
     hidden: int
     lengths: Value | None
+    given: bool
+    open_steps: Extent | None
 
     @property
     def steps(self) -> int:
@@ -175,11 +187,14 @@ def _sequence(node: OnnxNode, gates: int) -> _Sequence:
     lengths: Value | None = node.value(4) if node.has(4) else None
     if lengths is not None and lengths.data is not None and (lengths.data == x.shape[0]).all():
         lengths = None
-    if lengths is not None:
-        base = node.outputs[0] or node.name
+    extent = None if node.open is None else node.open.extent(x, 0)
+    base, given = node.outputs[0] or node.name, lengths is not None
+    if lengths is None and extent is not None:
+        lengths = reshaped(node, node.open.number(extent), (1, 1), f"{base}.length")
+    elif lengths is not None:
         wide = lengths if lengths.dtype == "int64" else node.add("cast", [lengths], f"{base}.steps", dtype="int64")
         lengths = reshaped(node, wide, (x.shape[1], 1), f"{base}.lengths")
-    return _Sequence(node, x, weight.shape[0], weight.shape[1] // gates, lengths)
+    return _Sequence(node, x, weight.shape[0], weight.shape[1] // gates, lengths, given, extent)
 
 
 def _layer(seq: _Sequence, d: int, gates: int, activations: Sequence[Activation], separate: slice | None) -> _Layer:
@@ -200,7 +215,7 @@ def _layer(seq: _Sequence, d: int, gates: int, activations: Sequence[Activation]
     products = linear(node, seq.x, weight, node.constant("bias", outer), f"{name}.gates")
     # As in ONNX Runtime, an LSTM's cell state (its third activation's operand) is not clipped.
     clipped = [_clipped(node, a) if k < 2 else a for k, a in enumerate(activations)]
-    return _Layer(node, name, products, recurrent, inner, seq.hidden, clipped)
+    return _Layer(node, name, products, seq.open_steps, recurrent, inner, seq.hidden, clipped)
 
 
 def _direction(node: OnnxNode, value: Value, d: int, name: str) -> Value:
@@ -247,7 +262,8 @@ def _unroll(seq: _Sequence, defaults: Sequence[str], gates: int, states: int, st
 
 def _masked(seq: _Sequence, layer: _Layer, t: int, new: list[Value], old: list[Value]) -> tuple[Value, list[Value]]:
     """Keep the state, and give zeros, where an entry of the batch has ended."""
-    if seq.lengths is None:
+    certain = seq.open_steps is not None and not seq.given and t < seq.open_steps.least
+    if seq.lengths is None or certain:
         return new[0], new
     label = f"step{t}"
     counts = layer.op("greater", [seq.lengths, layer.node.constant("step", t, "int64")], f"{label}.counts")
@@ -272,7 +288,12 @@ def _assembled(seq: _Sequence, outputs: list[list[Value]], finals: list[list[Val
                f"{base}.{t}.rows")
         for t in range(seq.steps)
     ]  # fmt: skip
-    y = joined(rows, 0, f"{base}.all" if first else names[0] or f"{base}.all")
+    whole = first or seq.open_steps is not None
+    y = joined(rows, 0, f"{base}.all" if whole else names[0] or f"{base}.all")
+    if seq.open_steps is not None:
+        attrs = {"symbol": seq.open_steps.symbol, "axis": 0, "sizes": seq.open_steps.table}
+        name = f"{base}.steps" if first else names[0] or f"{base}.steps"
+        y = node.add("open_slice", [y], name, starts=(0,) * len(seq.open_steps.table), **attrs)
     if first:
         y = node.add("transpose", [y], name=names[0] or f"{base}.y", perm=(2, 0, 1, 3))
     results = [y]
