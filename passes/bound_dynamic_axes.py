@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompile import ops
-from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.graph import Graph, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.symbol import Extent
 from qcompile.ir.types import TensorType
 from qcompile.ops.mask_tail import MaskTailAttrs
+from qcompile.ops.open_avg_pool import OpenAvgPoolAttrs
 from qcompile.ops.rescale_mean import RescaleMeanAttrs
+from qcompile.ops.sized import Sized
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
 from qcompile.shapes.analysis import Analysis, Mask, analyse
 
@@ -46,10 +48,11 @@ class BoundDynamicAxes(Pass):
             return
         analysis = analyse(graph)
         masks = [mask for mask in analysis.masks if not _is_masked(analysis, mask)]
-        sized = {node: _entry(node) for node in graph.nodes if node.op.sized}
-        needed = [m.extent for m in masks] + [e for extents in analysis.means.values() for e in extents]
+        sized = {node: node.op.read_extents(node.attrs) for node in graph.nodes if isinstance(node.op, Sized)}
+        needed = [m.extent for m in masks] + [e for more in analysis.means.values() for e in more]
+        needed += [e for more in sized.values() for e in more]
         needed += analysis.counts.values()
-        needed += sized.values()
+        needed += [e for extents in analysis.windows.values() for e in extents if e is not None]
         if not needed:
             return
         extents = tuple(dict.fromkeys(needed))
@@ -60,8 +63,12 @@ class BoundDynamicAxes(Pass):
         for node, extent in analysis.counts.items():
             rewriter.set_operand(node, 1, operand)
             rewriter.set_attrs(node, entry=extents.index(extent))
-        for node, extent in sized.items():
-            attrs = replace(node.attrs, entry=extents.index(extent))
+        for node, counted in analysis.windows.items():
+            height, width = (None if e is None else extents.index(e) for e in counted)
+            attrs = OpenAvgPoolAttrs(**vars(node.attrs), entries=(height, width))
+            rewriter.replace_op(node, ops.get("open_avg_pool"), [node.inputs[0], operand], attrs)
+        for node, read in sized.items():
+            attrs = node.op.with_entries(node.attrs, [extents.index(e) for e in read])  # type: ignore[attr-defined]
             rewriter.replace_op(node, node.op, [*node.inputs, operand], attrs)
         for node, over in analysis.means.items():
             attrs = RescaleMeanAttrs(tuple(extents.index(e) for e in over), tuple(e.most for e in over))
@@ -71,12 +78,6 @@ class BoundDynamicAxes(Pass):
             name = f"{node.output.name}.mean"
             scaled = rewriter.insert(after, ops.get("rescale_mean"), inputs, attrs, name=name, loc=node.loc)
             rewriter.replace_value(node.output, scaled.output, except_in=scaled)
-
-
-def _entry(node: Node) -> Extent:
-    """Return which of the actual extents an operation reads that follows from one."""
-    attrs = node.attrs
-    return Extent(attrs.symbol, attrs.starts if node.op.name == "open_slice" else attrs.table)
 
 
 def _insert_masks(rewriter: Rewriter, masks: list[Mask], extents: tuple[Extent, ...], operand: Value) -> None:

@@ -38,6 +38,7 @@ class OpenShapes:
         self._analysis = Analysis(input_axes(graph))
         self._seen = 0
         self._twins: dict[Value, Value] = {}
+        self._tables: dict[tuple[Value, str], list[Array]] = {}
 
     def extent(self, value: Value, axis: int) -> Extent | None:
         """Return the open extent of a tensor's axis, None where it is fixed or not known."""
@@ -97,38 +98,44 @@ class OpenShapes:
         attrs = OpenExtentAttrs(extent.symbol, extent.table)
         return self._graph.add_node(ops.get("open_extent"), [], attrs, names=[f"{extent.symbol}.extent"]).output
 
-    def symbols(self, value: Value | None) -> set[str]:
-        """Return the symbols that a constant follows from."""
-        found, pending = set(), [] if value is None else [self.live(value)]
-        while pending:
-            node = pending.pop().producer
-            if node is not None:
-                pending += node.inputs
-                found |= {node.attrs.symbol} if node.op.name == "open_extent" else set()
-        return found
+    def symbols(self, value: Value | None, place: int) -> set[str]:
+        """Return the symbols that one element of a constant vector follows from."""
+        if value is None:
+            return set()
+        return {
+            symbol.name
+            for symbol in self._graph.symbols
+            if len({array.reshape(-1)[place].item() for array in self.table(value, symbol.name)}) > 1
+        }
 
     def values(self, symbol: str) -> range:
         """Return the values of a symbol."""
         return next(s.values for s in self._graph.symbols if s.name == symbol)
 
     def table(self, value: Value, symbol: str) -> list[Array]:
-        """Return what a constant is for each value of the one symbol it follows from."""
+        """Return what a constant is for each value of one symbol, at the largest of the others."""
         live, count = self.live(value), len(self.values(symbol))
-        return [value.constant()] * count if live is value else [_computed(live, at, {}) for at in range(count)]
+        if live is value:
+            return [value.constant()] * count
+        key = (value, symbol)
+        if key not in self._tables:
+            self._tables[key] = [_computed(live, symbol, at, {}) for at in range(count)]
+        return self._tables[key]
 
 
-def _computed(value: Value, at: int, known: dict[Value, Array]) -> Array:
-    """Compute a twin where its symbol has one of its values."""
+def _computed(value: Value, symbol: str, at: int, known: dict[Value, Array]) -> Array:
+    """Compute a twin where one symbol has one of its values."""
     if value.data is not None:
         return value.data
     node = value.producer
     assert node is not None
     if value not in known:
         if node.op.name == "open_extent":
-            known[value] = node.op.evaluate(replace(node.attrs, at=at), [])[0]
+            place = at if node.attrs.symbol == symbol else -1
+            known[value] = node.op.evaluate(replace(node.attrs, at=place), [])[0]
         else:
             with np.errstate(all="ignore"):
-                results = evaluate_node(node, [_computed(v, at, known) for v in node.inputs])
+                results = evaluate_node(node, [_computed(v, symbol, at, known) for v in node.inputs])
             known.update(zip(node.outputs, results, strict=True))
     return known[value]
 

@@ -19,10 +19,12 @@ _NOT_OPERATIONS = {
     "layout",
     "onnx_node",
     "open_part",
+    "open_scaling",
     "packed_weights",
     "pooling",
     "reduction",
     "sampling",
+    "sized",
     "spatial",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -62,7 +62,7 @@ class AvgPool(OpDef):
 
     def evaluate(self, attrs: AvgPoolAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Sum tap by tap, then divide by the counts."""
-        total, counts = _sums(attrs, inputs[0])
+        total, counts = window_sums(attrs, inputs[0])
         y = total / counts.astype(total.dtype)[None, :, :, None]
         return (from_nhwc(y, attrs.layout),)
 
@@ -70,7 +70,7 @@ class AvgPool(OpDef):
         """Sum centred integers tap by tap, then requantize with one multiplier per count."""
         (x,), (y,) = qparams_of(node)
         centred = inputs[0].astype(np.int32) - np.int32(x.scalar_zero_point)
-        total, counts = _sums(node.attrs, centred)
+        total, counts = window_sums(node.attrs, centred)
         m = rq.multiplier(x.scalar_scale, y.scalar_scale * counts)[None, :, :, None]
         return (from_nhwc(rq.requantize(total, m, y), node.attrs.layout),)
 
@@ -92,15 +92,32 @@ class AvgPool(OpDef):
         def factor(e: Any, i: Any) -> Any:
             return e.f32(uniform) if table is None else e.at(table, i[axes[0]], i[axes[1]])
 
-        def finish(e: Any, acc: Any, i: Any) -> Any:
-            return e.requantize(acc, factor(e, i)) if node.is_integer else acc * factor(e, i)
-
-        init = (0, "int32") if node.is_integer else (0.0, node.output.dtype)
-        context.reduce(node, attrs.kernel, lambda e, i, r: _tap(e, i, r, node), "sum", init, finish)
+        lower_average(node, context, factor)
 
 
-def _sums(attrs: AvgPoolAttrs, x: Array) -> tuple[Array, Array]:
-    """Return the window sums, NHWC, and the counts [H_out, W_out]."""
+def lower_average(node: Node, context: Any, factor: Callable[[Any, Any], Any]) -> None:
+    """Emit a reduction over the window.
+
+    Args:
+        node: the pooling.
+        context: as for `OpDef.lower`.
+        factor: gets the builder and the output's index; returns what the window's sum is multiplied by.
+    """
+
+    def finish(e: Any, acc: Any, i: Any) -> Any:
+        return e.requantize(acc, factor(e, i)) if node.is_integer else acc * factor(e, i)
+
+    init = (0, "int32") if node.is_integer else (0.0, node.output.dtype)
+    context.reduce(node, node.attrs.kernel, lambda e, i, r: _tap(e, i, r, node), "sum", init, finish)
+
+
+def window_sums(attrs: AvgPoolAttrs, x: Array) -> tuple[Array, Array]:
+    """Return the sums of all windows, NHWC, and their counts [H_out, W_out].
+
+    Args:
+        attrs: the window.
+        x: in the layout of the attributes; integers centred.
+    """
     out = pool_extents(attrs, x.shape)
     total: Array | None = None
     for seen in pool_windows(to_nhwc(x, attrs.layout), attrs, out, 0):

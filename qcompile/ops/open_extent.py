@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from qcompile.ir.graph import Node
-from qcompile.ir.opdef import Array, OpDef
+from qcompile.ir.opdef import Array
 from qcompile.ir.types import TensorType
+from qcompile.ops.sized import Sized
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class OpenExtentAttrs:
     entry: int = 0
 
 
-class OpenExtent(OpDef):
+class OpenExtent(Sized):
     """y = [table[at]], or [extents[entry]].
 
     Operands: none while the graph has one size at a time; the actual extents (int32) in its final form.
@@ -39,7 +40,6 @@ class OpenExtent(OpDef):
     name = "open_extent"
     Attrs = OpenExtentAttrs
     activations = ()
-    sized: ClassVar[bool] = True
 
     def infer(self, attrs: OpenExtentAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the type of one int64 number."""

@@ -42,7 +42,7 @@ def _open_range(
     """Return symbol, starts and sizes of a range; None where it is an ordinary slice at every size."""
     extent = node.open.extent(x, axis)
     symbols = set() if extent is None else {extent.symbol}
-    symbols = symbols.union(*(node.open.symbols(value) for value in bounds))
+    symbols = symbols.union(*(node.open.symbols(value, place) for value in bounds))
     if not symbols:
         return None
     if len(symbols) > 1:

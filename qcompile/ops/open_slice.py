@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from qcompile.ir.graph import Node
-from qcompile.ir.opdef import Array, OpDef, Quantization
+from qcompile.ir.opdef import Array, Quantization
+from qcompile.ir.symbol import Extent
 from qcompile.ir.types import TensorType
 from qcompile.ops.layout import replace_axis
+from qcompile.ops.sized import Sized
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class OpenSliceAttrs:
             raise ValueError(f"starts {self.starts}, sizes {self.sizes}, step {self.step}")
 
 
-class OpenSlice(OpDef):
+class OpenSlice(Sized):
     """y[…, i, …] = x[…, start + i·step, …] with start = starts[at], or extents[entry].
 
     Operands: x, and in the graph's final form the actual extents (int32). What lies past the actual end of the
@@ -52,7 +54,10 @@ class OpenSlice(OpDef):
     Attrs = OpenSliceAttrs
     activations = (0,)
     integer = Quantization.SHARED
-    sized: ClassVar[bool] = True
+
+    def read_extents(self, attrs: OpenSliceAttrs) -> tuple[Extent, ...]:
+        """Return the start, as if it were an extent."""
+        return (Extent(attrs.symbol, attrs.starts),)
 
     def infer(self, attrs: OpenSliceAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the type of the result."""

@@ -103,14 +103,22 @@ def pool_extents(attrs: PoolAttrs, shape: Sequence[int]) -> tuple[int, int]:
             (attrs.pads[axis], attrs.pads[axis + 2]),
             ceil=attrs.ceil_mode,
         )
-        if not _tap_counts(attrs, axis, size, count, 0, size).all():
+        if not tap_counts(attrs, axis, count, 0, size).all():
             raise ValueError(f"pads {attrs.pads} are so large that a window of {attrs.kernel} sees only padding")
         extents.append(count)
     return extents[0], extents[1]
 
 
-def _tap_counts(attrs: PoolAttrs, axis: int, size: int, count: int, low: int, high: int) -> Array:
-    """Return for each output position along one axis how many taps lie in [low, high)."""
+def tap_counts(attrs: PoolAttrs, axis: int, count: int, low: int, high: int) -> Array:
+    """Return how many taps of each window along one axis lie in a range.
+
+    Args:
+        attrs: the window.
+        axis: 0 for height, 1 for width.
+        count: windows.
+        low: first index of the range.
+        high: index past its end.
+    """
     starts = np.arange(count) * attrs.strides[axis] - attrs.pads[axis]
     # Taps are starts + k·dilation: the first k at or past each bound, in closed form, for windows of any extent.
     first, end = (np.clip(-((starts - bound) // attrs.dilations[axis]), 0, attrs.kernel[axis]) for bound in (low, high))
@@ -132,7 +140,7 @@ def window_counts(attrs: PoolAttrs, shape: Sequence[int], out: tuple[int, int], 
     counts = []
     for axis, size in enumerate(shape[a] for a in spatial_axes(attrs.layout)):
         before, after = (attrs.pads[axis], attrs.pads[axis + 2]) if with_pads else (0, 0)
-        counts.append(_tap_counts(attrs, axis, size, out[axis], -before, size + after))
+        counts.append(tap_counts(attrs, axis, out[axis], -before, size + after))
     return np.asarray(counts[0][:, None] * counts[1][None, :])
 
 

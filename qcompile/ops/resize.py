@@ -15,6 +15,7 @@ from qcompile.ir.types import TensorType
 from qcompile.ops.interpolation import COORDINATES, ROUNDINGS, Axis, fixed_point, regular_factor
 from qcompile.ops.layout import axis_indices
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.open_scaling import Scaling, add_resize, open_scalings
 from qcompile.ops.reshape import reshaped
 from qcompile.ops.spatial import from_nhwc, spatial_axes, to_nhwc, with_spatial
 from qcompile.ops.transpose import transposed
@@ -141,18 +142,24 @@ def _resized(node: OnnxNode, scales: Sequence[float], sizes: list[int] | None, d
     mode = {"bilinear": "linear"}.get(node.attr("mode", "nearest"), node.attr("mode", "nearest"))
     single = [float(np.float32(s)) for s in scales]
     out = sizes or [math.floor(np.float32(d) * np.float32(s)) for d, s in zip(x.shape, single, strict=True)]
-    axes = [a for a in range(rank) if single[a] != 1.0 or out[a] != x.shape[a]]
+    opened = {} if node.open is None else open_scalings(node, x, out, single)
+    axes = [a for a in range(rank) if single[a] != 1.0 or out[a] != x.shape[a] or a in opened]
     if not axes:
         return x
     if len(axes) > 2:
         node.fail(f"{len(axes)} axes are resized; at most 2 are supported")
     if rank == 4 and set(axes) <= {2, 3}:
-        return node.add("resize", [x], size=(out[2], out[3]), scales=(single[2], single[3]), mode=mode, **details)
-    return _resized_elsewhere(node, x, axes, out, single, {"mode": mode, **details})
+        return add_resize(node, x, None, (2, 3), (out, single), opened, {"mode": mode, **details})
+    return _resized_elsewhere(node, x, axes, (out, single), opened, {"mode": mode, **details})
 
 
 def _resized_elsewhere(
-    node: OnnxNode, x: Value, axes: list[int], out: list[int], scales: list[float], details: dict[str, Any]
+    node: OnnxNode,
+    x: Value,
+    axes: list[int],
+    sizes: tuple[list[int], list[float]],
+    opened: dict[int, Scaling],
+    details: dict[str, Any],
 ) -> Value:
     """Bring the axes that change to the end, as height and width of an image; resize; bring them back."""
     name = node.outputs[0]
@@ -163,10 +170,8 @@ def _resized_elsewhere(
     planes = math.prod(x.shape[a] for a in others)
     spatial = [x.shape[a] for a in axes]
     image = reshaped(node, moved, [1, planes, *([1] if one else []), *spatial], f"{name}.image")
-    size = (1, out[axes[0]]) if one else (out[axes[0]], out[axes[1]])
-    ratio = (1.0, scales[axes[0]]) if one else (scales[axes[0]], scales[axes[1]])
-    resized = node.add("resize", [image], f"{name}.resized", size=size, scales=ratio, **details)
-    back = reshaped(node, resized, [out[a] for a in perm], f"{name}.planes")
+    resized = add_resize(node, image, f"{name}.resized", (None, *axes)[-2:], sizes, opened, details)
+    back = reshaped(node, resized, [sizes[0][a] for a in perm], f"{name}.planes")
     return transposed(node, back, [perm.index(a) for a in range(len(perm))])
 
 
@@ -200,30 +205,16 @@ class Resize(OpDef):
 
     def evaluate(self, attrs: ResizeAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Interpolate in the precision of the operand."""
-        x = to_nhwc(inputs[0], attrs.layout)
-        rows, columns = attrs.axes(inputs[0].shape)
-        if attrs.mode == "nearest":
-            y = x[:, rows.nearest(attrs.rounding)][:, :, columns.nearest(attrs.rounding)]
-            return (from_nhwc(y, attrs.layout),)
-        for axis, where in ((rows, 1), (columns, 2)):
-            indices, coefficients = _taps(attrs, axis)
-            x = _mix(x, where, indices, coefficients.astype(x.dtype))
-        return (from_nhwc(x, attrs.layout),)
+        taps = [axis_taps(attrs, axis) for axis in attrs.axes(inputs[0].shape)]
+        return (from_nhwc(mixed(attrs, to_nhwc(inputs[0], attrs.layout), taps), attrs.layout),)
 
     def evaluate_integer(self, node: Node, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Copy, or interpolate in fixed point."""
         attrs = node.attrs
         if attrs.mode == "nearest":
             return self.evaluate(attrs, inputs)
-        params, result = node.inputs[0].qparams, node.output.qparams
-        assert params is not None
-        assert result is not None
-        acc = to_nhwc(inputs[0], attrs.layout).astype(np.int32) - np.int32(params.scalar_zero_point)
-        for axis, where in zip(attrs.axes(inputs[0].shape), (1, 2), strict=True):
-            indices, coefficients = axis.linear()
-            acc = _mix(acc, where, indices, fixed_point(coefficients))
-        q = rq.requantize(acc, linear_multiplier(params.scalar_scale, result.scalar_scale), result)
-        return (from_nhwc(q, attrs.layout),)
+        taps = [axis.linear() for axis in attrs.axes(inputs[0].shape)]
+        return (from_nhwc(mixed_integer(node, to_nhwc(inputs[0], attrs.layout), taps), attrs.layout),)
 
     def integer_obstacle(self, node: Node) -> str | None:
         """Refuse cubic interpolation, whose result leaves the range of its operand."""
@@ -255,8 +246,38 @@ def linear_multiplier(operand: float, result: float) -> Any:
     return rq.multiplier(operand, np.ldexp(result, 2 * rq.RESIZE_BITS))
 
 
-def _taps(attrs: ResizeAttrs, axis: Axis) -> tuple[Any, Any]:
+def axis_taps(attrs: ResizeAttrs, axis: Axis) -> tuple[Array, Array]:
+    """Return which elements each element of a result mixes along one axis, and their shares: [out, taps] each."""
+    if attrs.mode == "nearest":
+        indices = axis.nearest(attrs.rounding)[:, None]
+        return indices, np.ones(indices.shape, np.float32)
     return axis.linear() if attrs.mode == "linear" else axis.cubic(attrs.cubic_coeff, attrs.exclude_outside)
+
+
+def mixed(attrs: ResizeAttrs, x: Array, taps: Sequence[tuple[Array, Array]]) -> Array:
+    """Return the resized real image.
+
+    Args:
+        attrs: say the mode.
+        x: NHWC.
+        taps: indices and shares of rows and of columns.
+    """
+    for where, (indices, shares) in enumerate(taps, 1):
+        # What is only copied may be of any type.
+        nearest = attrs.mode == "nearest"
+        x = x.take(indices[:, 0], where) if nearest else _mix(x, where, indices, shares.astype(x.dtype))
+    return x
+
+
+def mixed_integer(node: Node, x: Array, taps: Sequence[tuple[Array, Array]]) -> Array:
+    """Return the image resized by linear interpolation in fixed point; see `mixed`."""
+    params, result = node.inputs[0].qparams, node.output.qparams
+    assert params is not None
+    assert result is not None
+    acc = x.astype(np.int32) - np.int32(params.scalar_zero_point)
+    for where, (indices, shares) in enumerate(taps, 1):
+        acc = _mix(acc, where, indices, fixed_point(shares))
+    return rq.requantize(acc, linear_multiplier(params.scalar_scale, result.scalar_scale), result)
 
 
 def _mix(x: Array, where: int, indices: Array, coefficients: Array) -> Array:
@@ -300,7 +321,7 @@ def _lower_taps(node: Node, context: Any, rows: Axis, columns: Axis) -> None:
     integer = node.is_integer
     indices, shares, count = [], [], 2 if attrs.mode == "linear" else 4
     for axis in (rows, columns):
-        taps, coefficients = _taps(attrs, axis)
+        taps, coefficients = axis_taps(attrs, axis)
         table = fixed_point(coefficients) if integer else coefficients
         indices.append([context.constant(np.ascontiguousarray(taps[:, t])) for t in range(count)])
         shares.append([context.constant(np.ascontiguousarray(table[:, t])) for t in range(count)])

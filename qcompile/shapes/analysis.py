@@ -45,6 +45,7 @@ class Analysis:
         masks: what must be replaced.
         means: nodes that divide by an open extent, with the extents of the axes they average over.
         counts: nodes that add an open extent to a length.
+        windows: nodes whose windows reach past the actual end, with the height and width of what they average.
     """
 
     axes: dict[Value, Axes] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Analysis:
     masks: list[Mask] = field(default_factory=list)
     means: dict[Node, tuple[Extent, ...]] = field(default_factory=dict)
     counts: dict[Node, Extent] = field(default_factory=dict)
+    windows: dict[Node, tuple[Extent | None, Extent | None]] = field(default_factory=dict)
 
     def of(self, value: Value) -> Axes:
         """Return the open extents of a tensor's axes."""
@@ -91,6 +93,10 @@ class Step:
     def count(self, extent: Extent) -> None:
         """Say that an open extent is added to a length."""
         self._analysis.counts[self.node] = extent
+
+    def average_windows(self, extents: tuple[Extent | None, Extent | None]) -> None:
+        """Say that the result is divided by what windows hold before the end of height and width."""
+        self._analysis.windows[self.node] = extents
 
     def extent_of(self, size: int) -> Extent | None:
         """Return the one known open extent whose largest value is a size, None where there is none or several."""

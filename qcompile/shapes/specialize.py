@@ -12,6 +12,7 @@ import numpy.typing as npt
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.symbol import Axes, Symbol
+from qcompile.ops.sized import Sized
 from qcompile.shapes.analysis import Analysis, actual, analyse, positions
 
 
@@ -143,8 +144,8 @@ def sized_attrs(node: Node, shape: tuple[int, ...], at: Mapping[str, int]) -> An
         at: which of its values each symbol has, counted from 0.
     """
     name, attrs = node.op.name, node.attrs
-    if node.op.sized:
-        return replace(attrs, at=at[attrs.symbol])
+    if isinstance(node.op, Sized):
+        return node.op.at_sizes(attrs, at)
     if name in ("reshape", "expand"):
         return replace(attrs, shape=shape)
     if name == "slice":

@@ -75,17 +75,21 @@ def _conv_transpose2d(step: Step) -> list[Axes]:
 
 def _pool(step: Step) -> list[Axes]:
     attrs, result = step.node.attrs, list(step.axes[0])
+    counted: list[Extent | None] = [None, None]
     for k, axis in enumerate(_places(attrs.layout)):
         extent = result[axis]
         if extent is None:
             continue
         before, after, span, stride = _geometry(attrs, attrs.kernel, k)
         past = after > 0 or (attrs.ceil_mode and stride > 1)
-        if past and step.node.op.name == "avg_pool":
-            raise step.refuse("its windows reach past the end, so that they average fewer elements there", extent)
+        average = step.node.op.name != "max_pool"
         if past:
-            step.mask(0, axis, -math.inf)
+            step.mask(0, axis, 0.0 if average else -math.inf)
+        if past and average:
+            counted[k] = extent
         result[axis] = _moved(extent, before, after, span, stride, attrs.ceil_mode)
+    if any(counted):
+        step.average_windows((counted[0], counted[1]))
     return [tuple(result)]
 
 
@@ -104,6 +108,17 @@ def _resize(step: Step) -> list[Axes]:
     return [tuple(result)]
 
 
+def _open_resize(step: Step) -> list[Axes]:
+    attrs, result = step.node.attrs, list(step.axes[0])
+    for k, axis in enumerate(_places(attrs.layout)):
+        extent = result[axis]
+        if extent is not None and (extent.symbol, extent.table) != (attrs.symbols[k], attrs.lengths[k]):
+            raise step.refuse("its tables are for other extents", extent)
+        sizes = attrs.sizes[k]
+        result[axis] = Extent(attrs.symbols[k], sizes) if min(sizes) < max(sizes) else None
+    return [tuple(result)]
+
+
 _LOCAL = ("half_pixel", "asymmetric", "half_pixel_symmetric", "pytorch_half_pixel")
 
 
@@ -117,7 +132,9 @@ WINDOWS: dict[str, Rule] = {
     "conv_transpose2d": _conv_transpose2d,
     "max_pool": _pool,
     "avg_pool": _pool,
+    "open_avg_pool": _pool,
     "resize": _resize,
+    "open_resize": _open_resize,
     "lrn": _lrn,
 }
 """Rules by operation."""
