@@ -65,11 +65,12 @@ class BoundDynamicAxes(Pass):
             rewriter.set_attrs(node, entry=extents.index(extent))
         for node, counted in analysis.windows.items():
             height, width = (None if e is None else extents.index(e) for e in counted)
-            attrs = OpenAvgPoolAttrs(**vars(node.attrs), entries=(height, width))
-            rewriter.replace_op(node, ops.get("open_avg_pool"), [node.inputs[0], operand], attrs)
+            pool = OpenAvgPoolAttrs(**vars(node.attrs), entries=(height, width))
+            rewriter.replace_op(node, ops.get("open_avg_pool"), [node.inputs[0], operand], pool)
         for node, read in sized.items():
-            attrs = node.op.with_entries(node.attrs, [extents.index(e) for e in read])  # type: ignore[attr-defined]
-            rewriter.replace_op(node, node.op, [*node.inputs, operand], attrs)
+            numbers = [extents.index(e) for e in read]
+            final = node.op.with_entries(node.attrs, numbers)  # type: ignore[attr-defined]
+            rewriter.replace_op(node, node.op, [*node.inputs, operand], final)
         for node, over in analysis.means.items():
             attrs = RescaleMeanAttrs(tuple(extents.index(e) for e in over), tuple(e.most for e in over))
             position = graph.nodes.index(node) + 1

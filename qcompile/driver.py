@@ -386,11 +386,7 @@ def integer_pipeline(config: CompileConfig, whole: bool = True) -> str:
         "fuse-requantize",
         "quantize-states",
     ]
-    # Rounding weights by samples needs samples of one size.
-    open_extents = any(isinstance(d, str) for shape in config.input_shapes.values() for d in shape)
-    if whole and not open_extents:
-        steps.append("round-weights")
-    return ",".join([*steps, 'quantize-weights{operations=["gather"]}'] if whole else steps)
+    return ",".join([*steps, "round-weights", 'quantize-weights{operations=["gather"]}'] if whole else steps)
 
 
 def _run(
@@ -418,8 +414,6 @@ def examine(graph: Graph, samples: CalibrationSet | None) -> list[str]:
     if samples is None:
         return []
     noted = samples.summary.notes() if samples.summary is not None else []
-    if graph.symbols:
-        return noted
     return [*noted, *scale_notes(graph, samples, samples.preprocess)]
 
 

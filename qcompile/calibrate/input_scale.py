@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ops.interpreter import evaluate_node
+from qcompile.ops.sized_run import NodeRun
 
 Array = npt.NDArray[Any]
 
@@ -120,14 +120,16 @@ class _Layer:
         needed = nx.ancestors(view, target.producer) | {target.producer}
         self._nodes = [node for node in graph.nodes if node in needed]
         self._source, self._target = graph.inputs[0], target
+        self._run = NodeRun(graph)
 
     def run(self, array: Array) -> Array:
         """Return the target for one input."""
         known: dict[Value, Array] = {self._source: np.ascontiguousarray(array, np.float32)}
+        sizes = self._run.sizes({self._source.name: array})
         with np.errstate(all="ignore"):
             for node in self._nodes:
-                operands = [v.data if v.data is not None else known[v] for v in node.inputs]
-                known.update(zip(node.outputs, evaluate_node(node, operands), strict=True))
+                results = self._run.evaluate(node, [known.get(v) for v in node.inputs], sizes)
+                known.update(zip(node.outputs, results, strict=True))
         return known[self._target]
 
     def divergence(self, inputs: Sequence[Array]) -> float:

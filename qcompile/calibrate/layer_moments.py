@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from qcompile.calibrate.paired_run import LayerInputs
 from qcompile.ir.graph import Node
-from qcompile.ops.spatial import to_nhwc
+from qcompile.ops.spatial import spatial_axes, to_nhwc, window_extent
 
 Array = npt.NDArray[Any]
 
@@ -40,14 +40,17 @@ class LayerMoments:
         self.terms = grouped_weights(node, node.inputs[1].constant()).shape[-1]
         g, k, o = self.groups, self.terms, self.outputs // self.groups
         self.count = self.samples = 0
+        self._places = 0
         self._sums = [np.zeros((g, k)), np.zeros((g, k)), np.zeros((g, o))]
         self._products = [np.zeros((g, k, k)), np.zeros((g, k, k)), np.zeros((g, o, k))]
 
     def update(self, inputs: LayerInputs) -> None:
         """Add the patches of one sample."""
-        positions = self._positions()
-        real, quantized = (self._patches(x, positions) for x in (inputs.real, inputs.quantized))
+        shape = result_shape(self._node, inputs.quantized.shape)
+        positions = self._positions(shape)
+        real, quantized = (self._patches(x, positions, shape) for x in (inputs.real, inputs.quantized))
         self.samples += 1
+        self._places += int(np.prod(shape[:-1]))
         self.count += quantized.shape[1]
         difference = real - quantized
         self._sums[0] += real.sum(axis=1, dtype=np.float64)
@@ -66,7 +69,7 @@ class LayerMoments:
         Formula:
             terms / (samples · √positions); neighbouring patches of one sample are much alike
         """
-        positions = float(np.prod(to_nhwc_shape(self._node)[:-1]))
+        positions = self._places / max(1, self.samples)
         return float(self.terms / max(1.0, self.samples * np.sqrt(positions)))
 
     @property
@@ -86,8 +89,7 @@ class LayerMoments:
         )
         return own, cross, residual
 
-    def _positions(self) -> Array:
-        shape = to_nhwc_shape(self._node)
+    def _positions(self, shape: tuple[int, ...]) -> Array:
         total = int(np.prod(shape[:-1]))
         if self._rows >= total:
             return np.arange(total)
@@ -100,7 +102,7 @@ class LayerMoments:
         rows = y.reshape(-1, y.shape[-1])[positions]
         return np.asarray(rows.reshape(len(positions), self.groups, -1).transpose(1, 0, 2))
 
-    def _patches(self, x: Array, positions: Array) -> Array:
+    def _patches(self, x: Array, positions: Array, shape: tuple[int, ...]) -> Array:
         """Return [groups, rows, terms] of an operand, in the order of `grouped_weights`."""
         if self._node.op.name != "conv2d":
             return np.asarray(x.reshape(-1, x.shape[-1])[positions][None])
@@ -108,7 +110,7 @@ class LayerMoments:
         x = to_nhwc(x, attrs.layout)
         top, left, bottom, right = attrs.pads
         x = np.ascontiguousarray(np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))))
-        _, height, width, _ = to_nhwc_shape(self._node)
+        _, height, width, _ = shape
         kernel = kernel_extent(self._node)
         n, row, column = np.unravel_index(positions, (x.shape[0], height, width))
         view = as_strided(
@@ -128,12 +130,17 @@ class LayerMoments:
         return np.ascontiguousarray(taken.transpose(2, 0, 1, 3)).reshape(self.groups, len(positions), -1)
 
 
-def to_nhwc_shape(node: Node) -> tuple[int, ...]:
-    """Return the shape of a layer's result with the channels last."""
-    shape = node.output.shape
-    if getattr(node.attrs, "layout", "NHWC") == "NCHW":
-        return (shape[0], shape[2], shape[3], shape[1])
-    return shape
+def result_shape(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a layer's result with the channels last, for an operand of some shape."""
+    if node.op.name != "conv2d":
+        return (*shape[:-1], node.output.shape[-1])
+    attrs, channels = node.attrs, node.inputs[1].shape[0]
+    axes, kernel = spatial_axes(attrs.layout), kernel_extent(node)
+    pads = [(attrs.pads[k], attrs.pads[k + 2]) for k in (0, 1)]
+    height, width = (
+        window_extent(shape[axes[k]], kernel[k], attrs.strides[k], attrs.dilations[k], pads[k]) for k in (0, 1)
+    )
+    return (shape[0], height, width, channels)
 
 
 def kernel_extent(node: Node) -> tuple[int, int]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
-from qcompile.ops.interpreter import evaluate_node
+from qcompile.ops.sized_run import NodeRun
 from qcompile.quant.affine import dequantize, quantize
 
 Array = npt.NDArray[Any]
@@ -126,6 +126,8 @@ class Lane:
 
     def __init__(self, graph: Graph, samples: list[Mapping[str, Array]], extra_readers: Iterable[Value]) -> None:
         self.graph = graph
+        self._run = NodeRun(graph)
+        self._sizes = [self._run.sizes(sample) for sample in samples]
         self.values: dict[Value, list[Array]] = {v: [_bound(v, s) for s in samples] for v in graph.inputs}
         self._readers = Counter(v for node in graph.nodes for v in set(node.inputs))
         self._readers.update(extra_readers)
@@ -133,9 +135,11 @@ class Lane:
 
     def run(self, node: Node) -> None:
         """Evaluate one node for every sample."""
-        columns = [v.data if v.data is not None else self.values[v] for v in node.inputs]
-        count = next((len(c) for c in columns if isinstance(c, list)), 1)
-        results = [evaluate_node(node, [c[i] if isinstance(c, list) else c for c in columns]) for i in range(count)]
+        columns = [None if v.data is not None else self.values[v] for v in node.inputs]
+        results = [
+            self._run.evaluate(node, [None if c is None else c[i] for c in columns], sizes)
+            for i, sizes in enumerate(self._sizes)
+        ]
         for index, value in enumerate(node.outputs):
             self.values[value] = [r[index] for r in results]
             if not self._readers[value]:

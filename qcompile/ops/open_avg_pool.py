@@ -92,7 +92,7 @@ def _counts(attrs: OpenAvgPoolAttrs, inputs: Sequence[Array]) -> Array:
         size = x.shape[axis] if entry is None else int(extents[entry])
         before, after = (attrs.pads[k], attrs.pads[k + 2]) if attrs.count_include_pad else (0, 0)
         found.append(tap_counts(attrs, k, out[k], -before, size + after))
-    return np.maximum(found[0][:, None] * found[1][None, :], 1)
+    return np.asarray(np.maximum(found[0][:, None] * found[1][None, :], 1))
 
 
 def _count(e: Any, node: Node, k: int, at: Any) -> Any:

@@ -31,8 +31,8 @@ def open_sliced(node: OnnxNode, x: Value, ranges: dict[int, slice], bounds: Sequ
         else:
             symbol, starts, sizes = found
             name = f"{node.outputs[0]}.axis{axis}"
-            attrs = {"symbol": symbol, "axis": axis, "starts": starts, "sizes": sizes, "step": taken.step}
-            x = node.add("open_slice", [x], name, **attrs)
+            part: dict[str, Any] = {"symbol": symbol, "axis": axis, "starts": starts, "sizes": sizes}
+            x = node.add("open_slice", [x], name, step=taken.step, **part)
     return sliced(node, x, plain)
 
 
@@ -101,7 +101,7 @@ def open_gathered(node: OnnxNode, x: Value, indices: Value, axis: int) -> Value 
     name = node.outputs[0]
     if known and indices.constant().size == 1:
         starts = tuple(n + int(indices.constant().reshape(-1)[0]) for n in extent.table)
-        attrs = {"symbol": extent.symbol, "axis": axis, "starts": starts, "sizes": (1,) * len(starts)}
+        attrs: dict[str, Any] = {"symbol": extent.symbol, "axis": axis, "starts": starts, "sizes": (1,) * len(starts)}
         part = node.add("open_slice", [x], f"{name}.last", **attrs)
         return reshaped(node, part, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), name)
     return node.add("gather", [x, _wrapped(node, indices, extent)], name, axis=axis)
@@ -110,12 +110,11 @@ def open_gathered(node: OnnxNode, x: Value, indices: Value, axis: int) -> Value 
 def _wrapped(node: OnnxNode, indices: Value, extent: Extent) -> Value:
     """Return indices of which the negative ones are brought to the actual end."""
     name = f"{node.outputs[0]}.index"
-    count: Value = node.open.number(extent)
+    count = node.open.number(extent)
     if indices.dtype != "int64":
         count = node.add("cast", [count], f"{name}.count", dtype=indices.dtype)
     if not indices.shape:
         count = reshaped(node, count, (), f"{name}.number")
     moved = node.add("add", [indices, count], f"{name}.moved")
     negative = node.add("less", [indices, node.constant("zero", np.zeros((), indices.dtype))], f"{name}.negative")
-    result: Any = node.add("where", [negative, moved, indices], name)
-    return result
+    return node.add("where", [negative, moved, indices], name)

@@ -85,7 +85,8 @@ class OpenResize(Sized):
 
     def at_sizes(self, attrs: OpenResizeAttrs, positions: Mapping[str, int]) -> OpenResizeAttrs:
         """Return the attributes where each symbol has one of its values."""
-        return replace(attrs, at=tuple(positions.get(symbol, -1) for symbol in attrs.symbols))
+        height, width = (positions.get(symbol, -1) for symbol in attrs.symbols)
+        return replace(attrs, at=(height, width))
 
     def read_extents(self, attrs: OpenResizeAttrs) -> tuple[Extent, ...]:
         """Return the places in the tables, as if they were extents."""
@@ -94,7 +95,8 @@ class OpenResize(Sized):
     def with_entries(self, attrs: OpenResizeAttrs, entries: Sequence[int]) -> OpenResizeAttrs:
         """Return the attributes of the final form."""
         left = iter(entries)
-        return replace(attrs, entries=tuple(next(left) if symbol else 0 for symbol in attrs.symbols))
+        height, width = (next(left) if symbol else 0 for symbol in attrs.symbols)
+        return replace(attrs, entries=(height, width))
 
     def infer(self, attrs: OpenResizeAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the type of the result."""

@@ -128,7 +128,7 @@ def add_resize(
         fixed = Scaling("", (image.shape[2 + k],), (size,), (ratio,))
         made.append(fixed if axis is None else scalings.get(axis, fixed))
     if all(scaling.is_even(details["coordinates"]) for scaling in made):
-        size = tuple(scaling.sizes[-1] for scaling in made)
-        return node.add("resize", [image], name, size=size, scales=tuple(s.scales[-1] for s in made), **details)
+        whole = {"size": tuple(s.sizes[-1] for s in made), "scales": tuple(s.scales[-1] for s in made)}
+        return node.add("resize", [image], name, **whole, **details)
     tables = {f: tuple(getattr(s, f) for s in made) for f in ("lengths", "sizes", "scales")}
     return node.add("open_resize", [image], name, symbols=tuple(s.symbol for s in made), **tables, **details)

@@ -2,20 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ops.interpreter import Interpreter
+from qcompile.ops.interpreter import Interpreter, evaluate_node
 from qcompile.shapes.analysis import positions
 from qcompile.shapes.specialize import Specializer, padded, sizes_of
 
 Array = npt.NDArray[Any]
+Sizes = dict[str, int]
 OnValue = Callable[[Value, Array], None]
 Evaluate = Callable[[Node, list[Array]], tuple[Array, ...]]
+
+
+def sizes_from(graph: Graph, inputs: Mapping[str, Array]) -> Sizes:
+    """Return the value of each symbol: the shapes of inputs tell it, and the lengths of what is kept."""
+    lengths = [symbol.past for symbol in graph.symbols if symbol.past in inputs]
+    kept = {name: int(np.asarray(inputs[name]).reshape(-1)[0]) for name in lengths}
+    return sizes_of(graph, {name: np.shape(array) for name, array in inputs.items()}, kept)
+
+
+class NodeRun:
+    """Evaluates single nodes of a graph at the sizes of one sample after another.
+
+    Args:
+        graph: any; one with symbols before its masks are made.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._specializer = Specializer(graph) if graph.symbols else None
+        self._at: Sizes | None = None
+        self._known: dict[tuple[Node, tuple[Value, ...]], Node] = {}
+
+    def sizes(self, sample: Mapping[str, Array]) -> Sizes | None:
+        """Return the sizes of a sample, None where the graph has no open extents."""
+        return sizes_from(self._graph, sample) if self._specializer is not None else None
+
+    def evaluate(self, node: Node, operands: Sequence[Array | None], sizes: Sizes | None) -> tuple[Array, ...]:
+        """Compute one node.
+
+        Args:
+            node: of the graph.
+            operands: of the actual extents; None for a constant as the graph has it.
+            sizes: of the sample.
+        """
+        if self._specializer is not None and sizes is not None:
+            if sizes != self._at:
+                self._at, self._known = sizes, {}
+            key = (node, tuple(node.inputs))
+            if key not in self._known:
+                self._known[key] = self._specializer.node_at(node, sizes)
+            node = self._known[key]
+        return evaluate_node(node, [_operand(x, v) for x, v in zip(operands, node.inputs, strict=True)])
+
+
+def _operand(given: Array | None, value: Value) -> Array:
+    """Return an operand; what stands for a constant of the largest size is cut as that is."""
+    if given is None:
+        return value.constant()
+    return given if given.shape == value.shape or not value.is_constant else given[tuple(map(slice, value.shape))]
 
 
 class _Delegating(Interpreter):
@@ -59,7 +109,7 @@ class SizedRun:
             on_value: called with every tensor of the graph, without what lies past the end.
             evaluate: computes one node.
         """
-        sizes = self._sizes(inputs)
+        sizes = sizes_from(self._graph, inputs)
         if self._graph.extents:
             return self._masked(sizes, inputs, on_value, evaluate)
         graph, originals = self._specializer.at(sizes)
@@ -67,12 +117,6 @@ class SizedRun:
         show = None if on_value is None else lambda value, array: on_value(originals[value], array)
         results = interpreter.run_fixed(inputs, show)
         return {n: padded(results[n], v.shape) if n in self._caches else results[n] for n, v in self._outputs.items()}
-
-    def _sizes(self, inputs: Mapping[str, Array]) -> dict[str, int]:
-        """Return the value of each symbol: the shapes of inputs tell it, and the lengths of what is kept."""
-        lengths = [symbol.past for symbol in self._graph.symbols if symbol.past in inputs]
-        kept = {name: int(np.asarray(inputs[name]).reshape(-1)[0]) for name in lengths}
-        return sizes_of(self._graph, {name: np.shape(array) for name, array in inputs.items()}, kept)
 
     def extents(self, sizes: Mapping[str, int]) -> Array:
         """Return what the input with the actual extents holds."""

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.ir.graph import Graph
+from qcompile.ir.graph import Graph, Value
+from qcompile.shapes.analysis import analyse
 
 Array = npt.NDArray[np.float64]
 
@@ -30,8 +31,17 @@ def is_classifier(graph: Graph) -> bool:
     """Return whether a graph's one output is a vector of class scores: float, with one axis longer than 1."""
     if len(graph.outputs) != 1:
         return False
-    shape = graph.outputs[0].shape
+    shape = single_shape(graph, graph.outputs[0])
     return sum(d > 1 for d in shape) == 1 and shape[-1] > 1
+
+
+def single_shape(graph: Graph, value: Value) -> tuple[int, ...]:
+    """Return the shape of a tensor for one sample: an open batch counts as 1."""
+    if not value.shape or not graph.symbols:
+        return value.shape
+    first = analyse(graph).of(value)[0]
+    batch = {s.name for s in graph.symbols if s.places and all(axis == 0 for _, axis in s.places)}
+    return (1, *value.shape[1:]) if first is not None and first.symbol in batch else value.shape
 
 
 def expected_disagreement(scores: Array, noise: float) -> float:

@@ -118,10 +118,12 @@ class Evaluator:
         self._jobs = jobs
         self._progress = progress
         self._names = list(reference.output_names)
-        self._classifier = is_classifier(reference)
         run = Interpreter(reference)
         with np.errstate(all="ignore"):
             self._expected = [self._outputs(run.run(sample)) for sample in self._samples]
+        # A sample of several images, where the batch is open, has no one class.
+        single = all(outputs[0].size == outputs[0].shape[-1] for outputs in self._expected if outputs[0].ndim)
+        self._classifier = is_classifier(reference) and single
 
     def _outputs(self, named: Mapping[str, Array]) -> list[Array]:
         return [np.asarray(named[name]) for name in self._names]

@@ -16,7 +16,7 @@ from qcompile.calibrate.layer_correction import spread
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node
 from qcompile.passmgr import PassContext, PassRecord
-from qcompile.search.drop import is_classifier
+from qcompile.search.drop import is_classifier, single_shape
 from qcompile.search.evaluation import Evaluator
 from qcompile.search.leaving import Kept, Leaving
 from qcompile.search.plan import Step, plan_steps
@@ -85,7 +85,8 @@ def targets(graph: Graph) -> list[float]:
     found = []
     for value in graph.outputs:
         is_state = (value.shape, value.dtype) in states and len(graph.inputs) > 1
-        found.append(STATE_DB if is_state else CLASSES_DB if single or _is_vector(value.shape) else SIGNAL_DB)
+        scores = single or _is_vector(single_shape(graph, value))
+        found.append(STATE_DB if is_state else CLASSES_DB if scores else SIGNAL_DB)
     return found
 
 
@@ -99,9 +100,9 @@ def protect(calibrated: Graph, run: Run, context: PassContext) -> Protected:
     Args:
         calibrated: float graph with ranges.
         run: quantizes it.
-        context: holds the samples; without them, or where they have several sizes, nothing is checked.
+        context: holds the samples; without them nothing is checked.
     """
-    if context.samples is None or calibrated.symbols:
+    if context.samples is None:
         return Protected(*run(Kept(), True), Kept())
     return _Net(calibrated, run, context).secured()
 

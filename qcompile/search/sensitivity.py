@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ops.interpreter import Interpreter, evaluate_node
+from qcompile.ops.interpreter import Interpreter
+from qcompile.ops.sized_run import NodeRun
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.search.evaluation import deviation_power
 from qcompile.search.processes import run_tasks
@@ -139,6 +140,7 @@ class _Paths:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self._run = NodeRun(graph)
         self.order = {node: index for index, node in enumerate(graph.nodes)}
         self.last_reader = {value: node for node in graph.nodes for value in node.inputs}
         costs = NodeCosts()  # how long the interpreter takes, roughly: no target counts
@@ -177,28 +179,27 @@ class _Paths:
             Interpreter(self.graph).run(sample, on_value=known.__setitem__)
         return known
 
+    def _evaluate(self, node: Node, operands: list[Array | None], known: Mapping[Value, Array]) -> tuple[Array, ...]:
+        sizes = self._run.sizes({value.name: known[value] for value in self.graph.inputs})
+        return self._run.evaluate(node, operands, sizes)
+
     def rounded(self, source: Source, known: Mapping[Value, Array]) -> Array:
         """Return the tensor at a source once the source is rounded."""
         with np.errstate(all="ignore"):
             if not source.constants or source.node is None:
                 assert source.qparams is not None
                 return dequantize(quantize(known[source.value], source.qparams), source.qparams)
-            operands = [
-                source.constants.get(i, known[v] if v.data is None else v.data)
-                for i, v in enumerate(source.node.inputs)
-            ]
-            return evaluate_node(source.node, operands)[source.node.outputs.index(source.value)]
+            operands = [source.constants.get(i, known.get(v)) for i, v in enumerate(source.node.inputs)]
+            return self._evaluate(source.node, operands, known)[source.node.outputs.index(source.value)]
 
     def outputs(self, source: Source, known: Mapping[Value, Array]) -> list[Array]:
         """Return the graph's outputs when only one source is rounded."""
         changed = {source.value: self.rounded(source, known)}
         kept = set(self.graph.outputs)
         for node in self.behind(source.value):
-            operands = [
-                v.data if v.data is not None else changed[v] if v in changed else known[v] for v in node.inputs
-            ]
+            operands = [changed[v] if v in changed else known.get(v) for v in node.inputs]
             with np.errstate(all="ignore"):
-                changed.update(zip(node.outputs, evaluate_node(node, operands), strict=True))
+                changed.update(zip(node.outputs, self._evaluate(node, operands, known), strict=True))
             for value in node.inputs:
                 if self.last_reader[value] is node and value not in kept:
                     changed.pop(value, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -109,30 +109,52 @@ class Specializer:
         def twin(value: Value, axes: Axes | None = None) -> Value:
             shape = self.shape(value, sizes, axes)
             if (value, shape) not in twins:
-                data = value.data
-                if data is not None and shape != value.shape:
-                    data = data[tuple(map(slice, shape))].copy()
-                new = Value(copy.unique_name(value.name), value.type.with_shape(shape), data)
-                new.qspec, new.qparams, new.stats = value.qspec, value.qparams, value.stats
-                twins[value, shape] = new
+                twins[value, shape] = _twin(value, copy.unique_name(value.name), shape)
             return twins[value, shape]
 
         copy.inputs = [twin(value) for value in self.graph.inputs]
         for node in self.graph.nodes:
-            inputs = [twin(v, self.analysis.slices.get((node, k))) for k, v in enumerate(node.inputs)]
-            outputs = [twin(v) for v in node.outputs]
-            new = Node(node.op, inputs, outputs, sized_attrs(node, outputs[0].shape, at), node.loc)
-            new.precision = node.precision
-            for output in outputs:
+            new = self._twin_node(node, twin, at)
+            for output in new.outputs:
                 output.producer = new
-            for index, value in enumerate(inputs):
+            for index, value in enumerate(new.inputs):
                 value.uses.append((new, index))
             copy.nodes.append(new)
         copy.set_outputs([twin(v) for v in self.graph.outputs], self.graph.output_names)
         return copy, {new: old for (old, _), new in twins.items()}
 
+    def node_at(self, node: Node, sizes: Mapping[str, int]) -> Node:
+        """Return one node at some sizes, of no graph; its operands' producers are not known.
+
+        Args:
+            node: of the graph; it may have other constants by now.
+            sizes: value of each symbol.
+        """
+
+        def twin(value: Value, axes: Axes | None = None) -> Value:
+            return _twin(value, value.name, self.shape(value, sizes, axes))
+
+        return self._twin_node(node, twin, positions(self.graph, sizes))
+
+    def _twin_node(self, node: Node, twin: Callable[..., Value], at: Mapping[str, int]) -> Node:
+        inputs = [twin(v, self.analysis.slices.get((node, k))) for k, v in enumerate(node.inputs)]
+        outputs = [twin(v) for v in node.outputs]
+        new = Node(node.op, inputs, outputs, sized_attrs(node, outputs[0].shape, at), node.loc)
+        new.precision = node.precision
+        return new
+
 
 _KEPT = 16
+
+
+def _twin(value: Value, name: str, shape: tuple[int, ...]) -> Value:
+    """Return a value of another shape; a constant has the first elements."""
+    data = value.data
+    if data is not None and shape != value.shape:
+        data = data[tuple(map(slice, shape))].copy()
+    new = Value(name, value.type.with_shape(shape), data)
+    new.qspec, new.qparams, new.stats = value.qspec, value.qparams, value.stats
+    return new
 
 
 def sized_attrs(node: Node, shape: tuple[int, ...], at: Mapping[str, int]) -> Any:

@@ -14,9 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qcompile import bundle as bundles
 from qcompile import driver, runtime, targets
+from qcompile.cli import run_command
 from qcompile.ir.graph import Graph
 from qcompile.lower import lower_graph
 from qcompile.ops.interpreter import Interpreter
+from qcompile.ops.sized_run import NodeRun
+from qcompile.passmgr import PassManager
 
 CHANNELS = 4
 
@@ -113,3 +116,38 @@ def test_arm(tmp_path: Path, qemu_aarch64: str) -> None:
         subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=120)
         expected = Interpreter(final).run(given)["y"]
         np.testing.assert_array_equal(np.fromfile(tmp_path / "y", np.float32).reshape(expected.shape), expected)
+
+
+def test_samples_of_several_sizes_calibrate_round_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(CASES["padded"], tmp_path / "m.onnx")
+    (tmp_path / "samples").mkdir()
+    for number, given in enumerate(samples(SIZES * 3)):
+        np.savez(tmp_path / "samples" / f"{number}.npz", **given)
+    words = ["compile", tmp_path / "m.onnx", "--int8", "--calib", tmp_path / "samples", "--input-shape",
+             "x=1,3,H:5..9,W:5..12", "-o", tmp_path / "b"]  # fmt: skip
+    assert run_command([str(word) for word in words]) == 0
+    shown = capsys.readouterr().out
+    assert "SQNR" in shown
+    assert "calibration samples" in shown
+    final, _ = graphs(tmp_path / "m.onnx")
+    config = driver.resolve_config(tmp_path / "m.onnx", None, {"input_shapes": {"x": [1, 3, "H:5..9", "W:5..12"]}})
+    context, _, graph = driver.prepare(tmp_path / "m.onnx", config, samples(SIZES), None)
+    simplified, _ = driver.simplify(graph, config, context, ())
+    pipeline = f"{driver.observation_pipeline(config)},calibrate,{driver.integer_pipeline(config, whole=False)}"
+    plain = PassManager(pipeline).run(simplified, context)
+    weights = [[v.constant() for n in g.nodes for v in n.inputs[1:2] if v.dtype == "int8"] for g in (plain, final)]
+    assert any(not np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_nodes_alone_give_what_the_network_gives(tmp_path: Path) -> None:
+    onnx.save(CASES["linear, sizes"], tmp_path / "m.onnx")
+    final, _ = graphs(tmp_path / "m.onnx")
+    run = NodeRun(final)
+    for given in samples(SIZES):
+        known: dict[Any, np.ndarray] = {}
+        Interpreter(final).run(given, on_value=known.__setitem__)
+        sizes = run.sizes(given)
+        for node in final.nodes:
+            found = run.evaluate(node, [known.get(v) for v in node.inputs], sizes)
+            for value, array in zip(node.outputs, found, strict=True):
+                np.testing.assert_array_equal(array, known[value])
