@@ -66,11 +66,11 @@ class BoundDynamicAxes(Pass):
         for node, counted in analysis.windows.items():
             height, width = (None if e is None else extents.index(e) for e in counted)
             pool = OpenAvgPoolAttrs(**vars(node.attrs), entries=(height, width))
-            rewriter.replace_op(node, ops.get("open_avg_pool"), [node.inputs[0], operand], pool)
+            rewriter.replace_op(node, ops.get("open_avg_pool"), [node.inputs[0], operand], pool, same_type=True)
         for node, read in sized.items():
             numbers = [extents.index(e) for e in read]
             final = node.op.with_entries(node.attrs, numbers)  # type: ignore[attr-defined]
-            rewriter.replace_op(node, node.op, [*node.inputs, operand], final)
+            rewriter.replace_op(node, node.op, [*node.inputs, operand], final, same_type=True)
         for node, over in analysis.means.items():
             attrs = RescaleMeanAttrs(tuple(extents.index(e) for e in over), tuple(e.most for e in over))
             position = graph.nodes.index(node) + 1

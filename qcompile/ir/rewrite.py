@@ -64,7 +64,9 @@ class Rewriter:
             self.replace_value(old, new)
         self.erase(node)
 
-    def replace_op(self, node: Node, op: OpDef, inputs: Sequence[Value], attrs: Any = None) -> Node:
+    def replace_op(
+        self, node: Node, op: OpDef, inputs: Sequence[Value], attrs: Any = None, *, same_type: bool = False
+    ) -> Node:
         """Compute the one result of `node` by another operation; the result keeps its name and notes.
 
         Args:
@@ -72,12 +74,14 @@ class Rewriter:
             op: the new operation.
             inputs: its operands.
             attrs: an instance of op.Attrs; None takes its defaults.
+            same_type: the result has the old type, whatever the operation infers from its operands.
 
         Raises:
             InternalError: the new operation gives another type.
         """
         old = node.output
-        new = self.insert(node, op, inputs, attrs, name=old.name, loc=node.loc)
+        types = [old.type] if same_type else None
+        new = self.insert(node, op, inputs, attrs, name=old.name, types=types, loc=node.loc)
         if new.output.type != old.type:
             raise InternalError(f"{op.name} gives {new.output.type} in place of {old}")
         new.precision = node.precision
