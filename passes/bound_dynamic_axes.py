@@ -8,12 +8,12 @@ from typing import ClassVar
 from qcompile import ops
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.rewrite import Rewriter
+from qcompile.ir.sized import Sized
 from qcompile.ir.symbol import Extent
 from qcompile.ir.types import TensorType
 from qcompile.ops.mask_tail import MaskTailAttrs
 from qcompile.ops.open_avg_pool import OpenAvgPoolAttrs
 from qcompile.ops.rescale_mean import RescaleMeanAttrs
-from qcompile.ops.sized import Sized
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
 from qcompile.shapes.analysis import Analysis, Mask, analyse
 

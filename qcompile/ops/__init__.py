@@ -24,7 +24,6 @@ _NOT_OPERATIONS = {
     "pooling",
     "reduction",
     "sampling",
-    "sized",
     "spatial",
 }
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from qcompile.ir.graph import Node
 from qcompile.ir.opdef import Array
+from qcompile.ir.sized import Sized
 from qcompile.ir.types import TensorType
-from qcompile.ops.sized import Sized
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import numpy as np
 
 from qcompile.ir.graph import Node
 from qcompile.ir.opdef import Array, Quantization
+from qcompile.ir.sized import Sized
 from qcompile.ir.symbol import Extent
 from qcompile.ir.types import TensorType
 from qcompile.ops.interpolation import Axis, fixed_point
 from qcompile.ops.resize import ResizeAttrs, axis_taps, linear_multiplier, mixed, mixed_integer
-from qcompile.ops.sized import Sized
 from qcompile.ops.spatial import from_nhwc, spatial_axes, to_nhwc, with_spatial
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from qcompile.ir.graph import Node
 from qcompile.ir.opdef import Array, Quantization
+from qcompile.ir.sized import Sized
 from qcompile.ir.symbol import Extent
 from qcompile.ir.types import TensorType
 from qcompile.ops.layout import replace_axis
-from qcompile.ops.sized import Sized
 
 
 @dataclass(frozen=True)

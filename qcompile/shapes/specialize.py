@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.sized import Sized
 from qcompile.ir.symbol import Axes, Symbol
-from qcompile.ops.sized import Sized
 from qcompile.shapes.analysis import Analysis, actual, analyse, positions
 
 
