@@ -29,6 +29,9 @@ def compile_model(
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Quantize activations at run time, to 8 bits; needs no calibration.")
     ] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Compute layers in 16-bit floating point, on machines that do.")
+    ] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Keep 32-bit floating point.")] = False,
     weight_bits: Annotated[
         int | None, number("Bits of weights alone, 8, 4, 2 or 1; activations stay in floating point.")
@@ -36,6 +39,9 @@ def compile_model(
     group_size: Annotated[int | None, number("Weights that then share a scale (32).")] = None,
     store: Annotated[
         str | None, typer.Option(metavar="TYPE", help="Constants of floats: float32 (default), float16, bfloat16.")
+    ] = None,
+    floats: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="What layers that stay float compute in: float32 or float16.")
     ] = None,
     calib: Calib = None,
     samples: Annotated[int | None, number("Calibration samples to use at most (64).")] = None,
@@ -118,10 +124,10 @@ def compile_model(
     started = time.monotonic()
     settings: dict[str, Any] = {
         "target": target,
-        "precision": _precision(int8=int8, dynamic=dynamic, fp32=fp32),
+        "precision": _precision(int8=int8, dynamic=dynamic, fp16=fp16, fp32=fp32),
         "weight_bits": weight_bits,
         "group_size": group_size,
-        "store": store,
+        "store": store, "floats": floats,
         "calib": calib,
         "samples": samples,
         "preprocess": preprocess,

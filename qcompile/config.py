@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from qcompile.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-PRECISIONS = ("int8", "dynamic", "fp32")
+PRECISIONS = ("int8", "dynamic", "fp16", "fp32")
 
 ACCURACIES = ("fast", "auto")
 
@@ -51,6 +53,7 @@ SCHEMA: dict[str, Any] = {
         "weight_bits": {"enum": [8, 4, 2, 1]},
         "group_size": _POSITIVE,
         "store": {"enum": ["float32", "float16", "bfloat16"]},
+        "floats": {"enum": ["float32", "float16"]},
         "keep_float": _STRINGS,
         "keep_int16": _STRINGS,
         "io": {"enum": ["float", "int8"]},
@@ -80,7 +83,7 @@ class CompileConfig:
 
     Args:
         target: name of a target, path of a target's YAML file, or "host".
-        precision: "int8", "dynamic" (activations are quantized at run time) or "fp32".
+        precision: "int8", "dynamic" (activations are quantized at run time), "fp16" or "fp32".
         calib: calibration set: folder, file or `module:function`; None for none.
         samples: largest number of calibration samples.
         crops_per_image: samples to cut from each photograph; None lets `samples` decide.
@@ -97,6 +100,7 @@ class CompileConfig:
             rounding.
         group_size: neighbouring weights that then share a scale.
         store: how float constants are stored, "float32", "float16" or "bfloat16"; arithmetic stays float32.
+        floats: what layers compute in that are not quantized, "float32" or "float16"; "fp16" is all layers in float16.
         keep_float: nodes that stay in float32: names, globs, /regular expressions/, op:softmax, from..to.
         keep_int16: nodes that compute on 16-bit activations, chosen alike; those that `keep_float` names stay in float.
         io: "float", or "int8" to keep inputs and outputs quantized.
@@ -135,6 +139,7 @@ class CompileConfig:
     weight_bits: int | None = None
     group_size: int = 32
     store: str = "float32"
+    floats: str = "float32"
     keep_float: tuple[str, ...] = ()
     keep_int16: tuple[str, ...] = ()
     io: str = "float"
@@ -169,6 +174,8 @@ class CompileConfig:
         if self.weight_bits is not None and self.precision in ("int8", "dynamic"):
             other = f"--{self.precision}"
             raise UsageError(f"--weight-bits keeps activations in float32, {other} does not", hint="give one of them")
+        if self.weight_bits is not None and self.narrows:
+            raise UsageError("--weight-bits keeps activations in float32, float16 does not", hint="give one of them")
         if self.keep_int16 and self.precision != "int8":
             raise UsageError("--keep-int16 needs --int8", hint="only there do activations have a chosen width")
         if self.precision not in PRECISIONS:
@@ -182,9 +189,14 @@ class CompileConfig:
         return self.accuracy == "auto" or any(v is not None for v in (self.max_drop, self.min_sqnr, self.max_ms))
 
     @property
+    def narrows(self) -> bool:
+        """Whether layers that are not quantized compute in float16."""
+        return self.precision == "fp16" or self.floats == "float16"
+
+    @property
     def compares(self) -> bool:
         """Whether the result is to be compared with the float model: more than its code is different."""
-        changed = self.weight_bits is not None or self.store != "float32" or bool(self.passes)
+        changed = self.weight_bits is not None or self.narrows or self.store != "float32" or bool(self.passes)
         return self.precision != "fp32" or changed
 
     def updated(self, given: Mapping[str, Any], source: str) -> CompileConfig:
@@ -383,6 +395,14 @@ def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
             )
         shapes[name] = tuple(int(word) if word.isdecimal() else word for word in words)
     return shapes
+
+
+def whole_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Return shapes with plain integers for NumPy's; what is no sequence of integers is left for the checks."""
+    return {
+        name: [int(d) if isinstance(d, Integral) else d for d in shape] if isinstance(shape, Iterable) else shape
+        for name, shape in shapes.items()
+    }
 
 
 def read_labels(path: str) -> list[str]:

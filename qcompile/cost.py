@@ -16,7 +16,7 @@ from qcompile.tuning.database import Database
 if TYPE_CHECKING:
     from qcompile.passmgr.context import PassContext
 
-_ELEMENT_BYTES = {"int8": 1, "int16": 2}
+_ELEMENT_BYTES = {"int8": 1, "int16": 2, "float16": 2}
 _EPILOGUE = ("output", "residual", "table", "activation")
 """Fields of a workload that hardly matter for its time."""
 
@@ -60,7 +60,7 @@ class NodeCosts:
 
         Args:
             node: of a float or an integer graph.
-            precision: "int8", "int16" or "float32"; None for the form that the node has.
+            precision: "int8", "int16", "float16" or "float32"; None for the form that the node has.
         """
         precision = precision or precision_of(node)
         ns = self._measured.get(_key(_fields(node, precision))) if self._measured else None
@@ -85,9 +85,9 @@ class NodeCosts:
 
 
 def precision_of(node: Node) -> str:
-    """Return what a node computes in: "int8", "int16" or "float32"."""
+    """Return what a node computes in: "int8", "int16", "float16" or "float32"."""
     if not node.is_integer:
-        return "float32"
+        return "float16" if node.outputs[0].dtype == "float16" else "float32"
     return "int16" if node.inputs[0].dtype == "int16" else "int8"
 
 
@@ -120,10 +120,10 @@ def _key(fields: dict[str, Any]) -> str:
 
 def _workload(node: Node, precision: str) -> ConvWorkload | None:
     """Return the kernel's workload of a layer without its epilogue; None where the node is no such layer."""
-    if precision not in ("int8", "float32") or node.op.name not in ("conv2d", "dense"):
+    if precision not in ("int8", "float16", "float32") or node.op.name not in ("conv2d", "dense"):
         return None
     x, weight = node.inputs[0], node.inputs[1]
-    output = "int8" if precision == "int8" else "float32"
+    output = precision
     if node.op.name == "dense":
         rows = x.type.size // max(1, x.shape[-1])
         return dense(rows, x.shape[-1], weight.shape[0], precision=precision, output=output) if rows else None

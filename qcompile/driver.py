@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcompile.bundle import check_output
-from qcompile.config import CompileConfig, read_config, read_labels, read_sidecar
+from qcompile.config import CompileConfig, read_config, read_labels, read_sidecar, whole_shapes
 from qcompile.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def compile(
     Args:
         model: path of the ONNX file; settings in a `model.yaml` beside it apply first.
         target: name or YAML path of a target; "host" by default.
-        precision: "int8" (default), "dynamic" or "fp32".
+        precision: "int8" (default), "dynamic", "fp16" or "fp32".
         calibration: samples as {input name: array}, or a folder, file or `module:function`; None makes samples up.
         input_shapes: extents of inputs with open ones, by name.
         config: further settings: a YAML file, a mapping, or a record that is complete; the arguments win over it.
@@ -118,7 +117,7 @@ def compile(
     """
     given: dict[str, Any] = {**settings, "precision": precision}
     given["target"] = str(target) if target is not None else None
-    given["input_shapes"] = _whole(input_shapes) if input_shapes is not None else None
+    given["input_shapes"] = whole_shapes(input_shapes) if input_shapes is not None else None
     if isinstance(calibration, (str, Path)):
         given["calib"], calibration = str(calibration), None
     model, output = Path(model), Path(output)
@@ -195,10 +194,10 @@ def prepare(
     from qcompile.calibrate.preprocess import Preprocess
     from qcompile.onnx_import.kept import import_kept
     from qcompile.passmgr import PassContext
-    from qcompile.targets import load
+    from qcompile.targets import load, with_float16
     from qcompile.tuning.database import open_database
 
-    target = load(config.target)
+    target = with_float16(load(config.target)) if config.narrows else load(config.target)
     make_observer(config.observer)
     preprocess = Preprocess.from_mapping(config.preprocess)
     states = (config.state, config.state_initial, config.max_length)
@@ -285,7 +284,11 @@ def to_precision(
     from qcompile.passmgr.selection import check_selection
     from qcompile.search.safety_net import protect
 
-    if config.precision == "fp32":
+    if config.narrows and graph.symbols:
+        raise UsageError("float16 needs inputs of fixed extents", hint="give --input-shape, or --store float16 alone")
+    if config.precision == "fp16":
+        check_selection(graph, config.keep_float, option="--keep-float")
+    if config.precision in ("fp16", "fp32"):
         return _run(finish_pipeline(config), graph, config, context, instruments)
     if is_quantized(graph):
         context.note("the model is quantized already: its own scales are used, no calibration")
@@ -294,7 +297,7 @@ def to_precision(
         check_selection(graph, config.keep_float, option="--keep-float")
         return _run(f"{dynamic_pipeline(config)},{finish_pipeline(config)}", graph, config, context, instruments)
     if found is not None:
-        return _run(f"{found.recipe.text}{_storing(config)}", graph, config, context, instruments)
+        return _run(f"{found.recipe.text}{narrow_pipeline(config)}", graph, config, context, instruments)
     observed, before = _run(observation_pipeline(config), graph, config, context, instruments)
     # Calibration takes long: a name that does not exist is reported before it.
     check_selection(observed, config.keep_float, option="--keep-float", original=graph)
@@ -325,14 +328,18 @@ def finish_pipeline(config: CompileConfig) -> str:
     # Weights that no integer layer multiplies (tables of embeddings) take 8 bits along with the others.
     bits = config.weight_bits or (8 if config.precision == "dynamic" else None)
     if bits is None:
-        return f"{FINISH_FLOAT}{_storing(config)}"
+        return f"{FINISH_FLOAT}{narrow_pipeline(config)}"
     options = f"bits={bits}, group_size={config.group_size}, keep={print_literal(config.keep_float)}"
-    return f"{FINISH_FLOAT},quantize-weights{{{options}}}{_storing(config)}"
+    return f"{FINISH_FLOAT},quantize-weights{{{options}}}{narrow_pipeline(config)}"
 
 
-def _storing(config: CompileConfig) -> str:
-    """Return the end of a pipeline text that stores float constants in 16 bits, where that is wanted."""
-    return "" if config.store == "float32" else f',store-floats{{type="{config.store}"}}'
+def narrow_pipeline(config: CompileConfig) -> str:
+    """Return the end of a pipeline text that computes or stores what is float in 16 bits, "" where nothing is."""
+    from qcompile.ir.printer import print_literal
+
+    kept = config.keep_float if config.precision == "fp16" else ()
+    narrow = f",narrow-floats{{keep_float={print_literal(kept)}}}" if config.narrows else ""
+    return narrow + ("" if config.store == "float32" else f',store-floats{{type="{config.store}"}}')
 
 
 def dynamic_pipeline(config: CompileConfig) -> str:
@@ -429,7 +436,8 @@ def measure(
     from qcompile.evaluate.comparison import compare_graphs
     from qcompile.ops.packed_weights import PACKED
 
-    if not any(node.is_integer or node.op.rounds or node.op.name in PACKED for node in final.nodes):
+    halves = any(value.dtype == "float16" for value in final.values())
+    if not halves and not any(n.is_integer or n.op.rounds or n.op.name in PACKED for n in final.nodes):
         return None
     return compare_graphs(
         reference, final, samples, seed=context.seed, preprocess=context.preprocess, progress=context.progress
@@ -481,11 +489,3 @@ def write(model: Path, output: Path, config: CompileConfig, made: Compilation) -
     made.context.progress(2, 2, "linking")
     check = check_bundle(output)
     return Bundle(output, manifest, output / REPORT, made.context.notes, made.records, check)
-
-
-def _whole(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Return shapes with plain integers for NumPy's; what is no sequence of integers is left for the checks."""
-    return {
-        name: [int(d) if isinstance(d, Integral) else d for d in shape] if isinstance(shape, Iterable) else shape
-        for name, shape in shapes.items()
-    }

@@ -6,7 +6,8 @@ and nothing else has to be told.
 
 from __future__ import annotations
 
+from qcompile.targets.float16 import with_float16
 from qcompile.targets.loader import host, load, names
 from qcompile.targets.target import Target
 
-__all__ = ["Target", "host", "load", "names"]
+__all__ = ["Target", "host", "load", "names", "with_float16"]

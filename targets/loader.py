@@ -78,7 +78,7 @@ def _checked(content: Any, origin: str) -> Target:
     errors = sorted(validator.iter_errors(content), key=lambda error: [str(part) for part in error.path])
     if errors:
         raise _schema_error(errors[0], content, origin)
-    lists = {key: tuple(content[key]) for key in ("features", "requires")}
+    lists = {key: tuple(content.get(key, ())) for key in ("features", "requires", "optional")}
     target = Target(**{**content, **lists})
     _check_features(target, origin)
     _check_isa(target, origin)
@@ -105,10 +105,10 @@ def _schema_error(error: Any, content: Any, origin: str) -> TargetError:
 
 def _check_features(target: Target, origin: str) -> None:
     known = features.RUNTIME_FEATURES[target.arch]
-    for name in target.requires:
+    for key, name in (*(("requires", n) for n in target.requires), *(("optional", n) for n in target.optional)):
         if name not in known:
             hint = did_you_mean(name, list(known))
-            raise TargetError(f"{origin}: key 'requires' names '{name}', unknown on {target.arch}", hint=hint)
+            raise TargetError(f"{origin}: key '{key}' names '{name}', unknown on {target.arch}", hint=hint)
     needed = {word: f"features '+{flag[1:]}'" for flag in target.features if flag.startswith("+")
               for word in features.required_by(target.arch, flag[1:])}  # fmt: skip
     needed |= dict.fromkeys(features.ISA_REQUIRES.get(target.isa, ()), f"isa '{target.isa}'")

@@ -24,6 +24,7 @@ class Target:
         cores: number of cores, for planning; a bundle's thread count is chosen when it is loaded.
         l1d_bytes: first-level data cache of one core, bytes.
         l2_bytes: second-level cache that one core can use, bytes.
+        optional: run-time features that the machine has, but only some bundles use and check, such as "avx512fp16".
     """
 
     name: str
@@ -37,6 +38,7 @@ class Target:
     cores: int
     l1d_bytes: int
     l2_bytes: int
+    optional: tuple[str, ...] = ()
 
     @property
     def arch(self) -> str:

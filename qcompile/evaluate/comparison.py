@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 SYNTHETIC = 4
 """Made-up inputs where there are no samples."""
 
-_SUFFIX = re.compile(r"\.(q|fused|real)(\.\d+)?$")
+_SUFFIX = re.compile(r"\.(q|fused|real|half)(\.\d+)?$")
 """What the quantizing passes append to the name of a tensor."""
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from tvm import tirx
@@ -118,7 +119,8 @@ class _Generator:
         self.weights = self.b.argument(1, self.micro.b_dtype)
         if work.weights:
             self.weights = float_weights(self.b, 1, work.weights, isa)
-        self.epilogue = Epilogue(self.b, work, isa, self.micro.lanes)
+        self.sum_lanes = int(getattr(self.micro, "sum_lanes", self.micro.lanes))
+        self.epilogue = Epilogue(self.b, work, isa, self.sum_lanes)
         self.matrix: AmxTiles | None = None
         if isinstance(self.micro, AmxKernel):
             runs, chunk = (self.walk.rows, self.walk.taps, self.walk.padded), self.micro.chunk(self.walk.run)
@@ -298,9 +300,11 @@ class _Generator:
         assert not isinstance(micro, AmxKernel), "its tiles are the matrix generator's"
         pixels = [(i, j) for i in range(height) for j in range(width)]
         corners = [i * source.row_step + j * source.column_step for i, j in pixels]
-        state = micro.start(b, len(pixels), nv, self.epilogue.bias(places.channel, nv))
-        unroll = groups_of_step(self.walk, micro)
-        lanes, size = nv * micro.lanes, micro.group * unroll
+        vectors = nv * micro.lanes // self.sum_lanes
+        state = micro.start(b, len(pixels), nv, self.epilogue.bias(places.channel, vectors))
+        lanes = nv * micro.lanes
+        flush = getattr(micro, "flush", None)
+        once = flush is not None and self.walk.length <= getattr(micro, "block", 0)
         with b.loop(self.walk.rows, stem="kh") as kh, b.loop(self.walk.taps, stem="kw") as kw:
             tap = kh * source.tap_row + kw * source.tap_column
             entry = b.let(places.input + tap)
@@ -311,17 +315,12 @@ class _Generator:
                 rows = [entry + k + corner for corner in corners]
                 micro.step(b, state, source.memory, rows, self.weights, weights + k * lanes, groups)
 
-            steps, rest = divmod(self.walk.padded, size)
-            apart = 1 if self._first_step_apart(steps) else 0
-            if apart:
-                step(0, unroll)
-            if steps:
-                with b.loop(steps - apart, apart, stem="k", rolled=True) as k:
-                    step(k * size, unroll)
-                    if self.streamed:
-                        self._prefetch(places.ahead, run, k)
-            if rest:
-                step(steps * size, rest // micro.group)
+            if flush is None or once:
+                self._run(step, run, places.ahead)
+            else:
+                self._run_in_blocks(step, partial(flush, b, state), run, places.ahead)
+        if flush is not None and once:
+            flush(b, state)
         scale = self.epilogue.scale(places.channel, nv)
         together = self.epilogue.pixels_together(nv)
         for start in range(0, len(pixels), together):
@@ -331,6 +330,46 @@ class _Generator:
                 finished.append((micro.result(b, state, number), to))
             self.epilogue.store_pixels(finished, scale, valid)
 
+    def _run(self, step: Callable[[Index, int], None], run: Index, ahead: Index) -> None:
+        """Emit the steps of one run of K; ``step`` gets where it starts and its groups."""
+        b, size, unroll = self.b, self._step, self._step // self.micro.group
+        steps, rest = divmod(self.walk.padded, size)
+        apart = 1 if self._first_step_apart(steps) else 0
+        if apart:
+            step(0, unroll)
+        if steps:
+            with b.loop(steps - apart, apart, stem="k", rolled=True) as k:
+                step(k * size, unroll)
+                if self.streamed:
+                    self._prefetch(ahead, run, k)
+        if rest:
+            step(steps * size, rest // self.micro.group)
+
+    def _run_in_blocks(
+        self, step: Callable[[Index, int], None], flush: Callable[[], None], run: Index, ahead: Index
+    ) -> None:
+        """Emit the steps of one run of K with a flush after each block of them, and after the last."""
+        b, size = self.b, self._step
+        unroll, each = size // self.micro.group, getattr(self.micro, "block", size) // size
+        steps, rest = divmod(self.walk.padded, size)
+
+        def some(first: Index, count: int) -> None:
+            with b.loop(count, stem="k", rolled=True) as k:
+                step((first + k) * size, unroll)
+                if self.streamed:
+                    self._prefetch(ahead, run, first + k)
+
+        whole, left = divmod(steps, each)
+        if whole:
+            with b.loop(whole, stem="block", rolled=True) as block:
+                some(block * each, each)
+                flush()
+        if left:
+            some(whole * each, left)
+        if rest:
+            step(steps * size, rest // self.micro.group)
+        if left or rest:
+            flush()
 
     @property
     def _step(self) -> int:
@@ -355,7 +394,7 @@ class _Generator:
 
         They follow this item's in memory; each tile of pixels asks for its share of them.
         """
-        steps, line = self.walk.padded // self._step, 64 // (4 if self.work.precision == "float32" else 1)
+        steps, line = self.walk.padded // self._step, 64 // self.work.element_bytes
         at = self.b.let(ahead + (run * steps + k) * self._advance)
         for offset in range(0, self._advance, line):
             self.weights.prefetch(at + offset, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from qcompile.errors import LoweringError
 from qcompile.kernels.amx import AmxKernel
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.isa import Isa, MicroKernel
@@ -24,6 +25,10 @@ def micro_kernel(workload: ConvWorkload, isa: Isa) -> MicroKernel | AmxKernel:
     """The inner kernel for the workload's precision and shape."""
     if isa.matrix_int8 is not None and isa.matrix_int8.fits(workload):
         return isa.matrix_int8
+    if workload.precision == "float16":
+        if isa.float16 is None:
+            raise LoweringError(f"no {isa.name} kernel multiplies float16", hint="keep the layer in float32")
+        return isa.float16
     return isa.int8 if workload.precision == "int8" else isa.float32
 
 
@@ -97,10 +102,6 @@ class Tiling:
     nv: int
 
 
-def _element_bytes(work: ConvWorkload) -> int:
-    return 4 if work.precision == "float32" else 1
-
-
 def pieces(total: int, size: int) -> list[tuple[int, int]]:
     """(count, size) of whole pieces and of the remainder, of those that exist."""
     return [(count, part) for count, part in ((total // size, size), (1, total % size)) if count and part]
@@ -141,7 +142,7 @@ def _cycles(work: ConvWorkload, micro: MicroKernel, tiling: Tiling, fit: int, sh
     """
     vectors = -(-(work.filters // work.groups) // micro.lanes)
     groups = walk(work, micro).length / micro.group
-    size = _element_bytes(work)
+    size = work.element_bytes
     step = micro.lanes * micro.group * size
     far = vectors * groups * step > _NEAR_BYTES
     total = 0.0
@@ -218,7 +219,7 @@ def choose_blocking(workload: ConvWorkload, isa: Isa, tiling: Tiling, l2_bytes: 
     work, micro = workload.canonical(), micro_kernel(workload, isa)
     per_group = channel_blocks(work, isa, tiling)
     blocks = per_group * work.groups
-    size = _element_bytes(work)
+    size = work.element_bytes
     weights = blocks * walk(work, micro).length * tiling.nv * micro.lanes * size
     pixels = work.batch * work.out_height * work.out_width
     wanted = max(1, min(_WANTED_ITEMS, work.macs // _ITEM_MACS))
@@ -240,7 +241,7 @@ def is_streamed(workload: ConvWorkload, isa: Isa, plan: ConvPlan) -> bool:
     blocks = channel_blocks(workload, isa, plan.tiling)
     if not isa.prefetches or workload.groups > 1 or plan.blocking.blocks >= blocks:
         return False
-    return workload.filters * workload.reduction * _element_bytes(workload) >= _STREAMED_BYTES
+    return workload.filters * workload.reduction * workload.element_bytes >= _STREAMED_BYTES
 
 
 def _block_of_pixels(work: ConvWorkload, tiling: Tiling, pixels: int) -> tuple[int, int]:

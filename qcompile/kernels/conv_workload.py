@@ -37,9 +37,9 @@ class ConvWorkload:
         dilations: (rows, columns).
         pads: (top, left, bottom, right), pixels; filled with the zero point.
         groups: channel groups; filter o sees channels of group o // (filters / groups).
-        precision: "int8" or "float32".
-        output: "int8" or "int16" (requantized), "int32" (raw sums, int8 only) or "float32".
-        residual: a tensor of the output's shape is added; "int8" and float32 precision only.
+        precision: "int8", "float32", or "float16": products of float16, the sums as `half_micro` says.
+        output: "int8" or "int16" (requantized), "int32" (raw sums, int8 only), "float32" or "float16".
+        residual: a tensor of the output's shape is added; it is of the layer's precision, and the output too, or real.
         table: a 256-entry table is applied after requantizing, "int8" output only.
         activation: one of ``ACTIVATIONS``, with int8 precision of ``SCALED``, before the only rounding.
         weights: how weights are stored: "float16" or "bfloat16" with float32 precision only; "" for as they are used.
@@ -113,6 +113,16 @@ class ConvWorkload:
         return plain and self.activation in SCALED
 
     @property
+    def real(self) -> bool:
+        """Whether it multiplies floating point numbers."""
+        return self.precision != "int8"
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of a number that it multiplies."""
+        return {"float32": 4, "float16": 2}.get(self.precision, 1)
+
+    @property
     def out_height(self) -> int:
         """Output rows."""
         return self._extent(0, self.height)
@@ -144,8 +154,16 @@ class ConvWorkload:
         return replace(self, batch=1, height=1, width=pixels, dilations=(1, 1))
 
 
-_OUTPUTS = {("int8", "int8"), ("int8", "int16"), ("int8", "int32"), ("int8", "float32"), ("float32", "float32")}
-_RESIDUAL = {("int8", "int8"), ("float32", "float32")}
+_OUTPUTS = {
+    ("int8", "int8"),
+    ("int8", "int16"),
+    ("int8", "int32"),
+    ("int8", "float32"),
+    ("float32", "float32"),
+    ("float16", "float16"),
+    ("float16", "float32"),
+}
+_RESIDUAL = {("int8", "int8"), ("float32", "float32"), ("float16", "float16"), ("float16", "float32")}
 
 
 def dense(rows: int, inputs: int, outputs: int, **epilogue: object) -> ConvWorkload:

@@ -30,6 +30,13 @@ from qcompile.kernels.isa import Isa
 from qcompile.quant.int16 import LOW_BITS
 from qcompile.quant.requantize import WIDE_SHIFT
 
+_BOUNDS: dict[str, tuple[Expr | int | None, int | None]] = {
+    "none": (None, None),
+    "relu": (const(0.0, "float32"), None),
+    "clip": (at.ALPHA, at.BETA),
+}
+"""Activations that only bound: least and largest value, or their places among the parameters."""
+
 
 def storage_dtype(isa: Isa, dtype: str) -> str:
     """How a tensor of ``dtype`` lies in memory on an instruction set."""
@@ -48,10 +55,10 @@ class Epilogue:
 
     def __init__(self, b: Builder, work: ConvWorkload, isa: Isa, lanes: int) -> None:
         self._b, self._work, self._isa, self._lanes = b, work, isa, lanes
-        self._bias = b.argument(2, "float32" if work.precision == "float32" else "int32")
+        self._bias = b.argument(2, "float32" if work.real else "int32")
         self._multipliers = b.argument(3, "float32")
         stored = storage_dtype(isa, work.output)
-        self._residual = b.argument(4, "int32" if work.low else stored)
+        self._residual = b.argument(4, "int32" if work.low else work.precision if work.real else stored)
         self._table = b.argument(5, "uint8")
         self._output = b.argument(6, stored)
         self._codes = b.argument(6, "uint8")
@@ -81,7 +88,7 @@ class Epilogue:
 
     def scale(self, channel: Index, nv: int) -> list[Expr]:
         """Multipliers of ``nv`` vectors, to be handed to ``store``."""
-        if self._work.precision == "float32" or self._work.output == "int32":
+        if self._work.real or self._work.output == "int32":
             return []
         return self._neighbours(self._multipliers, channel, nv)
 
@@ -167,9 +174,13 @@ class Epilogue:
     def _vectors(self, sums: Sequence[Expr], scale: Sequence[Expr], to: Index) -> Iterator[tuple[int, Expr]]:
         """Finished vectors in the type of the output, each with the number of its first channel."""
         scales = list(scale) or [None] * len(sums)
-        if self._work.output == "float32":
+        if self._work.output == "float16" and self._work.activation in _BOUNDS:
+            yield from self._half_vectors(sums, to)
+            return
+        if self._work.output in ("float32", "float16"):
             for j, (total, factor) in enumerate(zip(sums, scales, strict=True)):
-                yield j * self._lanes, self._finish_float(total, factor, to + j * self._lanes)
+                real = self._finish_float(total, factor, to + j * self._lanes)
+                yield j * self._lanes, _convert(real, self._work.output, self._lanes)
             return
         j = 0
         while j < len(sums):
@@ -179,6 +190,32 @@ class Epilogue:
             places = [(to, i * self._lanes) for i in parts]
             yield j * self._lanes, found[0] if self._work.output == "int32" else self._codes_of(found, places)
             j += count
+
+    def _half_vectors(self, sums: Sequence[Expr], to: Index) -> Iterator[tuple[int, Expr]]:
+        """Round two vectors into one of float16, then bound it: rounding keeps the order, so it is the same."""
+        lanes = self._lanes
+        for j in range(0, len(sums), 2):
+            parts = []
+            for i, total in enumerate(sums[j : j + 2], j):
+                real = self._plus_residual(total, to + i * lanes)
+                parts.append(cast(f"float16x{lanes}", self._b.let(real)))
+            joined = self._b.let(shuffle(parts, range(2 * lanes)) if len(parts) == 2 else parts[0])
+            yield j * lanes, self._bounded(joined)
+
+    def _bounded(self, value: Expr) -> Expr:
+        """Apply an activation that only bounds to float16 numbers."""
+        low, high = _BOUNDS[self._work.activation]
+        lanes, bounds = lanes_of(value), []
+        for place in (low, high):
+            bound = self._floats.load(place) if isinstance(place, int) else place
+            bounds.append(None if bound is None else splat(cast("float16", bound), lanes))
+        return self._isa.bound_half(value, *bounds)
+
+    def _plus_residual(self, value: Expr, to: Index) -> Expr:
+        """Add the residual to float32 sums, where there is one."""
+        if not self._work.residual:
+            return value
+        return value + _convert(self._residual.load(to, self._lanes), "float32", self._lanes)
 
     def _together(self, left: int) -> int:
         """How many vectors of sums to narrow into one vector of codes."""
@@ -277,9 +314,7 @@ class Epilogue:
         b = self._b
         if scale is not None:
             return self._scaled(total, scale, to)
-        value = total
-        if self._work.residual:
-            value = value + self._residual.load(to, self._lanes)
+        value = self._plus_residual(total, to)
         activation = ACTIVATIONS[self._work.activation]
         return activation(b, b.let(value), self._float(at.ALPHA), self._float(at.BETA))
 

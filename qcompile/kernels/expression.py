@@ -152,6 +152,8 @@ def cast(value: Expr, dtype: str) -> Expr:
         return constant(value.data[0], dtype)
     if value.op == "flip" and value.dtype == "int8" and dtype in ("int16", "int32", "int64"):
         return cast(value.args[0], dtype) - 128
+    if value.op == "cast" and value.dtype == "float32" and value.args[0].dtype == dtype == "float16":
+        return value.args[0]  # it was widened, which changes nothing
     return make("cast", dtype, (value,))
 
 

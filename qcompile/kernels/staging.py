@@ -15,7 +15,7 @@ from qcompile.kernels.epilogue import copy_elements
 SLACK_BYTES = 128
 """Room past the staged block for reads and writes in whole vectors."""
 
-_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "float32": 4}
+_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Stage:
             The scratch view; element 0 is the pixel under the block's first output and first tap.
         """
         work, staged = self.work, b.scratch(self.dtype)
-        pad = b.argument(7, "float32" if self.dtype == "float32" else "int32")
+        pad = b.argument(7, "float32" if work.real else "int32")
         wide = self.vector_bytes // _BYTES[self.dtype]
-        zero = pad.load(at.PAD if self.dtype == "float32" else at.IN_ZERO)
+        zero = pad.load(at.PAD if work.real else at.IN_ZERO)
         fill = b.let(splat(zero if self.dtype == "float32" else cast(self.dtype, zero), wide))
         height = (rows - 1) * work.strides[0] + (work.kernel[0] - 1) * work.dilations[0] + 1
         with b.loop(height, stem="r") as r:

@@ -207,7 +207,7 @@ class LoweringContext:
         position = tuple(ex.index(n) for n in range(rank))
         window = tuple(ex.index(rank + n) for n in range(len(extents)))
         builder = ExpressionBuilder(node, output, self.sources)
-        start, dtype = init
+        start, dtype = init[0], "float32" if init[1] == "float16" else init[1]
         element = self.fused(output.type.size, lambda: body(builder, position, window), repeated=True)
         self.sources.inline = frozenset()
         last = self.sources.stored(output, finish(builder, accumulator(dtype), position))

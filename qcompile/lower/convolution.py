@@ -94,7 +94,7 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
     work = replace(_easier(shape, end, context.isa), **end.fields, weights=packed_kind(node))
     target = node.output
     if separate:
-        target = Value(f"{node.output.name}.sum", node.output.type)
+        target = Value(f"{node.output.name}.sum", node.output.type.with_dtype("float32"))
     weight, bias = constants(node)
     packed = pack_conv(work, context.isa, weight, bias, end.multipliers, end.scalars, context.plan(work, node.output))
     residual = node.inputs[3] if node.attrs.residual else None
@@ -139,7 +139,8 @@ def epilogue(node: Node, *, fuse_activation: bool = True) -> Epilogue:
     """Translate what follows a node's sums; the integer forms are `ops.arithmetic.finish_accumulator`."""
     attrs = node.attrs
     if not node.is_integer:
-        fields = {"precision": "float32", "output": "float32", "residual": attrs.residual}
+        kind = node.output.dtype
+        fields = {"precision": kind, "output": kind if fuse_activation else "float32", "residual": attrs.residual}
         fields["activation"] = attrs.activation if fuse_activation else "none"
         return Epilogue(fields, np.zeros(1, np.float32), LayerScalars(alpha=attrs.alpha, beta=attrs.beta))
     x, w, result = node.inputs[0].qparams, node.inputs[1].qparams, node.output.qparams

@@ -56,9 +56,9 @@ class ExpressionBuilder:
     # -- operands -----------------------------------------------------------------------------------------
 
     def load(self, operand: int, *position: Index) -> Expr:
-        """Return an element of an operand: a real number, or the code q of a quantized one."""
+        """Return an element of an operand: a real number, float32 for float16, or the code q of a quantized one."""
         value = self.node.inputs[operand]
-        return self._sources.read(value, tuple(as_index(p) for p in position), None, None)
+        return _widened(self._sources.read(value, tuple(as_index(p) for p in position), None, None))
 
     def load_or(self, operand: int, position: Sequence[Index], inside: Any, fill: Any) -> Expr:
         """Return an element where a condition holds, else a fill value, without touching memory there.
@@ -73,7 +73,8 @@ class ExpressionBuilder:
         other = fill if isinstance(fill, Expr) else ex.constant(fill, value.dtype)
         if not isinstance(inside, Expr):
             inside = ex.constant(bool(inside), "bool")
-        return self._sources.read(value, tuple(as_index(p) for p in position), inside, ex.cast(other, value.dtype))
+        fill = ex.cast(other, value.dtype)
+        return _widened(self._sources.read(value, tuple(as_index(p) for p in position), inside, fill))
 
     def centred(self, operand: int, *position: Index) -> Expr:
         """Return int32(q − zero_point) of an element."""
@@ -255,6 +256,11 @@ class ExpressionBuilder:
         if value.qparams is None:
             raise InternalError(f"{self.node}: {value.name} is not quantized")
         return value.qparams
+
+
+def _widened(element: Expr) -> Expr:
+    """Return float16 as float32: nothing is computed in float16 but products of layers."""
+    return ex.cast(element, "float32") if element.dtype == "float16" else element
 
 
 _EXACT_CLAMP = 2**22

@@ -74,7 +74,7 @@ class DraftStep:
     @property
     def grain(self) -> int:
         """Fewest tiles worth a thread of their own: some ten microseconds of work."""
-        cycles = self.macs / {"int8": 64, "int16": 32}.get(self.precision, 16) + self.bytes / 8
+        cycles = self.macs / {"int8": 64, "int16": 32, "float16": 32}.get(self.precision, 16) + self.bytes / 8
         per_tile = max(1.0, cycles / max(1, self.kernel.tiles))
         return max(1, min(self.kernel.tiles, round(_GRAIN_CYCLES / per_tile)))
 

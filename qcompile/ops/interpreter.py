@@ -99,8 +99,18 @@ class Interpreter:
         return array
 
 
+def _rounded(result: Array, value: Value) -> Array:
+    """Return a float32 result as it is stored: float16 is rounded to nearest, ties to even, too large is infinite."""
+    if value.dtype != "float16":
+        return result
+    with np.errstate(over="ignore"):
+        return np.asarray(result).astype(np.float16)
+
+
 def evaluate_node(node: Node, inputs: list[Array]) -> tuple[Array, ...]:
     """Evaluate one node on given operands, in its float or integer form.
+
+    Tensors of float16 are float32 within a node, and rounded once at its end.
 
     Args:
         node: decides the form: integer where an activation carries QParams.
@@ -109,7 +119,12 @@ def evaluate_node(node: Node, inputs: list[Array]) -> tuple[Array, ...]:
     Raises:
         InternalError: the results do not have the types the graph says.
     """
+    half = any(value.dtype == "float16" for value in (*node.inputs, *node.outputs))
+    if half:
+        inputs = [x.astype(np.float32) if x.dtype == np.float16 else x for x in inputs]
     results = node.op.evaluate_integer(node, inputs) if node.is_integer else node.op.evaluate(node.attrs, inputs)
+    if half:
+        results = tuple(_rounded(result, value) for value, result in zip(node.outputs, results, strict=True))
     checked = []
     for value, result in zip(node.outputs, results, strict=True):
         array = np.asarray(result)

@@ -163,7 +163,7 @@ def _constant_element(node: Node) -> Any:
                 inside = bound if inside is None else e.and_(inside, bound)
         if qparams is not None:
             fill = e.clamp_store(e.i32(quantized_fill(node.attrs, qparams) - qparams.scalar_zero_point))
-        elif node.inputs[0].dtype == "float32":
+        elif node.inputs[0].dtype in ("float32", "float16"):
             fill = e.f32(node.attrs.value)
         else:
             fill = e.cast(e.i32(int(node.attrs.value)), node.inputs[0].dtype)

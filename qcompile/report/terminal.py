@@ -97,9 +97,10 @@ def _share(steps: Sequence[dict[str, Any]], precision: str) -> float:
 
 
 def _shares(steps: Sequence[dict[str, Any]]) -> str:
-    """Return in which integers the multiply-accumulates run, in words; int16 where there are any."""
-    wide = _share(steps, "int16")
-    return f"{_share(steps, 'int8'):.0%} in int8" + (f", {wide:.0%} in int16" if wide else "")
+    """Return in what the multiply-accumulates run, in words: int8, and int16 and float16 where there are any."""
+    shares = {kind: _share(steps, kind) for kind in ("int8", "int16", "float16")}
+    named = [f"{share:.0%} in {kind}" for kind, share in shares.items() if share]
+    return ", ".join(named) or "0% in int8"
 
 
 def print_pass_times(records: Sequence[PassRecord]) -> None:

@@ -44,7 +44,7 @@ LITERT = {("mobilenetv2", "rpi4"): 113.7, ("mobilenetv2", "rpi5"): 49.2,
 
 def final_graph(name: str, precision: str, folder: Path) -> Graph:
     """The graph that is lowered, quantized with made-up inputs."""
-    config = CompileConfig(precision=precision, target="rpi4")
+    config = CompileConfig(precision=precision, target="rpi5" if precision == "fp16" else "rpi4")
     context, _, graph = driver.prepare(latency.model_file(name, folder), config, None, None)
     simplified, _ = driver.simplify(graph, config, context, ())
     return driver.to_precision(simplified, config, context, ())[0]
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--plugin", type=Path, required=True, help="qemu-user instruction counter")
     parser.add_argument("--network", action="append", choices=latency.NAMES, help="default: all")
     parser.add_argument("--target", action="append", help=f"default: {', '.join(TARGETS)}")
-    parser.add_argument("--precision", choices=["int8", "fp32"], default="int8")
+    parser.add_argument("--precision", choices=["int8", "fp16", "fp32"], default="int8")
     parser.add_argument("--steps", action="store_true", help="print every step")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

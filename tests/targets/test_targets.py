@@ -180,3 +180,24 @@ def test_the_device_checks_the_names_that_targets_use() -> None:
     x86, arm = source.split("#elif defined(__aarch64__)")
     for arch, text in (("x86_64", x86), ("aarch64", arm)):
         assert sorted(re.findall(r'\{"(\w+)",', text)) == sorted(features.RUNTIME_FEATURES[arch])
+
+
+@pytest.mark.parametrize("name", ["rpi5", "graviton2", "graviton3", "x86-64-v4-amx"])
+def test_float16_adds_its_feature_and_its_check(name: str) -> None:
+    target = targets.with_float16(targets.load(name))
+    wanted = {"x86_64": ("+avx512fp16", "avx512fp16"), "aarch64": ("+fullfp16", "asimdhp")}[target.arch]
+    assert target.features.count(wanted[0]) == 1
+    assert target.requires.count(wanted[1]) == 1
+    assert targets.with_float16(target) == target
+
+
+@pytest.mark.parametrize("name", ["rpi3", "rpi4", "aarch64", "x86-64", "x86-64-v3", "x86-64-v4-vnni"])
+def test_float16_is_refused_where_it_is_missing(name: str) -> None:
+    with pytest.raises(TargetError, match="does not compute in float16") as caught:
+        targets.with_float16(targets.load(name))
+    assert "--store float16" in (caught.value.hint or "")
+
+
+def test_optional_features_are_checked_too(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="key 'optional' names 'asimdph'"):
+        targets.load(write(tmp_path, optional=["asimdph"]))

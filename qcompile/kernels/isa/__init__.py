@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy.typing as npt
+from tvm import tirx
 
 from qcompile.errors import TargetError
 from qcompile.kernels.amx import AmxKernel
@@ -41,8 +42,9 @@ class MicroKernel(Protocol):
     A kernel may have ``chunks``, sizes in groups, the last 1: a step's groups are cut into such chunks
     (``micro.in_chunks``), and the packed weights are ``[chunk][nv * lanes][group * size]`` instead.
     Others are ``short_unroll``, groups of a full step where K has less than two of ``unroll``;
-    ``starts_at_zero``: the first step costs less if LLVM sees that it is the first; and
-    ``gather_cycles``, what laying 16 pixels beside others costs.
+    ``starts_at_zero``: the first step costs less if LLVM sees that it is the first;
+    ``gather_cycles``, what laying 16 pixels beside others costs; ``block``, values of K after which its method
+    ``flush(b, state)`` is to be called; and ``sum_lanes``, lanes of bias and results where they are not ``lanes``.
     """
 
     @property
@@ -191,6 +193,12 @@ class DepthwiseKernel(Protocol):
         ...
 
 
+def _bound(value: Expr, low: Expr | None, high: Expr | None) -> Expr:
+    """By comparisons, which an x86 instruction each does."""
+    value = value if low is None else tirx.Max(value, low)
+    return value if high is None else tirx.Min(value, high)
+
+
 @dataclass(frozen=True)
 class Isa:
     """One instruction set.
@@ -219,6 +227,9 @@ class Isa:
         loads_pairs: one instruction loads two vectors.
         depthwise_int8: kernel of 8-bit depthwise convolutions; None: they run as grouped ones.
         depthwise_float32: kernel of float32 depthwise convolutions; None: likewise.
+        float16: inner kernel for float16 on machines that compute in it; None: there is none.
+        bound_half: ``f(value, low, high)``: a float16 vector, at least ``low`` and at most ``high`` where these are.
+        depthwise_float16: kernel of float16 depthwise convolutions; None: they run as grouped ones.
         matrix_int8: kernel by matrix tiles for those 8-bit layers that it fits.
         prefetches: ask for weights that come from afar while the item before computes.
         least_weight: least int8 weight for which no intermediate can overflow.
@@ -240,6 +251,9 @@ class Isa:
     loads_pairs: bool = False
     depthwise_int8: DepthwiseKernel | DirectKernel | None = None
     depthwise_float32: DepthwiseKernel | DirectKernel | None = None
+    float16: MicroKernel | None = None
+    bound_half: Callable[[Expr, Expr | None, Expr | None], Expr] = _bound
+    depthwise_float16: DepthwiseKernel | None = None
     matrix_int8: AmxKernel | None = None
     prefetches: bool = False
     least_weight: int = -127

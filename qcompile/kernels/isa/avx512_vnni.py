@@ -18,6 +18,7 @@ from qcompile.kernels.builder import (
     shuffle,
 )
 from qcompile.kernels.depthwise_micro import FmaDepthwise
+from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, clamp
 from qcompile.kernels.vnni import VnniMicroKernel
@@ -90,6 +91,8 @@ AVX512_VNNI = Isa(
     eases=True,
     depthwise_int8=_DEPTHWISE,
     depthwise_float32=FmaDepthwise(lanes=16),
+    float16=HalfMicroKernel(lanes=32, sum_lanes=16, tiles=_FLOAT_TILES, unroll=4, by_lane=False),
+    depthwise_float16=HalfDepthwise(half_lanes=32, lanes=16, vectors=1),
     prefetches=True,
     least_weight=-128,
 )

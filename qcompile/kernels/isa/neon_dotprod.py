@@ -12,10 +12,13 @@ from qcompile.kernels.builder import (
     Index,
     Memory,
     bitcast,
+    call_pure,
+    lanes_of,
     shuffle,
     splat,
 )
 from qcompile.kernels.depthwise_micro import FmaDepthwise
+from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
 from qcompile.kernels.isa import Isa, neon
 from qcompile.kernels.sdot_depthwise import SdotDepthwise, dot
 
@@ -64,6 +67,15 @@ class _SdotMicroKernel:
         return [b.let(total.get()) for total in state[row]]
 
 
+def _bound_half(value: Expr, low: Expr | None, high: Expr | None) -> Expr:
+    """``fmaxnm`` and ``fminnm``."""
+    for name, bound in (("fmaxnm", low), ("fminnm", high)):
+        if bound is not None:
+            lanes = lanes_of(value)
+            value = call_pure(f"float16x{lanes}", f"llvm.aarch64.neon.{name}.v{lanes}f16", value, bound)
+    return value
+
+
 NEON_DOTPROD = Isa(
     name="neon_dotprod",
     activation_dtype="int8",
@@ -79,4 +91,7 @@ NEON_DOTPROD = Isa(
     lookup=neon.lookup,
     depthwise_int8=SdotDepthwise(strided=neon.NeonDepthwise()),
     depthwise_float32=FmaDepthwise(lanes=4),
+    float16=HalfMicroKernel(lanes=8, sum_lanes=4, tiles=neon.BY_LANE_TILES, unroll=8, by_lane=True),
+    bound_half=_bound_half,
+    depthwise_float16=HalfDepthwise(half_lanes=8, lanes=4),
 )
