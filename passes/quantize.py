@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from qcompile import ops
+from qcompile.calibrate.concat_ranges import share_concat_ranges
 from qcompile.calibrate.weights import grid_scales, raise_for_bias, weight_scales
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
@@ -41,6 +42,7 @@ class Quantize(Pass):
         %yq = requantize(%acc) : i8[1,4,4,8] q(scale=…, zp=…)
         %y = dequantize(%yq) : f32[1,4,4,8]
 
+    Parts of a concatenation take its range where that rounds them once instead of twice.
     An accumulator whose only reader is an addition goes there as int32 in steps of scale/2^12 rather than as
     int8, so the addition rounds once. One read only in float is dequantized directly. Products of 16-bit
     activations do not fit int32, so that their layers have the form that fuse-requantize makes from the start; so
@@ -66,6 +68,7 @@ class Quantize(Pass):
         """Rewrite the graph."""
         if not any(node.is_integer for node in graph.nodes):
             context.reference = graph.clone()
+        share_concat_ranges(graph)
         builder = _IntegerBuilder(context, graph, self.wide)
         for node in list(graph.nodes):
             if node.is_integer:
