@@ -28,6 +28,9 @@ LAYERS = ("conv2d", "dense")
 _BYTES = 2**29  # of activations held at a time
 _ROWS_PER_TERM = 16
 _LEAST_ROWS, _MOST_ROWS = 4096, 32768
+MOST_GAIN = 1.1
+"""Largest factor that makes up for noise on the input of a layer."""
+
 BIAS_LIMIT = 2**30
 """Largest magnitude of an integer bias, LSB; the rest of int32 is left to the products."""
 
@@ -58,6 +61,26 @@ class LayerData:
         self.scale = scale.reshape(groups, -1)
         self.shared_scale = params.axis is None
         self.bias = pair.reference.inputs[2].constant().astype(np.float64).reshape(groups, -1)
+
+    def steepened(self, integers: Array, scale: Array) -> Array:
+        """Return scales that take back how much noise on the input flattens each output, float32 values.
+
+        The least squared error is found by a result ẑ that follows the float layer's z with a slope below 1, because
+        a part of what it reads is noise; from layer to layer the largest values, which networks act on, shrink.
+
+        Formula:
+            s' = s · min(max(var z / cov(z, ẑ), 1), 1.1), z = W·p, ẑ = s·v·q
+
+        Args:
+            integers: new weights v, LSB, [groups, outputs, terms].
+            scale: of them, real units per LSB, [groups, outputs].
+        """
+        own, cross, _ = self.moments.covariances
+        # cov(p, q) = cov(q, q) + cov(p − q, q)
+        along = np.matmul(self.weight, own + cross)
+        shared = (along * (integers * scale[:, :, None])).sum(axis=2)
+        slope = np.divide(shared, self.moments.variances, out=np.ones_like(shared), where=self.moments.variances > 0.0)
+        return np.asarray((scale / np.clip(slope, 1.0 / MOST_GAIN, 1.0)).astype(np.float32).astype(np.float64))
 
     @property
     def least_scale(self) -> Array:
@@ -166,7 +189,8 @@ def correct_layers(
 
     def visit(pair: LayerPair, inputs: Any) -> None:
         nonlocal done
-        moments = LayerMoments(pair.node, _rows(pair, len(samples)), context.seed)
+        weight = grouped_weights(pair.reference, pair.reference.inputs[1].constant())
+        moments = LayerMoments(pair.node, weight, _rows(pair, len(samples)), context.seed)
         for item in inputs:
             moments.update(item)
         correct(LayerData(pair, moments))

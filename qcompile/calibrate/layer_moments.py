@@ -20,19 +20,21 @@ class LayerMoments:
 
     Formula:
         with p the patch of the float layer, q that of the integer layer (both real units), r the error of the
-        residual: mean p, mean q, mean r; cov(q, q), cov(p − q, q), cov(r, q)
+        residual: mean p, mean q, mean r; cov(q, q), cov(p − q, q), cov(r, q); var(W·p) of each output
 
     Patches are drawn at seeded positions, the same in both networks. One group of channels is one problem of
     `taps · channels per group` unknowns.
 
     Args:
         node: conv2d or dense.
+        weight: W of the float layer, [groups, outputs per group, terms].
         rows: patches to draw from each sample.
         seed: of the positions.
     """
 
-    def __init__(self, node: Node, rows: int, seed: int) -> None:
+    def __init__(self, node: Node, weight: Array, rows: int, seed: int) -> None:
         self._node = node
+        self._weight = weight.astype(np.float32)
         self._rows = rows
         self._random = np.random.default_rng(seed)
         self.groups = int(getattr(node.attrs, "groups", 1))
@@ -43,6 +45,7 @@ class LayerMoments:
         self._places = 0
         self._sums = [np.zeros((g, k)), np.zeros((g, k)), np.zeros((g, o))]
         self._products = [np.zeros((g, k, k)), np.zeros((g, k, k)), np.zeros((g, o, k))]
+        self._squares = np.zeros((g, o))
 
     def update(self, inputs: LayerInputs) -> None:
         """Add the patches of one sample."""
@@ -57,6 +60,8 @@ class LayerMoments:
         self._sums[1] += quantized.sum(axis=1, dtype=np.float64)
         self._products[0] += np.matmul(quantized.transpose(0, 2, 1), quantized)
         self._products[1] += np.matmul(difference.transpose(0, 2, 1), quantized)
+        results = np.matmul(real, self._weight.transpose(0, 2, 1))
+        self._squares += np.square(results, dtype=np.float64).sum(axis=1)
         if inputs.residual_error is not None:
             error = self._rows_of_result(inputs.residual_error, positions)
             self._sums[2] += error.sum(axis=1, dtype=np.float64)
@@ -88,6 +93,12 @@ class LayerMoments:
             s - left[:, :, None] * quantized[:, None, :] for s, left in zip(second, lefts, strict=True)
         )
         return own, cross, residual
+
+    @property
+    def variances(self) -> Array:
+        """var(W·p) of each output, [groups, outputs per group], float64."""
+        mean = np.matmul(self._weight.astype(np.float64), self.means[0][:, :, None])[:, :, 0]
+        return np.asarray(np.maximum(self._squares / max(1, self.count) - np.square(mean), 0.0))
 
     def _positions(self, shape: tuple[int, ...]) -> Array:
         total = int(np.prod(shape[:-1]))
