@@ -72,7 +72,7 @@ def _near(own: tuple[float, float], wanted: tuple[float, float]) -> bool:
     """Return whether a range is little wider than another one, and hardly cuts it."""
     width = _width(own)
     cut = max(own[1] - wanted[1], wanted[0] - own[0])
-    return 0.0 < width and _width(wanted) <= _RATIO * width and cut <= _CUT * width
+    return width > 0.0 and _width(wanted) <= _RATIO * width and cut <= _CUT * width
 
 
 def _width(bounds: tuple[float, float]) -> float:
