@@ -83,11 +83,18 @@ class Epilogue:
         return self._bias
 
     def bias(self, channel: Index, nv: int) -> list[Expr]:
-        """First values of the accumulators of ``nv`` vectors, from a padded channel number."""
+        """First values of the accumulators of ``nv`` vectors, from a padded channel number.
+
+        Sums of float32 start at zero: with a large bias in them, each product would be rounded to its last bit.
+        """
+        if self._work.precision == "float32":
+            return [const(0.0, f"float32x{self._lanes}")] * nv
         return [self._b.let(part) for part in self._neighbours(self._bias, channel, nv)]
 
     def scale(self, channel: Index, nv: int) -> list[Expr]:
-        """Multipliers of ``nv`` vectors, to be handed to ``store``."""
+        """Multipliers of ``nv`` vectors, or the bias of sums of float32, to be handed to ``store``."""
+        if self._work.precision == "float32":
+            return [self._b.let(part) for part in self._neighbours(self._bias, channel, nv)]
         if self._work.real or self._work.output == "int32":
             return []
         return self._neighbours(self._multipliers, channel, nv)
@@ -173,6 +180,8 @@ class Epilogue:
 
     def _vectors(self, sums: Sequence[Expr], scale: Sequence[Expr], to: Index) -> Iterator[tuple[int, Expr]]:
         """Finished vectors in the type of the output, each with the number of its first channel."""
+        if self._work.precision == "float32":
+            sums, scale = [total + bias for total, bias in zip(sums, scale, strict=True)], []
         scales = list(scale) or [None] * len(sums)
         if self._work.output == "float16" and self._work.activation in _BOUNDS:
             yield from self._half_vectors(sums, to)
