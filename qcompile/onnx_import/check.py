@@ -12,11 +12,11 @@ from onnx import checker, defs, inliner
 from qcompile.errors import ModelImportError
 from qcompile.onnx_import.definitions import DOMAINS, INTERNAL
 from qcompile.onnx_import.load import Model
+from qcompile.onnx_import.old_forms import MODERN, replace_experimental
 from qcompile.onnx_import.support import DEFAULT_DOMAINS, is_supported, report_unsupported
 from qcompile.onnx_import.tensors import has_external_data
 
-OLDEST_OPSET = 7
-"""The first version whose operators broadcast as today's do."""
+OLDEST_OPSET = 1
 
 
 def prepare(model: Model) -> int:
@@ -34,6 +34,8 @@ def prepare(model: Model) -> int:
     """
     opset = _opset(model)
     _check_names(model)
+    if opset < MODERN:
+        replace_experimental(model.proto.graph)
     _sort_nodes(model)
     _correct_domains(model)
     _refuse_unknown_operators(model, opset)
@@ -45,13 +47,15 @@ def prepare(model: Model) -> int:
 def _opset(model: Model) -> int:
     newest = defs.onnx_opset_version()
     versions = [o.version for o in model.proto.opset_import if o.domain in DEFAULT_DOMAINS]
+    if not versions and 0 < model.proto.ir_version < 3:
+        return OLDEST_OPSET  # Files of that age cannot say.
     if not versions:
         raise ModelImportError(f"{model.source} does not say which ONNX operator set it uses")
     version = int(versions[0])
     if version < OLDEST_OPSET:
         raise ModelImportError(
             f"{model.source} uses ONNX operator set {version}; qcompile reads {OLDEST_OPSET} to {newest}",
-            hint="export it again, or convert it with onnx.version_converter.convert_version(model, 13)",
+            hint="export it again",
         )
     if version > newest:
         raise ModelImportError(

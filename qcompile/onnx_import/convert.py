@@ -17,6 +17,7 @@ from qcompile.onnx_import.definitions import definition
 from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluate_reference
 from qcompile.onnx_import.inline import function_body, has_definition
 from qcompile.onnx_import.load import Model
+from qcompile.onnx_import.old_forms import modernized
 from qcompile.onnx_import.open_shapes import OpenShapes, open_shapes
 from qcompile.onnx_import.operands import operand_problem
 from qcompile.onnx_import.shapes import resolve_inputs
@@ -205,7 +206,7 @@ class _Conversion:
     def _apply(self, node: Any, label: str, values: list[Value | None]) -> tuple[Value | None, ...]:
         view = self._view(node, label, values)
         try:
-            result = converters()[qualified(node)](view)
+            result = converters()[qualified(node)](modernized(view))
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             # Attributes or constants that no valid model has; the checker does not look at their values.
             problem = f"its attributes or inputs do not fit together ({error})"
