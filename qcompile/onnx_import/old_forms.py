@@ -173,7 +173,8 @@ class _Chain:
     """
 
     def __init__(self, node: Any, taken: set[str]) -> None:
-        self.node, self.taken, self.nodes = node, taken, []
+        self.node, self.taken = node, taken
+        self.nodes: list[Any] = []
         self.attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self.last = node.input[0]
 

@@ -96,7 +96,6 @@ EXCLUDED: dict[str, tuple[str, str]] = {
     "test_unique_*": ("the number of results depends on the data", _MISSING + "Unique"),
     "test_nonzero_example": ("the number of results depends on the data", _MISSING + "NonZero"),
     "test_det_*": ("determinants do not occur in networks", _MISSING + "Det"),
-    "test_not_*": ("it is written for operator set 1", "operator set 1;"),
     "test_scan_sum": ("operator set 8 has another Scan", "operator set 8"),
     "test_resize_tf_crop_and_resize*": ("the region of interest is an input", "tf_crop_and_resize"),
     "test_resize_*_antialias": ("there is no antialiasing filter", "antialias"),
