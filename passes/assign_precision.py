@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 INT8, INT16, FLOAT = "int8", "int16", "float32"
 
 _KEPT = "kept in float by request"
-_SIZED = "it averages over an open extent"
+_SIZED = "it divides by, or computes with, an open extent"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class AssignPrecision(Pass):
             return
         kept = selected(graph, self.keep_float, option="keep_float")
         wide = selected(graph, self.keep_int16, option="keep_int16")
-        sized = analyse(graph).means if graph.symbols else {}
+        sized = set(analyse(graph).means) | _scaled_by_extents(graph) if graph.symbols else set()
         obstacles = {
             n: _SIZED if n in sized else _obstacle(n, context, int16=n in wide) or _uneven_parts(n, self.spread)
             for n in graph.nodes
@@ -85,6 +85,19 @@ class AssignPrecision(Pass):
             node.precision = INT16 if node in wide else INT8 if node in integer_side else FLOAT
             if node.precision == FLOAT and obstacles[node] is None:
                 context.skip(node, "its conversions would cost more than integers save")
+
+
+def _scaled_by_extents(graph: Graph) -> set[Node]:
+    """Return the nodes that read a number that follows from open extents alone: samples say little of its range."""
+    numbers: set[Value] = set()
+    found = set()
+    for node in graph.nodes:
+        known = any(v in numbers for v in node.inputs)
+        if node.op.name == "open_extent" or (known and all(v in numbers or v.is_constant for v in node.inputs)):
+            numbers.update(node.outputs)
+        if any(node.inputs[index] in numbers for index in node.op.operand_activations(node)):
+            found.add(node)
+    return found
 
 
 def _obstacle(node: Node, context: PassContext, *, int16: bool) -> str | None:

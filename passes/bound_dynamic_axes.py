@@ -13,6 +13,7 @@ from qcompile.ir.symbol import Extent
 from qcompile.ir.types import TensorType
 from qcompile.ops.mask_tail import MaskTailAttrs
 from qcompile.ops.open_avg_pool import OpenAvgPoolAttrs
+from qcompile.ops.open_concat import OpenConcatAttrs
 from qcompile.ops.rescale_mean import RescaleMeanAttrs
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
 from qcompile.shapes.analysis import Analysis, Mask, analyse
@@ -52,6 +53,7 @@ class BoundDynamicAxes(Pass):
         needed = [m.extent for m in masks] + [e for more in analysis.means.values() for e in more]
         needed += [e for more in sized.values() for e in more]
         needed += analysis.counts.values()
+        needed += [e for parts in analysis.joins.values() for e in parts if e is not None]
         needed += [e for extents in analysis.windows.values() for e in extents if e is not None]
         if not needed:
             return
@@ -63,6 +65,10 @@ class BoundDynamicAxes(Pass):
         for node, extent in analysis.counts.items():
             rewriter.set_operand(node, 1, operand)
             rewriter.set_attrs(node, entry=extents.index(extent))
+        for node, parts in analysis.joins.items():
+            ends = tuple(None if e is None else extents.index(e) for e in parts)
+            join, inputs = OpenConcatAttrs(node.attrs.axis, ends), [*node.inputs, operand]
+            rewriter.replace_op(node, ops.get("open_concat"), inputs, join, same_type=True)
         for node, counted in analysis.windows.items():
             height, width = (None if e is None else extents.index(e) for e in counted)
             pool = OpenAvgPoolAttrs(**vars(node.attrs), entries=(height, width))

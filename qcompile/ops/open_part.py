@@ -107,6 +107,47 @@ def open_gathered(node: OnnxNode, x: Value, indices: Value, axis: int) -> Value 
     return node.add("gather", [x, _wrapped(node, indices, extent)], name, axis=axis)
 
 
+def open_padded(node: OnnxNode, x: Value, before: list[int], after: list[int], mode: str) -> Value:
+    """Return x with what lies beyond the ends of open axes, so that these need no padding any more.
+
+    Args:
+        node: the ONNX node that asks for it.
+        x: any tensor.
+        before: elements to add in front of each axis; open axes are set to 0.
+        after: elements to add behind, likewise.
+        mode: "reflect" or "wrap".
+    """
+    for axis in range(len(x.shape)):
+        extent = node.open.extent(x, axis)
+        if extent is None or not (before[axis] or after[axis]):
+            continue
+        front, back, name = before[axis], after[axis], f"{node.outputs[0]}.axis{axis}"
+        if max(front, back) > extent.least - (mode == "reflect"):
+            node.fail(f"it pads {max(front, back)} elements where '{extent.symbol}' is smallest")
+        ends = [slice(front, 0, -1), slice(-2, -2 - back, -1)]
+        if mode == "wrap":
+            ends = [slice(-front, None, 1), slice(0, back, 1)]
+        parts = [x]
+        if front:
+            parts.insert(0, _end(node, x, axis, ends[0], f"{name}.front"))
+        if back:
+            parts.append(_end(node, x, axis, ends[1], f"{name}.back"))
+        x = node.add("concat", parts, f"{name}.padded", axis=axis)
+        before[axis] = after[axis] = 0
+    return x
+
+
+def _end(node: OnnxNode, x: Value, axis: int, taken: slice, name: str) -> Value:
+    """Return some of the first or last elements of an open axis."""
+    extent: Extent = node.open.extent(x, axis)
+    found = [taken.indices(n) for n in extent.table]
+    starts, sizes = tuple(f[0] for f in found), tuple(len(range(*f)) for f in found)
+    if len(set(starts)) == 1:
+        return sliced(node, x, {axis: taken}, name)
+    part: dict[str, Any] = {"symbol": extent.symbol, "axis": axis, "starts": starts, "sizes": sizes}
+    return node.add("open_slice", [x], name, step=taken.step, **part)
+
+
 def _wrapped(node: OnnxNode, indices: Value, extent: Extent) -> Value:
     """Return indices of which the negative ones are brought to the actual end."""
     name = f"{node.outputs[0]}.index"

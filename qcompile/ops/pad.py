@@ -13,6 +13,7 @@ from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
 from qcompile.ops.layout import axis_indices
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.open_part import open_padded
 from qcompile.ops.slice import sliced
 from qcompile.quant.affine import quantize
 from qcompile.quant.qparams import QParams
@@ -65,6 +66,8 @@ def _from_onnx(node: OnnxNode) -> Value:
     mode = node.attr("mode", "constant")
     if min(before + after, default=0) < 0:
         x = _crop(node, x, before, after, mode)
+    if node.open is not None and mode in ("reflect", "wrap"):
+        x = open_padded(node, x, before, after, mode)
     pads = tuple(max(p, 0) for p in (*before, *after))
     return node.add("pad", [x], pads=pads, mode=mode, value=value) if any(pads) else x
 

@@ -45,6 +45,7 @@ class Analysis:
         masks: what must be replaced.
         means: nodes that divide by an open extent, with the extents of the axes they average over.
         counts: nodes that add an open extent to a length.
+        joins: nodes that join tensors of which others follow open ones, with the extent of each.
         windows: nodes whose windows reach past the actual end, with the height and width of what they average.
     """
 
@@ -53,6 +54,7 @@ class Analysis:
     masks: list[Mask] = field(default_factory=list)
     means: dict[Node, tuple[Extent, ...]] = field(default_factory=dict)
     counts: dict[Node, Extent] = field(default_factory=dict)
+    joins: dict[Node, Axes] = field(default_factory=dict)
     windows: dict[Node, tuple[Extent | None, Extent | None]] = field(default_factory=dict)
 
     def of(self, value: Value) -> Axes:
@@ -97,6 +99,10 @@ class Step:
     def average_windows(self, extents: tuple[Extent | None, Extent | None]) -> None:
         """Say that the result is divided by what windows hold before the end of height and width."""
         self._analysis.windows[self.node] = extents
+
+    def join(self, parts: Axes) -> None:
+        """Say that parts of open extents are joined, each up to its actual end."""
+        self._analysis.joins[self.node] = parts
 
     def extent_of(self, size: int) -> Extent | None:
         """Return the one known open extent whose largest value is a size, None where there is none or several."""

@@ -135,10 +135,10 @@ def _slice(step: Step) -> list[Axes]:
         if extent is None:
             continue
         start, size, hop = attrs.starts[axis], attrs.sizes[axis], attrs.steps[axis]
-        if size > 1 and hop != 1:
-            raise step.refuse(f"it takes every {abs(hop)}th element", extent)
-        if start + size <= extent.least:
+        if max(start, start + (size - 1) * hop) < extent.least:
             result[axis] = None
+        elif size > 1 and hop != 1:
+            raise step.refuse(f"it takes every {abs(hop)}th element", extent)
         elif start + size == extent.most and start < extent.least:
             result[axis] = derived(extent, [n - start for n in extent.table])
         elif start == 0:
@@ -170,18 +170,33 @@ def _split_parts(step: Step) -> list[Axes]:
 
 
 def _concat(step: Step) -> list[Axes]:
-    axis, rank = step.node.attrs.axis, len(step.node.output.shape)
+    node, axis, rank = step.node, step.node.attrs.axis, len(step.node.output.shape)
+    count = len(node.inputs) - (node.op.name == "open_concat")
     result: list[Extent | None] = [None] * rank
-    for axes in step.axes:
-        if axes[axis] is not None:
-            raise step.refuse("it joins tensors along the open axis", axes[axis])
+    for axes in step.axes[:count]:
         for place, extent in enumerate(axes):
-            if extent is not None and result[place] not in (None, extent):
+            if extent is None or place == axis:
+                continue
+            if result[place] not in (None, extent):
                 raise step.refuse("its operands have different open extents on one axis", extent)
-            result[place] = extent or result[place]
-    for operand in range(len(step.node.inputs)):
+            result[place] = extent
+    for operand in range(count):
         _match_constant(step, operand, result)
+    result[axis] = _length(step, [axes[axis] for axes in step.axes[:count]])
     return [tuple(result)]
+
+
+def _length(step: Step, parts: Sequence[Extent | None]) -> Extent | None:
+    """Return the extent of parts that follow each other; where an open one is not the last, their ends are needed."""
+    opened = [part for part in parts if part is not None]
+    if not opened:
+        return None
+    if len({part.symbol for part in opened}) > 1:
+        raise step.refuse("it joins tensors of several open extents", opened[1])
+    if any(parts[:-1]):
+        step.join(tuple(parts))
+    fixed = sum(v.shape[step.node.attrs.axis] for v, part in zip(step.node.inputs, parts, strict=False) if part is None)
+    return derived(opened[0], [fixed + sum(lengths) for lengths in zip(*(p.table for p in opened), strict=True)])
 
 
 def _append(step: Step) -> list[Axes]:
@@ -199,10 +214,10 @@ def _pad(step: Step) -> list[Axes]:
         extent = result[axis]
         if extent is None or not (before or after):
             continue
-        if attrs.mode != "constant":
+        if attrs.mode not in ("constant", "edge"):
             raise step.refuse(f"it pads the open axis in mode '{attrs.mode}'", extent)
         if after:
-            step.mask(0, axis, attrs.value)
+            step.mask(0, axis, None if attrs.mode == "edge" else attrs.value)
         result[axis] = derived(extent, [n + before + after for n in extent.table])
     return [tuple(result)]
 
@@ -296,8 +311,9 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("softmax", "log_softmax"), _softmax),
     "transpose": _transpose, "reshape": _reshape, "expand": _expand, "slice": _slice, "split": _split_parts,
     "open_slice": _open_slice, "open_extent": _number,
-    "concat": _concat, "append": _append, "pad": _pad, "gather": _gather, "layer_norm": _layer_norm,
-    "first_index": _first_index, "cumulative": _cumulative, "matmul": _matmul, "dense": _dense,
+    "concat": _concat, "open_concat": _concat, "append": _append, "pad": _pad, "gather": _gather,
+    "layer_norm": _layer_norm, "first_index": _first_index, "cumulative": _cumulative, "matmul": _matmul,
+    "dense": _dense,
     **WINDOWS,
     **CACHES,
 }  # fmt: skip
