@@ -7,8 +7,8 @@ kernel is one C function of one type:
 
 with eight pointers (NULL where a step has fewer), scratch memory of the calling thread, and a range of tiles
 of its outermost parallel loop. It allocates nothing, has no globals, returns 0, and its results do not depend
-on how [0, tiles) is cut into ranges. Every pointer it gets is 64-byte aligned; 64 bytes past the arena and past
-the weights can be read, none past inputs and outputs.
+on how [0, tiles) is cut into ranges. Every pointer it gets is 64-byte aligned, but one to a tensor that lies within
+another; 64 bytes past the arena and past the weights can be read, none past inputs and outputs.
 """
 
 from __future__ import annotations

@@ -230,11 +230,11 @@ class AmxTiles:
 
         def finish(p: Index, count: int, number: int, at: int) -> None:
             first = b.let(buffer + (number * _ROWS + p) * (nv * _LANES))
-            to = b.let(filters.output + (at + p) * work.filters)
+            to = b.let(filters.output + (at + p) * work.output_step)
             pixels = []
             for i in range(count):
                 found = [sums.load(first + (i * nv + j) * _LANES, _LANES) for j in range(nv)]
-                pixels.append((found, b.let(to + i * work.filters)))
+                pixels.append((found, b.let(to + i * work.output_step)))
             self._epilogue.store_pixels(pixels, scale, filters.valid)
 
         for number, (row, start, skip) in enumerate(parts):

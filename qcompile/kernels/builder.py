@@ -8,7 +8,8 @@ Every kernel has the one C type of the bundle::
     int32_t k(uint8_t *p0, ..., uint8_t *p7, uint8_t *scratch, int32_t begin, int32_t end)
 
 Rules which the generators may rely on: every tensor and every weight blob is followed by at
-least 64 readable bytes, and starts at a multiple of 64; ``scratch`` is private to the thread.
+least 64 readable bytes; every blob, and every tensor that does not lie within another, starts at
+a multiple of 64; ``scratch`` is private to the thread.
 """
 
 from __future__ import annotations

@@ -108,7 +108,8 @@ class _Generator:
         self.streamed = is_streamed(work, isa, plan)
         self.stored = storage_dtype(isa, work.precision)
         self.stage: Stage | None = None
-        if any(work.pads) or self.micro.a_dtype != self.stored:
+        apart = work.in_pitch > 0 and work.kernel != (1, 1)
+        if any(work.pads) or self.micro.a_dtype != self.stored or apart:
             self.stage = Stage(work, blocking, self.micro.a_dtype, isa.vector_bytes)
         self.gather: Gather | None = None
         if self.walk.gathered:
@@ -189,11 +190,13 @@ class _Generator:
     ) -> _Source:
         """Bring the block of outputs of ``size`` that starts ``at`` (row, column) a copy, where it needs one."""
         b, work = self.b, self.work
-        memory, row_stride = self.input, work.width * work.channels
+        memory, pixel = self.input, work.input_step
+        row_stride = work.width * pixel
         base = (image * work.height + at[0] * work.strides[0]) * work.width + at[1] * work.strides[1]
-        base = b.let(base * work.channels)
+        base = b.let(base * pixel)
         if self.stage is not None:
             memory, base, row_stride = b.scratch(self.micro.a_dtype), 0, self.stage.row_stride
+            pixel = work.channels
 
         def copy() -> None:
             if self.stage is not None:
@@ -209,8 +212,8 @@ class _Generator:
         if self.gather is not None:
             record, first = self.gather.record, self.gather.first
             return _Source(b.scratch(self.micro.a_dtype), first, self.blocking.columns * record, record, 0, 0)
-        taps = work.dilations[0] * row_stride, work.dilations[1] * work.channels
-        steps = work.strides[0] * row_stride, work.strides[1] * work.channels
+        taps = work.dilations[0] * row_stride, work.dilations[1] * pixel
+        steps = work.strides[0] * row_stride, work.strides[1] * pixel
         return _Source(memory, base, *steps, *taps)
 
     def _blocks(self, source: _Source, pixel: Expr, height: int, width: int, first: Index, blocks: Index) -> None:
@@ -228,7 +231,7 @@ class _Generator:
             entry = source.base + group * (self.work.channels // self.work.groups)
             if not isinstance(number, int) and self._unlooped_groups() * height * width > _KEPT:
                 entry = entry + number * b.hidden_zero
-            output = b.let(pixel * self.work.filters + channel)
+            output = b.let(pixel * self.work.output_step + channel)
             places = _Places(b.let(entry), b.let(weights), b.let(padded), output)
             if self.streamed:
                 turn = source.turn * self.blocking.blocks + (number - first)
@@ -326,7 +329,7 @@ class _Generator:
         for start in range(0, len(pixels), together):
             finished = []
             for number, (i, j) in list(enumerate(pixels))[start : start + together]:
-                to = places.output + (i * work.out_width + j) * work.filters
+                to = places.output + (i * work.out_width + j) * work.output_step
                 finished.append((micro.result(b, state, number), to))
             self.epilogue.store_pixels(finished, scale, valid)
 

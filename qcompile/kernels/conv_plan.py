@@ -29,6 +29,9 @@ def micro_kernel(workload: ConvWorkload, isa: Isa) -> MicroKernel | AmxKernel:
         if isa.float16 is None:
             raise LoweringError(f"no {isa.name} kernel multiplies float16", hint="keep the layer in float32")
         return isa.float16
+    pixels = workload.batch * workload.out_height * workload.out_width
+    if isa.single_int8 is not None and workload.precision == "int8" and pixels == 1:
+        return isa.single_int8
     return isa.int8 if workload.precision == "int8" else isa.float32
 
 

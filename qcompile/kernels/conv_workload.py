@@ -50,6 +50,9 @@ class ConvWorkload:
             shape, join in before requantizing (`qcompile.quant.int16.combine`); "int8" precision only.
         bounded: every sum times its multiplier lies within int32, so that nothing needs to saturate.
         from_zero: the results' zero point is 0 as stored.
+        in_pitch: elements from an input pixel to the next, where the input lies between channels of others; 0 for
+            as many as channels.
+        out_pitch: likewise of the output; not with a residual or a lower plane, which lie as the output does.
     """
 
     batch: int
@@ -73,6 +76,8 @@ class ConvWorkload:
     low: bool = False
     bounded: bool = False
     from_zero: bool = False
+    in_pitch: int = 0
+    out_pitch: int = 0
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -103,6 +108,10 @@ class ConvWorkload:
             found.append(f"no activation '{self.activation}' (there are {', '.join(ACTIVATIONS)})")
         elif self.activation != "none" and self.precision == "int8" and not self._scales_for_activation:
             found.append(f"no {self.activation} of integer sums with this end")
+        if (self.in_pitch and self.in_pitch < self.channels) or (self.out_pitch and self.out_pitch < self.filters):
+            found.append("a pitch must be at least what a pixel has")
+        if self.out_pitch and (self.residual or self.low):
+            found.append("what lies like the output has no pitch")
         if self.weights not in ("", "float16", "bfloat16") or (self.weights and self.precision != "float32"):
             found.append(f"no {self.weights} weights with {self.precision} precision")
         return found
@@ -135,6 +144,16 @@ class ConvWorkload:
     def _extent(self, axis: int, size: int) -> int:
         padded = size + self.pads[axis] + self.pads[axis + 2]
         return (padded - self.dilations[axis] * (self.kernel[axis] - 1) - 1) // self.strides[axis] + 1
+
+    @property
+    def input_step(self) -> int:
+        """Elements from an input pixel to the next."""
+        return self.in_pitch or self.channels
+
+    @property
+    def output_step(self) -> int:
+        """Elements from an output pixel to the next."""
+        return self.out_pitch or self.filters
 
     @property
     def reduction(self) -> int:
@@ -175,6 +194,7 @@ def dense(rows: int, inputs: int, outputs: int, **epilogue: object) -> ConvWorkl
 def timed_workload(workload: ConvWorkload) -> ConvWorkload:
     """Return the workload that stands for all of about the same time: canonical, whatever the calibration gave."""
     work = replace(workload.canonical(), bounded_residual=False, full_range=False, bounded=False, from_zero=False)
+    work = replace(work, in_pitch=0, out_pitch=0)
     return replace(work, activation="none") if work.precision == "int8" else work
 
 

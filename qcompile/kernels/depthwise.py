@@ -163,10 +163,11 @@ def lines_at_once(workload: ConvWorkload, micro: DepthwiseKernel | DirectKernel)
 
 @dataclass(frozen=True)
 class _Place:
-    """A block of rows: its pixels, elements from one of their rows to the next, and where input and output start."""
+    """A block of rows: its pixels, elements from a row and from a pixel to the next, where input and output start."""
 
     memory: Memory
     row_stride: int
+    pixel: int
     base: Index
     output: Expr
 
@@ -217,13 +218,13 @@ class _Generator:
             Bands(b, work, self.epilogue, memories, self.lines, self.columns, self._blocks).emit(image, first, rows)
             return
         if self.stage is None:
-            memory, row_stride = self.input, work.width * work.channels
+            memory, row_stride, pixel = self.input, work.width * work.input_step, work.input_step
             base = b.let((image * work.height + first * work.strides[0]) * row_stride)
         else:
             memory = self.stage.emit(b, self.input, image, first, 0, rows)
-            row_stride, base = self.stage.row_stride, 0
-        pixels = b.let((image * work.out_height + first) * work.out_width * work.filters)
-        place = _Place(memory, row_stride, base, pixels)
+            row_stride, base, pixel = self.stage.row_stride, 0, work.channels
+        pixels = b.let((image * work.out_height + first) * work.out_width * work.output_step)
+        place = _Place(memory, row_stride, pixel, base, pixels)
         whole = rows // self.lines if isinstance(rows, int) else b.let(quotient(rows, self.lines))
         if not isinstance(whole, int) or whole:
             with b.loop(whole, stem="y") as y:
@@ -238,12 +239,12 @@ class _Generator:
     def _rows(self, place: _Place, y: Index, lines: int) -> None:
         """Emit output rows y to y + lines of a block of rows."""
         b, work = self.b, self.work
-        output = b.let(place.output + y * (work.out_width * work.filters))
+        output = b.let(place.output + y * (work.out_width * work.output_step))
         corner = b.let(place.base + y * (work.strides[0] * place.row_stride))
         steps = (
             work.dilations[0] * place.row_stride,
-            work.dilations[1] * work.channels,
-            work.strides[1] * work.channels,
+            work.dilations[1] * place.pixel,
+            work.strides[1] * place.pixel,
         )
         source = DepthwiseRows(place.memory, corner, *steps)
         for run in _runs(work, self.isa):
@@ -296,7 +297,7 @@ class _Generator:
             together, waiting = self.epilogue.pixels_together(used), []
             for i, sums in enumerate(found):
                 pixel = column + i % count + i // count * work.out_width
-                waiting.append((sums[:used], b.let(output + pixel * work.filters + channel)))
+                waiting.append((sums[:used], b.let(output + pixel * work.output_step + channel)))
                 if len(waiting) == together or i == count * lines - 1:
                     self.epilogue.store_pixels(waiting, factors[:used], valid)
                     waiting = []

@@ -218,7 +218,7 @@ class Bands:
 
     def _band(self, image: Index, row: Expr, top: Expr, masked: bool) -> None:
         b, work = self._b, self._work
-        line = work.width * work.channels
+        line = work.width * work.input_step
         starts, exist = [], []
         for offset in self._seen:
             at, exists = top + offset, None
@@ -227,10 +227,10 @@ class Bands:
                 outside = tirx.Or(less(at, 0), tirx.Not(less(at, work.height)))
                 exists = b.settled(tirx.Select(outside, index(0), index(-1)))
                 at = tirx.Max(tirx.Min(at, index(work.height - 1)), index(0))
-            starts.append(b.settled((image * work.height + at) * line - work.pads[1] * work.channels))
+            starts.append(b.settled((image * work.height + at) * line - work.pads[1] * work.input_step))
             exist.append(exists)
-        rows = PixelRows(self._input, tuple(starts), tuple(exist), work.channels, None, self._fill)
-        output = b.let((image * work.out_height + row) * (work.out_width * work.filters))
+        rows = PixelRows(self._input, tuple(starts), tuple(exist), work.input_step, None, self._fill)
+        output = b.let((image * work.out_height + row) * (work.out_width * work.output_step))
         self._blocks(lambda block: self._block(rows, block, output))
 
     def _may_miss(self, offset: int) -> bool:
@@ -246,11 +246,11 @@ class Bands:
         bias, scale = self._epilogue.bias(block.channel, vectors), self._epilogue.scale(block.channel, vectors)
 
         def tile(column: Index, count: int, inside: range | None) -> None:
-            step = column * (work.strides[1] * work.channels) + block.channel
+            step = column * (work.strides[1] * work.input_step) + block.channel
             starts = tuple(b.settled(start + step) for start in rows.starts)
             here = replace(rows, starts=starts, inside=inside, salt=column)
             found = micro.sums(b, here, self._weights, block.weights, work, bias, count)
-            self._store(found, block, scale, b.settled(output + column * work.filters + block.channel), count)
+            self._store(found, block, scale, b.settled(output + column * work.output_step + block.channel), count)
 
         most = min(micro.columns(work.kernel, work.strides[1]), self._columns)
         for first, count, times, inside in self._tiles(most):
@@ -284,7 +284,7 @@ class Bands:
         waiting: list[list[tuple[list[Expr], Expr]]] = [[] for _ in range(self._height)]
         for i, column in enumerate(found):
             for row, sums in enumerate(column):
-                to = b.let(output + (row * work.out_width + i) * work.filters)
+                to = b.let(output + (row * work.out_width + i) * work.output_step)
                 if not micro.dealt:
                     self._epilogue.store_packed(sums, scale, to, block.valid)
                     continue

@@ -83,7 +83,7 @@ class _Rows:
         total = b.register(_wide("float32", lanes), const(0.0, _wide("float32", lanes)))
         with b.loop(work.length, stem="k") as k:
             at = b.let(first + index(k) * index(work.inner))
-            power = b.let(math.exp(b, shifted(at)))
+            power = b.let(math.vanishing_exp(b, shifted(at)))
             total.set(total.get() + power)
             if not logarithmic:
                 self.y.store(at, power, lanes)
@@ -123,7 +123,7 @@ class _Rows:
 
         def power(x: Expr, at: Expr) -> Expr:
             lanes = _lanes(x)
-            value = b.let(math.exp(b, math.let(b, x - splat(most, lanes))))
+            value = b.let(math.vanishing_exp(b, math.let(b, x - splat(most, lanes))))
             if not logarithmic:
                 self.y.store(at, value, lanes)
             return value

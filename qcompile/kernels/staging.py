@@ -80,7 +80,7 @@ class Stage:
             to = b.let(r * self.row_stride)
             inside = tirx.And(tirx.Not(less(input_row, 0)), less(input_row, work.height))
             pixel = (image * work.height + input_row) * work.width + column * work.strides[1]
-            start = pixel * work.channels
+            start = pixel * work.input_step
             if work.pads[0] == 0 and work.pads[2] == 0:
                 self._copy_row(b, source, b.let(start), staged, to, fill, wide, column)
             else:
@@ -108,7 +108,7 @@ class Stage:
             self._copy_part(b, source, start, staged, to, wide, column)
             return
         _fill(b, staged, to, left * channels, fill, wide)
-        copy_elements(b, source, start, staged, to + left * channels, middle * channels, wide)
+        self._copy_pixels(b, source, start, staged, to + left * channels, middle, wide)
         right = whole - left - middle
         _fill(b, staged, to + (left + middle) * channels, right * channels, fill, wide)
 
@@ -119,12 +119,23 @@ class Stage:
         remainder = work.out_width % size
         full = tirx.Not(less(work.out_width, column + size))
         if remainder == 0:
-            copy_elements(b, source, start, staged, to, self.row_stride, wide)
+            self._copy_pixels(b, source, start, staged, to, self.columns, wide)
             return
         with b.when(full):
-            copy_elements(b, source, start, staged, to, self.row_stride, wide)
+            self._copy_pixels(b, source, start, staged, to, self.columns, wide)
         with b.when(tirx.Not(full)):
-            copy_elements(b, source, start, staged, to, _reach(remainder, work, 1) * work.channels, wide)
+            self._copy_pixels(b, source, start, staged, to, _reach(remainder, work, 1), wide)
+
+    def _copy_pixels(
+        self, b: Builder, source: Memory, start: Expr, staged: Memory, to: Index, count: int, wide: int
+    ) -> None:
+        """Copy neighbouring pixels, one by one where other channels lie between them."""
+        channels, step = self.work.channels, self.work.input_step
+        if step == channels:
+            copy_elements(b, source, start, staged, to, count * channels, wide)
+        elif count:
+            with b.loop(count, stem="x") as x:
+                copy_elements(b, source, b.let(start + x * step), staged, b.let(to + x * channels), channels, wide)
 
 
 @dataclass(frozen=True)

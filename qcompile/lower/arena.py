@@ -82,7 +82,7 @@ def _spans(steps: Sequence[DraftStep]) -> dict[Buffer, tuple[int, int]]:
     for number, step in enumerate(steps):
         for buffer in step.args:
             if buffer is not None and buffer.space == "arena":
-                spans[buffer] = (spans.get(buffer, (number, number))[0], number)
+                spans[buffer.whole] = (spans.get(buffer.whole, (number, number))[0], number)
     return spans
 
 
@@ -97,10 +97,10 @@ def _share(steps: Sequence[DraftStep], spans: Mapping[Buffer, tuple[int, int]]) 
     owner = {buffer: buffer for buffer in spans}
     for number, step in enumerate(steps):
         output = step.args[step.output]
-        if output is None or output.space != "arena" or spans[output][0] != number:
+        if output is None or output.space != "arena" or output.inside or spans[output][0] != number:
             continue
         for operand in step.may_share:
-            dies = operand.space == "arena" and spans[operand][1] == number
+            dies = operand.space == "arena" and not operand.inside and spans[operand][1] == number
             if dies and operand is not output and operand.nbytes >= output.nbytes:
                 owner[_root(owner, output)] = _root(owner, operand)
                 break

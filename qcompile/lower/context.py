@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ir.opdef import NoAttrs
 from qcompile.ir.program import MAX_ARGS
 from qcompile.ir.symbol import Axes
 from qcompile.kernels import expression as ex
@@ -23,18 +22,19 @@ from qcompile.kernels.kernel import Kernel
 from qcompile.kernels.reduce import ReduceWorkload, accumulator, reduce_kernel
 from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower import caches, convolution, families, products
-from qcompile.lower.expressions import ExpressionBuilder, flat_offset
+from qcompile.lower.expressions import ExpressionBuilder
 from qcompile.lower.fusion import loaded, may_inline, merge_constants, renumbered
 from qcompile.lower.open_axes import OpenAxes
-from qcompile.lower.sources import Pending, Sources, constant_value
+from qcompile.lower.sources import Pending, Sources, View, constant_value, dense_strides
 from qcompile.lower.storage import Buffer, DraftStep, Weights
+from qcompile.lower.tensor_memory import TensorMemory, copy_of
 from qcompile.quant.qparams import QParams
 from qcompile.targets import Target
 
 Position = tuple[Expr, ...]
 
 
-class LoweringContext:
+class LoweringContext(TensorMemory):
     """Collects the steps of one graph.
 
     Args:
@@ -47,12 +47,11 @@ class LoweringContext:
         self.graph, self.target = graph, target
         self._plans = plans or TunedPlans()
         self.isa = instruction_sets.load(target.isa)
-        self.weights = Weights()
-        self.sources = Sources(self.isa, self.weights)
+        weights = Weights()
+        super().__init__(graph, Sources(self.isa, weights), weights)
         self.steps: list[DraftStep] = []
         self._outputs = set(graph.outputs)
         self._kernels: dict[Any, Kernel] = {}
-        self._copies: dict[Value, Buffer] = {}
         self.planes: dict[Value, tuple[Value, Value]] = {}
         self.codes: dict[Any, Value] = {}
         kept = [state.input for state in graph.states]
@@ -85,7 +84,7 @@ class LoweringContext:
             emit = lambda: self._emit_pending(node, output)  # noqa: E731
             self.sources.pending[output] = Pending(output, ex.cast(element, output.dtype), emit)
         else:
-            self.emit_map(node, element, self.new_buffer(output), output, output.shape)
+            self.emit_map(node, element, self.result_buffer(output), output, output.shape)
 
     def map_table(
         self,
@@ -148,7 +147,7 @@ class LoweringContext:
 
     def _emit_pending(self, node: Node, output: Value) -> None:
         element = self.sources.pending.pop(output).element
-        self.emit_map(node, element, self.new_buffer(output), output, output.shape)
+        self.emit_map(node, element, self.result_buffer(output), output, output.shape)
 
     def emit_map(
         self,
@@ -171,11 +170,11 @@ class LoweringContext:
         """
         stored, order = self._few_operands(node, self.sources.stored(output, element))
         if store is None:
-            store = flat_offset(extents, [ex.index(n) for n in range(len(extents))])
+            store = self.sources.offset(output, [ex.index(n) for n in range(len(extents))])
         values = [self.sources.value(number) for number in order]
         dtypes = (*_memory_dtypes(stored, order), self.sources.stored_dtype(output))
         work = MapWorkload(tuple(extents) or (1,), dtypes, renumbered(stored, order), store)
-        buffers = [self.read_buffer(v) for v in values]
+        buffers = [self.memory(v) for v in values]
         share = tuple(b for n, b in enumerate(buffers) if work.may_overwrite(n) and buffers.count(b) == 1)
         kernel = self.kernel(work, lambda: map_kernel(work, self.isa))
         made = (tuple(extents), self.open.walked(output))
@@ -204,6 +203,7 @@ class LoweringContext:
         if not self.wanted(output):
             return
         rank = len(output.shape)
+        result = self.result_buffer(output)
         position = tuple(ex.index(n) for n in range(rank))
         window = tuple(ex.index(rank + n) for n in range(len(extents)))
         builder = ExpressionBuilder(node, output, self.sources)
@@ -222,11 +222,11 @@ class LoweringContext:
             combine,
             ex.constant(start, dtype),
             renumbered(both.args[1], order),
-            flat_offset(output.shape, position),
+            self.sources.offset(output, position),
         )
-        buffers = [self.read_buffer(v) for v in values]
+        buffers = [self.memory(v) for v in values]
         kernel = self.kernel(work, lambda: reduce_kernel(work, self.isa))
-        self.emit(node, kernel, [*buffers, self.new_buffer(output)], len(buffers))
+        self.emit(node, kernel, [*buffers, result], len(buffers))
 
     def _few_operands(self, node: Node, element: Expr) -> tuple[Expr, list[int]]:
         """Return an expression that reads few enough tensors for one kernel, and their numbers."""
@@ -247,6 +247,10 @@ class LoweringContext:
     def alias(self, node: Node) -> None:
         """Let the result be the bytes of operand 0."""
         value, output = node.inputs[0], node.output
+        view = self.sources.views.get(value)
+        if view is not None and view.strides == dense_strides(value.shape):
+            self.sources.views[output] = View(view.root, view.base, dense_strides(output.shape))
+            return
         buffer = self.read_buffer(value)
         if value.is_constant or self.sources.is_boundary(value):
             self.sources.at_boundary(output)
@@ -333,52 +337,6 @@ class LoweringContext:
         found = self._plans.find(workload, self.isa)
         return self.open.cut(workload, self.isa, self.target, found) if any(self.open.of(output)) else found
 
-    def read_buffer(self, value: Value) -> Buffer:
-        """Return the memory that holds a tensor, as `sources.stored_dtype` says."""
-        if value in self.sources.pending:
-            self.sources.pending[value].emit()
-        if value.is_constant:
-            return self.sources.buffer_of_constant(value)
-        return self.sources.buffers[value]
-
-    def new_buffer(self, value: Value, nbytes: int | None = None) -> Buffer:
-        """Give a result memory of its own."""
-        buffer = Buffer(value.type.nbytes if nbytes is None else nbytes)
-        self.sources.buffers[value] = buffer
-        return buffer
-
-    def padded_buffer(self, value: Value) -> Buffer:
-        """Return memory of a tensor past whose end a kernel may read, stored as the instruction set wants it.
-
-        The caller's own tensors are copied for that.
-        """
-        buffer = self.own_buffer(value, always=True)
-        buffer.overread = True
-        return buffer
-
-    def own_buffer(self, value: Value, *, always: bool = False) -> Buffer:
-        """Return memory of a tensor stored as the instruction set wants it; a copy where the caller's is not.
-
-        Args:
-            value: the tensor.
-            always: copy the caller's tensors even where they are stored in the same way.
-        """
-        if value.is_constant and self.sources.differs(value):
-            return self.weights.add(value.constant().view(np.uint8) ^ np.uint8(128))
-        buffer = self.read_buffer(value)
-        if not (always and buffer.space == "input") and not self.sources.differs(value):
-            return buffer
-        if value not in self._copies:
-            # The copy is a value of its own: expressions that wait to be emitted still read the caller's memory.
-            copy = _copy_of(value)
-            self._copies[value] = Buffer(value.type.nbytes)
-            self.emit_map(copy, self._whole(value), self._copies[value], copy.output, value.shape)
-        return self._copies[value]
-
-    def _whole(self, value: Value) -> Expr:
-        position = tuple(ex.index(n) for n in range(len(value.shape)))
-        return self.sources.read(value, position, None, None)
-
     def emit(
         self,
         node: Node,
@@ -429,9 +387,9 @@ class LoweringContext:
             self._copy_out(value, target)
 
     def _copy_out(self, value: Value, target: Buffer) -> None:
-        copy = _copy_of(value)
+        copy = copy_of(value)
         self.sources.at_boundary(copy.output)
-        self.emit_map(copy, self._whole(value), target, copy.output, value.shape)
+        self.emit_map(copy, self.whole(value), target, copy.output, value.shape)
 
 
 def _precision(node: Node) -> str:
@@ -439,15 +397,6 @@ def _precision(node: Node) -> str:
     if not node.is_integer:
         return "int16" if node.precision == "int16" else node.outputs[0].dtype
     return "int16" if "int16" in (node.precision, node.inputs[0].dtype) else "int8"
-
-
-def _copy_of(value: Value) -> Node:
-    """Return a node, of no graph, that copies a value; it names the step in reports."""
-    from qcompile import ops
-
-    result = Value(f"{value.name}.copy", value.type)
-    result.qparams = value.qparams
-    return Node(ops.get("identity"), [value], [result], NoAttrs(), value.name)
 
 
 def _memory_dtypes(element: Expr, order: Sequence[int]) -> list[str]:

@@ -202,12 +202,14 @@ def emit_layer(
     table: npt.NDArray[np.int8] | None = None,
 ) -> Buffer:
     """Append the step of a layer and return the buffer it writes."""
+    source, pitch = context.pixels(node.inputs[0])
+    other = context.padded_buffer(residual) if residual is not None else None
+    result, step = context.result_pixels(output)
+    work = replace(work, in_pitch=pitch if pitch != work.channels else 0)
+    work = replace(work, out_pitch=step if step != work.filters else 0)
     plan = context.plan(work, node.output, emitted=True)
     kernel = context.kernel((work.canonical(), plan), lambda: plan_conv(work, context.isa, context.target, plan))
     add = context.weights.add
-    source = context.padded_buffer(node.inputs[0])
-    other = context.padded_buffer(residual) if residual is not None else None
-    result = context.new_buffer(output)
     args = [
         source,
         add(packed.weights),

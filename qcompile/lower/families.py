@@ -20,7 +20,7 @@ from qcompile.kernels.rows import RowsWorkload, rows_kernel
 from qcompile.kernels.scatter import ScatterWorkload, scatter_kernel
 from qcompile.kernels.suppression import SuppressionWorkload, suppression_kernel
 from qcompile.kernels.table import TableWorkload, table_kernel
-from qcompile.lower.expressions import ExpressionBuilder, flat_offset
+from qcompile.lower.expressions import ExpressionBuilder
 from qcompile.quant import requantize as rq
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ def concat(context: LoweringContext, node: Node) -> None:
     output, axis, offset = node.output, node.attrs.axis, 0
     if not context.wanted(output):
         return
-    buffer = context.new_buffer(output)
+    buffer = context.joined(output)
     builder = ExpressionBuilder(node, output, context.sources)
     for number, part in enumerate(node.inputs):
-        if part.type.size:
+        if part.type.size and not context.in_place(part, node, offset):
             position = tuple(ex.index(n) for n in range(len(part.shape)))
             element = context.fused(part.type.size, _part(builder, number, position))
             there = (*position[:axis], position[axis] + offset, *position[axis + 1 :])
-            context.emit_map(node, element, buffer, output, part.shape, flat_offset(output.shape, there))
+            context.emit_map(node, element, buffer, output, part.shape, context.sources.offset(output, there))
         offset += part.shape[axis]
 
 

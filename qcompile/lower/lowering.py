@@ -107,7 +107,7 @@ def _reference(buffer: Buffer | None, plan: ArenaPlan) -> BufferRef:
     if buffer is None:
         return BufferRef("none")
     if buffer.space == "arena":
-        return BufferRef("arena", plan.offsets[buffer])
+        return BufferRef("arena", plan.offsets[buffer.whole] + buffer.start)
     return buffer.ref()
 
 

@@ -6,7 +6,8 @@ q + 128 in its place; the choice is made here and seen nowhere else. What the ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from qcompile.ir.graph import Value
 from qcompile.kernels import expression as ex
 from qcompile.kernels.expression import Expr
 from qcompile.kernels.isa import Isa
-from qcompile.lower.expressions import flat_offset
+from qcompile.lower.expressions import as_index, flat_offset
 from qcompile.lower.storage import Buffer, Weights
 
 
@@ -35,6 +36,26 @@ class Pending:
     emit: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class View:
+    """Where a tensor lies that has no memory of its own.
+
+    Args:
+        root: the tensor whose memory it is.
+        base: its first element there.
+        strides: elements from one index of each axis to the next.
+    """
+
+    root: Value
+    base: int
+    strides: tuple[int, ...]
+
+
+def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of a tensor without gaps."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
 class Sources:
     """Numbers the tensors that expressions read, and knows how each is stored.
 
@@ -49,6 +70,7 @@ class Sources:
         self.pending: dict[Value, Pending] = {}
         self.inline: frozenset[Value] = frozenset()
         self.reads: list[tuple[Value, tuple[Expr, ...]]] = []
+        self.views: dict[Value, View] = {}
         self._numbers: dict[Value, int] = {}
         self._values: list[Value] = []
         self._boundary: set[Value] = set()
@@ -102,13 +124,44 @@ class Sources:
             return only if inside is None or fill is None else ex.select(inside, only, fill)
         if value in self.inline:
             return self._computed(self.pending[value].element, position, inside, fill)
-        dtype, offset = self.stored_dtype(value), flat_offset(value.shape, position)
+        dtype, offset = self.stored_dtype(value), self.offset(value, position)
         flipped = dtype != value.dtype
         if inside is None or fill is None:
             loaded = ex.load(self.number(value), dtype, offset)
         else:
             loaded = ex.load_or(self.number(value), dtype, offset, inside, ex.flip(fill) if flipped else fill)
         return ex.flip(loaded) if flipped else loaded
+
+    def view(self, value: Value) -> View:
+        """Return where a tensor lies."""
+        return self.views.get(value) or View(value, 0, dense_strides(value.shape))
+
+    def offset(self, value: Value, position: Sequence[Expr]) -> Expr:
+        """Return the offset of an element in the memory where a tensor lies, elements."""
+        if value not in self.views:
+            return flat_offset(value.shape, position)
+        view = self.views[value]
+        total = ex.constant(view.base, "int64")
+        for at, stride in zip(position, view.strides, strict=True):
+            total = total + as_index(at) * stride
+        return total
+
+    def pixels(self, value: Value) -> tuple[int, int] | None:
+        """Return a tensor's first element and the elements between neighbours on all axes but the last.
+
+        None: rows or images lie further apart than their pixels say, or channels are no neighbours.
+        """
+        view = self.view(value)
+        step, seen = 0, 1
+        for extent, stride in list(zip(value.shape, view.strides, strict=True))[-2::-1]:
+            if extent > 1:
+                step = step or stride // seen
+                if stride != step * seen:
+                    return None
+            seen *= extent
+        channels = value.shape[-1]
+        neighbours = channels == 1 or view.strides[-1] == 1
+        return (view.base, step or channels) if neighbours and (not step or step >= channels) else None
 
     def _computed(self, element: Expr, position: tuple[Expr, ...], inside: Expr | None, fill: Expr | None) -> Expr:
         there = ex.substitute(element, dict(enumerate(position)))

@@ -28,12 +28,26 @@ class Buffer:
         space: "arena", or where it is given: "input", "output", "weights".
         offset: number of the caller's tensor, or byte offset in the weights; the arena's is planned at the end.
         overread: whether a kernel reads past its end, which the caller's memory does not allow.
+        inside: the memory that this is a part of.
+        start: first byte in that.
     """
 
     nbytes: int
     space: str = "arena"
     offset: int = 0
     overread: bool = False
+    inside: Buffer | None = None
+    start: int = 0
+
+    @property
+    def whole(self) -> Buffer:
+        """The memory that it is, or is a part of."""
+        return self.inside or self
+
+    def part(self, start: int, nbytes: int) -> Buffer:
+        """Return some bytes of it, which the caller's memory is not: a reference there has no offset."""
+        self.overread = True
+        return Buffer(nbytes, self.space, inside=self, start=start)
 
     def ref(self) -> BufferRef:
         """Return a reference to memory whose place is already known."""

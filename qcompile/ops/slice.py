@@ -119,6 +119,8 @@ class Slice(OpDef):
     def lower(self, node: Node, context: Any) -> None:
         """Emit a copy."""
         attrs = node.attrs
+        if context.window(node):
+            return
 
         def element(e: Any, i: Any) -> Any:
             return e.load(0, *(_position(i[a], attrs.starts[a], attrs.steps[a]) for a in range(len(i))))

@@ -109,7 +109,7 @@ def main() -> None:
     """Parse the command line, count, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--plugin", type=Path, required=True, help="qemu-user instruction counter")
-    parser.add_argument("--network", action="append", choices=latency.NAMES, help="default: all")
+    parser.add_argument("--network", action="append", choices=latency.NAMES, help="default: the usual")
     parser.add_argument("--target", action="append", help=f"default: {', '.join(TARGETS)}")
     parser.add_argument("--precision", choices=["int8", "fp16", "fp32"], default="int8")
     parser.add_argument("--steps", action="store_true", help="print every step")
@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.network or latency.NAMES:
+        for name in options.network or latency.USUAL:
             graph = final_graph(name, options.precision, Path(folder))
             for target in options.target or TARGETS:
                 results.append(measure(graph, name, target, options.plugin.resolve()))

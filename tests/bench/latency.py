@@ -28,13 +28,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import networks
 import onnx
+import structured
 
 from qcompile import driver, targets
 from qcompile.evaluate.benchmark import benchmark
 from qcompile.evaluate.race import PEERS, Race, race
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "models" / "efficientnet_lite0.onnx"
-NAMES = [*networks.NETWORKS, EXAMPLE.stem]
+GENERATED = {**networks.NETWORKS, **structured.NETWORKS}
+USUAL = [*networks.NETWORKS, EXAMPLE.stem]
+NAMES = [*USUAL, *structured.NETWORKS]
 
 
 def model_file(name: str, folder: Path) -> Path:
@@ -43,7 +46,7 @@ def model_file(name: str, folder: Path) -> Path:
         return EXAMPLE
     path = folder / f"{name}.onnx"
     if not path.exists():
-        onnx.save(networks.NETWORKS[name](), path)
+        onnx.save(GENERATED[name](), path)
     return path
 
 
@@ -109,7 +112,7 @@ def print_rows(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--network", action="append", choices=NAMES, help="default: all")
+    parser.add_argument("--network", action="append", choices=NAMES, help=f"default: {', '.join(USUAL)}")
     parser.add_argument("--target", default="host")
     parser.add_argument("--precision", choices=["int8", "fp32"], default="int8")
     parser.add_argument("--threads", type=int, default=1)
@@ -125,7 +128,7 @@ def main() -> None:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         environment = hidden(options.hide, folder)
-        rows = [measure(name, options, folder, environment) for name in options.network or NAMES]
+        rows = [measure(name, options, folder, environment) for name in options.network or USUAL]
     if options.json:
         print(json.dumps(rows, indent=1))
     else:

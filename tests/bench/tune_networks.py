@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from latency import NAMES, model_file
+from latency import NAMES, USUAL, model_file
 
 from qcompile import driver, targets
 from qcompile.config import CompileConfig, read_seconds
@@ -58,7 +58,7 @@ def main() -> None:
     """Parse, tune, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--target", action="append", help=f"default: {', '.join(TARGETS)}")
-    parser.add_argument("--network", action="append", choices=NAMES, help="default: all")
+    parser.add_argument("--network", action="append", choices=NAMES, help="default: the usual")
     parser.add_argument("--precision", choices=["int8", "fp32"], default="int8")
     parser.add_argument("--budget", default="10m", help="of each network on each target")
     parser.add_argument("--again", action="store_true", help="measure anew what is known")
@@ -68,7 +68,7 @@ def main() -> None:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         for target in options.target or TARGETS:
-            for name in options.network or NAMES:
+            for name in options.network or USUAL:
                 print(f"{target} {name}: {measure(name, target, options.precision, options, folder)}", flush=True)
 
 

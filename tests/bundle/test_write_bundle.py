@@ -362,7 +362,7 @@ def bad_programs(program: Program) -> list[tuple[Program, str]]:
         (with_step(kernel="no symbol"), "not a C symbol"),
         (with_step(args=(BufferRef("none"),) * 9), "9 arguments"),
         (with_step(grain=0), "grain=0"),
-        (with_step(args=(BufferRef("arena", 32),)), "not 64-byte aligned"),
+        (with_step(args=(BufferRef("weights", 32),)), "not 64-byte aligned"),
         (with_step(args=(BufferRef("arena", 64000),)), "is not below"),
         (with_step(args=(BufferRef("output", 1),)), "is not below"),
         (dataclasses.replace(program, inputs=(TensorInfo("x", "string", (1,)),)), "has type string"),

@@ -231,6 +231,7 @@ class Isa:
         bound_half: ``f(value, low, high)``: a float16 vector, at least ``low`` and at most ``high`` where these are.
         depthwise_float16: kernel of float16 depthwise convolutions; None: they run as grouped ones.
         matrix_int8: kernel by matrix tiles for those 8-bit layers that it fits.
+        single_int8: inner kernel for 8-bit layers of one output pixel; None: ``int8`` computes them too.
         prefetches: ask for weights that come from afar while the item before computes.
         least_weight: least int8 weight for which no intermediate can overflow.
     """
@@ -255,6 +256,7 @@ class Isa:
     bound_half: Callable[[Expr, Expr | None, Expr | None], Expr] = _bound
     depthwise_float16: DepthwiseKernel | None = None
     matrix_int8: AmxKernel | None = None
+    single_int8: MicroKernel | None = None
     prefetches: bool = False
     least_weight: int = -127
 

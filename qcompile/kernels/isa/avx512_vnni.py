@@ -21,6 +21,7 @@ from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, clamp
+from qcompile.kernels.single_row import SingleRow
 from qcompile.kernels.vnni import VnniMicroKernel
 from qcompile.kernels.vnni_depthwise import VnniDepthwise
 from qcompile.kernels.x86 import Packs, saturated
@@ -93,6 +94,7 @@ AVX512_VNNI = Isa(
     depthwise_float32=FmaDepthwise(lanes=16),
     float16=HalfMicroKernel(lanes=32, sum_lanes=16, tiles=_FLOAT_TILES, unroll=4, by_lane=False),
     depthwise_float16=HalfDepthwise(half_lanes=32, lanes=16, vectors=1),
+    single_int8=SingleRow(VnniMicroKernel(lanes=16, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
     prefetches=True,
     least_weight=-128,
 )

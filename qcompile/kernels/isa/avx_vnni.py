@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qcompile.kernels.isa import avx2
+from qcompile.kernels.single_row import SingleRow
 from qcompile.kernels.vnni import VnniMicroKernel
 from qcompile.kernels.vnni_depthwise import VnniDepthwise
 from qcompile.kernels.x86 import Packs
@@ -29,4 +30,5 @@ AVX_VNNI = replace(
     int8=VnniMicroKernel(lanes=8, tiles=_TILES),
     narrow=_PACKS,
     depthwise_int8=_DEPTHWISE,
+    single_int8=SingleRow(VnniMicroKernel(lanes=8, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
 )

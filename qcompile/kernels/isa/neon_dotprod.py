@@ -21,6 +21,7 @@ from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
 from qcompile.kernels.isa import Isa, neon
 from qcompile.kernels.sdot_depthwise import SdotDepthwise, dot
+from qcompile.kernels.single_row import SingleRow
 
 
 @dataclass(frozen=True)
@@ -94,4 +95,5 @@ NEON_DOTPROD = Isa(
     float16=HalfMicroKernel(lanes=8, sum_lanes=4, tiles=neon.BY_LANE_TILES, unroll=8, by_lane=True),
     bound_half=_bound_half,
     depthwise_float16=HalfDepthwise(half_lanes=8, lanes=4),
+    single_int8=SingleRow(_SdotMicroKernel(), vectors=(8, 6, 4, 3, 2, 1), chunk=4, unroll=8),
 )

@@ -129,6 +129,9 @@ SHAPES = [
     ConvWorkload(2, 5, 9, 3, 17),
     ConvWorkload(1, 1, 5, 96, 10),
     ConvWorkload(1, 1, 1, 130, 33),
+    ConvWorkload(1, 1, 1, 77, 5),
+    ConvWorkload(1, 1, 1, 190, 150),
+    ConvWorkload(1, 3, 3, 6, 20, (3, 3)),
     ConvWorkload(1, 14, 14, 16, 96),
     ConvWorkload(1, 8, 8, 40, 16, strides=(2, 2)),
     ConvWorkload(1, 15, 13, 3, 16, (3, 3), (2, 2), pads=(1, 1, 1, 1)),
@@ -208,3 +211,31 @@ def epilogues(work: ConvWorkload, rng: np.random.Generator) -> ConvWorkload:
         {"precision": "float32", "output": "float32", "residual": True, "activation": "clip"},
     ]
     return replace(work, **ends[int(rng.integers(len(ends)))])
+
+
+PITCHED = [
+    ConvWorkload(1, 7, 7, 24, 40, in_pitch=40, out_pitch=100),
+    ConvWorkload(2, 5, 9, 3, 17, in_pitch=5, out_pitch=33),
+    ConvWorkload(1, 1, 1, 130, 33, out_pitch=50),
+    ConvWorkload(1, 14, 14, 32, 64, out_pitch=65),
+    ConvWorkload(1, 9, 9, 48, 24, (3, 3), in_pitch=64),
+    ConvWorkload(1, 9, 11, 20, 12, (3, 3), pads=(1, 1, 1, 1), in_pitch=29, out_pitch=70),
+    ConvWorkload(1, 15, 13, 3, 16, (3, 3), (2, 2), pads=(0, 0, 1, 1), in_pitch=4, out_pitch=17),
+    ConvWorkload(1, 8, 8, 40, 16, strides=(2, 2), in_pitch=41, out_pitch=48),
+    ConvWorkload(1, 12, 12, 6, 9, (3, 3), dilations=(2, 3), pads=(2, 3, 2, 3), in_pitch=7, out_pitch=12),
+    ConvWorkload(1, 6, 7, 24, 32, (3, 3), pads=(1, 1, 1, 1), groups=4, in_pitch=25, out_pitch=40),
+    ConvWorkload(1, 20, 20, 96, 96, (3, 3), pads=(1, 1, 1, 1), groups=96, in_pitch=100, out_pitch=130),
+    ConvWorkload(1, 20, 20, 58, 58, (3, 3), (2, 2), (1, 1), (1, 1, 1, 1), groups=58, in_pitch=116, out_pitch=60),
+    ConvWorkload(1, 11, 9, 20, 20, (5, 5), pads=(2, 2, 2, 2), groups=20, in_pitch=33, out_pitch=21),
+    ConvWorkload(1, 7, 7, 24, 40, residual=True, in_pitch=40),
+    ConvWorkload(1, 7, 7, 24, 40, table=True, in_pitch=40, out_pitch=56),
+]
+
+
+def among_others(tensor: np.ndarray, pitch: int, fill: int) -> np.ndarray:
+    """The tensor as the first channels of pixels that have ``pitch`` elements."""
+    if not pitch:
+        return tensor
+    wide = np.full((*tensor.shape[:-1], pitch), fill, tensor.dtype)
+    wide[..., : tensor.shape[-1]] = tensor
+    return wide

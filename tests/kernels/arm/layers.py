@@ -21,10 +21,12 @@ def case(layer: conv_reference.Layer, target: Target, ranges: Sequence[tuple[int
     kernel = plan_conv(work, isa, target)
     packed = pack_conv(work, isa, layer.weights, layer.bias, layer.multipliers, layer.scalars)
     output = np.zeros((work.batch, work.out_height, work.out_width, work.filters), work.output)
+    output = conv_reference.among_others(output, work.out_pitch, 0)
+    x = conv_reference.among_others(layer.x, work.in_pitch, 123)
     residual = layer.residual if work.residual else None
     table = pack_table(layer.table, isa) if work.table else None
     constants = [packed.weights, packed.bias, packed.multipliers]
-    arguments = [layer.x, *constants, residual, table, output, packed.parameters]
+    arguments = [x, *constants, residual, table, output, packed.parameters]
     whole = [(begin, kernel.tiles if end is None else end) for begin, end in ranges]
     return aarch64_runner.Case(kernel, arguments, [6], whole)
 

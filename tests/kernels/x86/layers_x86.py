@@ -30,7 +30,8 @@ def kernel_and_arguments(
     output = np.full((work.batch, work.out_height, work.out_width, work.filters), 77, dtype)
     residual = stored(layer.residual, isa.activation_dtype) if work.residual else None
     table = pack_table(layer.table, isa) if work.table else None
-    x = stored(layer.x, isa.activation_dtype)
+    x = conv_reference.among_others(stored(layer.x, isa.activation_dtype), work.in_pitch, 123)
+    output = conv_reference.among_others(output, work.out_pitch, 77)
     constants = [packed.weights, packed.bias, packed.multipliers]
     return plan_conv(work, isa, target, plan), [x, *constants, residual, table, output, packed.parameters]
 
@@ -38,4 +39,5 @@ def kernel_and_arguments(
 def expected(layer: conv_reference.Layer, target: Target) -> np.ndarray:
     """The reference's output as the instruction set keeps it."""
     isa = instruction_sets.load(target.isa)
-    return stored(conv_reference.expected(layer), isa.activation_dtype)
+    codes = stored(conv_reference.expected(layer), isa.activation_dtype)
+    return conv_reference.among_others(codes, layer.work.out_pitch, 77)

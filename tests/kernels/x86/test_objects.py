@@ -67,6 +67,20 @@ def test_no_hot_loop_touches_the_stack(isa: str, size: int, precision: str) -> N
     assert not [line for line in hot if "%rsp" in line]
 
 
+@pytest.mark.parametrize("isa", ["avx512_vnni", "avx_vnni"])
+@pytest.mark.parametrize("outputs", [10, 24, 240, 1000])
+def test_a_single_row_takes_its_weights_from_memory_into_many_sums(isa: str, outputs: int) -> None:
+    target = x86_machines.x86_target(isa)
+    kernel = plan_conv(dense(1, 960, outputs), instruction_sets.load(isa), target)
+    loops = hot_loops(assembly([kernel], target))
+    hot = max(loops, key=lambda body: sum("vpdpbusd" in line for line in body))
+    dots = [line for line in hot if "vpdpbusd" in line]
+    assert not [line for line in hot if "%rsp" in line]
+    assert all("(" in line for line in dots)
+    assert len({line.split("%")[-1] for line in dots}) >= 4
+    assert len(dots) >= 0.4 * len(hot)  # one output vector needs a broadcast for each dot
+
+
 def test_depthwise_weights_stay_operands_where_they_are() -> None:
     target = x86_machines.x86_target("avx512_vnni")
     work = ConvWorkload(1, 28, 28, 64, 64, (3, 3), pads=(1,) * 4, groups=64)

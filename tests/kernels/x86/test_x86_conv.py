@@ -69,6 +69,11 @@ def test_every_geometry_in_float(float_machine: Target) -> None:
     check([conv_reference.make_layer(work, rng) for work in floats], float_machine)
 
 
+def test_pixels_among_other_channels(machine: Target) -> None:
+    rng = np.random.default_rng(5)
+    check([conv_reference.make_layer(work, rng) for work in conv_reference.PITCHED], machine)
+
+
 @pytest.mark.parametrize(("isa", "origin"), [("amx_int8", "avx512_vnni"), ("avx_vnni", "avx2")])
 def test_integer_instruction_sets_share_float_kernels(isa: str, origin: str) -> None:
     first, second = instruction_sets.load(isa), instruction_sets.load(origin)
