@@ -23,6 +23,7 @@ _NOT_OPERATIONS = {
     "packed_weights",
     "pooling",
     "reduction",
+    "resampling",
     "sampling",
     "spatial",
 }

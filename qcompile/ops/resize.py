@@ -16,6 +16,7 @@ from qcompile.ops.interpolation import COORDINATES, ROUNDINGS, Axis, fixed_point
 from qcompile.ops.layout import axis_indices
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.open_scaling import Scaling, add_resize, open_scalings
+from qcompile.ops.resampling import CroppedAxis, resampled
 from qcompile.ops.reshape import reshaped
 from qcompile.ops.spatial import from_nhwc, spatial_axes, to_nhwc, with_spatial
 from qcompile.ops.transpose import transposed
@@ -86,10 +87,9 @@ def _resize(node: OnnxNode) -> Value:
         # Version 10 does not say how it rounds; this is how ONNX Runtime reads it.
         rounding = "ceil" if min(scales) < 1 else "floor"
         return _resized(node, scales, None, {"coordinates": "asymmetric", "rounding": rounding})
-    if node.attr("antialias", 0):
-        node.fail("antialias=1")
     coordinates = node.attr("coordinate_transformation_mode", "half_pixel")
-    if coordinates not in COORDINATES:
+    cropped = coordinates == "tf_crop_and_resize"
+    if coordinates not in COORDINATES and not cropped:
         node.fail(f"coordinate_transformation_mode '{coordinates}'; supported: {', '.join(COORDINATES)}")
     details = {
         "coordinates": coordinates,
@@ -98,6 +98,8 @@ def _resize(node: OnnxNode) -> Value:
         "exclude_outside": bool(node.attr("exclude_outside", 0)),
     }
     scales, sizes = _whole_rank(node, 2, "scales", 1.0), _whole_rank(node, 3, "sizes", None)
+    if cropped:
+        return _cropped(node, scales, sizes, details)
     if sizes is not None:
         return _resized(node, *_from_sizes(node, sizes), details)
     if scales is None:
@@ -146,11 +148,35 @@ def _resized(node: OnnxNode, scales: Sequence[float], sizes: list[int] | None, d
     axes = [a for a in range(rank) if single[a] != 1.0 or out[a] != x.shape[a] or a in opened]
     if not axes:
         return x
-    if len(axes) > 2:
-        node.fail(f"{len(axes)} axes are resized; at most 2 are supported")
+    if mode not in MODES:
+        node.fail(f"mode '{mode}' is none of {', '.join(MODES)}")
+    filtered = bool(node.attr("antialias", 0)) and mode != "nearest" and min(single) < 1
+    if len(axes) > 2 or filtered:
+        if opened:
+            node.fail("an open extent among more than two resized axes, or resized with antialiasing")
+        found = {a: Axis(x.shape[a], out[a], single[a], details["coordinates"]) for a in axes}
+        return resampled(node, found, {"mode": mode, **details}, filtered)
     if rank == 4 and set(axes) <= {2, 3}:
         return add_resize(node, x, None, (2, 3), (out, single), opened, {"mode": mode, **details})
     return _resized_elsewhere(node, x, axes, (out, single), opened, {"mode": mode, **details})
+
+
+def _cropped(
+    node: OnnxNode, scales: list[float] | None, sizes: list[int] | None, details: dict[str, Any]
+) -> Value:
+    """Resize a region of interest, which must be a constant."""
+    x, roi = node.value(0), node.array(1, "the region of interest").astype(np.float64)
+    rank, mode = len(x.shape), node.attr("mode", "nearest")
+    where = axis_indices(node.attr("axes", range(rank)), rank)
+    if roi.size != 2 * len(where) or mode not in MODES or node.attr("antialias", 0):
+        node.fail(f"a region of {roi.size} numbers, mode '{mode}', antialias {node.attr('antialias', 0)}")
+    found: dict[int, Axis] = {}
+    for a, start, end in zip(where, roi[: len(where)], roi[len(where) :], strict=True):
+        ratio = 1.0 if scales is None else float(scales[a])
+        size = math.floor(x.shape[a] * (end - start) * ratio) if sizes is None else int(sizes[a])
+        if size != x.shape[a] or (start, end) != (0.0, 1.0):
+            found[a] = CroppedAxis(x.shape[a], size, ratio, details["coordinates"], float(start), float(end))
+    return resampled(node, found, {"mode": mode, **details})
 
 
 def _resized_elsewhere(

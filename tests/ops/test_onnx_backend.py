@@ -97,8 +97,6 @@ EXCLUDED: dict[str, tuple[str, str]] = {
     "test_nonzero_example": ("the number of results depends on the data", _MISSING + "NonZero"),
     "test_det_*": ("determinants do not occur in networks", _MISSING + "Det"),
     "test_scan_sum": ("operator set 8 has another Scan", "operator set 8"),
-    "test_resize_tf_crop_and_resize*": ("the region of interest is an input", "tf_crop_and_resize"),
-    "test_resize_*_antialias": ("there is no antialiasing filter", "antialias"),
     "test_reduce_*_empty_set": ("an input extent of 0 is taken as unknown", "dynamic axis"),
     "test_reduce_*_empty_set_[bn]*": ("an input extent of 0 is taken as unknown", "dynamic axis"),
     "test_reduce_*[1mer]_empty_set_expanded": ("an input extent of 0 is taken as unknown", "dynamic axis"),

@@ -109,6 +109,18 @@ def test_other_axes_and_ranks(shape: Any, scales: Any, mode: str) -> None:
         agree(model(shape, scales, mode=mode))
 
 
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("exclude_outside", [0, 1])
+@pytest.mark.parametrize("sizes", [[1, 2, 5, 4], [1, 2, 12, 3]])
+def test_smaller_images_without_aliasing(mode: str, exclude_outside: int, sizes: list[int]) -> None:
+    agree(model([1, 2, 11, 14], sizes=sizes, mode=mode, antialias=1, exclude_outside=exclude_outside))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_volumes(mode: str) -> None:
+    agree(model([1, 2, 3, 4, 5], [1, 1, 2, 1.5, 2], mode=mode))
+
+
 def test_the_same_size_is_no_operation() -> None:
     graph = import_onnx(model([1, 2, 3, 4], sizes=[1, 2, 3, 4], mode="linear"))
     assert graph.nodes == []
@@ -117,8 +129,10 @@ def test_the_same_size_is_no_operation() -> None:
 @pytest.mark.parametrize(
     ("proto", "says"),
     [
-        (model([1, 2, 3, 4], scales=[1, 2, 2, 2]), "3 axes"),
-        (model([1, 2, 3, 4], scales=[1, 1, 2, 2], mode="linear", antialias=1), "antialias"),
+        (model([1, 2, 3, 4], scales=[2, 2, 0, 2]), "size"),
+        (model([1, 2, 3, 4], scales=[2, 2, np.inf, 2]), "size"),
+        (model([1, 2, 3, 4], scales=[2, 2, 2, 2], mode="magic"), "magic"),
+        (model([1, 2, 3, 4], scales=[1, 1, 2, 2], coordinate_transformation_mode="tf_crop_and_resize"), "is missing"),
         (model([1, 2, 3, 4]), "neither scales nor sizes"),
         (model([1, 2, 3, 4], scales=[2, 2]), "2 scales"),
         (model([1, 2, 3, 4], scales=[1, 1, 0, 2]), "size"),
