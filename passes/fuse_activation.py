@@ -49,7 +49,7 @@ class FuseActivation(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Fuse in topological order."""
         rewriter = context.rewriter(graph)
-        names = ACTIVATIONS if self.tables else (*CLAMPS, *SCALED)
+        names = [name for name in ACTIVATIONS if self.tables or name in (*CLAMPS, *SCALED)]
         for node in list(graph.nodes):
             producer = node.inputs[0].producer if node.inputs else None
             if node.op.name not in names or producer is None or producer.op.name not in _PRODUCERS:

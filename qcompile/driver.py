@@ -390,6 +390,7 @@ def integer_pipeline(config: CompileConfig, whole: bool = True) -> str:
     steps = [
         f"assign-precision{{keep_float={print_literal(config.keep_float)}{wide}}}",
         f"quantize{{io={print_literal(config.io)}}}",
+        "fuse-prelu",
         "fuse-requantize",
         "quantize-states",
     ]

@@ -15,7 +15,7 @@ from qcompile.ir.graph import Node, Value
 from qcompile.ops.arithmetic import activate
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
-from qcompile.quant.scaled import SCALED
+from qcompile.quant.scaled import SCALED, scaled_activation
 
 Array = npt.NDArray[Any]
 
@@ -162,9 +162,7 @@ def _rounded_after(attrs: Any, total: Array, params: QParams | None) -> tuple[Ar
     """Return what an activation of unrounded sums gives, rounded to int8, and how a change goes through both."""
     step = np.float32(params.scalar_scale if params is not None else 1e-3)
 
-    def function(at: Array) -> Array:
-        return activate(at, attrs.activation, attrs.alpha, attrs.beta)
-
+    function = scaled_activation(attrs, 1.0)
     slopes = (function(total + step / 2) - function(total - step / 2)) / step
     if params is None or params.dtype != "int8":
         return function(total), slopes

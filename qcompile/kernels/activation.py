@@ -117,5 +117,9 @@ def _scaled_hard_swish(b: Builder, x: Expr, alpha: Expr, beta: Expr) -> Expr:
 SCALED: dict[str, Activation] = {
     "leaky_relu": _scaled_leaky_relu,
     "hard_swish": _scaled_hard_swish,
+    "prelu": _scaled_leaky_relu,
 }
-"""On scaled integer sums, x a variable, to the bit as ``qcompile.quant.scaled`` has them, with its parameters."""
+"""On scaled integer sums, x a variable, to the bit as ``qcompile.quant.scaled`` has them, with its parameters.
+
+prelu: alpha = slopes.
+"""

@@ -225,7 +225,7 @@ class AmxTiles:
             for j in range(nv):
                 to = sums.address(buffer + (number * _ROWS * nv + j) * _LANES)
                 b.call("llvm.x86.tilestored64", *_tile(number * nv + j), to, index(nv * _BYTES))
-        scale = [b.let(value) for value in self._epilogue.scale(filters.channel, nv)]
+        scale = [tuple(b.let(part) for part in parts) for parts in self._epilogue.scale(filters.channel, nv)]
         together = self._epilogue.pixels_together(nv)
 
         def finish(p: Index, count: int, number: int, at: int) -> None:

@@ -104,7 +104,7 @@ class ConvWorkload:
             found.append("only an int8 output has a range")
         if self.low and (self.precision != "int8" or self.output == "int32" or self.residual):
             found.append("a lower plane needs int8 precision, sums that are scaled, and no residual")
-        if self.activation not in ACTIVATIONS:
+        if self.activation not in (*ACTIVATIONS, *(SCALED if self.precision == "int8" else ())):
             found.append(f"no activation '{self.activation}' (there are {', '.join(ACTIVATIONS)})")
         elif self.activation != "none" and self.precision == "int8" and not self._scales_for_activation:
             found.append(f"no {self.activation} of integer sums with this end")

@@ -38,6 +38,10 @@ _BOUNDS: dict[str, tuple[Expr | int | None, int | None]] = {
 """Activations that only bound: least and largest value, or their places among the parameters."""
 
 
+Scale = tuple[Expr, ...]
+"""Multipliers of a vector of channels, and their slopes where they have some of their own."""
+
+
 def storage_dtype(isa: Isa, dtype: str) -> str:
     """How a tensor of ``dtype`` lies in memory on an instruction set."""
     return isa.activation_dtype if dtype == "int8" else dtype
@@ -60,6 +64,7 @@ class Epilogue:
         stored = storage_dtype(isa, work.output)
         self._residual = b.argument(4, "int32" if work.low else work.precision if work.real else stored)
         self._table = b.argument(5, "uint8")
+        self._slopes = b.argument(5, "float32") if work.activation == "prelu" else None
         self._output = b.argument(6, stored)
         self._codes = b.argument(6, "uint8")
         self._floats = b.argument(7, "float32")
@@ -91,13 +96,19 @@ class Epilogue:
             return [const(0.0, f"float32x{self._lanes}")] * nv
         return [self._b.let(part) for part in self._neighbours(self._bias, channel, nv)]
 
-    def scale(self, channel: Index, nv: int) -> list[Expr]:
-        """Multipliers of ``nv`` vectors, or the bias of sums of float32, to be handed to ``store``."""
+    def scale(self, channel: Index, nv: int) -> list[Scale]:
+        """Multipliers of ``nv`` vectors, or the bias of sums of float32, to be handed to ``store``.
+
+        With them come slopes where channels have their own.
+        """
         if self._work.precision == "float32":
-            return [self._b.let(part) for part in self._neighbours(self._bias, channel, nv)]
+            return [(self._b.let(part),) for part in self._neighbours(self._bias, channel, nv)]
         if self._work.real or self._work.output == "int32":
             return []
-        return self._neighbours(self._multipliers, channel, nv)
+        factors = self._neighbours(self._multipliers, channel, nv)
+        if self._slopes is None:
+            return [(factor,) for factor in factors]
+        return list(zip(factors, self._neighbours(self._slopes, channel, nv), strict=True))
 
     def _neighbours(self, memory: Memory, first: Index, nv: int) -> list[Expr]:
         """Load ``nv`` vectors; where registers can be loaded in pairs, all at once, so that LLVM pairs them."""
@@ -107,7 +118,7 @@ class Epilogue:
         whole = self._b.let(memory.load(first, nv * lanes))
         return [shuffle([whole], range(j * lanes, (j + 1) * lanes)) for j in range(nv)] if nv > 1 else [whole]
 
-    def store(self, sums: Sequence[Expr], scale: Sequence[Expr], to: Index, valid: int) -> None:
+    def store(self, sums: Sequence[Expr], scale: Sequence[Scale], to: Index, valid: int) -> None:
         """Finish one pixel.
 
         Args:
@@ -130,7 +141,7 @@ class Epilogue:
         return self._fit // math.gcd(self._fit, nv)
 
     def store_pixels(
-        self, pixels: Sequence[tuple[Sequence[Expr], Index]], scale: Sequence[Expr], valid: int
+        self, pixels: Sequence[tuple[Sequence[Expr], Index]], scale: Sequence[Scale], valid: int
     ) -> None:
         """Finish some pixels, each with its sums and its place; what narrows does so for several at once.
 
@@ -153,7 +164,7 @@ class Epilogue:
             self._store_runs(self._b.let(codes) if count > 1 else codes, places, valid)
             flat = flat[count:]
 
-    def store_packed(self, sums: Sequence[Expr], scale: Sequence[Expr], to: Index, valid: int) -> None:
+    def store_packed(self, sums: Sequence[Expr], scale: Sequence[Scale], to: Index, valid: int) -> None:
         """Finish one pixel whose vectors hold their channels in the order that packing undoes.
 
         Args:
@@ -178,10 +189,10 @@ class Epilogue:
             self._store_lanes(to + first, part, valid - first)
             start += run
 
-    def _vectors(self, sums: Sequence[Expr], scale: Sequence[Expr], to: Index) -> Iterator[tuple[int, Expr]]:
+    def _vectors(self, sums: Sequence[Expr], scale: Sequence[Scale], to: Index) -> Iterator[tuple[int, Expr]]:
         """Finished vectors in the type of the output, each with the number of its first channel."""
         if self._work.precision == "float32":
-            sums, scale = [total + bias for total, bias in zip(sums, scale, strict=True)], []
+            sums, scale = [total + bias for total, (bias,) in zip(sums, scale, strict=True)], []
         scales = list(scale) or [None] * len(sums)
         if self._work.output == "float16" and self._work.activation in _BOUNDS:
             yield from self._half_vectors(sums, to)
@@ -280,7 +291,7 @@ class Epilogue:
     def _integer(self, position: int) -> Expr:
         return splat(self._integers.load(position), self._lanes)
 
-    def _finish_integer(self, total: Expr, scale: Expr | None, to: Index) -> Expr:
+    def _finish_integer(self, total: Expr, scale: Scale | None, to: Index) -> Expr:
         """Integers relative to the zero point, unclamped if a narrowing follows; raw sums if unscaled."""
         if scale is None:
             return total
@@ -300,13 +311,14 @@ class Epilogue:
                 q = b.let(tirx.Min(tirx.Max(q, self._integer(at.INT_LO)), self._integer(at.INT_HI)))
         return q
 
-    def _scaled(self, total: Expr, scale: Expr, to: Index) -> Expr:
+    def _scaled(self, total: Expr, scale: Scale, to: Index) -> Expr:
         """Sums in steps of the result, behind the activation."""
-        scaled = self._b.let(self._real(total, to) * scale)
+        scaled = self._b.let(self._real(total, to) * scale[0])
         if self._work.activation == "none":
             return scaled
         function = SCALED_ACTIVATIONS[self._work.activation]
-        return self._b.let(function(self._b, scaled, self._float(at.ALPHA), self._float(at.BETA)))
+        alpha = scale[1] if self._slopes is not None else self._float(at.ALPHA)
+        return self._b.let(function(self._b, scaled, alpha, self._float(at.BETA)))
 
     def _real(self, total: Expr, to: Index) -> Expr:
         """Sums as floats, joined with those of the lower plane where there is one.
@@ -319,7 +331,7 @@ class Epilogue:
         lower = cast(kind, self._residual.load(to, self._lanes))
         return self._b.let(cast(kind, total) * const(float(2**LOW_BITS), kind) + lower)
 
-    def _finish_float(self, total: Expr, scale: Expr | None, to: Index) -> Expr:
+    def _finish_float(self, total: Expr, scale: Scale | None, to: Index) -> Expr:
         b = self._b
         if scale is not None:
             return self._scaled(total, scale, to)

@@ -43,6 +43,7 @@ class LayerScalars:
         residual_factor: M_r = rne(s_r / s_y * 2^WIDE_SHIFT).
         alpha: parameter of an activation; of one on scaled sums as ``qcompile.quant.scaled`` says.
         beta: its second parameter.
+        slopes: of a prelu, one for each filter; these are not in the block.
     """
 
     x_zero_point: int = 0
@@ -53,6 +54,7 @@ class LayerScalars:
     residual_factor: int = 0
     alpha: float = 0.0
     beta: float = 0.0
+    slopes: tuple[float, ...] = ()
 
 
 def parameter_block(scalars: LayerScalars, activation_dtype: str, residual: bool) -> npt.NDArray[np.int32]:

@@ -163,7 +163,7 @@ def with_activation(node: Node, scalars: LayerScalars) -> tuple[LayerScalars, st
     function = epilogue_activation(node)
     if function is None:
         return scalars, "none"
-    return replace(scalars, alpha=function.alpha, beta=function.beta), function.name
+    return replace(scalars, alpha=function.alpha, beta=function.beta, slopes=function.slopes), function.name
 
 
 def _integer_epilogue(
@@ -210,13 +210,16 @@ def emit_layer(
     plan = context.plan(work, node.output, emitted=True)
     kernel = context.kernel((work.canonical(), plan), lambda: plan_conv(work, context.isa, context.target, plan))
     add = context.weights.add
+    looked_up = add(packed.slopes) if packed.slopes.size else None
+    if table is not None:
+        looked_up = add(pack_table(table, context.isa))
     args = [
         source,
         add(packed.weights),
         add(packed.bias),
         add(packed.multipliers) if packed.multipliers.size else None,
         other,
-        add(pack_table(table, context.isa)) if table is not None else None,
+        looked_up,
         result,
         add(packed.parameters),
     ]

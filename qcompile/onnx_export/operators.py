@@ -69,6 +69,11 @@ def write_activation(writer: ModelWriter, name: str, node: Node) -> str:
         return name
     if attrs.activation == "clip":
         return clip(writer, name, attrs.alpha, attrs.beta, f"{base_name(node.output)}.act")
+    if attrs.activation == "prelu":
+        wish = f"{base_name(node.output)}.act"
+        spatial = (1,) * (len(node.output.shape) - 2) if node.op.name == "conv2d" else ()
+        slopes = np.asarray(attrs.slopes, np.float32).reshape(-1, *spatial)
+        return writer.emit("PRelu", [name, writer.constant(slopes, f"{wish}.slopes")], wish)
     op, options = activation_op(attrs.activation, attrs.alpha, attrs.beta)
     return _unary(writer, op.name, options, name, f"{base_name(node.output)}.act")
 

@@ -48,9 +48,9 @@ def check_activation(activation: str) -> None:
         activation: what an attribute says.
 
     Raises:
-        ValueError: it is none of ACTIVATIONS.
+        ValueError: it is neither one of ACTIVATIONS nor of SCALED.
     """
-    if activation not in ACTIVATIONS:
+    if activation not in (*ACTIVATIONS, *SCALED):
         raise ValueError(f"activation '{activation}' is none of {', '.join(ACTIVATIONS)}")
 
 
@@ -196,6 +196,9 @@ def check_epilogue(node: Node) -> None:
     attrs, result = node.attrs, node.output.qparams
     if attrs.activation in CLAMPS or attrs.pre_activation is not None:
         return
+    slopes = getattr(attrs, "slopes", ())
+    if attrs.activation == "prelu" and (len(slopes) != node.inputs[2].shape[0] or max(slopes) > 1.0):
+        raise ValueError(f"{len(slopes)} slopes for {node.inputs[2].shape[0]} channels, or one steeper than 1")
     if attrs.activation not in SCALED:
         raise ValueError(f"the activation '{attrs.activation}' of an integer layer needs QParams before it")
     if attrs.residual or (result is not None and result.dtype == "int32"):

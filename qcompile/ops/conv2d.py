@@ -47,11 +47,12 @@ class Conv2dAttrs:
         dilations: distance of taps, elements.
         groups: channel groups; C_in for a depthwise convolution.
         layout: "NCHW" (weight OIHW) or "NHWC" (weight OHWI).
-        activation: applied last, one of ACTIVATIONS.
+        activation: applied last, one of ACTIVATIONS; in integer form prelu too.
         alpha: first parameter of the activation.
         beta: second parameter of the activation.
         residual: whether the last operand is added before the activation.
         pre_activation: integer form: QParams before an activation that is a table.
+        slopes: of prelu, one for each output channel, at most 1.
     """
 
     strides: tuple[int, int] = (1, 1)
@@ -64,6 +65,7 @@ class Conv2dAttrs:
     beta: float = 0.0
     residual: bool = False
     pre_activation: QParams | None = None
+    slopes: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.layout not in ("NCHW", "NHWC"):

@@ -31,11 +31,12 @@ class DenseAttrs:
     """Attributes of dense.
 
     Args:
-        activation: applied last, one of ACTIVATIONS.
+        activation: applied last, one of ACTIVATIONS; in integer form prelu too.
         alpha: first parameter of the activation.
         beta: second parameter of the activation.
         residual: whether the last operand is added before the activation.
         pre_activation: integer form: QParams before an activation that is a table.
+        slopes: of prelu, one for each output channel, at most 1.
     """
 
     activation: str = "none"
@@ -43,6 +44,7 @@ class DenseAttrs:
     beta: float = 0.0
     residual: bool = False
     pre_activation: QParams | None = None
+    slopes: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_activation(self.activation)

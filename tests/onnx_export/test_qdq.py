@@ -153,6 +153,41 @@ def test_importing_again_gives_the_same_integers(tmp_path: Path) -> None:
     assert count == [3, 3]
 
 
+def activated(first: str) -> Any:
+    """Return layers with activations that integer layers apply before they round."""
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1]),
+        node(first, ["c0", "slope"], ["p0"]) if first == "PRelu" else node(first, ["c0"], ["p0"], alpha=0.1),
+        node("Conv", ["p0", "w1"], ["c1"], pads=[1, 1, 1, 1], group=8),
+        node("LeakyRelu", ["c1"], ["p1"], alpha=0.2),
+        node("Conv", ["p1", "w2", "b2"], ["c2"]),
+        node("HardSwish", ["c2"], ["p2"]),
+        node("Conv", ["p2", "w2", "b2"], ["c3"]),
+        node("GlobalAveragePool", ["c3"], ["v"]),
+        node("Flatten", ["v"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, weights())
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("first", ["PRelu", "LeakyRelu"])
+def test_activations_before_the_rounding(first: str, tmp_path: Path) -> None:
+    onnx.save(activated(first), tmp_path / "net.onnx")
+    ours = integers(tmp_path / "net.onnx")
+    fused = [n.attrs.activation for n in ours.nodes if n.op.name == "conv2d" and n.is_integer]
+    assert fused == ["prelu" if first == "PRelu" else "leaky_relu", "leaky_relu", "hard_swish", "none"]
+    done = export_qdq(tmp_path / "net.onnx", tmp_path / "q.onnx", calibration=samples(16))
+    np.testing.assert_allclose(runtime_answers(done.path, True), answers(ours), atol=0.02)
+    again = integers(done.path)
+    if first == "LeakyRelu":
+        assert [n.attrs.activation for n in again.nodes if n.op.name == "conv2d" and n.is_integer] == fused
+        np.testing.assert_array_equal(answers(again), answers(ours))
+    np.testing.assert_allclose(answers(again), answers(ours), atol=0.02)
+
+
 def test_same_input_same_bytes(model: Path) -> None:
     files = [export_qdq(model, model.with_name(n), calibration=samples(8)).path for n in ("a.onnx", "b.onnx")]
     assert files[0].read_bytes() == files[1].read_bytes()

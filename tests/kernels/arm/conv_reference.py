@@ -65,6 +65,9 @@ def make_layer(work: ConvWorkload, rng: np.random.Generator) -> Layer:
     )
     if work.activation == "leaky_relu":
         scalars = replace(scalars, alpha=float(np.float32(rng.choice([0.1, 0.01, 0.3, -0.5, 0.0, 1.0]))))
+    if work.activation == "prelu":
+        slopes = np.minimum(rng.normal(0.3, 0.5, work.filters), 1.0).astype(np.float32)
+        scalars = replace(scalars, slopes=tuple(slopes.tolist()))
     if work.activation == "hard_swish":
         scalars = replace(scalars, alpha=float(np.float32(rng.uniform(5.0, 90.0))), beta=float(np.float32(1 / 150)))
     if work.full_range:
@@ -109,7 +112,7 @@ def expected(layer: Layer) -> np.ndarray:
         return acc
     scaled = acc.astype(np.float32) * layer.multipliers
     if work.activation != "none":
-        scaled = ScaledActivation(work.activation, scalars.alpha, scalars.beta)(scaled)
+        scaled = ScaledActivation(work.activation, scalars.alpha, scalars.beta, scalars.slopes)(scaled)
     if work.output == "float32":
         return scaled
     low, high = scalars.qmin - scalars.y_zero_point, scalars.qmax - scalars.y_zero_point
@@ -205,6 +208,7 @@ def epilogues(work: ConvWorkload, rng: np.random.Generator) -> ConvWorkload:
         {"activation": "leaky_relu", "full_range": True},
         {"activation": "hard_swish"},
         {"activation": "hard_swish", "full_range": True},
+        {"activation": "prelu"},
         {"activation": "hard_swish", "output": "float32"},
         {"activation": "leaky_relu", "output": "float32"},
         {"precision": "float32", "output": "float32"},

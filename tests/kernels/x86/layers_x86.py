@@ -29,7 +29,7 @@ def kernel_and_arguments(
     dtype = isa.activation_dtype if work.output == "int8" else work.output
     output = np.full((work.batch, work.out_height, work.out_width, work.filters), 77, dtype)
     residual = stored(layer.residual, isa.activation_dtype) if work.residual else None
-    table = pack_table(layer.table, isa) if work.table else None
+    table = pack_table(layer.table, isa) if work.table else packed.slopes if work.activation == "prelu" else None
     x = conv_reference.among_others(stored(layer.x, isa.activation_dtype), work.in_pitch, 123)
     output = conv_reference.among_others(output, work.out_pitch, 77)
     constants = [packed.weights, packed.bias, packed.multipliers]

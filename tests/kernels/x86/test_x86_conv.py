@@ -231,6 +231,7 @@ def test_an_overflowing_bias_is_refused(machine: Target) -> None:
         ({"activation": "leaky_relu", "residual": True}, "no leaky_relu of integer sums"),
         ({"activation": "leaky_relu", "table": True}, "no leaky_relu of integer sums"),
         ({"activation": "softsign"}, "no activation 'softsign'"),
+        ({"activation": "prelu", "precision": "float32", "output": "float32"}, "no activation 'prelu'"),
         ({"precision": "float32"}, "no int8 output"),
         ({"strides": (0, 1)}, "positive"),
     ],
