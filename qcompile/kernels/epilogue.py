@@ -193,7 +193,7 @@ class Epilogue:
         """Finished vectors in the type of the output, each with the number of its first channel."""
         if self._work.precision == "float32":
             sums, scale = [total + bias for total, (bias,) in zip(sums, scale, strict=True)], []
-        scales = list(scale) or [None] * len(sums)
+        scales: list[Scale | None] = [*scale] or [None] * len(sums)
         if self._work.output == "float16" and self._work.activation in _BOUNDS:
             yield from self._half_vectors(sums, to)
             return

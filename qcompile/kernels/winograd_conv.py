@@ -237,7 +237,7 @@ class _Generator:
                     columns(ty, at, rows)
 
     def _outputs(
-        self, number: Expr, to: Expr, size: tuple[int, int], constants: tuple[list[Expr], list[Expr]], valid: int
+        self, number: Expr, to: Expr, size: tuple[int, int], constants: tuple[list[Expr], list[Scale]], valid: int
     ) -> None:
         """Make ``size`` (rows, columns) outputs of one tile."""
         b, work, (bias, scale) = self.b, self.work, constants

@@ -144,8 +144,9 @@ def _finished(
         output, scales = result.dtype, rq.multiplier(scales, result.scalar_scale)
         # Scalars are in terms of int8; the block moves them to how the instruction set stores that, not int16.
         moved = 128 if output == int16.INT16 and context.isa.activation_dtype == "uint8" else 0
-        bounds = {"qmin": result.qmin - moved, "qmax": result.qmax - moved}
-        scalars = replace(scalars, y_zero_point=result.scalar_zero_point - moved, **bounds)
+        low_code, high_code = result.qmin - moved, result.qmax - moved
+        zero_point = result.scalar_zero_point - moved
+        scalars = replace(scalars, y_zero_point=zero_point, qmin=low_code, qmax=high_code)
     work = replace(shape, precision="int8", output=output, low=low is not None, activation=function)
     weight, bias = node.inputs[1].constant(), operands[1].constant()
     packed = pack_conv(work, context.isa, weight, bias, scales, scalars, context.plan(work, node.output))
