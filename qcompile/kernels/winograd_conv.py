@@ -27,7 +27,7 @@ from qcompile.kernels.builder import (
 )
 from qcompile.kernels.conv_plan import ConvPlan
 from qcompile.kernels.conv_workload import ConvWorkload
-from qcompile.kernels.epilogue import Epilogue, storage_dtype
+from qcompile.kernels.epilogue import Epilogue, Scale, storage_dtype
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.micro import PairMicroKernel
