@@ -19,6 +19,9 @@ from qcompile.quant.qparams import QSpec
 
 INT8, INT16, FLOAT = "int8", "int16", "float32"
 
+NAMED = 3
+"""Roundings left in float that the note to the user names."""
+
 
 @dataclass(frozen=True)
 class AbsorbQdq(Pass):
@@ -92,8 +95,18 @@ class _Absorption:
         self.rewriter.eliminate_dead()
         for node in self.graph.nodes:
             node.precision = self.precisions.get(node, FLOAT) if node in self.integer else FLOAT
-            if node.op.name == "fake_quantize":
-                self.context.skip(node, self._why_left(node))
+        self._report()
+
+    def _report(self) -> None:
+        """Say which roundings stay in float, and why."""
+        left = [node for node in self.graph.nodes if node.op.name == "fake_quantize"]
+        for node in left:
+            self.context.skip(node, self._why_left(node))
+        if left:
+            plural = "s of the model stay" if len(left) > 1 else " of the model stays"
+            more = f" and {len(left) - NAMED} more, which the report lists" if len(left) > NAMED else ""
+            named = ", ".join(f"{node.loc or node.output.name} ({self._why_left(node)})" for node in left[:NAMED])
+            self.context.note(f"{len(left)} rounding{plural} in float32: {named}{more}")
 
     # -- decisions ----------------------------------------------------------------------------------------
 

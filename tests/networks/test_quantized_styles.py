@@ -37,19 +37,19 @@ def sample(style: str, seed: int) -> dict[str, np.ndarray]:
 
 
 @cache
-def compiled(style: str) -> tuple[QdqModel, Any, Graph, list[PassRecord]]:
-    """Return a style's description, its ONNX model, its integer graph and what the passes said."""
+def compiled(style: str) -> tuple[QdqModel, Any, Graph, list[PassRecord], list[str]]:
+    """Return a style's description, its ONNX model, its integer graph, what the passes said, and notes for the user."""
     built = STYLES[style]()
     model = built.model(shape_of(style))
     config, context = CompileConfig(precision="int8"), PassContext()
     graph, _ = driver.simplify(import_onnx(model), config, context, ())
     final, records = driver.to_precision(graph, config, context, ())
-    return built, model, final, records
+    return built, model, final, records, context.notes
 
 
 @styles
 def test_every_output_is_within_one_step(style: str) -> None:
-    built, model, graph, _ = compiled(style)
+    built, model, graph, _, _ = compiled(style)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -64,20 +64,29 @@ def test_every_output_is_within_one_step(style: str) -> None:
 
 @styles
 def test_what_stays_in_float_is_reported(style: str) -> None:
-    _, _, graph, records = compiled(style)
+    _, _, graph, records, notes = compiled(style)
     reasons = IN_FLOAT.get(style, [])
     left = [node for node in graph.nodes if node.op.name == "fake_quantize"]
     assert len(left) == len(reasons)
     said = [skip.reason for record in records if record.text.startswith("absorb-qdq") for skip in record.skips]
     assert len(said) == len(reasons)
     assert all(reason in text for reason, text in zip(reasons, said, strict=True))
+    noted = [note for note in notes if " in float32: " in note]
+    assert len(noted) == min(1, len(reasons))
+    assert all(reason in noted[0] for reason in reasons)
     around = {"quantize", "dequantize", "fake_quantize", "softmax"}
     assert not [str(node) for node in graph.nodes if not node.is_integer and node.op.name not in around]
 
 
+def test_layouts_of_converters_leave_no_transpose() -> None:
+    _, model, graph, _, _ = compiled("channels last")
+    assert sum(node.op_type == "Transpose" for node in model.graph.node) == 6
+    assert not [node for node in graph.nodes if node.op.name == "transpose"]
+
+
 @styles
 def test_the_compiled_bundle_gives_the_same_bits(style: str, tmp_path: Path) -> None:
-    built, _, graph, _ = compiled(style)
+    built, _, graph, _, _ = compiled(style)
     write_bundle(lower_graph(graph, targets.load("host"), jobs=1), tmp_path / "bundle")
     inputs = sample(style, 9)
     expected = Interpreter(graph).run(inputs)
@@ -92,7 +101,7 @@ def test_the_compiled_bundle_gives_the_same_bits(style: str, tmp_path: Path) -> 
 @pytest.mark.arm
 @pytest.mark.parametrize("style", ["static uint8, uint8 per channel", "integer operators", "int16, uint8"])
 def test_asymmetric_weights_on_arm(style: str, run_emulated) -> None:
-    _, _, graph, _ = compiled(style)
+    _, _, graph, _, _ = compiled(style)
     inputs = sample(style, 11)
     expected = Interpreter(graph).run(inputs)
     got = run_emulated(lower_graph(graph, targets.load("rpi4"), jobs=1), CORES["rpi4"], inputs, 1)
