@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompile import ops
-from qcompile.ir.graph import Graph, Value
+from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.sized import Sized
-from qcompile.ir.symbol import Extent
+from qcompile.ir.symbol import Axes, Extent
 from qcompile.ir.types import TensorType
 from qcompile.ops.mask_tail import MaskTailAttrs
 from qcompile.ops.open_avg_pool import OpenAvgPoolAttrs
 from qcompile.ops.open_concat import OpenConcatAttrs
+from qcompile.ops.open_reshape import OpenReshapeAttrs
 from qcompile.ops.rescale_mean import RescaleMeanAttrs
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
 from qcompile.shapes.analysis import Analysis, Mask, analyse
@@ -33,8 +34,10 @@ class BoundDynamicAxes(Pass):
         %y.tail = mask_tail(%x, %extents) {fill=-inf} : f32[4,8]
         %y = softmax(%y.tail) {axis=0} : f32[4,8]
 
-    The fill value is neutral: zero for sums of products, an infinity for a maximum. A mean over an open axis is
-    rescaled to its actual extent. What computes each element from those at its own place needs nothing.
+    Operations whose very form depends on the actual extents (the last element, windows that reach past the end,
+    tensors that follow an open one) read them. The fill value is neutral: zero for sums of
+    products, an infinity for a maximum. A mean over an open axis is rescaled to its actual extent. What
+    computes each element from those at its own place needs nothing.
 
     Preconditions: the graph has symbols, and is in its final form. Refusals: none; an operation that cannot serve all
     sizes is an error.
@@ -49,12 +52,7 @@ class BoundDynamicAxes(Pass):
             return
         analysis = analyse(graph)
         masks = [mask for mask in analysis.masks if not _is_masked(analysis, mask)]
-        sized = {node: node.op.read_extents(node.attrs) for node in graph.nodes if isinstance(node.op, Sized)}
-        needed = [m.extent for m in masks] + [e for more in analysis.means.values() for e in more]
-        needed += [e for more in sized.values() for e in more]
-        needed += analysis.counts.values()
-        needed += [e for parts in analysis.joins.values() for e in parts if e is not None]
-        needed += [e for extents in analysis.windows.values() for e in extents if e is not None]
+        needed = [m.extent for m in masks] + _needed(graph, analysis)
         if not needed:
             return
         extents = tuple(dict.fromkeys(needed))
@@ -65,26 +63,58 @@ class BoundDynamicAxes(Pass):
         for node, extent in analysis.counts.items():
             rewriter.set_operand(node, 1, operand)
             rewriter.set_attrs(node, entry=extents.index(extent))
-        for node, parts in analysis.joins.items():
-            ends = tuple(None if e is None else extents.index(e) for e in parts)
-            join, inputs = OpenConcatAttrs(node.attrs.axis, ends), [*node.inputs, operand]
-            rewriter.replace_op(node, ops.get("open_concat"), inputs, join, same_type=True)
-        for node, counted in analysis.windows.items():
-            height, width = (None if e is None else extents.index(e) for e in counted)
-            pool = OpenAvgPoolAttrs(**vars(node.attrs), entries=(height, width))
-            rewriter.replace_op(node, ops.get("open_avg_pool"), [node.inputs[0], operand], pool, same_type=True)
-        for node, read in sized.items():
-            numbers = [extents.index(e) for e in read]
-            final = node.op.with_entries(node.attrs, numbers)  # type: ignore[attr-defined]
-            rewriter.replace_op(node, node.op, [*node.inputs, operand], final, same_type=True)
+        for node in list(graph.nodes):
+            _read_extents(rewriter, node, analysis, extents, operand)
         for node, over in analysis.means.items():
-            attrs = RescaleMeanAttrs(tuple(extents.index(e) for e in over), tuple(e.most for e in over))
-            position = graph.nodes.index(node) + 1
-            after = graph.nodes[position] if position < len(graph.nodes) else None
-            inputs = [node.output, operand]
-            name = f"{node.output.name}.mean"
-            scaled = rewriter.insert(after, ops.get("rescale_mean"), inputs, attrs, name=name, loc=node.loc)
-            rewriter.replace_value(node.output, scaled.output, except_in=scaled)
+            _rescale(rewriter, node, over, extents, operand)
+
+
+def _needed(graph: Graph, analysis: Analysis) -> list[Extent]:
+    """Return the actual extents that operations read, beside those of masks."""
+    found = [e for over in analysis.means.values() for e in over]
+    for node in graph.nodes:
+        found += node.op.read_extents(node.attrs) if isinstance(node.op, Sized) else ()
+    found += analysis.counts.values()
+    read: list[Axes] = [*analysis.joins.values(), *analysis.windows.values()]
+    for node, after in analysis.repacks.items():
+        read += [analysis.of(node.inputs[0]), after]
+    return found + [e for axes in read for e in axes if e is not None]
+
+
+def _read_extents(
+    rewriter: Rewriter, node: Node, analysis: Analysis, extents: tuple[Extent, ...], operand: Value
+) -> None:
+    """Let an operation whose form depends on actual extents read them."""
+
+    def entries(axes: Axes) -> tuple[int | None, ...]:
+        return tuple(None if e is None else extents.index(e) for e in axes)
+
+    name, attrs = node.op.name, None
+    if isinstance(node.op, Sized):
+        attrs = node.op.with_entries(node.attrs, [extents.index(e) for e in node.op.read_extents(node.attrs)])
+    elif node in analysis.repacks:
+        before, after = entries(analysis.of(node.inputs[0])), entries(analysis.repacks[node])
+        name, attrs = "open_reshape", OpenReshapeAttrs(node.attrs.shape, before, after)
+    elif node in analysis.joins:
+        name, attrs = "open_concat", OpenConcatAttrs(node.attrs.axis, entries(analysis.joins[node]))
+    elif node in analysis.windows:
+        height, width = entries(analysis.windows[node])
+        name, attrs = "open_avg_pool", OpenAvgPoolAttrs(**vars(node.attrs), entries=(height, width))
+    if attrs is not None:
+        rewriter.replace_op(node, ops.get(name), [*node.inputs, operand], attrs, same_type=True)
+
+
+def _rescale(
+    rewriter: Rewriter, node: Node, over: tuple[Extent, ...], extents: tuple[Extent, ...], operand: Value
+) -> None:
+    """Turn a mean over the largest extents into one over the actual ones."""
+    attrs = RescaleMeanAttrs(tuple(extents.index(e) for e in over), tuple(e.most for e in over))
+    nodes = rewriter.graph.nodes
+    position = nodes.index(node) + 1
+    after = nodes[position] if position < len(nodes) else None
+    inputs, name = [node.output, operand], f"{node.output.name}.mean"
+    scaled = rewriter.insert(after, ops.get("rescale_mean"), inputs, attrs, name=name, loc=node.loc)
+    rewriter.replace_value(node.output, scaled.output, except_in=scaled)
 
 
 def _insert_masks(rewriter: Rewriter, masks: list[Mask], extents: tuple[Extent, ...], operand: Value) -> None:

@@ -46,6 +46,7 @@ class Analysis:
         means: nodes that divide by an open extent, with the extents of the axes they average over.
         counts: nodes that add an open extent to a length.
         joins: nodes that join tensors of which others follow open ones, with the extent of each.
+        repacks: reshapes whose elements lie elsewhere at each size, with the extents of the result.
         windows: nodes whose windows reach past the actual end, with the height and width of what they average.
     """
 
@@ -55,6 +56,7 @@ class Analysis:
     means: dict[Node, tuple[Extent, ...]] = field(default_factory=dict)
     counts: dict[Node, Extent] = field(default_factory=dict)
     joins: dict[Node, Axes] = field(default_factory=dict)
+    repacks: dict[Node, Axes] = field(default_factory=dict)
     windows: dict[Node, tuple[Extent | None, Extent | None]] = field(default_factory=dict)
 
     def of(self, value: Value) -> Axes:
@@ -103,6 +105,14 @@ class Step:
     def join(self, parts: Axes) -> None:
         """Say that parts of open extents are joined, each up to its actual end."""
         self._analysis.joins[self.node] = parts
+
+    def repack(self, result: Axes) -> None:
+        """Say that elements have other places at each size."""
+        self._analysis.repacks[self.node] = result
+
+    def known(self) -> list[Extent]:
+        """Return all extents that occur before the node."""
+        return self._analysis.extents()
 
     def extent_of(self, size: int) -> Extent | None:
         """Return the one known open extent whose largest value is a size, None where there is none or several."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from qcompile.ir.symbol import Axes, Extent
 from qcompile.shapes.analysis import Rule, Step
 from qcompile.shapes.growing import CACHES
+from qcompile.shapes.regroup import reshape
 from qcompile.shapes.windows import WINDOWS
 
 _BINARY = ("add sub mul div minimum maximum pow mod where equal less less_or_equal greater greater_or_equal logical_and"
@@ -74,50 +73,6 @@ def _match_constant(step: Step, operand: int, wanted: Sequence[Extent | None]) -
 
 def _transpose(step: Step) -> list[Axes]:
     return [tuple(step.axes[0][axis] for axis in step.node.attrs.perm)]
-
-
-def _reshape(step: Step) -> list[Axes]:
-    """Split both shapes into groups of equal size; in each an open axis may only be the outermost."""
-    x, y = step.node.inputs[0].shape, step.node.output.shape
-    result: list[Extent | None] = [None] * len(y)
-    start = [0, 0]
-    while start[0] < len(x):
-        end = _group(x, y, start)
-        axes = [(a, step.axes[0][a]) for a in range(start[0], end[0]) if x[a] != 1]
-        opened = [(position, extent) for position, (_, extent) in enumerate(axes) if extent is not None]
-        if opened:
-            targets = [a for a in range(start[1], end[1]) if y[a] != 1]
-            if len(opened) > 1 or opened[0][0]:
-                raise step.refuse(f"it joins an open axis with those before it ({list(x)} to {list(y)})", opened[0][1])
-            extent = axes[0][1]
-            assert extent is not None
-            inside = math.prod(x[a] for a, _ in axes[1:])
-            result[targets[0]] = _split(step, extent, inside, math.prod(y[a] for a in targets[1:]))
-        start = end
-    return [tuple(result)]
-
-
-def _group(x: Sequence[int], y: Sequence[int], start: list[int]) -> list[int]:
-    """Return the end of the smallest groups of axes that hold the same number of elements."""
-    end, left, right = [start[0] + 1, start[1]], x[start[0]], 1
-    while left != right or (end[0] < len(x) and x[end[0]] == 1) or (end[1] < len(y) and y[end[1]] == 1):
-        if left > right or (left == right and end[1] < len(y) and y[end[1]] == 1):
-            right *= y[end[1]]
-            end[1] += 1
-        else:
-            left *= x[end[0]]
-            end[0] += 1
-    if end[0] == len(x):
-        end[1] = len(y)
-    return end
-
-
-def _split(step: Step, extent: Extent, inside: int, outside: int) -> Extent:
-    """Return the extent of an axis with `outside` elements per index, made of one with `inside`."""
-    table = np.array(extent.table, np.int64) * inside
-    if (table % outside).any():
-        raise step.refuse(f"its {extent.most} places cannot be regrouped by {outside} at every size", extent)
-    return derived(extent, (table // outside).tolist())
 
 
 def _expand(step: Step) -> list[Axes]:
@@ -309,8 +264,8 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY.split(), _same),
     **dict.fromkeys(_REDUCTIONS, _reduction),
     **dict.fromkeys(("softmax", "log_softmax"), _softmax),
-    "transpose": _transpose, "reshape": _reshape, "expand": _expand, "slice": _slice, "split": _split_parts,
-    "open_slice": _open_slice, "open_extent": _number,
+    "transpose": _transpose, "reshape": reshape, "open_reshape": reshape, "expand": _expand, "slice": _slice,
+    "split": _split_parts, "open_slice": _open_slice, "open_extent": _number,
     "concat": _concat, "open_concat": _concat, "append": _append, "pad": _pad, "gather": _gather,
     "layer_norm": _layer_norm, "first_index": _first_index, "cumulative": _cumulative, "matmul": _matmul,
     "dense": _dense,

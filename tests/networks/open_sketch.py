@@ -234,8 +234,18 @@ def summed(s: Sketch) -> None:
         s.add(axes, "CumSum", [name, s.constant(np.array(opened[0]))], reverse=s.draw(st.integers(0, 1)))
 
 
+def flattened(s: Sketch) -> None:
+    """Join the width and the open axis, in this order, and split them again."""
+    name, axes = s.pick(3)
+    if axes != (BATCH, OPEN, FIXED):
+        return
+    rows = s.node("Reshape", [s.node("Transpose", [name], perm=[0, 2, 1]), s.constant(np.array([0, -1]))])
+    back = s.node("Reshape", [s.node("Softmax", [rows], axis=1), s.constant(np.array([0, WIDTH, -1]))])
+    s.add(axes, "Transpose", [back], perm=[0, 2, 1])
+
+
 STEPS = (unary, with_constant, combined, product, attention, normalized, softmax, reduced, spread, transposed, part,
-         picked, joined, heads, by_length, windows, resized, recurrent, summed)  # fmt: skip
+         picked, joined, heads, by_length, windows, resized, recurrent, summed, flattened)  # fmt: skip
 
 
 @st.composite

@@ -24,14 +24,14 @@ from qcompile.passmgr import PassManager
 CHANNELS = 4
 
 
-def network(nodes: list[tuple[Any, ...]], **data: Any) -> Any:
-    """Return a convolution of x [1, 3, H, W], `nodes` from c to z, and a convolution of z."""
+def network(nodes: list[tuple[Any, ...]], height: Any = "H", width: Any = "W", **data: Any) -> Any:
+    """Return a convolution of x [1, 3, height, width], `nodes` from c to z, and a convolution of z."""
     rng = np.random.default_rng(2)
     weights = {n: rng.normal(0, 0.4, (CHANNELS, c, 3, 3)).astype("f4") for n, c in (("w1", 3), ("w2", CHANNELS))}
     around = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     listed = [("Conv", "x w1", "c", around), *nodes, ("Conv", "z w2", "y", around)]
     made = [helper.make_node(op, i.split(" "), o.split(), **(more[0] if more else {})) for op, i, o, *more in listed]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, "H", "W"])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, height, width])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 4)
     tensors = [numpy_helper.from_array(np.asarray(a), n) for n, a in {**weights, **data}.items()]
     graph = helper.make_graph(made, "net", [x], [y], tensors)
@@ -65,6 +65,11 @@ CASES: dict[str, Any] = {
     "linear, sizes": resized("linear", "pytorch_half_pixel", SHAPES, "  sizes", **NUMBERS),
     "cubic, sizes": resized("cubic", "half_pixel", SHAPES, "  sizes", **NUMBERS),
     "to one size": resized("linear", "half_pixel", [], "  sizes", sizes=np.array([1, CHANNELS, 9, 12])),
+    "flattened": network([("Reshape", "c flat", "f"), ("Transpose", "f", "t", {"perm": [0, 2, 1]}),
+                          ("LayerNormalization", "t gamma", "n"), ("Transpose", "n", "u", {"perm": [0, 2, 1]}),
+                          ("Shape", "c", "s"), ("Reshape", "u s", "z")], "S", "S",
+                         flat=np.array([0, 0, -1]), gamma=np.ones(CHANNELS, "f4")),
+    "rows to channels": network([("Reshape", "c flat", "z")], 5, "S", flat=np.array([0, CHANNELS, -1, 5])),
     "to the size of another": network([("GlobalAveragePool", "c", "g"), ("Shape", "c", "s"),
                                        ("Resize", "g   s", "r", {"mode": "linear"}), ("Add", "c r", "z")]),
     "largest": network([("MaxPool", "c", "z", {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1,
@@ -72,10 +77,16 @@ CASES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def graphs(path: Path) -> tuple[Graph, Graph]:
+SPECIAL = {"flattened": ([1, 3, "S:5..9", "S"], [(9, 9), (5, 5), (7, 7), (9, 9)]),
+           "rows to channels": ([1, 3, 5, "S:5..12"], [(5, 12), (5, 5), (5, 7), (5, 12)])}  # fmt: skip
+"""Shapes and sizes of cases with one open extent."""
+
+
+def graphs(path: Path, name: str = "") -> tuple[Graph, Graph]:
     """Return the integer graph before and after its masks are made."""
-    config = driver.resolve_config(path, None, {"input_shapes": {"x": [1, 3, "H:5..9", "W:5..12"]}})
-    context, _, graph = driver.prepare(path, config, samples(SIZES), None)
+    shape, sizes = SPECIAL.get(name, ([1, 3, "H:5..9", "W:5..12"], SIZES))
+    config = driver.resolve_config(path, None, {"input_shapes": {"x": shape}})
+    context, _, graph = driver.prepare(path, config, samples(sizes), None)
     simplified, _ = driver.simplify(graph, config, context, ())
     final, _ = driver.to_precision(simplified, config, context, ())
     bounded, _ = driver.bound_extents(final, config, context, ())
@@ -90,11 +101,11 @@ def samples(sizes: list[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
 @pytest.mark.parametrize("name", list(CASES))
 def test_host(name: str, tmp_path: Path) -> None:
     onnx.save(CASES[name], tmp_path / "m.onnx")
-    final, bounded = graphs(tmp_path / "m.onnx")
+    final, bounded = graphs(tmp_path / "m.onnx", name)
     reference = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     bundles.write_bundle(lower_graph(bounded, targets.host()), tmp_path / "b")
     with runtime.load(tmp_path / "b", threads=2) as session:
-        for given in samples(SIZES):
+        for given in samples(SPECIAL.get(name, ((), SIZES))[1]):
             expected, (wanted,) = Interpreter(final).run(given)["y"], reference.run(None, given)
             np.testing.assert_array_equal(Interpreter(bounded).run(given)["y"], expected)
             np.testing.assert_array_equal(session.run(given)["y"], expected)
