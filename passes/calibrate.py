@@ -14,6 +14,7 @@ from qcompile.calibrate.histogram import TensorStatistics
 from qcompile.calibrate.observer import make_observer
 from qcompile.calibrate.runner import calibrate as measure
 from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.sequence import from_the_start
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.calibrate.through_function import is_steep, range_through
 from qcompile.errors import InternalError
@@ -92,7 +93,8 @@ class Calibrate(Pass):
             samples = context.samples()
         else:
             context.note("no calibration data: ranges come from synthetic inputs, accuracy is unverified")
-            samples = synthetic_samples(graph_inputs(graph), self.samples, self.seed, context.preprocess)
+            made_up = synthetic_samples(graph_inputs(graph), self.samples, self.seed, context.preprocess)
+            samples = from_the_start(made_up, graph)
             executor = normalizing = NormalizingInterpreter(graph)
             normalizing.learn(samples)
         return measure(

@@ -55,6 +55,9 @@ def compile_model(
     max_length: Annotated[
         int | None, number("Places of caches that grow with the sequence, past and new together (256).")
     ] = None,
+    cache: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="How these are stored: float32 (default), float16, int8.")
+    ] = None,
     observer: Observer = None,
     keep_float: KeepFloat = None,
     keep_int16: KeepInt16 = None,
@@ -135,6 +138,7 @@ def compile_model(
         "input_values": read_values(input_value or []) or None,
         "state": state or None,
         "max_length": max_length,
+        "cache": cache,
         "observer": observer,
         "keep_float": keep_float or None,
         "keep_int16": keep_int16 or None,

@@ -46,6 +46,7 @@ SCHEMA: dict[str, Any] = {
         },
         "state": _STRINGS,
         "max_length": {"type": "integer", "minimum": 2},
+        "cache": {"enum": ["float32", "float16", "int8"]},
         "state_initial": {"type": "object", "additionalProperties": {"type": ["number", "string"]}},
         "observer": _STRING,
         "weights": {"enum": ["max", "mse"]},
@@ -92,6 +93,7 @@ class CompileConfig:
         input_values: what inputs are fixed to, by input name: one number, or one per element.
         state: outputs that become inputs of the next run, OUTPUT=INPUT, or "auto".
         max_length: places of caches that grow with the sequence; None for 256, or as `input_shapes` says.
+        cache: how these are stored: "float32", "float16", or "int8" with a scale for each place of each head.
         state_initial: what kept tensors start with, by name of the input: a number or a .npy file; 0 by default.
         observer: chooses the ranges of activations.
         weights: chooses the scales of weights, "max" or "mse".
@@ -132,6 +134,7 @@ class CompileConfig:
     input_values: dict[str, tuple[float, ...]] = field(default_factory=dict)
     state: tuple[str, ...] = ()
     max_length: int | None = None
+    cache: str = "float32"
     state_initial: dict[str, float | str] = field(default_factory=dict)
     observer: str = "mse"
     weights: str = "mse"
@@ -196,7 +199,8 @@ class CompileConfig:
     @property
     def compares(self) -> bool:
         """Whether the result is to be compared with the float model: more than its code is different."""
-        changed = self.weight_bits is not None or self.narrows or self.store != "float32" or bool(self.passes)
+        stored = self.narrows or self.store != "float32" or self.cache != "float32"
+        changed = self.weight_bits is not None or stored or bool(self.passes)
         return self.precision != "fp32" or changed
 
     def updated(self, given: Mapping[str, Any], source: str) -> CompileConfig:

@@ -200,7 +200,7 @@ def prepare(
     target = with_float16(load(config.target)) if config.narrows else load(config.target)
     make_observer(config.observer)
     preprocess = Preprocess.from_mapping(config.preprocess)
-    states = (config.state, config.state_initial, config.max_length)
+    states = (config.state, config.state_initial, config.max_length, config.cache)
     graph = import_kept(model, config.input_shapes, config.input_values, *states)
     context = PassContext(target=target, preprocess=preprocess, on_progress=progress, seed=config.seed)
     context.records = open_database(config.tuning, new=config.tune)
@@ -334,12 +334,13 @@ def finish_pipeline(config: CompileConfig) -> str:
 
 
 def narrow_pipeline(config: CompileConfig) -> str:
-    """Return the end of a pipeline text that computes or stores what is float in 16 bits, "" where nothing is."""
+    """Return the end of a pipeline text that computes or stores what is float, or caches, in fewer bits."""
     from qcompile.ir.printer import print_literal
 
     kept = config.keep_float if config.precision == "fp16" else ()
     narrow = f",narrow-floats{{keep_float={print_literal(kept)}}}" if config.narrows else ""
-    return narrow + ("" if config.store == "float32" else f',store-floats{{type="{config.store}"}}')
+    narrow += "" if config.store == "float32" else f',store-floats{{type="{config.store}"}}'
+    return narrow if config.cache == "float32" else f'{narrow},store-caches{{type="{config.cache}"}}'
 
 
 def dynamic_pipeline(config: CompileConfig) -> str:
@@ -435,10 +436,12 @@ def measure(
 ) -> Comparison | None:
     """Compare the quantized graph with the float one, tensor by tensor; None for a float build."""
     from qcompile.evaluate.comparison import compare_graphs
+    from qcompile.ir.state import state_input
     from qcompile.ops.packed_weights import PACKED
 
     halves = any(value.dtype == "float16" for value in final.values())
-    if not halves and not any(n.is_integer or n.op.rounds or n.op.name in PACKED for n in final.nodes):
+    narrow = halves or any(state_input(final, state).dtype == "int8" for state in final.states if state.in_place)
+    if not narrow and not any(n.is_integer or n.op.rounds or n.op.name in PACKED for n in final.nodes):
         return None
     return compare_graphs(
         reference, final, samples, seed=context.seed, preprocess=context.preprocess, progress=context.progress

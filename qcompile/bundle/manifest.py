@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qcompile.bundle.source import identifier
+from qcompile.bundle.source import identifier, tensor_bytes
 from qcompile.bundle.squeeze import squeezed
 from qcompile.errors import BundleError, InternalError
 from qcompile.ir.program import Program, Step, TensorInfo
@@ -76,7 +76,8 @@ def build(program: Program, provenance: Provenance, files: Mapping[str, bytes]) 
                      "places": [list(place) for place in s.places]} for s in program.given],
         **_length(program),
         "memory": {"weights": len(program.weights), **_stored(program), "arena": program.arena_bytes,
-                   "scratch_per_thread": program.scratch_bytes},
+                   "scratch_per_thread": program.scratch_bytes,
+                   "states": sum(tensor_bytes(state.tensor) for state in program.states)},
         "model": provenance.model,
         "calibration": provenance.calibration,
         "recipe": provenance.recipe,

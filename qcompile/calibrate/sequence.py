@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qcompile.calibrate.calibration_set import CalibrationSet, SampleIterator
 from qcompile.calibrate.reader import Reader
@@ -12,6 +14,8 @@ from qcompile.calibrate.sample import Sample
 from qcompile.ir.graph import Graph
 from qcompile.ir.state import initial_states
 from qcompile.ops.interpreter import Interpreter
+
+Array = npt.NDArray[Any]
 
 
 class SequenceSet(CalibrationSet):
@@ -44,5 +48,44 @@ class SequenceSet(CalibrationSet):
             with np.errstate(all="ignore"):
                 made = interpreter.run({**sample, **self._known[number]})
             kept = {state.input: made[state.output] for state in self._graph.states}
+            kept = kept if self._fits(kept) else initial_states(self._graph)
         if self.summary is not None:
             self.summary.repeated = 0  # the same input after another one is another sample
+
+    def _fits(self, kept: Mapping[str, Array]) -> bool:
+        """Return whether a growing sequence has room for another run of any size."""
+        most = {symbol.name: symbol.most for symbol in self._graph.symbols}
+        return all(
+            int(kept[s.past][0]) + (int(s.new) if s.new.isdigit() else most[s.new]) <= s.most
+            for s in self._graph.symbols
+            if s.past
+        )
+
+
+def growing_states(graph: Graph) -> dict[str, Array]:
+    """Return the kept tensors of a graph at the start of a sequence where there are growing ones, else nothing."""
+    return initial_states(graph) if any(state.in_place for state in graph.states) else {}
+
+
+def from_the_start(samples: Iterable[Mapping[str, Array]], graph: Graph) -> Iterable[Mapping[str, Array]]:
+    """Return samples each of which starts a sequence, where the graph has growing ones; else the samples.
+
+    Args:
+        samples: inputs.
+        graph: decides.
+    """
+    start = growing_states(graph)
+    return _Restarted(samples, start) if start else samples
+
+
+class _Restarted:
+    """Samples with other kept tensors; can be read again and again."""
+
+    def __init__(self, samples: Iterable[Mapping[str, Array]], start: Mapping[str, Array]) -> None:
+        self._samples, self._start = samples, start
+        size = getattr(samples, "size", None)
+        if size is not None:
+            self.size = size
+
+    def __iter__(self) -> Iterator[Mapping[str, Array]]:
+        return ({**sample, **self._start} for sample in self._samples)

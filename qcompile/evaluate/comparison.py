@@ -15,6 +15,7 @@ import numpy.typing as npt
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.reader import spaced
 from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.sequence import from_the_start, growing_states
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Value
 from qcompile.ops.interpreter import Interpreter
@@ -114,10 +115,11 @@ def compare_graphs(
     """
     verified = samples is not None
     given = samples if samples is not None else synthetic_samples(graph_inputs(reference), SYNTHETIC, seed, preprocess)
-    total, chosen = spread(given, count)
+    total, chosen = spread(from_the_start(given, reference), count)
     counterparts = match_tensors(reference, actual)
     powers: dict[Value, _Power] = {}
-    outputs = {name: _Power() for name in actual.output_names}
+    grown = {state.output for state in actual.states} if growing_states(actual) else set()
+    outputs = {name: _Power() for name in actual.output_names if name not in grown}
     float_run, integer_run = Interpreter(reference), Interpreter(actual)
     done = 0
     for sample in chosen:
@@ -174,7 +176,8 @@ def match_tensors(reference: Graph, actual: Graph) -> dict[Value, str]:
         while name not in known and _SUFFIX.search(name):
             name = _SUFFIX.sub("", name)
         per_tensor = value.qparams is None or not value.qparams.per_channel
-        if name in known and known[name].shape == value.shape and per_tensor:
+        codes = value.dtype == "int8" and value.qparams is None  # of a cache
+        if name in known and known[name].shape == value.shape and per_tensor and not codes:
             found[value] = name
     return found
 
@@ -193,7 +196,8 @@ def _at_inputs(graph: Graph, sample: Mapping[str, Array]) -> dict[str, Array]:
     """Quantize a float sample for inputs that are kept in integers."""
     from qcompile.quant.affine import quantize
 
+    empty = growing_states(graph)
     return {
-        v.name: quantize(sample[v.name], v.qparams) if v.qparams is not None else sample[v.name]
+        v.name: quantize(sample[v.name], v.qparams) if v.qparams is not None else empty.get(v.name, sample.get(v.name))
         for v in graph.inputs
     }

@@ -16,6 +16,9 @@ from qcompile.kernels.builder import Builder, Expr, Index, Register, call_pure, 
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 
+_LEAST_PEAK = 2.0**-100
+"""As `qcompile.ops.cache_append.LEAST_PEAK`."""
+
 _ROWS = 4
 _VECTORS = 4
 _STORED = {"float32": "float32", "float16": "uint16", "int8": "int8"}
@@ -239,9 +242,7 @@ def _storing(
         value = b.let(x.load(source + index(d)))
         peak.set(tirx.Max(tirx.Max(value, const(0.0, "float32") - value), peak.get()))
     largest = b.let(peak.get())
-    positive = largest > const(0.0, "float32")
-    safe = b.let(tirx.Select(positive, largest, const(1.0, "float32")))
-    inverse = b.settled(tirx.Select(positive, const(127.0, "float32") / safe, const(0.0, "float32")))
+    inverse = b.settled(const(127.0, "float32") / tirx.Max(largest, const(_LEAST_PEAK, "float32")))
     scales.store(b.let(place), largest * const(1.0 / 127.0, "float32"))
     low, high = const(-127.0, "float32"), const(127.0, "float32")
 

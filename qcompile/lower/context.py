@@ -80,7 +80,8 @@ class LoweringContext(TensorMemory):
         position = tuple(ex.index(n) for n in range(len(output.shape)))
         builder = ExpressionBuilder(node, output, self.sources)
         element = self.fused(output.type.size, lambda: fn(builder, position))
-        if len(output.uses) == 1 and output not in self._outputs:
+        # A reader with several results reads its operands once for each.
+        if len(output.uses) == 1 and len(output.uses[0][0].outputs) == 1 and output not in self._outputs:
             emit = lambda: self._emit_pending(node, output)  # noqa: E731
             self.sources.pending[output] = Pending(output, ex.cast(element, output.dtype), emit)
         else:

@@ -21,6 +21,7 @@ def import_kept(
     states: Sequence[str],
     initial: Mapping[str, float | str],
     length: int | None,
+    cache: str = "float32",
 ) -> Graph:
     """Import a model, and note in the graph what it keeps.
 
@@ -31,6 +32,7 @@ def import_kept(
         states: OUTPUT=INPUT, or "auto"; caches that grow with the sequence are among them.
         initial: what kept tensors start with, by name of the input.
         length: places of caches that grow; None for a default.
+        cache: how these will be stored.
 
     Raises:
         UsageError: a name, a shape or a pair does not fit.
@@ -39,9 +41,10 @@ def import_kept(
     pairs = growing_pairs(model, states) if states else ()
     grown = describe(model, pairs, shapes, values, length) if pairs else None
     if grown is None or not grown.grows:
-        if length is not None:
+        if length is not None or cache != "float32":
+            option = "--cache" if length is None else "--max-length"
             raise UsageError(
-                "--max-length is for models whose caches grow, and this one has none",
+                f"{option} is for models whose caches grow, and this one has none",
                 hint="name them: --state present.0.key=past_key_values.0.key" if not states else None,
             )
         graph = import_model(model, shapes, values)

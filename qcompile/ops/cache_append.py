@@ -16,6 +16,9 @@ from qcompile.ops.cache_advance import LENGTH
 STORAGE = ("float32", "float16", "int8")
 """What a cache may hold."""
 
+LEAST_PEAK = np.float32(2.0**-100)
+"""Rows whose numbers are all smaller are codes of 0 or nearly so."""
+
 _LARGEST_HALF = np.float32(65504.0)
 
 
@@ -42,8 +45,8 @@ class CacheAppend(OpDef):
     int8 cache its scales [..., M] float32. Results: the cache, and its scales. A compiled cache is changed in place.
 
     Formula:
-        float16: round to nearest even, numbers beyond ±65504 become these; int8: scale = max |row| / 127,
-        q = rne(x · (127 / max |row|)), where 127 / max is a float32 and 0 for a row of zeros.
+        float16: round to nearest even, numbers beyond ±65504 become these; int8: scale = max |row| · float32(1 / 127),
+        q = rne(clamp(x · (127 / max(max |row|, 2^−100)), −127, 127)), all in float32.
     """
 
     name = "cache_append"
@@ -106,8 +109,7 @@ def stored(new: Array, dtype: str) -> tuple[Array, Array | None]:
     if dtype == "float32":
         return new, None
     peak = np.abs(new).max(-1, initial=np.float32(0.0)).astype(np.float32)
-    with np.errstate(divide="ignore", over="ignore"):
-        inverse = np.where(peak > 0, np.float32(127.0) / peak, np.float32(0.0)).astype(np.float32)
+    inverse = np.float32(127.0) / np.maximum(peak, LEAST_PEAK)
     codes = np.rint(np.clip(new * inverse[..., None], np.float32(-127.0), np.float32(127.0)))
     return codes.astype(np.int8), (peak * np.float32(1.0 / 127.0)).astype(np.float32)
 

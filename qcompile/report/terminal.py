@@ -32,7 +32,7 @@ def print_bundle(bundle: Bundle, seconds: float) -> None:
     rows = [
         ("model", f"{manifest['model']['file']} for {target['name']} ({target['cpu']})"),
         ("size", _size(manifest)),
-        ("memory", f"{bytes_text(manifest['memory']['arena'])} arena, allocated once"),
+        ("memory", _memory(manifest)),
         ("layers", layer_counts(steps)),
     ]
     if any(step["macs"] for step in steps):
@@ -47,6 +47,16 @@ def print_bundle(bundle: Bundle, seconds: float) -> None:
     rows += [("time", f"{seconds:.1f} s"), ("files", f"{bundle.path}/: {', '.join(names)}")]
     facts(rows)
     facts([("note:", note) for note in bundle.notes], gap=1)
+
+
+def _memory(manifest: dict[str, Any]) -> str:
+    """Return what a handle needs beside the weights, in words."""
+    text = f"{bytes_text(manifest['memory']['arena'])} arena, allocated once"
+    if not manifest["states"]:
+        return text
+    kinds = sorted({state["dtype"] for state in manifest["states"] if len(state["shape"]) > 2})
+    form = f" in {' and '.join(kinds)}" if kinds else ""
+    return f"{text}; {bytes_text(manifest['memory']['states'])} kept between runs{form}"
 
 
 def _size(manifest: dict[str, Any]) -> str:

@@ -256,6 +256,14 @@ def _dense(step: Step) -> list[Axes]:
     return [x]
 
 
+def _at_run_time(step: Step) -> list[Axes]:
+    """Steps of a layer that is quantized at run time: each place along an open axis has numbers of its own."""
+    x = step.axes[0]
+    if step.node.op.name == "dense_integer" and x[-1] is not None:
+        raise step.refuse("its weights have a row for every place of the open axis", x[-1])
+    return [x] * len(step.node.outputs)
+
+
 _REDUCTIONS = ("reduce_max", "reduce_min", "reduce_sum", "reduce_mean", "reduce_prod", "global_avg_pool",
                "global_max_pool")  # fmt: skip
 
@@ -269,6 +277,7 @@ _RULES: dict[str, Rule] = {
     "concat": _concat, "open_concat": _concat, "append": _append, "pad": _pad, "gather": _gather,
     "layer_norm": _layer_norm, "first_index": _first_index, "cumulative": _cumulative, "matmul": _matmul,
     "dense": _dense,
+    **dict.fromkeys(("dynamic_scale", "dynamic_quantize", "dense_integer", "rescale"), _at_run_time),
     **WINDOWS,
     **CACHES,
 }  # fmt: skip
