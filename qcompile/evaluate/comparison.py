@@ -78,6 +78,9 @@ class _Power:
 
     def add(self, reference: Array, actual: Array) -> None:
         r, a = reference.astype(np.float64), actual.astype(np.float64)
+        finite = np.isfinite(r) & np.isfinite(a)
+        if not finite.all():
+            r, a = r[finite], a[finite]  # a mask of -inf is no signal
         self.signal += float(np.vdot(r, r))
         self.noise += float(np.vdot(a - r, a - r))
 

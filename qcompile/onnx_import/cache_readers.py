@@ -21,10 +21,12 @@ class Reader:
     Args:
         node: matmul of the graph at the largest size.
         op: "cache_scores" or "cache_mix".
+        factor: what the cache is multiplied by on the way.
     """
 
     node: Node
     op: str
+    factor: float = 1.0
 
 
 def find_readers(node: Node, twins: Twins) -> tuple[list[Reader], bool]:
@@ -41,18 +43,20 @@ def find_readers(node: Node, twins: Twins) -> tuple[list[Reader], bool]:
     shape = twins.small[node].output.shape
     rows = np.arange(int(np.prod(shape))).reshape(-1, *shape[-2:])
     found: list[Reader] = []
-    waiting: list[tuple[Value, Any]] = [(twins.small[node].output, rows.reshape(shape))]
+    waiting: list[tuple[Value, Any, float]] = [(twins.small[node].output, rows.reshape(shape), 1.0)]
     while waiting:
-        value, places = waiting.pop()
+        value, places, factor = waiting.pop()
         for user, operand in value.uses:
             kind = _kind(user, operand, places, rows)
             if kind is not None:
-                found.append(Reader(back[user], kind))
+                found.append(Reader(back[user], kind, factor))
+            elif user.op.name == "mul" and (by := _number(user, value)) is not None:
+                waiting.append((user.output, places, factor * by))
             elif not _moves(user, value):
                 return [], False
             else:
                 operands = [places if v is value else v.constant() for v in user.inputs]
-                waiting.append((user.output, user.op.evaluate(user.attrs, operands)[0]))
+                waiting.append((user.output, user.op.evaluate(user.attrs, operands)[0], factor))
     kinds = {reader.op for reader in found}
     return (found, kinds == {"cache_scores"}) if len(kinds) == 1 else ([], False)
 
@@ -62,6 +66,14 @@ def _moves(node: Node, value: Value) -> bool:
     if node.op.name == "cast":
         return node.output.dtype == value.dtype
     return node.op.name in _MOVES and len(node.outputs) == 1 and all(v.is_constant for v in others)
+
+
+def _number(node: Node, value: Value) -> float | None:
+    """Return the constant number that a node multiplies a tensor by, None for any other node."""
+    other = [v for v in node.inputs if v is not value]
+    if len(other) != 1 or not other[0].is_constant or other[0].type.size != 1 or node.output.shape != value.shape:
+        return None
+    return float(other[0].constant().reshape(()))
 
 
 def _kind(node: Node, operand: int, places: Any, rows: Any) -> str | None:

@@ -146,7 +146,12 @@ def _keep(rewriter: Rewriter, growth: _Growth, length: Value, total: Value, rows
         node, append, [past, new, length, total], CacheAppendAttrs(axis, rows), name=f"{name}.kept", loc=node.loc
     )
     for reader in growth.readers:
-        operands = [reader.node.inputs[0], kept.output, total]
+        x = reader.node.inputs[0]
+        if reader.factor != 1.0:
+            factor = rewriter.constant(f"{x.name}.factor", np.float32(reader.factor))
+            scaled = rewriter.insert(reader.node, ops.get("mul"), [x, factor], name=f"{x.name}.scaled", loc=node.loc)
+            x = scaled.output
+        operands = [x, kept.output, total]
         rewriter.replace_op(reader.node, ops.get(reader.op), operands)
     rewriter.graph.outputs = [kept.output if v is node.output else v for v in rewriter.graph.outputs]
     if not growth.transposed:

@@ -86,6 +86,17 @@ class Export:
         shape = self("Concat", self.row(self.dim(moved, 0)), self.row(self.dim(moved, 1)), self.constant([-1]), axis=0)
         return self("Reshape", moved, shape)
 
+    def prune(self) -> None:
+        """Remove nodes that nothing reads, and the mask if nothing does."""
+        read = {value.name for value in self.outputs}
+        kept = []
+        for node in reversed(self.nodes):
+            if read & set(node.output):
+                read |= set(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self.inputs = [value for value in self.inputs if value.name in read]
+
     def model(self, opset: int = 17, more: tuple[str, ...] = ()) -> Any:
         graph = helper.make_graph(self.nodes, "decoder", self.inputs, self.outputs, self.tensors)
         opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in more)]
@@ -137,8 +148,12 @@ def rotated(b: Export, x: str, cos: str, sin: str) -> str:
     return b("Add", b("Mul", x, cos), b("Mul", turned, sin))
 
 
-def normalized(b: Export, x: str) -> str:
-    squares = b("ReduceMean", b("Pow", x, b.constant(2.0, "float32")), axes=[-1], keepdims=1)
+def normalized(b: Export, x: str, opset: int = 17) -> str:
+    power = b("Pow", x, b.constant(2.0, "float32"))
+    if opset < 18:
+        squares = b("ReduceMean", power, axes=[-1], keepdims=1)
+    else:
+        squares = b("ReduceMean", power, b.constant([-1]), keepdims=1)
     root = b("Sqrt", b("Add", squares, b.constant(1e-5, "float32")))
     gain = b.constant(b.random.normal(1, 0.1, b.width), "float32")
     return b("Mul", gain, b("Mul", x, b("Div", b.constant(1.0, "float32"), root)))
@@ -194,7 +209,39 @@ def llama(**sizes: int) -> Any:
     return b.model()
 
 
+def fused(kind: str) -> Any:
+    """One node of attention a layer, which takes the caches and returns them: "group", "multi" or "onnx"."""
+    b = Export(heads=4, kept=4 if kind == "multi" else 2, size=16, layers=2)
+    w, kept = b.width, b.kept * b.size
+    turns = [b.constant(b.random.normal(0, 1, (64, b.size // 2)), "float32") for _ in range(2)]
+    mask = b("Cast", "attention_mask", to=6)
+    lengths = b("Cast", b("Sub", b("ReduceSum", mask, b.constant([1]), keepdims=0), b.constant(1, "int32")), to=6)
+    total = b("Cast", b.dim("attention_mask", 1), to=6)
+    x = b("Gather", b.weight(b.vocabulary, w, scale=4), "input_ids")
+    for layer in range(b.layers):
+        n = normalized(b, x, opset=18)
+        q, k, v = (b("MatMul", n, b.weight(w, columns)) for columns in (w, kept, kept))
+        sides = ("past_key_values", "present")
+        past, present = ([f"{side}.{layer}.{part}" for part in ("key", "value")] for side in sides)
+        made = f"attended_{layer}"
+        if kind == "group":
+            operands = [q, k, v, *past, lengths, total, *turns]
+            b.name("GroupQueryAttention", operands, [made, *present], "com.microsoft", num_heads=4, kv_num_heads=2,
+                   do_rotary=1)  # fmt: skip
+        elif kind == "multi":
+            b.name("MultiHeadAttention", [q, k, v, "", "", "", *past], [made, *present], "com.microsoft", num_heads=4,
+                   unidirectional=1)  # fmt: skip
+        else:
+            b.name("Attention", [q, k, v, "", *past], [made, *present], is_causal=1, q_num_heads=4, kv_num_heads=2)
+        x = b("Add", x, b("MatMul", made, b.weight(w, w)))
+    b.name("MatMul", [x, b.weight(w, b.vocabulary)], ["logits"])
+    b.prune()
+    return b.model(23 if kind == "onnx" else 18, more=("com.microsoft",))
+
+
 def save(model: Any, path: Any) -> Any:
-    onnx.checker.check_model(model)
+    """Write a model, after a check of what ONNX defines."""
+    if {opset.domain for opset in model.opset_import} == {""}:
+        onnx.checker.check_model(model)
     onnx.save(model, path)
     return path

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from decoder_models import gpt2, llama, save
+from decoder_models import fused, gpt2, llama, save
 
 import qcompile
 from qcompile import bundle as bundles
@@ -42,7 +42,9 @@ def reference(path: Path, given: Sequence[Any]) -> list[Any]:
     results, length = [], 0
     for ids in given:
         count = ids.shape[1]
-        feeds = {"input_ids": ids, "attention_mask": np.ones((1, length + count), np.int64), **past}
+        feeds = {"input_ids": ids, **past}
+        if "attention_mask" in inputs:
+            feeds["attention_mask"] = np.ones((1, length + count), np.int64)
         if "position_ids" in inputs:
             feeds["position_ids"] = np.arange(length, length + count)[None]
         made = dict(zip(names, session.run(None, feeds), strict=True))
@@ -198,6 +200,18 @@ def test_the_same_on_arm(model: Path, tmp_path: Path, qemu_aarch64: str) -> None
     logits = np.fromfile(tmp_path / "out", np.float32).reshape(3, 1, 3, -1)
     for found, wanted in zip(logits, reference(model, ids), strict=True):
         assert close(found, wanted)
+
+
+@pytest.mark.parametrize("kind", ["group", "multi", "onnx"])
+@pytest.mark.parametrize("cache", ["float32", "int8"])
+def test_attention_in_one_node(tmp_path: Path, kind: str, cache: str) -> None:
+    path = save(fused(kind), tmp_path / "decoder.onnx")
+    settings: dict[str, Any] = {"state": ["auto"], "max_length": PLACES, "cache": cache}
+    assert not any(node.op.name == "matmul" for node in prepared(path, **settings).nodes)
+    qcompile.compile(path, precision="fp32", output=tmp_path / "b", **settings)
+    with runtime.load(tmp_path / "b") as session:
+        for ids, wanted in zip(chunks(), reference(path, chunks()), strict=True):
+            assert close(session.run({"input_ids": ids})["logits"], wanted, 2e-5 if cache == "float32" else 0.05)
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------

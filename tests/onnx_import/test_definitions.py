@@ -46,6 +46,23 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], int]] = {
          floats(7, 8), floats(2, 8), floats(8), floats(8), np.array([[1, 1, 0], [1, 1, 1]], np.int32)],
         {}, 2,
     ),
+    "group_query": ("GroupQueryAttention",
+                    [floats(1, 3, 64), floats(1, 3, 32), floats(1, 3, 32), floats(1, 2, 4, 16), floats(1, 2, 4, 16),
+                     np.array([6], np.int32), np.array(7, np.int32)], {"num_heads": 4, "kv_num_heads": 2}, 3),
+    "group_query_rotary": ("GroupQueryAttention",
+                           [floats(1, 1, 64), floats(1, 1, 32), floats(1, 1, 32), floats(1, 2, 4, 16),
+                            floats(1, 2, 4, 16), np.array([4], np.int32), np.array(5, np.int32), floats(9, 8),
+                            floats(9, 8)], {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, "scale": 0.4}, 3),
+    "group_query_packed": ("GroupQueryAttention",
+                           [floats(1, 5, 128), None, None, None, None, np.array([4], np.int32), np.array(5, np.int32),
+                            floats(9, 8), floats(9, 8)],
+                           {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, "rotary_interleaved": 1}, 3),
+    "rotary": ("RotaryEmbedding", [floats(2, 3, 16), np.array([[2, 3, 4], [0, 1, 2]]), floats(9, 4), floats(9, 4)],
+               {}, 1),
+    "rotary_heads": ("RotaryEmbedding", [floats(1, 2, 3, 8), np.array([5]), floats(9, 4), floats(9, 4)],
+                     {"interleaved": 1}, 1),
+    "rotary_part": ("RotaryEmbedding", [floats(1, 3, 16), np.array([1]), floats(9, 2), floats(9, 2)],
+                    {"num_heads": 2, "rotary_embedding_dim": 4}, 1),
     "fused_conv": ("FusedConv", [floats(1, 3, 6, 6), floats(4, 3, 3, 3), floats(4)],
                    {"activation": "Relu", "pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}, 1),
     "fused_conv_sum": ("FusedConv", [floats(1, 3, 6, 6), floats(4, 3, 3, 3), floats(4), floats(1, 4, 4, 4)],
@@ -114,6 +131,7 @@ def model(name: str, constants: tuple[int, ...] = ()) -> tuple[onnx.ModelProto, 
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_onnx_runtime(name: str) -> None:
     constants = tuple(range(1, len(CASES[name][1]))) if CASES[name][0] in WINDOWS else ()
+    constants = (5, 6) if CASES[name][0] == "GroupQueryAttention" else constants
     proto, feed = model(name, constants)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     expected = dict(zip([o.name for o in session.get_outputs()], session.run(None, feed), strict=True))
@@ -124,6 +142,11 @@ def test_agrees_with_onnx_runtime(name: str) -> None:
 
 def test_every_definition_is_tested() -> None:
     assert {case[0] for case in CASES.values()} - set(WINDOWS) == set(runtime_operators()) - {"TransposeMatMul"}
+
+
+def test_lengths_that_are_known_at_run_time_are_refused() -> None:
+    with pytest.raises(UnsupportedOpError, match="seqlens_k"):
+        import_onnx(model("group_query")[0])
 
 
 def test_forms_beyond_a_definition_are_refused() -> None:
