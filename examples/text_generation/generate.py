@@ -1,7 +1,10 @@
 """Write text with a compiled model: one run per character; the bundle keeps what the model must remember.
 
+A model whose caches grow reads the prompt in few runs, of as many characters as a run may have.
+
     python generate.py build/transformer --prompt "One, two" --length 80
     python generate.py build/gru --prompt "I met" --temperature 0.5 --seed 3
+    python generate.py build/decoder --prompt "'Twas brillig" --length 60
 
 It needs the bundle, Python and NumPy; on a device without them, `bin/qcrun --sequence` runs the same model.
 """
@@ -32,6 +35,8 @@ def load(bundle: Path, threads: int) -> Any:
 
 def places(session: Any) -> int | None:
     """Return how many characters a model with positions can look back to, None for one without."""
+    if "length" in session.manifest:
+        return int(session.manifest["length"]["most"])
     kept = [tensor.shape for tensor in session.states if tensor.name.startswith("past_key")]
     return kept[0][1] if kept else None
 
@@ -44,7 +49,49 @@ def choose(logits: np.ndarray, temperature: float, generator: np.random.Generato
     return int(generator.choice(len(powers), p=powers / powers.sum()))
 
 
-def generate(session: Any, prompt: str, length: int, temperature: float = 0.0, seed: int = 0) -> Iterator[int]:
+class Pace:
+    """Counts characters and seconds, apart for those that are read and those that are written."""
+
+    def __init__(self) -> None:
+        self.count, self.seconds = {"read": 0, "written": 0}, {"read": 0.0, "written": 0.0}
+
+    def run(self, session: Any, what: str, given: dict[str, Any]) -> np.ndarray:
+        """Run the model, and return the logits of the last character."""
+        started = time.perf_counter()
+        logits = session.run(given)["logits"]
+        self.seconds[what] += time.perf_counter() - started
+        self.count[what] += next(iter(given.values())).size
+        return logits.reshape(-1, logits.shape[-1])[-1]
+
+    def __str__(self) -> str:
+        parts = (f"{n} {what}, {n / self.seconds[what]:,.0f} a second" for what, n in self.count.items() if n)
+        return "tokens: " + "; ".join(parts)
+
+
+def continued(
+    session: Any, prompt: str, length: int, temperature: float = 0.0, seed: int = 0, pace: Pace | None = None
+) -> Iterator[int]:
+    """Yield what `generate` does, with a model whose caches grow: it takes any number of characters in a run."""
+    session.reset()
+    generator, known, pace = np.random.default_rng(seed), [LETTERS.index(c) for c in prompt], pace or Pace()
+    most = session.symbols[0]["most"]
+    limit = places(session)
+    yield from known[:limit]
+    for start in range(0, min(len(known), limit), most):
+        ids = np.array([known[start : min(start + most, limit)]], np.int64)
+        logits = pace.run(session, "read", {"input_ids": ids})
+    for position in range(len(known), len(known) + length):
+        if position > limit:
+            return
+        code = choose(logits, temperature, generator)
+        yield code
+        if position < min(limit, len(known) + length - 1):
+            logits = pace.run(session, "written", {"input_ids": np.array([[code]], np.int64)})
+
+
+def generate(
+    session: Any, prompt: str, length: int, temperature: float = 0.0, seed: int = 0, pace: Pace | None = None
+) -> Iterator[int]:
     """Yield the characters' numbers, those of the prompt first.
 
     Args:
@@ -53,7 +100,12 @@ def generate(session: Any, prompt: str, length: int, temperature: float = 0.0, s
         length: characters to add.
         temperature: 0 takes the likeliest character each time.
         seed: of the draws.
+        pace: measures.
     """
+    if "length" in session.manifest:
+        yield from continued(session, prompt, length, temperature, seed, pace)
+        return
+    pace = pace or Pace()
     session.reset()
     generator, known = np.random.default_rng(seed), [LETTERS.index(c) for c in prompt]
     limit = places(session)
@@ -65,7 +117,7 @@ def generate(session: Any, prompt: str, length: int, temperature: float = 0.0, s
         given = {"token": np.array([code], np.int64)}
         if limit is not None:
             given["position"] = np.array([position], np.int64)
-        logits = session.run(given)["logits"][0]
+        logits = pace.run(session, "read" if position + 1 < len(known) else "written", given)
         code = known[position + 1] if position + 1 < len(known) else choose(logits, temperature, generator)
     yield code
 
@@ -83,12 +135,10 @@ def main() -> None:
     if unknown or not options.prompt:
         raise SystemExit(f"error: the prompt has letters that the model never saw: {unknown}")
     with load(options.bundle, options.threads) as session:
-        started, count = time.perf_counter(), 0
-        for code in generate(session, options.prompt, options.length, options.temperature, options.seed):
+        pace = Pace()
+        for code in generate(session, options.prompt, options.length, options.temperature, options.seed, pace):
             print(LETTERS[code], end="", flush=True)
-            count += 1
-        taken = time.perf_counter() - started
-    print(f"\n\n{count} tokens, {count / taken:,.0f} tokens per second")
+    print(f"\n\n{pace}")
 
 
 if __name__ == "__main__":

@@ -101,6 +101,30 @@ def sequence(folder: Path, codes: list[int], runner: list[Any], positions: bool)
     return np.fromfile(folder / "out", np.float32).reshape(len(codes), -1)
 
 
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same transformer with caches that grow."""
+    path = tmp_path_factory.mktemp("decoder") / "decoder.onnx"
+    module("make_growing").write(path)
+    return path
+
+
+@pytest.mark.parametrize("settings", [{}, {"cache": "int8"}, {"weight_bits": 8, "cache": "float16"}])
+def test_growing_caches_write_the_same_text(decoder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    settings = {"precision": "fp32", **settings}
+    qcompile.compile(decoder, state=["auto"], max_length=96, output=tmp_path / "b", **settings)
+    pace, expected = GENERATE.Pace(), reference("transformer")
+    with GENERATE.load(tmp_path / "b", 1) as session:
+        written = list(GENERATE.generate(session, PROMPT, LENGTH, pace=pace))
+        assert written == expected
+        assert pace.count == {"read": len(PROMPT), "written": LENGTH - 1}
+        long = list(GENERATE.generate(session, PROMPT * 7, 200))
+        assert len(long) == 96 + 1
+        drawn = [list(GENERATE.generate(session, "I met", 30, 0.8, seed)) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+
+
 @pytest.mark.arm
 def test_the_integer_gru_writes_the_same_on_arm(tmp_path: Path, qemu_aarch64: str) -> None:
     graph = integer_gru()
