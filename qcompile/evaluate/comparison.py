@@ -199,8 +199,6 @@ def _at_inputs(graph: Graph, sample: Mapping[str, Array]) -> dict[str, Array]:
     """Quantize a float sample for inputs that are kept in integers."""
     from qcompile.quant.affine import quantize
 
-    empty = growing_states(graph)
-    return {
-        v.name: quantize(sample[v.name], v.qparams) if v.qparams is not None else empty.get(v.name, sample.get(v.name))
-        for v in graph.inputs
-    }
+    known = {**sample, **growing_states(graph)}
+    given = ((value, known[value.name]) for value in graph.inputs)
+    return {v.name: quantize(array, v.qparams) if v.qparams is not None else array for v, array in given}
