@@ -100,9 +100,10 @@ def protect(calibrated: Graph, run: Run, context: PassContext) -> Protected:
     Args:
         calibrated: float graph with ranges.
         run: quantizes it.
-        context: holds the samples; without them nothing is checked.
+        context: holds the samples; without them nothing is checked, nor where caches grow: one sample says little of
+            a sequence.
     """
-    if context.samples is None:
+    if context.samples is None or any(state.in_place for state in calibrated.states):
         return Protected(*run(Kept(), True), Kept())
     return _Net(calibrated, run, context).secured()
 
