@@ -9,16 +9,27 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.calibrate.layer_refit import fit_remaining, own_constants
 from qcompile.errors import UsageError
-from qcompile.ir.graph import Graph, Value
+from qcompile.ir.graph import Graph, Node, Value
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.channel_choice import Reader, Work, compensated, plain_losses
 from qcompile.passmgr.channel_classes import ChannelClasses
-from qcompile.passmgr.compression import Moments, account, input_moments, macs, some_samples
+from qcompile.passmgr.compression import (
+    Moments,
+    account,
+    fit_outcome,
+    input_moments,
+    macs,
+    some_samples,
+    sqnr_on_others,
+)
 from qcompile.passmgr.facts import CHANNELS_LAST, FLOAT, Fact
 from qcompile.passmgr.selection import selected
 
 Array = npt.NDArray[Any]
+
+_REFIT_SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,9 @@ class PruneChannels(Pass):
         the channel goes first whose loss for each multiply-accumulate saved is least: activations, ‖w_c‖² / (Σ⁻¹)_cc
         of the layers that read it, relative to the power of their results, Σ the covariance of what they read; l1 and
         l2, the norm of the weights that write it. The weights that remain become the least squares fit
-        W' = W · Σ[:, S] · Σ[S, S]⁻¹ to what the layer computed, its bias keeps the mean.
+        W' = W · Σ[:, S] · Σ[S, S]⁻¹ to what the layer computed, its bias keeps the mean. Then all layers are fitted
+        once more, one after the other, on what the narrower layers before them give (`calibrate.layer_refit`), unless
+        that is no better on samples that were not fitted to.
 
     Before:
         %a = conv2d(%x, @w, @b) {activation="relu"} : f32[1,8,8,32]
@@ -98,8 +111,29 @@ class PruneChannels(Pass):
                     weight[..., stays] = fitted
                     rewriter.set_operand(node, 1, rewriter.constant(node.inputs[1].name, weight))
                     rewriter.set_operand(node, 2, rewriter.constant(node.inputs[2].name, bias))
+        more = self._refit(before, graph, classes, gone, context) if criterion == "activations" else ""
         classes.remove(rewriter, gone)
-        account(self.name, before, graph, context)
+        account(self.name, before, graph, context, more)
+
+    def _refit(self, before: Graph, graph: Graph, classes: ChannelClasses, gone: set[int], context: PassContext) -> str:
+        """Fit all layers in order, the columns of what goes at zero; return what to say of it."""
+        if graph.symbols:
+            return ""
+        masks: dict[Node, Array] = {}
+        for layer in (layer for layer in classes.layers if own_constants(layer.node)):
+            stays = ~np.isin(classes.classes(layer.inputs), list(gone)) if not layer.depthwise else np.ones(1, bool)
+            masks[layer.node] = np.broadcast_to(stays, layer.node.inputs[1].shape)
+        samples, _ = some_samples(before, context, min(self.samples, _REFIT_SAMPLES))
+        outcome = fit_remaining(
+            before,
+            graph,
+            masks,
+            samples,
+            lambda made: sqnr_on_others(before, made, context),
+            seed=context.seed,
+            progress=lambda done, total: context.progress(done, total, "fitting layers"),
+        )
+        return fit_outcome(*outcome, context, "layers in order")
 
     def _measured(
         self, graph: Graph, classes: ChannelClasses, context: PassContext

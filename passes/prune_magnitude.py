@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.calibrate.layer_refit import fit_remaining, own_constants
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
-from qcompile.passmgr.compression import account
+from qcompile.passmgr.compression import account, fit_outcome, some_samples, sqnr_on_others
 from qcompile.passmgr.facts import FLOAT, Fact
 from qcompile.passmgr.selection import selected
 
@@ -33,12 +34,17 @@ class PruneMagnitude(Pass):
     After:
         const @w.1 : f32[4,4] = … half of them 0
 
+    With calibration samples the weights that remain are then fitted, layer after layer, to what the original computes:
+    minimize Σ_o (w_o − v_o)ᵀ H (w_o − v_o), v zero where w was pruned, H the covariance of what the layer reads.
+    Where that is no better on samples that were not fitted to, they stay as they were.
+
     Kernels multiply by zeros as by other numbers: this is for size, not for time. Zeros stay zeros in INT8.
 
     Options:
         sparsity: share of zeros.
         scope: "network" or "layer".
         smallest: weights that a layer must have to be worth it.
+        samples: calibration samples to fit to at most; 0 leaves the weights that remain as they are.
         keep: layers that stay as they are: names, globs, "/regular expressions/", "op:dense", "from..to".
 
     Preconditions: a float graph. Run it after passes that change weights.
@@ -53,6 +59,7 @@ class PruneMagnitude(Pass):
     sparsity: float = 0.5
     scope: Literal["network", "layer"] = "network"
     smallest: int = 256
+    samples: int = 32
     keep: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -87,7 +94,25 @@ class PruneMagnitude(Pass):
             if not np.array_equal(data, weight.constant()):
                 rewriter.set_operand(node, 1, rewriter.constant(weight.name, data))
         if graph.structural_hash() != before.structural_hash():
-            account(self.name, before, graph, context, f", {zeros / total:.0%} of the weights zero")
+            fitted = self._refit(before, graph, layers, context)
+            account(self.name, before, graph, context, f", {zeros / total:.0%} of the weights zero{fitted}")
+
+    def _refit(self, before: Graph, graph: Graph, layers: list[Node], context: PassContext) -> str:
+        """Fit the weights that remain, where there are samples and it helps; return what to say of it."""
+        if context.samples is None or self.samples < 1 or graph.symbols:
+            return ""
+        masks = {node: node.inputs[1].constant() != 0 for node in layers if own_constants(node)}
+        samples, _ = some_samples(before, context, self.samples)
+        outcome = fit_remaining(
+            before,
+            graph,
+            masks,
+            samples,
+            lambda made: sqnr_on_others(before, made, context),
+            seed=context.seed,
+            progress=lambda done, total: context.progress(done, total, "fitting what remains"),
+        )
+        return fit_outcome(*outcome, context, "the weights that remain")
 
 
 def _relative(node: Node) -> Array:

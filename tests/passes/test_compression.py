@@ -175,3 +175,35 @@ def test_pruned_network_is_quantized_as_any() -> None:
 def test_options_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="share"):
         run_pipeline(Network(1, 0, dead=False).build((False, False, False)), text, context())
+
+
+def test_weights_that_remain_are_fitted() -> None:
+    graph = Network(6, 4, dead=False).build((False, False, True))
+    found = {}
+    for samples in (0, 48):
+        seen = context(64)
+        given = list(seen.samples())
+        seen.samples = lambda given=given: iter(given)
+        pruned = run_pipeline(graph, f"prune-magnitude{{sparsity=0.5, samples={samples}}}", seen)
+        found[samples] = sqnr_db(graph, pruned, context(200).samples())
+        assert ("the weights that remain fitted" in seen.notes[0]) == (samples > 0)
+        large = [n.inputs[1].constant() for n in pruned.nodes if len(n.inputs) > 2 and n.inputs[1].type.size >= 256]
+        assert sum(np.count_nonzero(weight == 0) for weight in large) >= 0.49 * sum(weight.size for weight in large)
+    assert found[48] > found[0] + 2
+
+
+def test_four_bits_are_rounded_by_samples() -> None:
+    network = Network(7, 0, dead=False)
+    y = network.layer("conv2d", network.x, (64, 1, 1, 4), layout="NHWC", activation="relu")
+    y = network.layer("conv2d", y, (64, 1, 1, 64), layout="NHWC", activation="relu")
+    network.graph.set_outputs([network.layer("conv2d", y, (16, 1, 1, 64), layout="NHWC")], ["y"])
+    found = {}
+    for samples in (0, 48):
+        seen = context(64)
+        given = list(seen.samples())
+        seen.samples = lambda given=given: iter(given)
+        rounded = run_pipeline(network.graph, f"quantize-weights{{bits=4, samples={samples}}}", seen)
+        found[samples] = sqnr_db(network.graph, rounded, context(200).samples())
+        assert bool(seen.notes) == (samples > 0)
+    assert re.search(r"3 layers rounded to 4 bits by 48 calibration samples, SQNR .* dB on others", seen.notes[0])
+    assert found[48] > found[0] + 2
