@@ -22,14 +22,18 @@ import numpy as np
 Run = Callable[[], Any]
 
 
-def noise(shape: Sequence[int], seed: int = 0) -> Any:
-    """Return seeded normal float32 noise: what models are timed and calibrated with.
+def noise(shape: Sequence[int], dtype: Any = np.float32, seed: int = 0) -> Any:
+    """Return seeded noise: what models are timed and calibrated with.
 
     Args:
         shape: extents.
+        dtype: normal numbers for floats; zeros and ones, tokens and a mask of them, for others.
         seed: of the generator.
     """
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    generator = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return generator.standard_normal(shape).astype(dtype)
+    return generator.integers(0, 2, shape).astype(dtype)
 
 
 def start_qcompile(model: str, threads: int) -> tuple[Run, str]:
@@ -41,7 +45,7 @@ def start_qcompile(model: str, threads: int) -> tuple[Run, str]:
     sys.modules["bundle_run"] = module
     spec.loader.exec_module(module)
     session = module.load(model, threads)
-    inputs = {t.name: noise(t.shape).astype(t.dtype) for t in session.inputs}
+    inputs = {t.name: noise(t.shape, t.dtype) for t in session.inputs}
     return lambda: session.run(inputs), ""
 
 
@@ -53,7 +57,8 @@ def start_onnxruntime(model: str, threads: int) -> tuple[Run, str]:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    inputs = {t.name: noise(t.shape) for t in session.get_inputs()}
+    kinds = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+    inputs = {t.name: noise(t.shape, kinds.get(t.type, np.float32)) for t in session.get_inputs()}
     return lambda: session.run(None, inputs), str(onnxruntime.__version__)
 
 
@@ -70,7 +75,7 @@ def start_openvino(model: str, threads: int) -> tuple[Run, str]:
     compiled = openvino.Core().compile_model(model, "CPU", options)
     request = compiled.create_infer_request()
     for number, port in enumerate(compiled.inputs):
-        request.set_input_tensor(number, openvino.Tensor(noise(list(port.shape))))
+        request.set_input_tensor(number, openvino.Tensor(noise(list(port.shape), port.get_element_type().to_dtype())))
     return request.infer, str(openvino.__version__).partition("-")[0]
 
 
@@ -82,7 +87,7 @@ def start_litert(model: str, threads: int) -> tuple[Run, str]:
     interpreter = Interpreter(model_path=model, num_threads=threads)
     interpreter.allocate_tensors()
     for entry in interpreter.get_input_details():
-        interpreter.set_tensor(entry["index"], noise(entry["shape"]).astype(entry["dtype"]))
+        interpreter.set_tensor(entry["index"], noise(entry["shape"], entry["dtype"]))
     return interpreter.invoke, str(getattr(ai_edge_litert, "__version__", ""))
 
 

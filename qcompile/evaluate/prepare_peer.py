@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import contender
+import numpy as np
 
 SAMPLES = 4
 
@@ -24,10 +25,10 @@ SAMPLES = 4
 Shapes = dict[str, list[int]]
 
 
-def samples(shapes: Shapes) -> Iterator[dict[str, Any]]:
-    """Yield calibration samples for inputs of these shapes."""
+def samples(shapes: Shapes, dtypes: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield calibration samples for inputs of these shapes and element types."""
     for seed in range(SAMPLES):
-        yield {name: contender.noise(shape, seed) for name, shape in shapes.items()}
+        yield {name: contender.noise(shape, dtypes[name], seed) for name, shape in shapes.items()}
 
 
 def for_onnxruntime(precision: str, shapes: Shapes, model: str, output: str) -> None:
@@ -42,6 +43,10 @@ def for_onnxruntime(precision: str, shapes: Shapes, model: str, output: str) -> 
     if precision != "int8":
         onnx.save(graph, output)
         return
+    dtypes = {
+        entry.name: onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
+        for entry in graph.graph.input
+    }
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -49,7 +54,7 @@ def for_onnxruntime(precision: str, shapes: Shapes, model: str, output: str) -> 
         """Hands the samples out one by one, as ONNX Runtime asks for them."""
 
         def __init__(self) -> None:
-            self.rest = samples(shapes)
+            self.rest = samples(shapes, dtypes)
 
         def get_next(self) -> dict[str, Any] | None:
             """Return the next sample, None at the end."""
@@ -79,7 +84,12 @@ def for_openvino(precision: str, shapes: Shapes, model: str, output: str) -> Non
     if precision == "int8":
         import nncf
 
-        graph = nncf.quantize(graph, nncf.Dataset(list(samples(shapes))), subset_size=SAMPLES)
+        dtypes = {port.any_name: port.get_element_type().to_dtype() for port in graph.inputs}
+        # A stack of encoders has activations of its own kind, which NNCF asks about.
+        tokens = any(dtype.kind != "f" for dtype in map(np.dtype, dtypes.values()))
+        kind = nncf.ModelType.TRANSFORMER if tokens else None
+        data = nncf.Dataset(list(samples(shapes, dtypes)))
+        graph = nncf.quantize(graph, data, subset_size=SAMPLES, model_type=kind)
     openvino.save_model(graph, output, compress_to_fp16=False)
 
 

@@ -30,6 +30,7 @@ from qcompile.kernels.builder import (
 from qcompile.kernels.emit import Emitter
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
+from qcompile.kernels.matmul_dot import dot_kernel, takes
 
 _ROWS = 6
 _VECTORS = 2
@@ -76,7 +77,20 @@ class MatmulWorkload:
 
 def matmul_kernel(work: MatmulWorkload, isa: Isa) -> Kernel:
     """Generate the kernel; p0 is A, p1 is B, p2 is C."""
+    if takes(work, isa):
+        return dot_kernel(work, isa, lambda b, entry: matrix_bases(b, work, entry))
     return _Product(work, isa).kernel()
+
+
+def matrix_bases(b: Builder, work: MatmulWorkload, entry: Index) -> tuple[Expr, Expr]:
+    """Emit the first elements of A's and B's matrices of a batch entry."""
+    a_base, b_base, rest = index(0), index(0), index(entry)
+    for axis in reversed(range(len(work.batch))):
+        at = b.let(remainder(rest, work.batch[axis])) if axis else rest
+        rest = b.let(quotient(rest, work.batch[axis])) if axis else rest
+        a_base = a_base + at * index(work.a_steps[axis])
+        b_base = b_base + at * index(work.b_steps[axis])
+    return b.let(a_base), b.let(b_base)
 
 
 class _Product:
@@ -98,7 +112,7 @@ class _Product:
         with b.loop(b.end - b.begin, b.begin, stem="tile") as tile:
             block = b.let(remainder(tile, self.blocks)) if self.blocks > 1 else 0
             entry = b.let(quotient(tile, self.blocks)) if self.blocks > 1 else tile
-            a_base, b_base = self._bases(entry)
+            a_base, b_base = matrix_bases(b, work, entry)
             row = b.let(index(block) * index(self.height))
             a_start = b.let(a_base + row * index(work.inner))
             c_start = b.let((index(entry) * index(work.rows) + row) * index(work.columns))
@@ -115,17 +129,6 @@ class _Product:
         scratch = -(-self.height * work.inner * 4 // 64) * 64 if work.integer else 0
         levels = ((math.prod(work.batch), work.rows * work.columns), (self.blocks, self.height * work.columns))
         return Kernel(name, b.function(name), tiles, scratch, levels)
-
-    def _bases(self, entry: Index) -> tuple[Expr, Expr]:
-        """First elements of A's and B's matrices of a batch entry."""
-        b, work = self.b, self.work
-        a_base, b_base, rest = index(0), index(0), index(entry)
-        for axis in reversed(range(len(work.batch))):
-            at = b.let(remainder(rest, work.batch[axis])) if axis else rest
-            rest = b.let(quotient(rest, work.batch[axis])) if axis else rest
-            a_base = a_base + at * index(work.a_steps[axis])
-            b_base = b_base + at * index(work.b_steps[axis])
-        return b.let(a_base), b.let(b_base)
 
     def _row_block(self, a: Expr, right: Expr, c: Expr, height: int) -> None:
         if self.work.integer:

@@ -8,8 +8,9 @@ LiteRT takes part with --against litert and a folder of NAME.tflite files (--tfl
 
 With one thread, times are processor time; a ratio is the median over rounds of the quickest run's time by
 qcompile's.  `--hide amx` and `--hide vnni` make the processor look like an older one to all three alike
-(see cpuid_mask.c); choose the target to match.  Memory is that of the bundle's own C program: `over` is what
-it holds beyond weights and arena.
+(see cpuid_mask.c); choose the target to match.  `--network FILE.onnx --input-shape NAME=EXTENTS` times another
+model; integers, such as tokens and their mask, are noise of 0 and 1 then.  Memory is that of the bundle's own C
+program: `over` is what it holds beyond weights and arena.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def model_file(name: str, folder: Path) -> Path:
     """The ONNX file of a network, generated if it is not there."""
     if name == EXAMPLE.stem:
         return EXAMPLE
+    if name.endswith(".onnx"):
+        return Path(name)
     path = folder / f"{name}.onnx"
     if not path.exists():
         onnx.save(GENERATED[name](), path)
@@ -64,8 +67,10 @@ def hidden(features: str | None, folder: Path) -> dict[str, str]:
 def measure(name: str, options: argparse.Namespace, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Compile a network, race it, measure its memory."""
     model = model_file(name, folder)
-    bundle = folder / f"{name}.{options.target}.{options.precision}"
-    driver.compile(model, target=options.target, precision=options.precision, output=bundle)
+    bundle = folder / f"{model.stem}.{options.target}.{options.precision}"
+    shapes = {k: tuple(int(n) for n in v.split(",")) for k, _, v in (s.partition("=") for s in options.input_shape)}
+    more = {"input_shapes": shapes} if shapes else {}
+    driver.compile(model, target=options.target, precision=options.precision, output=bundle, **more)
     own = {"litert": options.tflite / f"{name}.tflite"} if options.tflite else None
     pythons = dict.fromkeys(PEERS, options.peer_python) if options.peer_python else None
     result = race(
@@ -79,7 +84,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path, environment: d
         pythons=pythons,
         environment=environment,
     )
-    return {"network": name, **result.to_mapping(), "best": result.best.runtime, **memory(bundle, result)}
+    return {"network": model.stem, **result.to_mapping(), "best": result.best.runtime, **memory(bundle, result)}
 
 
 def memory(bundle: Path, result: Race) -> dict[str, float | None]:
@@ -112,7 +117,8 @@ def print_rows(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--network", action="append", choices=NAMES, help=f"default: {', '.join(USUAL)}")
+    parser.add_argument("--network", action="append", help=f"of {', '.join(NAMES)}; default: {', '.join(USUAL)}")
+    parser.add_argument("--input-shape", action="append", default=[], help="NAME=EXTENTS of open inputs of FILE.onnx")
     parser.add_argument("--target", default="host")
     parser.add_argument("--precision", choices=["int8", "fp32"], default="int8")
     parser.add_argument("--threads", type=int, default=1)

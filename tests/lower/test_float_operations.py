@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from graph_checks import check, graph_names, graph_of, graph_texts
+from program_execution import Executable
 
 from qcompile import ops
+from qcompile.lower import lower_graph
 from qcompile.targets import Target
 
 UNARY = (
@@ -44,3 +47,17 @@ def test_every_operation_is_covered() -> None:
     for path in Path(__file__).parent.glob("test_*.py"):
         used |= set(re.findall(r'"(\w+)"', path.read_text()))
     assert set(ops.all_ops()) - used - ELSEWHERE == set()
+
+
+@pytest.mark.parametrize("shape", ["4,50", "1,50,6"])
+def test_softmax_makes_no_subnormal_number_behind_a_mask(shape: str, machine: Target) -> None:
+    """A processor takes a hundred cycles for each."""
+    line = f"%y = softmax(%x) {{axis=1}} : f32[{shape}]"
+    graph = graph_of(f'graph "g" {{ input %x : f32[{shape}] {line} output "y" = %y }}')
+    executable = Executable(lower_graph(graph, machine, jobs=1))
+    for depth in (-80.5, -88.0, -100.0, -104.0, -1e4, -np.inf):
+        x = np.random.default_rng(0).normal(0, 2, graph.inputs[0].shape).astype(np.float32)
+        x[:, 10:30] = depth
+        y = executable.run({"x": x}, 1)["y"]
+        assert not y[:, 10:30].any()
+        np.testing.assert_allclose(y.sum(axis=1), 1.0, rtol=1e-5)

@@ -111,6 +111,13 @@ static int allocate(qc_model *model, const qc_info *info, size_t stride) {
     return 1;
 }
 
+/* Bring the file's weights into the process before the first run, which else takes a fault for every few pages. */
+static void map_weights(const qc_program *program) {
+    const volatile uint8_t *weights = program->weights;
+    if (program->unit) return; /* expanding read them all */
+    for (size_t at = 0; at < program->info->weights_bytes; at += 4096) (void)weights[at];
+}
+
 qc_status qc_model_create(const qc_program *program, const qc_options *options, qc_model **out) {
     static const qc_options defaults = QC_OPTIONS_INIT;
     const qc_info *info = program->info;
@@ -146,6 +153,7 @@ qc_status qc_model_create(const qc_program *program, const qc_options *options, 
         qc_model_destroy(model);
         return fail(options, QC_ERR_THREAD, "cannot start the threads", text);
     }
+    map_weights(program);
     qc_model_reset(model);
     *out = model;
     return QC_OK;
