@@ -78,6 +78,13 @@ def compile_model(
     max_drop: Annotated[
         str | None, typer.Option(metavar="SHARE", help="Largest loss of accuracy, e.g. 0.5%; else nodes stay in float.")
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(metavar="METRIC", help="What --max-drop is of: top1 (default), psnr, …, as for `qcompile eval`."),
+    ] = None,
+    eval_data: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Labelled samples to measure that on, as for `qcompile eval`.")
+    ] = None,
     min_sqnr: Annotated[
         float | None, typer.Option(metavar="DB", help="Lowest SQNR at the worst output; else nodes stay in float.")
     ] = None,
@@ -150,6 +157,8 @@ def compile_model(
         "jobs": jobs,
         "accuracy": accuracy,
         "max_drop": max_drop,
+        "metric": metric,
+        "eval_data": eval_data,
         "min_sqnr": min_sqnr,
         "max_ms": max_ms,
         "work_dir": str(work_dir) if work_dir is not None else None,

@@ -65,6 +65,8 @@ SCHEMA: dict[str, Any] = {
         "jobs": _POSITIVE,
         "accuracy": {"enum": list(ACCURACIES)},
         "max_drop": {"type": ["number", "string"]},
+        "metric": _STRING,
+        "eval_data": _STRING,
         "min_sqnr": {"type": "number"},
         "max_ms": {"type": "number", "exclusiveMinimum": 0},
         "work_dir": _STRING,
@@ -113,6 +115,8 @@ class CompileConfig:
         jobs: threads that compile kernels and processes of a search; the bundle does not depend on it.
         accuracy: "fast" takes the passes as they are, "auto" searches for those that the goal below needs.
         max_drop: largest share of the accuracy that may be lost, 0 to 1; None for no such goal.
+        metric: what the accuracy is, as for `qcompile eval`: "top1" by default, or `module:function`.
+        eval_data: labelled samples on which a search measures it; None estimates losses without labels.
         min_sqnr: lowest SQNR at the worst output, dB; None for no such goal.
         max_ms: longest inference by the cost model, milliseconds; None for no such goal.
         work_dir: folder for the state of a search; None takes one beside the output.
@@ -153,6 +157,8 @@ class CompileConfig:
     jobs: int = 2
     accuracy: str = "fast"
     max_drop: float | None = None
+    metric: str | None = None
+    eval_data: str | None = None
     min_sqnr: float | None = None
     max_ms: float | None = None
     work_dir: str | None = None
@@ -179,6 +185,10 @@ class CompileConfig:
             raise UsageError(f"--weight-bits keeps activations in float32, {other} does not", hint="give one of them")
         if self.weight_bits is not None and self.narrows:
             raise UsageError("--weight-bits keeps activations in float32, float16 does not", hint="give one of them")
+        if self.metric is not None and self.eval_data is None:
+            raise UsageError("--metric needs labelled samples", hint="give them with --eval-data")
+        if self.eval_data is not None and not self.searches:
+            raise UsageError("--eval-data is for a search", hint="add --accuracy auto, or a goal: --max-drop 0.5%")
         if self.keep_int16 and self.precision != "int8":
             raise UsageError("--keep-int16 needs --int8", hint="only there do activations have a chosen width")
         if self.precision not in PRECISIONS:
@@ -246,7 +256,7 @@ class CompileConfig:
         result["keep_int16"] = list(self.keep_int16)
         result["state"] = list(self.state)
         result["pass_path"] = [Path(path).name for path in self.pass_path]
-        for name in ("target", "calib", "labels", "tuning"):
+        for name in ("target", "calib", "labels", "tuning", "eval_data"):
             result[name] = place_name(result[name]) if result[name] is not None else None
         return result
 
@@ -306,7 +316,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     settings = _parsed(path)
     _validate(settings, str(path))
-    for name in ("calib", "labels"):
+    for name in ("calib", "labels", "eval_data"):
         if name in settings:
             settings[name] = _beside(path, settings[name])
     if str(settings.get("tuning", "")).endswith(".jsonl"):

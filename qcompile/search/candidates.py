@@ -17,6 +17,7 @@ from qcompile.search.score import Score
 from qcompile.search.sensitivity import Sensitivity, measure_noise, sensitivities
 from qcompile.search.sources import find_sources
 from qcompile.search.state import SearchState
+from qcompile.search.user_metric import UserMetric
 
 FEW = 4
 """Samples on which sensitivities are measured."""
@@ -34,6 +35,7 @@ class Candidates:
         registry: where passes come from.
         state: measurements.
         jobs: processes.
+        metric: the user's, or None.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Candidates:
         registry: PassRegistry,
         state: SearchState,
         jobs: int,
+        metric: UserMetric | None = None,
     ) -> None:
+        self._metric = metric
         self.registry = registry
         self._graph = graph
         self._context = context
@@ -71,6 +75,7 @@ class Candidates:
                 jobs=self._jobs,
                 costs=NodeCosts.of(self._context),
                 progress=self._context.progress,
+                metric=self._metric,
             )
         found = self._evaluator.score(self._build(recipe), what)
         self._state.put("score", recipe.text, found.to_json())

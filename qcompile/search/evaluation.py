@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from qcompile.quant.affine import dequantize, quantize
 from qcompile.search.drop import classifier_drop, is_classifier, signal_drop
 from qcompile.search.processes import run_tasks
 from qcompile.search.score import Score, int8_share
+
+if TYPE_CHECKING:
+    from qcompile.search.user_metric import UserMetric
 
 Array = npt.NDArray[Any]
 Sample = Mapping[str, Array]
@@ -102,6 +105,7 @@ class Evaluator:
         jobs: processes.
         costs: of nodes on the target; None for a typical one.
         progress: called with (done, total, what).
+        metric: what the drop is of; None estimates it from how far outputs are from those of the float network.
     """
 
     def __init__(
@@ -112,7 +116,9 @@ class Evaluator:
         jobs: int = 1,
         costs: NodeCosts | None = None,
         progress: Callable[[int, int, str], None] | None = None,
+        metric: UserMetric | None = None,
     ) -> None:
+        self._metric = metric
         self._costs = costs or NodeCosts()
         self._samples = tuple(samples)
         self._jobs = jobs
@@ -145,8 +151,11 @@ class Evaluator:
         if self._classifier:
             actual = [np.asarray(d.scores, np.float64) for d in found]
             drop, agreement = classifier_drop(self._scores(), actual)
+        value = None
+        if self._metric is not None:
+            value, drop = self._metric.measure(graph, what)
         ms, share = round(self._costs.graph_ms(graph), 6), round(int8_share(graph), 6)
-        return Score(round(sqnr, 4), round(mean, 4), round(drop, 8), agreement, ms, share)
+        return Score(round(sqnr, 4), round(mean, 4), round(drop, 8), agreement, ms, share, value)
 
     def output_db(self, graph: Graph, what: str = "checking the outputs") -> list[float]:
         """Return the SQNR at each output, dB.
@@ -164,8 +173,8 @@ class Evaluator:
 
         def work(index: int) -> _Deviation:
             with np.errstate(all="ignore"):
-                actual = run.run(_bound(graph, samples[index]))
-            return _deviation(expected[index], _real(graph, names, actual), classifier)
+                actual = run.run(bound_sample(graph, samples[index]))
+            return _deviation(expected[index], real_outputs(graph, names, actual), classifier)
 
         def progress(done: int, total: int) -> None:
             if self._progress is not None:
@@ -178,7 +187,14 @@ class Evaluator:
         return [_decibel(sum(d.signal[i] for d in found), sum(d.noise[i] for d in found)) for i in places]
 
 
-def _real(graph: Graph, names: Sequence[str], named: Mapping[str, Array]) -> list[Array]:
+def real_outputs(graph: Graph, names: Sequence[str], named: Mapping[str, Array]) -> list[Array]:
+    """Return the outputs of a graph, some of which may be kept in integers, as real values.
+
+    Args:
+        graph: that was run.
+        names: of the outputs to return, in order.
+        named: what it returned.
+    """
     pairs = zip(graph.output_names, graph.outputs, strict=True)
     real = {n: dequantize(named[n], v.qparams) if v.qparams is not None else named[n] for n, v in pairs}
     return [np.asarray(real[name]) for name in names]
@@ -213,7 +229,7 @@ def _decibel(signal: float, noise: float) -> float:
     return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -_LIMIT_DB, _LIMIT_DB))
 
 
-def _bound(graph: Graph, sample: Sample) -> dict[str, Array]:
+def bound_sample(graph: Graph, sample: Sample) -> dict[str, Array]:
     """Return a sample as the inputs of a graph take it: some may be kept in integers."""
     return {
         v.name: quantize(sample[v.name], v.qparams) if v.qparams is not None else sample[v.name] for v in graph.inputs

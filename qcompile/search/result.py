@@ -48,6 +48,7 @@ class SearchResult:
         verification: samples that verified.
         divided: whether these are others than those that calibrated.
         kept_int16: results of the nodes that the search lets compute on 16-bit activations.
+        metric: the user's, as `UserMetric.to_json` returns it; None where drops are estimated without labels.
     """
 
     goal: Goal
@@ -62,6 +63,7 @@ class SearchResult:
     verification: int
     divided: bool = True
     kept_int16: tuple[str, ...] = ()
+    metric: dict[str, Any] | None = None
 
     def front(self) -> list[Attempt]:
         """Return the candidates that no other one beats in both time and accuracy, the fastest first."""
@@ -75,6 +77,7 @@ class SearchResult:
         """Return the search as a manifest records it."""
         return {
             "goal": self.goal.to_json(),
+            "metric": self.metric,
             "met": self.met,
             "stopped": self.reason,
             "samples": {"calibration": self.calibration, "verification": self.verification},

@@ -20,6 +20,7 @@ class Score:
         agreement: share of samples with the same best class as float; None for other outputs than class scores.
         ms: time of one inference on one core, measured or modelled node by node, milliseconds.
         int8_share: share of the multiply-accumulates computed in int8, 0 to 1.
+        metric: value of the user's metric; None where there is none, and the drop is estimated.
     """
 
     sqnr_db: float
@@ -28,6 +29,7 @@ class Score:
     agreement: float | None
     ms: float
     int8_share: float
+    metric: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -40,9 +42,10 @@ class Score:
 
     def text(self) -> str:
         """Return the score in words."""
+        metric = "" if self.metric is None else f", metric {self.metric:.4f}"
         agreement = "" if self.agreement is None else f", agreement {100 * self.agreement:.1f} %"
         share = f"{100 * self.int8_share:.1f} % of the MACs in int8"
-        return f"SQNR {self.sqnr_db:.1f} dB, drop {100 * self.drop:.2f} %{agreement}, {share}, {self.ms:.3f} ms"
+        return f"SQNR {self.sqnr_db:.1f} dB, drop {100 * self.drop:.2f} %{metric}{agreement}, {share}, {self.ms:.3f} ms"
 
 
 def int8_share(graph: Graph) -> float:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from qcompile.config import CompileConfig
+from qcompile.calibrate.preprocess import Preprocess
+from qcompile.config import CompileConfig, read_labels
 from qcompile.cost import NodeCosts
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph
@@ -25,6 +26,7 @@ from qcompile.search.processes import tasks_on
 from qcompile.search.recipe import Recipe
 from qcompile.search.result import SearchResult
 from qcompile.search.state import SearchState
+from qcompile.search.user_metric import DEFAULT_METRIC, UserMetric
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class SearchSettings:
         folder: where measurements are kept; None keeps them in memory.
         jobs: processes.
         executor: cluster that takes the place of the processes, "dask://host:port", or None.
+        data: labelled samples on which drops are measured, as for `qcompile eval`; None where there are none.
+        metric: what is measured on them.
+        names: class names in the order of the output, or None.
     """
 
     goal: Goal
@@ -44,6 +49,9 @@ class SearchSettings:
     folder: Path | None = None
     jobs: int = 1
     executor: str | None = None
+    data: str | None = None
+    metric: str = DEFAULT_METRIC
+    names: tuple[str, ...] | None = None
 
 
 def settings_of(config: CompileConfig, output: Path) -> SearchSettings:
@@ -58,7 +66,9 @@ def settings_of(config: CompileConfig, output: Path) -> SearchSettings:
         goal = Goal(max_drop=DEFAULT_DROP)
     place = output.resolve()
     folder = Path(config.work_dir) if config.work_dir is not None else place.with_name(f"{place.name}.search")
-    return SearchSettings(goal, config.accuracy == "auto", folder, config.jobs, config.executor)
+    names = tuple(read_labels(config.labels)) if config.labels is not None else None
+    how = (config.accuracy == "auto", folder, config.jobs, config.executor)
+    return SearchSettings(goal, *how, config.eval_data, config.metric or DEFAULT_METRIC, names)
 
 
 def search(
@@ -91,17 +101,37 @@ def search(
     registry = registry or PassRegistry()
     split = split_samples(context.samples)
     recipe = Recipe.parse(pipeline, registry)
-    state = SearchState(settings.folder, _key(graph, recipe, split, context))
+    metric = _metric(graph, settings, context)
+    state = SearchState(settings.folder, _key(graph, recipe, split, context, metric))
     if state.resumed:
         context.note(f"the search goes on with {state.resumed} measurements of an earlier run")
-    candidates = Candidates(graph, context, split, registry, state, settings.jobs)
+    candidates = Candidates(graph, context, split, registry, state, settings.jobs, metric)
     sizes = (split.total - len(split.indices), len(split.verification))
     with _executor(settings.executor):
         found = Ladder(candidates, settings.goal).climb(recipe, sizes, means=settings.means)
-    found = replace(found, divided=bool(split.indices))
+    found = replace(found, divided=bool(split.indices), metric=metric.to_json() if metric is not None else None)
     context.samples = split.calibration
     context.note(f"search: {found.reason}")
     return found
+
+
+def _metric(graph: Graph, settings: SearchSettings, context: PassContext) -> UserMetric | None:
+    """Return the user's metric, and say of what a drop is."""
+    if settings.data is None:
+        if settings.goal.max_drop is not None:
+            context.note(
+                "the drop is estimated from how far outputs are from the float network's: labelled samples "
+                "(--eval-data, --metric) measure it"
+            )
+        return None
+    preprocess = context.preprocess if isinstance(context.preprocess, Preprocess) else None
+    names, jobs, progress = settings.names, settings.jobs, context.progress
+    metric = UserMetric(
+        graph, settings.data, settings.metric, preprocess=preprocess, names=names, jobs=jobs, progress=progress
+    )
+    context.notes += metric.notes
+    context.note(f"the drop is that of {metric.text()}")
+    return metric
 
 
 @contextmanager
@@ -121,7 +151,7 @@ def _executor(text: str | None) -> Iterator[None]:
         cluster.close()
 
 
-def _key(graph: Graph, recipe: Recipe, split: Split, context: PassContext) -> str:
+def _key(graph: Graph, recipe: Recipe, split: Split, context: PassContext, metric: UserMetric | None) -> str:
     """Return a digest of all that measurements depend on besides the recipe measured."""
     from qcompile import __version__
 
@@ -129,6 +159,7 @@ def _key(graph: Graph, recipe: Recipe, split: Split, context: PassContext) -> st
     names = [value.name for node in graph.nodes for value in node.outputs]
     digest = hashlib.sha256(graph.structural_hash().encode())
     digest.update(json.dumps([__version__, recipe.text, context.seed, names, NodeCosts.of(context).digest()]).encode())
+    digest.update((metric.digest() if metric is not None else "").encode())
     for sample in split.source():
         _add(digest, sample)
     return digest.hexdigest()

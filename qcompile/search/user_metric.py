@@ -1,0 +1,163 @@
+"""The user's own measure of a network, on labelled samples: it takes the place of disagreement with float."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile.calibrate.preprocess import Preprocess
+from qcompile.calibrate.sample import graph_inputs
+from qcompile.errors import UsageError
+from qcompile.evaluate.labelled_set import Labelled, LabelledSet
+from qcompile.evaluate.measure import Measure, Observation, make_measure
+from qcompile.ir.graph import Graph
+from qcompile.ops.interpreter import Interpreter
+from qcompile.search.evaluation import bound_sample, real_outputs
+from qcompile.search.processes import run_tasks
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int, int, str], None]
+
+DEFAULT_METRIC = "top1"
+
+MOST = 1000
+"""Labelled samples used at most; every candidate runs them all."""
+
+
+class UserMetric:
+    """Measures candidates on labelled samples, beside the float network.
+
+    Args:
+        reference: float graph.
+        data: labelled samples, as for `qcompile eval`.
+        metric: such as "topk{k=5}", or `module:function`.
+        preprocess: how photographs become inputs.
+        names: class names in the order of the output, or None.
+        jobs: processes.
+        progress: called with (done, total, what).
+
+    Attributes:
+        notes: what was chosen for the user, one sentence each.
+
+    Raises:
+        UsageError: the data or the metric cannot be used, or the float network's value leaves nothing to lose.
+    """
+
+    def __init__(
+        self,
+        reference: Graph,
+        data: str,
+        metric: str = DEFAULT_METRIC,
+        *,
+        preprocess: Preprocess | None = None,
+        names: Sequence[str] | None = None,
+        jobs: int = 1,
+        progress: Progress | None = None,
+    ) -> None:
+        self._measure = make_measure(metric)
+        self._text = metric
+        self._names, self._jobs, self._progress = names, jobs, progress
+        labelled = LabelledSet(data, graph_inputs(reference), preprocess, names=names, limit=MOST)
+        self._samples: list[Labelled] = list(labelled)
+        self.notes = list(labelled.notes)
+        if not self._samples:
+            raise UsageError(f"'{data}' holds no sample to evaluate on", hint="--eval-data names labelled samples")
+        for sample in self._samples:
+            _check_label(self._measure, sample)
+        run = Interpreter(reference)
+        with np.errstate(all="ignore"):
+            self._expected = [{n: np.array(a) for n, a in run.run(s.inputs).items()} for s in self._samples]
+        self.reference = self._value([self._row(i, outputs) for i, outputs in enumerate(self._expected)])
+        if not abs(self._most()) > 0.0:
+            raise UsageError(
+                f"the float network's {self.name} is {self.reference:g} on '{data}': there is nothing to lose",
+                hint="do the labels, their order and the preprocessing fit the model? `qcompile eval` shows more",
+            )
+
+    @property
+    def name(self) -> str:
+        """The metric's name."""
+        return self._text if self._measure.name == "user" else self._measure.name
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return len(self._samples)
+
+    def digest(self) -> str:
+        """Return a digest of all that values depend on besides the candidate."""
+        digest = hashlib.sha256(json.dumps([self._text, list(self._names or ())]).encode())
+        for sample, expected in zip(self._samples, self._expected, strict=True):
+            digest.update(f"{sample.where.rpartition('/')[2]}={np.asarray(sample.label).tolist()!r}".encode())
+            for arrays in (sample.inputs, expected):
+                for name in sorted(arrays):
+                    digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+        # The user's function may look at anything: its value on the float network stands for what it does.
+        digest.update(repr(self.reference).encode())
+        return digest.hexdigest()
+
+    def measure(self, graph: Graph, what: str) -> tuple[float, float]:
+        """Return the value of a candidate and the share of the float network's that is lost.
+
+        Formula:
+            (v_float − v) / |v_float|; for error rates (v − v_float) / (1 − v_float); at least 0
+
+        Args:
+            graph: float, integer or mixed; its outputs are those of the reference.
+            what: for the progress report.
+        """
+        run = Interpreter(graph)
+        samples, outputs = self._samples, list(self._expected[0])
+
+        def work(index: int) -> Any:
+            with np.errstate(all="ignore"):
+                actual = run.run(bound_sample(graph, samples[index].inputs))
+            return self._row(index, dict(zip(outputs, real_outputs(graph, outputs, actual), strict=True)))
+
+        def report(done: int, total: int) -> None:
+            if self._progress is not None:
+                self._progress(done, total, f"{what}, {self.name}")
+
+        value = self._value(run_tasks(work, len(samples), jobs=self._jobs, progress=report))
+        lost = self.reference - value if self._measure.higher_is_better else value - self.reference
+        return value, min(1.0, max(0.0, lost / abs(self._most())))
+
+    def _most(self) -> float:
+        """Return what can be lost, in the metric's unit."""
+        return self.reference if self._measure.higher_is_better else 1.0 - self.reference
+
+    def _row(self, index: int, outputs: Mapping[str, Array]) -> Any:
+        sample = self._samples[index]
+        seen = Observation(sample.where, outputs, sample.label, self._expected[index], self._names)
+        return self._measure.row(seen)
+
+    def _value(self, rows: Sequence[Any]) -> float:
+        return self._measure.estimate(rows).value
+
+    def text(self) -> str:
+        """Return what is measured, in words."""
+        unit = f" {self._measure.unit}" if self._measure.unit else ""
+        return f"{self.name} on {self.size} samples, {self.reference:.4f}{unit} in float"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that a manifest records."""
+        return {"name": self.name, "float": self.reference, "samples": self.size}
+
+
+def _check_label(measure: Measure, sample: Labelled) -> None:
+    """Refuse samples on which the float network has no value of its own."""
+    if measure.needs_label and sample.label is None:
+        raise UsageError(
+            f"{sample.where} has no label, which metric '{measure.name}' needs",
+            hint="give one folder for each class, a list of files and labels, or `labels` in the .npz file",
+        )
+    if measure.unit == "dB" and (measure.needs_reference or sample.label is None):
+        raise UsageError(
+            f"metric '{measure.name}' against the float model itself has no value that could drop",
+            hint="give labels, or a goal for the noise: --min-sqnr 30",
+        )
