@@ -49,8 +49,7 @@ class SplitWeights(Pass):
 
     Preconditions: weights and layouts are final; absorb-qdq follows.
 
-    Refusals: weights that lie on no grid of 255 steps (those stay in float); grouped convolutions with dilated rows,
-    and grouped transposed convolutions.
+    Refusals: weights that lie on no grid of 255 steps (those stay in float); grouped transposed convolutions.
     """
 
     name: ClassVar[str] = "split-weights"
@@ -68,8 +67,8 @@ class SplitWeights(Pass):
                 continue
             if getattr(node.attrs, "groups", 1) == 1:
                 _repeat_channels(rewriter, node, parts, rounding)
-            elif node.op.name != "conv2d" or node.attrs.dilations[0] != 1:
-                context.skip(node, "asymmetric weights of a grouped layer with dilated or transposed rows")
+            elif node.op.name != "conv2d":
+                context.skip(node, "asymmetric weights of a grouped transposed convolution")
             else:
                 _repeat_rows(rewriter, node, parts)
 
@@ -130,14 +129,19 @@ def _repeat_rows(rewriter: Rewriter, node: Node, parts: list[Array]) -> None:
         (height * count, width), (float(count), 1.0), coordinates="asymmetric", rounding="floor", layout=attrs.layout
     )
     repeated = _insert(rewriter, node, "resize", [x], repeat, f"{x.name}.rows")
-    data = np.stack(parts, row + 1)
+    # Rows of a dilated filter no longer have equal distances: zeros fill those between.
+    apart = attrs.dilations[0] * count
     shape = list(weight.shape)
-    shape[row] *= count
+    shape[row] = apart * (shape[row] - 1) + count
+    data = np.zeros(shape, np.float32)
+    for number, part in enumerate(parts):
+        data[(slice(None),) * row + (slice(number, None, apart),)] = part
     top, left, bottom, right = attrs.pads
     rewriter.set_operand(node, 0, repeated)
-    rewriter.set_operand(node, 1, rewriter.constant(f"{weight.name}.parts", np.ascontiguousarray(data.reshape(shape))))
-    strides = (attrs.strides[0] * count, attrs.strides[1])
-    rewriter.set_attrs(node, strides=strides, pads=(top * count, left, bottom * count, right))
+    rewriter.set_operand(node, 1, rewriter.constant(f"{weight.name}.parts", data))
+    strides, dilations = (attrs.strides[0] * count, attrs.strides[1]), (1, attrs.dilations[1])
+    pads = (top * count, left, bottom * count, right)
+    rewriter.set_attrs(node, strides=strides, dilations=dilations, pads=pads)
 
 
 def _insert(rewriter: Rewriter, node: Node, op: str, inputs: list[Value], attrs: Any, name: str) -> Value:

@@ -220,6 +220,22 @@ def integer_operators() -> QdqModel:
     return m
 
 
+def asymmetric_layers() -> QdqModel:
+    """Return asymmetric uint8 weights in transposed, one-dimensional, grouped and dilated depthwise convolutions."""
+    m = QdqModel("uint8", "uint8", per_channel=False, symmetric=False)
+    x = m.pair("x", -2.5, 2.6)
+    weight, _ = m.weight((8, 6, 3, 3), axis=1)
+    m.output("large", m.pair(m.node("ConvTranspose", [x, weight], strides=[2, 2], pads=[1, 1, 0, 0]), -3, 3))
+    rows = m.pair(m.node("Reshape", [x, m.constant(np.array([1, 8, 144]))]), -2.5, 2.6)
+    weight, _ = m.weight((6, 8, 5))
+    m.output("sound", m.pair(m.node("Conv", [rows, weight], dilations=[2], pads=[4, 4]), -3, 3))
+    weight, _ = m.weight((16, 2, 3, 3))
+    m.output("groups", m.pair(m.node("Conv", [x, weight], group=4, pads=[1] * 4, strides=[2, 1]), -3, 3))
+    weight, _ = m.weight((8, 1, 3, 3))
+    m.output("dilated", m.pair(m.node("Conv", [x, weight], group=8, pads=[2] * 4, dilations=[2, 2]), -3, 3))
+    return m
+
+
 def four_bits() -> QdqModel:
     """Return weights of 4 bits, one scale a channel, between activations of 8 bits."""
     m = QdqModel("uint8", opset=21)
@@ -244,5 +260,6 @@ STYLES: dict[str, Callable[[], QdqModel]] = {
     "channels last": channels_last,
     "around everything": around_everything,
     "integer operators": integer_operators,
+    "asymmetric layers": asymmetric_layers,
     "int4 weights": four_bits,
 }
