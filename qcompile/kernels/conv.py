@@ -12,15 +12,16 @@ Kernel arguments (unused ones may be NULL):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from tvm import tirx
 
 from qcompile.kernels.amx import AmxKernel, AmxTiles, Filters, Pixels
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, equal, index, less, quotient, remainder
+from qcompile.kernels.byte_pairs import BytePairKernel
 from qcompile.kernels.conv_plan import (
     ConvPlan,
     Walk,
@@ -120,6 +121,7 @@ class _Generator:
         self.weights = self.b.argument(1, self.micro.b_dtype)
         if work.weights:
             self.weights = float_weights(self.b, 1, work.weights, isa)
+        self.table = self.b.argument(1, "int32")
         self.sum_lanes = int(getattr(self.micro, "sum_lanes", self.micro.lanes))
         self.epilogue = Epilogue(self.b, work, isa, self.sum_lanes)
         self.matrix: AmxTiles | None = None
@@ -305,6 +307,26 @@ class _Generator:
         corners = [i * source.row_step + j * source.column_step for i, j in pixels]
         vectors = nv * micro.lanes // self.sum_lanes
         state = micro.start(b, len(pixels), nv, self.epilogue.bias(places.channel, vectors))
+        if isinstance(micro, BytePairKernel):
+            block = quotient(places.channel, self.block_channels)
+            ahead = _minimum(b, block + self.blocking.blocks, index(self.blocks - 1)) if self.streamed else None
+            seen = (source.memory, places.input, corners)
+            micro.emit(b, state, seen, (self.table, self.weights), b.let(block), ahead)
+        else:
+            self._sum(source, places, corners, state, nv)
+        scale = self.epilogue.scale(places.channel, nv)
+        together = self.epilogue.pixels_together(nv)
+        for start in range(0, len(pixels), together):
+            finished = []
+            for number, (i, j) in list(enumerate(pixels))[start : start + together]:
+                to = places.output + (i * work.out_width + j) * work.output_step
+                finished.append((micro.result(b, state, number), to))
+            self.epilogue.store_pixels(finished, scale, valid)
+
+    def _sum(self, source: _Source, places: _Places, corners: Sequence[int], state: Any, nv: int) -> None:
+        """Emit the walk over a filter's weights."""
+        b, micro = self.b, self.micro
+        assert not isinstance(micro, AmxKernel), "the caller asked"
         lanes = nv * micro.lanes
         flush = getattr(micro, "flush", None)
         once = flush is not None and self.walk.length <= getattr(micro, "block", 0)
@@ -324,14 +346,6 @@ class _Generator:
                 self._run_in_blocks(step, partial(flush, b, state), run, places.ahead)
         if flush is not None and once:
             flush(b, state)
-        scale = self.epilogue.scale(places.channel, nv)
-        together = self.epilogue.pixels_together(nv)
-        for start in range(0, len(pixels), together):
-            finished = []
-            for number, (i, j) in list(enumerate(pixels))[start : start + together]:
-                to = places.output + (i * work.out_width + j) * work.output_step
-                finished.append((micro.result(b, state, number), to))
-            self.epilogue.store_pixels(finished, scale, valid)
 
     def _run(self, step: Callable[[Index, int], None], run: Index, ahead: Index) -> None:
         """Emit the steps of one run of K; ``step`` gets where it starts and its groups."""

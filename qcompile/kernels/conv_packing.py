@@ -10,9 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.errors import LoweringError
-from qcompile.kernels import winograd
+from qcompile.kernels import byte_pairs, winograd
 from qcompile.kernels.amx import AmxKernel
-from qcompile.kernels.conv_plan import ConvPlan, Walk, choose_tiling, groups_of_step, micro_kernel, walk
+from qcompile.kernels.byte_pairs import BytePairKernel
+from qcompile.kernels.conv_plan import (
+    ConvPlan,
+    Walk,
+    choose_tiling,
+    groups_of_step,
+    micro_kernel,
+    places_of_runs,
+    walk,
+)
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import channel_order, depthwise_kernel, pack_depthwise
 from qcompile.kernels.halves import stored_as
@@ -77,17 +86,13 @@ def pack_conv(
     total = np.int32 if work.precision == "int8" else np.float32
     offsets = np.zeros(filters, total) if bias is None else np.asarray(bias).astype(total)
     if work.precision == "int8":
-        offsets = _folded_bias(kernel, offsets, scalars.x_zero_point, isa)
+        signed = plan is not None and plan.shares_products
+        offsets = _folded_bias(kernel, offsets, scalars.x_zero_point, isa, signed)
     depthwise = depthwise_kernel(workload, isa)
     if depthwise is not None:
         groups, lanes, packed = 1, depthwise.channels, pack_depthwise(workload, isa, kernel)
-    elif plan is not None and plan.shares_products:
-        lanes = micro.lanes
-        packed = winograd.pack(kernel, plan.square, plan.tiling.nv, lanes)
     else:
-        nv, lanes = (plan.tiling if plan is not None else choose_tiling(work, isa)).nv, micro.lanes
-        flat = [_pack_group(work, part, nv, micro) for part in np.split(kernel, groups)]
-        packed = np.concatenate(flat).astype(micro.b_dtype)
+        lanes, packed = micro.lanes, _pack_blocks(work, isa, kernel, plan)
     scaled = work.precision == "int8" and work.output != "int32"
     factors = np.broadcast_to(np.asarray(multipliers, np.float32), (filters,))
     slopes = np.broadcast_to(np.asarray(scalars.slopes or 0.0, np.float32), (filters,))
@@ -104,6 +109,20 @@ def pack_conv(
     )
 
 
+def _pack_blocks(work: ConvWorkload, isa: Isa, kernel: Array, plan: ConvPlan | None) -> Array:
+    """Weights of a layer that no depthwise kernel computes."""
+    micro = micro_kernel(work, isa)
+    if plan is not None and plan.shares_products:
+        return winograd.pack(kernel, plan.square, plan.tiling.nv, micro.lanes)
+    if isinstance(micro, BytePairKernel):
+        order = walk(work, micro)
+        places = np.array(places_of_runs(work, order))
+        return byte_pairs.pack(kernel.reshape(work.filters, -1, order.run), micro.lanes, places)
+    nv = (plan.tiling if plan is not None else choose_tiling(work, isa)).nv
+    flat = [_pack_group(work, part, nv, micro) for part in np.split(kernel, work.groups)]
+    return np.concatenate(flat).astype(micro.b_dtype)
+
+
 def pack_table(table: npt.NDArray[np.int8], isa: Isa) -> npt.NDArray[np.uint8]:
     """Reorder a table so that stored codes index it and come out of it.
 
@@ -116,8 +135,11 @@ def pack_table(table: npt.NDArray[np.int8], isa: Isa) -> npt.NDArray[np.uint8]:
     return np.asarray(np.roll(table, 128).view(np.uint8).copy())
 
 
-def _folded_bias(kernel: Array, bias: Array, zero_point: int, isa: Isa) -> npt.NDArray[np.int32]:
-    stored = zero_point + (128 if isa.activation_dtype == "uint8" else 0)
+def _folded_bias(
+    kernel: Array, bias: Array, zero_point: int, isa: Isa, signed: bool = False
+) -> npt.NDArray[np.int32]:
+    """The bias less what the zero point adds; ``signed``: the kernel reads codes as such, however they are stored."""
+    stored = zero_point + (128 if isa.activation_dtype == "uint8" and not signed else 0)
     rows = kernel.reshape(len(kernel), -1).astype(np.int64)
     if rows.min(initial=0) < isa.least_weight:
         raise LoweringError(

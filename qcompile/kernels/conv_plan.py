@@ -32,6 +32,8 @@ def micro_kernel(workload: ConvWorkload, isa: Isa) -> MicroKernel | AmxKernel:
     pixels = workload.batch * workload.out_height * workload.out_width
     if isa.single_int8 is not None and workload.precision == "int8" and pixels == 1:
         return isa.single_int8
+    if workload.byte_pairs and isa.byte_pairs is not None:
+        return isa.byte_pairs
     return isa.int8 if workload.precision == "int8" else isa.float32
 
 
@@ -82,6 +84,15 @@ def walk(workload: ConvWorkload, micro: MicroKernel | AmxKernel) -> Walk:
     saved = (plain.length - gathered.length) / micro.group * per_pixel
     each = getattr(micro, "gather_cycles", _GATHER_CYCLES)
     return gathered if saved > each * kernel_rows * -(-run // 16) else plain
+
+
+def places_of_runs(workload: ConvWorkload, order: Walk) -> list[int]:
+    """Elements from the pixel under the first tap to the first one of each run; of copied pixels, in their copy."""
+    columns = workload.width
+    if any(workload.pads) or workload.in_pitch:
+        columns = (workload.out_width - 1) * workload.strides[1] + (workload.kernel[1] - 1) * workload.dilations[1] + 1
+    down, across = workload.dilations[0] * columns, workload.dilations[1]
+    return [(i * down + j * across) * workload.channels for i in range(order.rows) for j in range(order.taps)]
 
 
 def groups_of_step(order: Walk, micro: MicroKernel) -> int:

@@ -53,6 +53,7 @@ class ConvWorkload:
         in_pitch: elements from an input pixel to the next, where the input lies between channels of others; 0 for
             as many as channels.
         out_pitch: likewise of the output; not with a residual or a lower plane, which lie as the output does.
+        byte_pairs: few weights are so great that two products of bytes could leave 16 bits (``byte_pairs.pays``).
     """
 
     batch: int
@@ -78,6 +79,7 @@ class ConvWorkload:
     from_zero: bool = False
     in_pitch: int = 0
     out_pitch: int = 0
+    byte_pairs: bool = False
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -195,6 +197,7 @@ def timed_workload(workload: ConvWorkload) -> ConvWorkload:
     """Return the workload that stands for all of about the same time: canonical, whatever the calibration gave."""
     work = replace(workload.canonical(), bounded_residual=False, full_range=False, bounded=False, from_zero=False)
     work = replace(work, in_pitch=0, out_pitch=0)
+    work = replace(work, byte_pairs=False)
     return replace(work, activation="none") if work.precision == "int8" else work
 
 

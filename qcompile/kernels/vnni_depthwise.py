@@ -33,6 +33,7 @@ class VnniDepthwise:
     """Blocks of whole registers of bytes, or of a half or a quarter: two or four columns share a register.
 
     Attributes:
+        group: rows of pixels that are interleaved.
         channels: ``4 * lanes``, ``2 * lanes`` or ``lanes``.
         sums_at_once: vectors of sums to keep in registers.
         tail: kernel for the channels past the last whole block.
@@ -49,6 +50,12 @@ class VnniDepthwise:
     a_dtype: str = "uint8"
     b_dtype: str = "int8"
     direct: bool = True
+    group: int = _GROUP
+
+    @property
+    def together(self) -> int:
+        """Columns of pixels in one register."""
+        return 4 * self.lanes // self.channels
 
     @property
     def _vectors(self) -> int:
@@ -70,14 +77,14 @@ class VnniDepthwise:
 
         A residual may lie where the output goes, so that no row may then be computed twice.
         """
-        one, two = (-(-len(seen_rows(work, rows)) // _GROUP) for rows in (1, 2))
+        one, two = (-(-len(seen_rows(work, rows)) // self.group) for rows in (1, 2))
         return 2 if one == two and work.out_height > 1 and not work.residual else 1
 
     def columns(self, kernel: tuple[int, int], stride: int) -> int:
         """Output columns at once: as many as live in registers, or more where one ends before many begin."""
         square = ConvWorkload(1, 64, 64, 1, 1, kernel, (stride, stride))
         each = self.height(square) * self._vectors
-        live = -(-kernel[1] // stride) + (4 * self.lanes // self.channels - 1)
+        live = -(-kernel[1] // stride) + (self.together - 1)
         return _COLUMNS if live * each <= self.sums_at_once else max(1, self.sums_at_once // each)
 
     def pack(self, weights: npt.NDArray[Any], work: ConvWorkload) -> npt.NDArray[Any]:
@@ -85,8 +92,8 @@ class VnniDepthwise:
         seen = seen_rows(work, self.height(work))
         blocks = []
         for group, column, row in self._blocks(work):
-            block = np.zeros((self.channels, _GROUP), weights.dtype)
-            for i, offset in enumerate(seen[_GROUP * group : _GROUP * (group + 1)]):
+            block = np.zeros((self.channels, self.group), weights.dtype)
+            for i, offset in enumerate(seen[self.group * group : self.group * (group + 1)]):
                 tap, rest = divmod(offset - row * work.strides[0], work.dilations[0])
                 if rest == 0 and 0 <= tap < work.kernel[0]:
                     block[:, i] = weights[:, tap, column]
@@ -97,8 +104,8 @@ class VnniDepthwise:
         """(group of rows, column, output row) of each stored block of weights."""
         height, found = self.height(work), []
         seen = seen_rows(work, height)
-        for group in range(-(-len(seen) // _GROUP)):
-            held = set(seen[_GROUP * group : _GROUP * (group + 1)])
+        for group in range(-(-len(seen) // self.group)):
+            held = set(seen[self.group * group : self.group * (group + 1)])
             served = [row for row in range(height) if held & set(_rows_of(work, row))]
             found += [(group, column, row) for column in range(work.kernel[1]) for row in served]
         return found
@@ -114,17 +121,17 @@ class VnniDepthwise:
         columns: int,
     ) -> Iterator[list[list[Expr]]]:
         """Each interleaved pixel meets every output column and row that sees it."""
-        height, size = self.height(work), self.channels * _GROUP
+        height, size = self.height(work), self.channels * self.group
         seen = seen_rows(work, height)
         numbers = {place: number for number, place in enumerate(self._blocks(work))}
         totals = [[list(bias) for _ in range(height)] for _ in range(columns)]
         weights = [b.settled(at + b.unknown_zero(x, rows.salt)) for x in range(columns)]
         met, done = _meetings(work, columns), 0
-        together = 4 * self.lanes // self.channels
+        together = self.together
         for start in range(0, len(met), together):
             side_by_side = met[start : start + together]
-            for group in range(-(-len(seen) // _GROUP)):
-                held = range(_GROUP * group, min(len(seen), _GROUP * (group + 1)))
+            for group in range(-(-len(seen) // self.group)):
+                held = range(self.group * group, min(len(seen), self.group * (group + 1)))
                 quads = self._quads(b, rows, side_by_side, held)
                 for place, (_, users) in enumerate(side_by_side):
                     for x, j, row in [(x, j, row) for x, j in users for row in range(height)]:

@@ -63,6 +63,7 @@ class _Generator:
         self.block = plan.tiling.nv * self.micro.lanes
         self.blocks = -(-work.filters // self.block)
         self.stage = Stage(work, plan.blocking, "int16", isa.vector_bytes)
+        self.shift = 128 if storage_dtype(isa, "int8") == "uint8" else 0
         self._lay_out()
         self.b = Builder()
         self.input = self.b.argument(0, storage_dtype(isa, "int8"))
@@ -115,12 +116,17 @@ class _Generator:
         self.stage.emit(b, self.input, image, row, 0, rows)
         self._fill_rest(rows)
         down, stride = self.down, self.stage.row_stride
+        flat = down.pixels([self.shift] * down.points, lambda value: value)
         with b.loop(self.tile_rows, stem="ty") as ty, b.loop(self.depth // self.vector, stem="c") as part:
             channel = b.let(index(part) * self.vector)
             with b.loop(self.half_columns, stem="x") as x:
                 at = b.let(index(ty) * (down.outputs * stride) + x * work.channels + channel)
                 seen = [b.let(self.pixels.load(at + i * stride, self.vector)) for i in range(down.points)]
                 for i, value in enumerate(down.pixels(seen, b.let)):
+                    if self.shift and flat[i]:
+                        # LLVM would keep a constant in a register that the products need.
+                        offset = cast("int16", index(flat[i]) + (b.unknown_zero(0, index(x)) >> index(32)))
+                        value = value - splat(offset, self.vector)
                     self.pixels.store(self.half + (i * self.half_columns + x) * self.vector, value, self.vector)
             with b.loop(down.points, stem="i") as i, b.loop(self.tile_columns, stem="tx") as tx:
                 self._transform_columns(index(i), index(ty) * self.tile_columns + tx, index(tx), channel)
@@ -215,7 +221,7 @@ class _Generator:
         def columns(ty: Index, at: Expr, rows: int) -> None:
             def tile(tx: Index, count: int) -> None:
                 number = b.let(index(ty) * self.tile_columns + tx)
-                to = b.let(((plane + at) * work.out_width + index(tx) * width) * work.filters + channel)
+                to = b.let(((plane + at) * work.out_width + index(tx) * width) * work.output_step + channel)
                 self._outputs(number, to, (rows, count), constants, valid)
 
             whole, rest = divmod(work.out_width, width)
@@ -248,7 +254,7 @@ class _Generator:
             columns = [self._down(half, x, size[0], start) for half, start in zip(halves, bias, strict=True)]
             finished = []
             for y in range(size[0]):
-                place = b.let(to + (y * work.out_width + x) * work.filters)
+                place = b.let(to + (y * work.out_width + x) * work.output_step)
                 finished.append(([column[y] for column in columns], place))
             for start in range(0, len(finished), together):
                 self.epilogue.store_pixels(finished[start : start + together], scale, valid)

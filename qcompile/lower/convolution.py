@@ -12,6 +12,7 @@ import numpy.typing as npt
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.types import TensorType
+from qcompile.kernels import byte_pairs
 from qcompile.kernels.activation import ACTIVATIONS
 from qcompile.kernels.conv import plan_conv
 from qcompile.kernels.conv_packing import PackedConv, pack_conv, pack_table
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from qcompile.lower.context import LoweringContext
 
 Array = npt.NDArray[Any]
+
+_LEAST_PIXELS = 16
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
     if separate:
         target = Value(f"{node.output.name}.sum", node.output.type.with_dtype("float32"))
     weight, bias = constants(node)
+    work = replace(work, byte_pairs=_has_byte_pairs(work, weight, context.isa))
     packed = pack_conv(work, context.isa, weight, bias, end.multipliers, end.scalars, context.plan(work, node.output))
     residual = node.inputs[3] if node.attrs.residual else None
     emit_layer(context, node, work, packed, residual, target, end.table)
@@ -116,6 +120,15 @@ def _easier(work: ConvWorkload, end: Epilogue, isa: Isa) -> ConvWorkload:
         bounded=bool(np.max(np.abs(end.multipliers), initial=0.0) * end.gain < 1.0),
         from_zero=scalars.y_zero_point + stored == 0,
     )
+
+
+def _has_byte_pairs(work: ConvWorkload, weight: Array, isa: Isa) -> bool:
+    """Return whether the weights allow sums of two products of bytes, and enough pixels share them."""
+    pixels = work.batch * work.out_height * work.out_width
+    if isa.byte_pairs is None or work.precision != "int8" or work.groups > 1 or pixels < _LEAST_PIXELS:
+        return False
+    runs = weight.reshape(len(weight), work.kernel[0], -1)
+    return byte_pairs.pays(runs, isa.byte_pairs.lanes)
 
 
 def constants(node: Node) -> tuple[Array, Array]:

@@ -22,6 +22,7 @@ from tvm import tirx
 from qcompile.errors import TargetError
 from qcompile.kernels.amx import AmxKernel
 from qcompile.kernels.builder import Builder, Expr, Index, Memory
+from qcompile.kernels.byte_pairs import BytePairKernel
 from qcompile.kernels.depthwise_direct import DirectKernel
 
 
@@ -232,6 +233,7 @@ class Isa:
         depthwise_float16: kernel of float16 depthwise convolutions; None: they run as grouped ones.
         matrix_int8: kernel by matrix tiles for those 8-bit layers that it fits.
         single_int8: inner kernel for 8-bit layers of one output pixel; None: ``int8`` computes them too.
+        byte_pairs: kernel for those 8-bit layers whose weights allow sums of two products of bytes in 16 bits.
         prefetches: ask for weights that come from afar while the item before computes.
         least_weight: least int8 weight for which no intermediate can overflow.
     """
@@ -257,6 +259,7 @@ class Isa:
     depthwise_float16: DepthwiseKernel | None = None
     matrix_int8: AmxKernel | None = None
     single_int8: MicroKernel | None = None
+    byte_pairs: BytePairKernel | None = None
     prefetches: bool = False
     least_weight: int = -127
 

@@ -1,6 +1,6 @@
 """x86 with AVX2 and FMA: 8-bit values widen to 16, ``vpmaddwd`` sums two products into each int32 lane.
 
-``vpmaddubsw`` would take twice as many products, but saturates its 16-bit sums.
+``vpmaddubsw`` takes twice as many products, but saturates its 16-bit sums: see ``byte_pairs`` for where it serves.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 from tvm import tirx
 
 from qcompile.kernels.builder import Builder, Expr, Memory, call_pure, const, lanes_of, shuffle
+from qcompile.kernels.byte_pairs import BytePairKernel
 from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
-from qcompile.kernels.x86 import Packs, PairDepthwise, saturated
+from qcompile.kernels.pair_depthwise import DirectPairDepthwise
+from qcompile.kernels.x86 import Packs, saturated
 
 _TILES = ((6, 2), (12, 1), (3, 3), (5, 2), (4, 2), (3, 2))
+_BYTE_TILES = ((12, 1), (10, 1), (8, 1), (7, 1), (6, 1), (4, 1))
 _FLOAT_TILES = ((6, 2), (12, 1), (4, 2), (3, 3), (2, 4), (1, 8))
 
 
@@ -49,14 +52,14 @@ def _lookup(b: Builder, table: Memory, codes: Expr) -> Expr:
 _PACKS = Packs(
     lanes=8,
     words="llvm.x86.avx2.packssdw",
-    bytes="llvm.x86.avx2.packsswb",
+    bytes="llvm.x86.avx2.packuswb",
     add="llvm.sadd.sat.v16i16",
-    stored="int8",
+    stored="uint8",
 )
 
 AVX2 = Isa(
     name="avx2",
-    activation_dtype="int8",
+    activation_dtype="uint8",
     vector_bytes=32,
     int8=PairMicroKernel(lanes=8, tiles=_TILES, b_dtype="int8", multiply=_multiply_pairs),
     float32=FmaMicroKernel(lanes=8, tiles=_FLOAT_TILES, fused=True, unroll=4),
@@ -67,8 +70,9 @@ AVX2 = Isa(
     narrow=_PACKS,
     narrows_pixels=True,
     eases=True,
-    depthwise_int8=PairDepthwise(lanes=8, tile=4, multiply=_multiply_pairs),
+    depthwise_int8=DirectPairDepthwise(),
     depthwise_float32=FmaDepthwise(lanes=8),
+    byte_pairs=BytePairKernel(8, _BYTE_TILES, "llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
     prefetches=True,
     least_weight=-128,
 )

@@ -8,17 +8,8 @@ from qcompile.kernels.isa import avx2
 from qcompile.kernels.single_row import SingleRow
 from qcompile.kernels.vnni import VnniMicroKernel
 from qcompile.kernels.vnni_depthwise import VnniDepthwise
-from qcompile.kernels.x86 import Packs
 
 _TILES = ((6, 2), (12, 1), (4, 3), (3, 3), (2, 4), (4, 2), (3, 2))
-
-_PACKS = Packs(
-    lanes=8,
-    words="llvm.x86.avx2.packssdw",
-    bytes="llvm.x86.avx2.packuswb",
-    add="llvm.sadd.sat.v16i16",
-    stored="uint8",
-)
 
 _TAIL = VnniDepthwise(channels=16, sums_at_once=8, lanes=8)
 _DEPTHWISE = VnniDepthwise(channels=32, sums_at_once=8, tail=_TAIL, lanes=8, dealt=False)
@@ -26,9 +17,8 @@ _DEPTHWISE = VnniDepthwise(channels=32, sums_at_once=8, tail=_TAIL, lanes=8, dea
 AVX_VNNI = replace(
     avx2.AVX2,
     name="avx_vnni",
-    activation_dtype="uint8",
     int8=VnniMicroKernel(lanes=8, tiles=_TILES),
-    narrow=_PACKS,
+    byte_pairs=None,
     depthwise_int8=_DEPTHWISE,
     single_int8=SingleRow(VnniMicroKernel(lanes=8, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
 )

@@ -81,11 +81,12 @@ def test_a_single_row_takes_its_weights_from_memory_into_many_sums(isa: str, out
     assert len(dots) >= 0.4 * len(hot)  # one output vector needs a broadcast for each dot
 
 
-def test_depthwise_weights_stay_operands_where_they_are() -> None:
-    target = x86_machines.x86_target("avx512_vnni")
+@pytest.mark.parametrize(("isa", "instruction"), [("avx512_vnni", "vpdpbusd"), ("avx2", "vpmaddwd")])
+def test_depthwise_weights_stay_operands_where_they_are(isa: str, instruction: str) -> None:
+    target = x86_machines.x86_target(isa)
     work = ConvWorkload(1, 28, 28, 64, 64, (3, 3), pads=(1,) * 4, groups=64)
-    text = assembly([plan_conv(work, instruction_sets.load("avx512_vnni"), target)], target)
-    dots = [line for line in text.splitlines() if "vpdpbusd" in line]
+    text = assembly([plan_conv(work, instruction_sets.load(isa), target)], target)
+    dots = [line for line in text.splitlines() if instruction in line]
     from_memory = [line for line in dots if "(" in line]
     assert len(from_memory) > 0.9 * len(dots)
     assert not [line for line in from_memory if "%rsp" in line]
