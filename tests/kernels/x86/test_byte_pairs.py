@@ -27,6 +27,9 @@ CASES = [
     ConvWorkload(1, 12, 13, 10, 9, (5, 3), dilations=(2, 1)),
     ConvWorkload(1, 12, 13, 10, 17, (3, 3), dilations=(1, 2), pads=(2, 2, 2, 2), output="float32"),
     ConvWorkload(1, 20, 20, 8, 40, (1, 1), (2, 2), output="int32"),
+    ConvWorkload(1, 7, 7, 24, 40, in_pitch=40, out_pitch=100),
+    ConvWorkload(1, 9, 9, 48, 24, (3, 3), in_pitch=64),
+    ConvWorkload(1, 9, 11, 20, 12, (3, 3), pads=(1, 1, 1, 1), in_pitch=29, out_pitch=70),
 ]
 
 
