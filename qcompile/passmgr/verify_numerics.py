@@ -69,19 +69,22 @@ class VerifyNumerics(Instrument):
 
 
 def evaluate(graph: Graph, inputs: dict[str, Array]) -> Outputs:
-    """Return what a graph computes, quantized outputs as real values.
+    """Return what a graph computes, quantized outputs as real values; a growing sequence starts empty.
 
     Args:
         graph: float or integer form.
         inputs: one array per graph input; real values are quantized for an input that is kept in integers.
     """
+    from qcompile.ir.state import initial_states
     from qcompile.ops.interpreter import Interpreter
     from qcompile.shapes.specialize import at_middle
 
     with np.errstate(all="ignore"):
         given = graph.inputs[:-1] if graph.extents else graph.inputs
     sized = at_middle(graph, inputs) if graph.symbols else inputs
-    outputs = Interpreter(graph).run({v.name: _at_input(v, sized[v.name]) for v in given})
+    start = initial_states(graph) if any(state.in_place for state in graph.states) else {}
+    taken = {v.name: start[v.name] if v.name in start else _at_input(v, sized[v.name]) for v in given}
+    outputs = Interpreter(graph).run(taken)
     return {name: _real(value, outputs[name]) for name, value in _named_outputs(graph).items()}
 
 
@@ -156,7 +159,10 @@ def compare(
 
 
 def _named_outputs(graph: Graph) -> dict[str, Value]:
-    return dict(zip(graph.output_names, graph.outputs, strict=True))
+    """Return the results to compare: how a cache is stored is its own affair."""
+    caches = {state.output for state in graph.states if state.in_place}
+    named = zip(graph.output_names, graph.outputs, strict=True)
+    return {name: value for name, value in named if name not in caches}
 
 
 def _real(value: Value, array: Array) -> Array:
