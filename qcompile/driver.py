@@ -115,6 +115,7 @@ def compile(
         QCompileError: something about the model, the data, the target or a setting is wrong.
         InternalError: our own fault.
     """
+    from qcompile.shapes.single import with_one_place
     given: dict[str, Any] = {**settings, "precision": precision}
     given["target"] = str(target) if target is not None else None
     given["input_shapes"] = whole_shapes(input_shapes) if input_shapes is not None else None
@@ -130,9 +131,11 @@ def compile(
     final, more = to_precision(simplified, resolved, context, instruments, found)
     context.notes += examine(simplified, samples)
     comparison = measure(_comparable(simplified, context), final, samples, context)
+    single = with_one_place(final)
     final, last = bound_extents(final, resolved, context, instruments)
     tune(final, simplified, resolved, context)
-    program = lower(final, context, resolved.jobs, progress)
+    single = single and bound_extents(single, resolved, context, ())[0]
+    program = lower(final, context, resolved.jobs, progress, single)
     made = Compilation(context, samples, final, program, comparison, [*records, *more, *last], labels, found)
     bundle = write(model, output, resolved, made)
     forget_search(resolved, output)
@@ -465,7 +468,9 @@ def tune(graph: Graph, simplified: Graph, config: CompileConfig, context: PassCo
     context.note(found.note())
 
 
-def lower(graph: Graph, context: PassContext, jobs: int, progress: Progress | None) -> Program:
+def lower(
+    graph: Graph, context: PassContext, jobs: int, progress: Progress | None, single: Graph | None = None
+) -> Program:
     """Generate and compile the kernels."""
     from qcompile.kernels.tuned import TunedPlans
     from qcompile.lower import lower_graph
@@ -473,7 +478,7 @@ def lower(graph: Graph, context: PassContext, jobs: int, progress: Progress | No
     if context.target is None:
         raise UsageError("no target is chosen", hint="`qcompile targets` lists them")
     plans = TunedPlans(context.records)
-    program = lower_graph(graph, context.target, progress=progress, jobs=jobs, plans=plans)
+    program = lower_graph(graph, context.target, progress=progress, jobs=jobs, plans=plans, single=single)
     context.used_records = plans.used
     return program
 

@@ -17,15 +17,18 @@ def tables(program: Program) -> dict[str, str]:
         raise InternalError(f"{len(program.extents)} open extents, at most {MOST_EXTENTS}")
     # The length of a growing sequence has the number behind those that the caller gives.
     names = [symbol.name for symbol in (*program.given, *program.symbols[len(program.given) :])]
+    single, first = program.single.extents if program.single is not None else (), len(program.extents)
     shifted = [replace(place, tensor=place.tensor + len(program.inputs)) for place in program.open_outputs]
     places = [*program.open_inputs, *shifted]
     return {
         "SYMBOLS": _rows([f'{{"{s.name}", {s.least}, {s.most}, {s.step}}}' for s in program.given]),
         "TABLES": "\n".join(
             f"static const int32_t TABLE_{i}[] = {{{', '.join(map(str, extent.table))}}};"
-            for i, extent in enumerate(program.extents)
+            for i, extent in enumerate((*program.extents, *single))
         ),
         "EXTENTS": _rows([f"{{{names.index(e.symbol)}, TABLE_{i}}}" for i, e in enumerate(program.extents)]),
+        "SINGLE_EXTENTS": _rows([f"{{{names.index(e.symbol)}, TABLE_{i}}}" for i, e in enumerate(single, first)]),
+        "N_SINGLE": f"{len(program.single.steps) if program.single is not None else 0}, {len(single)}",
         "OPEN": _rows([f"{{{p.tensor}, {p.axis}, {p.extent}}}" for p in places]),
         "N_SYMBOLS": str(len(program.given)),
         "LENGTH": _length(program),

@@ -122,8 +122,12 @@ def check(program: Program) -> None:
             raise InternalError(f"kept tensor {state.tensor.name} starts with {len(state.initial)} bytes")
     if program.arena_bytes < 0 or program.scratch_bytes < 0:
         raise InternalError("negative amount of memory")
-    for step in program.steps:
+    for step in _all_steps(program):
         _check_step(program, step)
+
+
+def _all_steps(program: Program) -> tuple[Step, ...]:
+    return (*program.steps, *(program.single.steps if program.single is not None else ()))
 
 
 def _check_step(program: Program, step: Step) -> None:
@@ -145,7 +149,7 @@ def _check_step(program: Program, step: Step) -> None:
 
 
 def _model(program: Program, unit: int) -> str:
-    kernels = sorted({step.kernel for step in program.steps})
+    kernels = sorted({step.kernel for step in _all_steps(program)})
     eight = "uint8_t *, " * MAX_ARGS
     shapes = [f"static const int64_t {kind}_SHAPE_{i}[] = {_braces(tensor.shape)};"
               for kind, tensors in (("INPUT", program.inputs), ("OUTPUT", program.outputs), ("STATE", _kept(program)))
@@ -156,6 +160,7 @@ def _model(program: Program, unit: int) -> str:
         NAME=_comment(program.name),
         KERNELS="\n".join(f"int32_t {name}({eight}uint8_t *, int32_t, int32_t);" for name in kernels),
         CALLS=_rows(map(_call_row, program.steps)),
+        SINGLE=_rows(map(_call_row, _all_steps(program)[len(program.steps) :])),
         STEPS=_rows(map(_step_row, program.steps)),
         SHAPES="\n".join(shapes),
         INPUTS=_rows(_tensor_row(t, f"INPUT_SHAPE_{i}") for i, t in enumerate(program.inputs)),

@@ -149,6 +149,19 @@ class StateInfo:
 
 
 @dataclass(frozen=True)
+class Single:
+    """What runs instead where a run adds one place to a growing sequence.
+
+    Args:
+        steps: kernel calls, in order.
+        extents: what kernels read in the space "extents", and the steps' `live` refer to.
+    """
+
+    steps: tuple[Step, ...]
+    extents: tuple[Extent, ...]
+
+
+@dataclass(frozen=True)
 class Program:
     """All that a bundle runs.
 
@@ -168,6 +181,7 @@ class Program:
         extents: extents that follow from them; the first ones are what kernels read in the space "extents".
         open_inputs: open axes of inputs.
         open_outputs: open axes of outputs.
+        single: the steps for one new place of a growing sequence, None where `steps` serve that, too.
     """
 
     name: str
@@ -184,6 +198,7 @@ class Program:
     extents: tuple[Extent, ...] = ()
     open_inputs: tuple[OpenAxis, ...] = ()
     open_outputs: tuple[OpenAxis, ...] = ()
+    single: Single | None = None
 
     @property
     def given(self) -> tuple[Symbol, ...]:

@@ -39,6 +39,7 @@ class PackedWorkload:
         alpha: its first parameter.
         beta: its second parameter.
         residual: whether a tensor of the result's shape is added.
+        vectors: of channels that lie beside each other, where another kernel reads the same weights; 0 for a choice.
     """
 
     rows: int
@@ -52,6 +53,7 @@ class PackedWorkload:
     alpha: float = 0.0
     beta: float = 0.0
     residual: bool = False
+    vectors: int = 0
 
     @property
     def groups(self) -> int:
@@ -96,6 +98,8 @@ class Tiling:
 def choose_tiling(work: PackedWorkload, isa: Isa) -> Tiling:
     """Choose a cut; the packed weights depend on its vectors."""
     lanes = isa.float32.lanes
+    if work.vectors and work.rows <= _DIRECT_ROWS:
+        return Tiling(work.vectors, work.rows, scratch=False)
     registers = 32 if lanes in (16,) or isa.name.startswith("neon") else 16
     if work.rows <= _DIRECT_ROWS:
         vectors = {1: 4, 2: 4, 3: 2, 4: 2}[work.rows] if registers == 32 else {1: 4, 2: 2, 3: 1, 4: 1}[work.rows]

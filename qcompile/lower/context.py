@@ -22,6 +22,7 @@ from qcompile.kernels.kernel import Kernel
 from qcompile.kernels.reduce import ReduceWorkload, accumulator, reduce_kernel
 from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower import caches, convolution, families, products
+from qcompile.lower.cuts import Cuts
 from qcompile.lower.expressions import ExpressionBuilder
 from qcompile.lower.fusion import loaded, may_inline, merge_constants, renumbered
 from qcompile.lower.open_axes import OpenAxes
@@ -41,14 +42,18 @@ class LoweringContext(TensorMemory):
         graph: read only.
         target: machine to compile for.
         plans: measured cuts of layers; None for none.
+        main: of the same network in another form, whose constants this one shares; None for none.
     """
 
-    def __init__(self, graph: Graph, target: Target, plans: TunedPlans | None = None) -> None:
+    def __init__(
+        self, graph: Graph, target: Target, plans: TunedPlans | None = None, main: LoweringContext | None = None
+    ) -> None:
         self.graph, self.target = graph, target
         self._plans = plans or TunedPlans()
         self.isa = instruction_sets.load(target.isa)
-        weights = Weights()
+        weights = Weights() if main is None else main.weights
         super().__init__(graph, Sources(self.isa, weights), weights)
+        self.cuts: Cuts = Cuts(None if main is None else main.cuts)
         self.steps: list[DraftStep] = []
         self._outputs = set(graph.outputs)
         self._kernels: dict[Any, Kernel] = {}
@@ -336,7 +341,9 @@ class LoweringContext(TensorMemory):
         if emitted:
             self._plans.count(workload)
         found = self._plans.find(workload, self.isa)
-        return self.open.cut(workload, self.isa, self.target, found) if any(self.open.of(output)) else found
+        if any(self.open.of(output)):
+            found = self.open.cut(workload, self.isa, self.target, found)
+        return self.cuts.plan(workload, output, found, self.isa, self.target)
 
     def emit(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import OpDef
-from qcompile.ir.program import BufferRef, Program, StateInfo, Step, TensorInfo
+from qcompile.ir.program import BufferRef, Program, Single, StateInfo, Step, TensorInfo
 from qcompile.ir.state import State, initial_array, state_input
 from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower.arena import ArenaPlan, plan_arena
@@ -26,6 +26,7 @@ def lower_graph(
     progress: Progress | None = None,
     jobs: int = 2,
     plans: TunedPlans | None = None,
+    single: Graph | None = None,
 ) -> Program:
     """Generate and compile the code of a graph.
 
@@ -35,13 +36,16 @@ def lower_graph(
         progress: called with (done, total, what) as kernels are compiled.
         jobs: threads to compile on; the result does not depend on it.
         plans: measured cuts of layers; None for none.
+        single: the same graph for one new place of a growing sequence, where that is to have steps of its own.
 
     Raises:
         LoweringError: an operation, or this form of it, has no code; the message names the node.
     """
     context = generate(graph, target, plans)
     plan = plan_arena(context.steps)
-    kernels = [step.kernel for step in context.steps]
+    other = generate(single, target, plans, context) if single is not None else None
+    other_plan = plan_arena(other.steps) if other is not None else plan
+    kernels = [step.kernel for step in (*context.steps, *(other.steps if other is not None else []))]
     read, made = {state.input for state in graph.states}, {state.output for state in graph.states}
     given = [v for v in (graph.inputs[:-1] if graph.extents else graph.inputs) if v.name not in read]
     shown = {n: v for n, v in zip(graph.output_names, graph.outputs, strict=True) if n not in made}
@@ -51,7 +55,7 @@ def lower_graph(
         inputs=tuple(_info(value.name, value) for value in given),
         outputs=tuple(_info(name, value) for name, value in shown.items()),
         steps=tuple(_finished(step, plan) for step in context.steps),
-        arena_bytes=plan.size,
+        arena_bytes=max(plan.size, other_plan.size),
         scratch_bytes=max((kernel.scratch_bytes for kernel in kernels), default=0),
         weights=context.weights.blob(),
         objects=objects,
@@ -61,12 +65,21 @@ def lower_graph(
         extents=tuple(context.open.extents),
         open_inputs=context.open.places(given),
         open_outputs=context.open.places(list(shown.values())),
+        single=_single(other, other_plan),
     )
 
 
-def generate(graph: Graph, target: Target, plans: TunedPlans | None = None) -> LoweringContext:
+def _single(context: LoweringContext | None, plan: ArenaPlan) -> Single | None:
+    if context is None:
+        return None
+    return Single(tuple(_finished(step, plan) for step in context.steps), tuple(context.open.extents))
+
+
+def generate(
+    graph: Graph, target: Target, plans: TunedPlans | None = None, main: LoweringContext | None = None
+) -> LoweringContext:
     """Return the steps of a graph, their kernels generated but not compiled."""
-    context = LoweringContext(graph, target, plans)
+    context = LoweringContext(graph, target, plans, main)
     for node in graph.nodes:
         _lower_node(node, context)
     context.bind_outputs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Node, Value
 from qcompile.kernels.activation import ACTIVATIONS
-from qcompile.kernels.packed import PackedWorkload, pack_codes, pack_groups
+from qcompile.kernels.packed import PackedWorkload, choose_tiling, pack_codes, pack_groups
 from qcompile.kernels.packed_product import packed_kernel
 from qcompile.lower.sources import constant_value
 from qcompile.ops.packed_weights import packed_source, reads_packed
@@ -49,7 +50,8 @@ def packed_product(context: LoweringContext, node: Node, target: Value, activati
     bias = node.inputs[2]
     if source is None or bias.data is None or activation not in ACTIVATIONS:
         raise LoweringError(f"node {node}: no kernel reads its packed weights", hint="leave it out of quantize-weights")
-    work = _workload(node, source, activation)
+    work = replace(_workload(node, source, activation), vectors=context.cuts.wanted(node) or 0)
+    context.cuts.note(node, choose_tiling(work, context.isa).vectors)
     isa, add = context.isa, context.weights.add
     operands = [value.constant() for value in source.inputs]
     codes = unpacked(operands[0], work.bits, work.inner)

@@ -151,7 +151,7 @@ def test_attention_reads_the_caches_where_they_lie(model: Path) -> None:
             assert [user.op.name for user in value.users()] == ["cache_append"]
 
 
-def test_bounds_in_shapes_and_one_token_at_a_time(model: Path, tmp_path: Path) -> None:
+def test_bounds_in_shapes_and_one_token_at_a_time(model: Path, bundle: Path, tmp_path: Path) -> None:
     heads = next(v for v in onnx.load(model).graph.input if "past" in v.name).type.tensor_type.shape.dim[1].dim_value
     names = [f"past_key_values.{n}.{part}" for n in (0, 1) for part in ("key", "value")]
     shapes: dict[str, Any] = {name: [1, heads, "P:0..30", 8] for name in names}
@@ -161,6 +161,9 @@ def test_bounds_in_shapes_and_one_token_at_a_time(model: Path, tmp_path: Path) -
     with runtime.load(tmp_path / "b") as session:
         assert not session.symbols
         assert session.manifest["length"] == {"state": "cache_length", "new": "1", "most": 31}
+        # Runs of many places and of one have kernels of their own, but the same weights.
+        sizes = [runtime.load(path).manifest["memory"]["weights"] for path in (bundle, tmp_path / "b")]
+        assert sizes[0] < 1.1 * sizes[1]
         for ids, logits in zip(given, reference(model, given), strict=True):
             assert close(session.run({"input_ids": ids})["logits"], logits)
         with pytest.raises(BundleError, match="longer than the model keeps"):

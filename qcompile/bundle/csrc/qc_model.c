@@ -20,6 +20,8 @@ struct qc_model {
     uint8_t **tensors; /* the inputs of a run, then its outputs, aligned */
     uint8_t **states;  /* of each kept tensor two places, which change roles with every run */
     int32_t *extents;  /* of this run; kernels read them */
+    int32_t *single;   /* the same for the steps of one new place */
+    int one;           /* whether this run takes these */
     int turn;          /* which of the two is the last run's result */
     const uint8_t *weights;
 };
@@ -93,7 +95,8 @@ static int allocate(qc_model *model, const qc_info *info, size_t stride) {
     size_t arena = aligned(info->arena_bytes) + QC_ALIGNMENT, scratch = stride * (size_t)model->threads;
     /* kernels may read a little past the weights, too */
     size_t weights = model->program->unit ? aligned(info->weights_bytes) + QC_ALIGNMENT : 0;
-    size_t extents = aligned(sizeof(int32_t) * ((size_t)model->program->n_extents + QC_ALIGNMENT));
+    size_t single = aligned(sizeof(int32_t) * ((size_t)model->program->n_single_extents + QC_ALIGNMENT));
+    size_t extents = single + aligned(sizeof(int32_t) * ((size_t)model->program->n_extents + QC_ALIGNMENT));
     size_t kept = state_bytes(model->program), touched = arena + scratch + kept + weights + extents;
     void *memory = NULL;
     if (posix_memalign(&memory, QC_ALIGNMENT, touched + staging_bytes(info))) return 0;
@@ -107,6 +110,7 @@ static int allocate(qc_model *model, const qc_info *info, size_t stride) {
         model->weights = model->memory + touched - extents - weights;
     }
     model->extents = (int32_t *)(void *)(model->staging - extents);
+    model->single = (int32_t *)(void *)(model->staging - single);
     model->pool = qc_pool_create(model->threads, model->memory + arena, stride);
     return 1;
 }
@@ -199,18 +203,18 @@ static qc_status bind(qc_model *model, const void *const inputs[], void *const o
         if (!inputs[i]) return QC_ERR_ARGUMENT;
         /* kernels take one pointer type for all; they do not write through those of inputs */
         *tensor = (uint8_t *)(uintptr_t)inputs[i];
-        if (qc_sizes_shape(model->program, model->extents, i, shape)) {
+        if (qc_sizes_shape(model->program, model->extents, i, shape) && !model->one) {
             qc_sizes_spread(&info->inputs[i], shape, inputs[i], staging);
             *tensor = staging;
         } else if (!is_aligned(inputs[i])) {
-            *tensor = memcpy(staging, inputs[i], info->inputs[i].bytes);
+            *tensor = memcpy(staging, inputs[i], qc_sizes_bytes(&info->inputs[i], shape));
         }
         staging += aligned(info->inputs[i].bytes);
     }
     for (int32_t i = 0; i < info->n_outputs; i++, tensor++) {
         if (!outputs[i]) return QC_ERR_ARGUMENT;
         int smaller = qc_sizes_shape(model->program, model->extents, info->n_inputs + i, shape);
-        *tensor = is_aligned(outputs[i]) && !smaller ? outputs[i] : staging;
+        *tensor = is_aligned(outputs[i]) && (!smaller || model->one) ? outputs[i] : staging;
         staging += aligned(info->outputs[i].bytes);
     }
     return QC_OK;
@@ -223,10 +227,10 @@ static void deliver(qc_model *model, void *const outputs[]) {
     for (int32_t i = 0; i < info->n_outputs; i++) {
         const uint8_t *made = model->tensors[info->n_inputs + i];
         if (made == outputs[i]) continue;
-        if (qc_sizes_shape(model->program, model->extents, info->n_inputs + i, shape))
+        if (qc_sizes_shape(model->program, model->extents, info->n_inputs + i, shape) && !model->one)
             qc_sizes_gather(&info->outputs[i], shape, made, outputs[i]);
         else
-            memcpy(outputs[i], made, info->outputs[i].bytes);
+            memcpy(outputs[i], made, qc_sizes_bytes(&info->outputs[i], shape));
     }
 }
 
@@ -245,7 +249,7 @@ static uint8_t *resolve(const qc_model *model, uint8_t space, uint64_t offset) {
     case QC_SPACE_NEXT:
         return model->states[2 * offset + (uint64_t)!model->turn];
     case QC_SPACE_EXTENTS:
-        return (uint8_t *)model->extents;
+        return (uint8_t *)(model->one ? model->single : model->extents);
     default:
         return NULL;
     }
@@ -255,15 +259,16 @@ static uint8_t *resolve(const qc_model *model, uint8_t space, uint64_t offset) {
 static int32_t live_tiles(const qc_model *model, const qc_call *call) {
     const qc_live *live = &call->live;
     if (live->extent < 0) return call->tiles;
-    int64_t rows = (int64_t)model->extents[live->extent] * live->rows;
+    int64_t rows = (int64_t)(model->one ? model->single : model->extents)[live->extent] * live->rows;
     int64_t tiles = (rows + live->span - 1) / live->span * live->unit;
     return tiles < live->segment ? (int32_t)tiles : live->segment;
 }
 
 static qc_status run_steps(qc_model *model, uint64_t *nanoseconds) {
     const qc_program *program = model->program;
-    for (int32_t i = 0; i < program->info->n_steps; i++) {
-        const qc_call *call = &program->calls[i];
+    int32_t count = model->one ? program->n_single : program->info->n_steps;
+    for (int32_t i = 0; i < count; i++) {
+        const qc_call *call = model->one ? &program->single[i] : &program->calls[i];
         int32_t segment = call->live.extent < 0 ? call->tiles : call->live.segment, live = live_tiles(model, call);
         int32_t tiles = segment ? call->tiles / segment * live : 0;
         qc_job job = {.kernel = call->kernel, .tiles = tiles, .grain = call->grain, .live = live, .segment = segment};
@@ -282,7 +287,9 @@ qc_status qc_model_run(qc_model *model, const int64_t sizes[], const void *const
     if (atomic_flag_test_and_set(&model->busy)) return QC_ERR_BUSY;
     int32_t counted = model->program->length.state;
     const int64_t *past = counted < 0 ? NULL : (const int64_t *)(void *)model->states[2 * counted + model->turn];
-    qc_status status = qc_sizes_resolve(model->program, sizes, past, model->extents);
+    model->one = model->program->n_single && sizes && sizes[model->program->length.symbol] == 1;
+    qc_status status = qc_sizes_resolve(model->program, sizes, past, 0, model->extents);
+    if (status == QC_OK && model->one) status = qc_sizes_resolve(model->program, sizes, past, 1, model->single);
     if (status == QC_OK) status = bind(model, inputs, outputs);
     if (status == QC_OK) status = run_steps(model, nanoseconds);
     if (status == QC_OK) model->turn = !model->turn;

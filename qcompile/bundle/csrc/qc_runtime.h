@@ -82,6 +82,10 @@ typedef struct qc_program {
     int32_t n_open;
     const qc_open_axis *open;
     uint32_t unit; /* 0, or weights are stored without units of so many bytes that are zero: bits, then the others */
+    const qc_call *single; /* what runs where a growing sequence gets one new place, on tensors of just that size */
+    const qc_extent *single_extents;
+    int32_t n_single; /* 0: `calls` serve that, too */
+    int32_t n_single_extents;
 } qc_program;
 
 /* A kernel call with its pointers resolved, as the pool runs it. */
@@ -105,8 +109,12 @@ int32_t qc_online_cores(void);
 /* Return the first of `features` that this processor or its system lacks, or NULL. */
 const char *qc_cpu_lacks(const char *const *features);
 
-/* Sizes: the value of each symbol, NULL for the largest; `past`: the length before the run, NULL: unknown. */
-qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], const int64_t *past, int32_t extents[]);
+/* Sizes: the value of each symbol, NULL for the largest; `past`: the length before the run, NULL: unknown; `single`:
+ * resolve the extents of `program->single`. */
+qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], const int64_t *past, int single,
+                           int32_t extents[]);
+/* The bytes of a dense tensor of the actual shape. */
+size_t qc_sizes_bytes(const qc_tensor *tensor, const int64_t shape[]);
 /* The actual shape of a tensor (inputs first, then outputs); returns whether it is smaller than the largest. */
 int qc_sizes_shape(const qc_program *program, const int32_t extents[], int32_t tensor, int64_t shape[]);
 /* Copy between a dense tensor of the actual shape and memory laid out for the largest. */

@@ -12,8 +12,11 @@ static int64_t length_after(const qc_program *program, const int64_t sizes[], co
     return *past < 0 || *past > length->most - added ? 0 : *past + added;
 }
 
-qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], const int64_t *past, int32_t extents[]) {
+qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], const int64_t *past, int single,
+                           int32_t extents[]) {
     const qc_info *info = program->info;
+    const qc_extent *list = single ? program->single_extents : program->extents;
+    int32_t count = single ? program->n_single_extents : program->n_extents;
     int64_t length = program->length.state < 0 ? 1 : length_after(program, sizes, past);
     if (!length) return QC_ERR_FULL;
     for (int32_t i = 0; sizes && i < info->n_symbols; i++) {
@@ -21,16 +24,23 @@ qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], con
         if (sizes[i] < symbol->least || sizes[i] > symbol->most || (sizes[i] - symbol->least) % symbol->step)
             return QC_ERR_ARGUMENT;
     }
-    for (int32_t i = 0; i < program->n_extents; i++) {
-        if (program->extents[i].symbol == info->n_symbols) {
-            extents[i] = program->extents[i].table[length - 1];
+    for (int32_t i = 0; i < count; i++) {
+        if (list[i].symbol == info->n_symbols) {
+            extents[i] = list[i].table[length - 1];
             continue;
         }
-        const qc_symbol *symbol = &info->symbols[program->extents[i].symbol];
-        int64_t size = sizes ? sizes[program->extents[i].symbol] : symbol->most;
-        extents[i] = program->extents[i].table[(size - symbol->least) / symbol->step];
+        const qc_symbol *symbol = &info->symbols[list[i].symbol];
+        int64_t size = sizes ? sizes[list[i].symbol] : symbol->most;
+        extents[i] = list[i].table[(size - symbol->least) / symbol->step];
     }
     return QC_OK;
+}
+
+size_t qc_sizes_bytes(const qc_tensor *tensor, const int64_t shape[]) {
+    size_t bytes = tensor->bytes;
+    for (int32_t i = 0; i < tensor->rank; i++)
+        if (tensor->shape[i]) bytes = bytes / (size_t)tensor->shape[i] * (size_t)shape[i];
+    return bytes;
 }
 
 static const qc_tensor *tensor_of(const qc_info *info, int32_t tensor) {
@@ -91,7 +101,7 @@ qc_status qc_model_shape(const qc_program *program, const int64_t sizes[], int32
     int32_t extents[1024];
     if (!shape || tensor < 0 || tensor >= program->info->n_inputs + program->info->n_outputs) return QC_ERR_ARGUMENT;
     if (program->n_extents > 1024) return QC_ERR_ARGUMENT;
-    qc_status status = qc_sizes_resolve(program, sizes, NULL, extents);
+    qc_status status = qc_sizes_resolve(program, sizes, NULL, 0, extents);
     if (status == QC_OK) qc_sizes_shape(program, extents, tensor, shape);
     return status;
 }
