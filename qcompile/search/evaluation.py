@@ -153,7 +153,9 @@ class Evaluator:
             drop, agreement = classifier_drop(self._scores(), actual)
         value = None
         if self._metric is not None:
-            value, drop = self._metric.measure(graph, what)
+            value, lost = self._metric.measure(graph, what)
+            # What labelled samples are too few to show is estimated all the same.
+            drop = max(lost, min(drop, self._metric.resolution))
         ms, share = round(self._costs.graph_ms(graph), 6), round(int8_share(graph), 6)
         return Score(round(sqnr, 4), round(mean, 4), round(drop, 8), agreement, ms, share, value)
 

@@ -89,6 +89,11 @@ class UserMetric:
         """Number of samples."""
         return len(self._samples)
 
+    @property
+    def resolution(self) -> float:
+        """Smallest drop that the samples can show: one of them, where the metric is a share of them."""
+        return 1.0 / (self.size * abs(self._most())) if self._measure.proportion else 0.0
+
     def digest(self) -> str:
         """Return a digest of all that values depend on besides the candidate."""
         digest = hashlib.sha256(json.dumps([self._text, list(self._names or ())]).encode())
