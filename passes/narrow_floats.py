@@ -22,6 +22,9 @@ from qcompile.passmgr.selection import selected
 LAYERS = frozenset({"conv2d", "dense"})
 """Operations that multiply in float16."""
 
+TABLE = "gather"
+"""Operation that picks rows of a table, which is stored in float16."""
+
 FOLLOWERS = frozenset({
     "abs", "add", "avg_pool", "clip", "concat", "div", "elu", "expand", "gelu", "global_avg_pool", "global_max_pool",
     "hard_sigmoid", "hard_swish", "leaky_relu", "max_pool", "maximum", "minimum", "mish", "mul", "neg", "pad", "prelu",
@@ -33,6 +36,7 @@ FOLLOWERS = frozenset({
 _LARGEST = 65504.0
 _MARGIN = 2.0
 _SUMMED = 64
+_SMALLEST_TABLE = 256
 _SAMPLES, _SYNTHETIC = 16, 2
 
 
@@ -52,7 +56,7 @@ class NarrowFloats(Pass):
     A float16 tensor is rounded to nearest, ties to even, once, when it is stored. Kernels sum products in float16
     for short stretches and in float32 beyond (`qcompile.kernels.half_micro`); biases, residuals, activations,
     pooling and arithmetic are float32 in registers. Softmax, normalizations, exponentials and products of two
-    activations stay in float32 altogether.
+    activations stay in float32 altogether. Large tables that `gather` reads are float16 too.
 
     Options:
         keep_float: nodes that stay in float32: names, globs, "/regular expressions/", "op:dense", "from..to".
@@ -72,7 +76,7 @@ class NarrowFloats(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Rewrite the chosen nodes one after another."""
         kept = selected(graph, self.keep_float, option="keep_float")
-        layers = [node for node in graph.nodes if node.op.name in LAYERS and _is_float(node)]
+        layers = [node for node in graph.nodes if (node.op.name in LAYERS and _is_float(node)) or _is_table(node)]
         if not layers:
             return
         if graph.symbols:
@@ -81,7 +85,7 @@ class NarrowFloats(Pass):
         magnitudes = _magnitudes(graph, context)
         narrow = _Narrowing(context.rewriter(graph))
         for node in list(graph.nodes):
-            if not _is_float(node) or not (node.op.name in LAYERS or narrow.reads_half(node)):
+            if not _is_float(node) or not (node.op.name in LAYERS or _is_table(node) or narrow.reads_half(node)):
                 continue
             reason = "keep_float names it" if node in kept else _obstacle(node, magnitudes)
             if reason is None:
@@ -135,7 +139,7 @@ def _cast(dtype: str) -> Any:
 
 
 def _operands(node: Node) -> tuple[int, ...]:
-    """Return the operands that become float16: of layers all but the bias."""
+    """Return the operands that become float16: of layers all but the bias, of a look-up the table."""
     if node.op.name in LAYERS:
         return tuple(k for k in range(len(node.inputs)) if k != 2)
     return tuple(k for k, value in enumerate(node.inputs) if value.dtype == "float32")
@@ -143,6 +147,13 @@ def _operands(node: Node) -> tuple[int, ...]:
 
 def _is_float(node: Node) -> bool:
     return not node.is_integer and all(value.dtype == "float32" for value in node.outputs)
+
+
+def _is_table(node: Node) -> bool:
+    """Return whether a node picks rows of a constant table worth halving."""
+    if node.op.name != TABLE or not _is_float(node):
+        return False
+    return node.inputs[0].data is not None and node.inputs[0].type.size >= _SMALLEST_TABLE
 
 
 def _obstacle(node: Node, magnitudes: Mapping[str, float]) -> str | None:

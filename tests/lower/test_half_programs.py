@@ -19,6 +19,11 @@ MOVES = """graph "moves" {
   input %x : f32[1,6,6,8]
   const @m : f16[8] = normal(5)
   const @n : f16[1,6,6,8] = normal(6)
+  input %i : i64[3]
+  const @table : f16[3,40] = normal(8)
+  %rows = gather(@table, %i) : f16[3,40]
+  %rs = cast(%rows) {dtype="float32"} : f32[3,40]
+  output "rows" = %rs
   %h = cast(%x) {dtype="float16"} : f16[1,6,6,8]
   %a = add(%h, @m) : f16[1,6,6,8]
   %b = mul(%a, @n) : f16[1,6,6,8]
@@ -107,6 +112,6 @@ def test_the_interpreter_rounds_each_tensor_once() -> None:
     graph = graph_of(MOVES)
     seen: dict[str, np.ndarray] = {}
     Interpreter(graph).run(random_inputs(graph), on_value=lambda value, array: seen.update({value.name: array}))
-    a, n = seen["a"].astype(np.float32), graph.nodes[2].inputs[1].constant().astype(np.float32)
+    a, n = seen["a"].astype(np.float32), graph.nodes[4].inputs[1].constant().astype(np.float32)
     np.testing.assert_array_equal(seen["b"], (a * n).astype(np.float16))
     assert seen["b"].dtype == np.float16
