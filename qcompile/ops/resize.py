@@ -224,7 +224,7 @@ class Resize(OpDef):
         x = inputs[0]
         if x.rank != 4 or 0 in x.shape:
             raise ValueError(f"resize needs a 4-D operand, got {x}")
-        if attrs.mode != "nearest" and x.dtype not in ("float32", "float64", "int8"):
+        if attrs.mode != "nearest" and x.dtype not in ("float32", "float64", "float16", "int8"):
             raise ValueError(f"{attrs.mode} interpolation of {x}")
         channels = x.shape[1] if attrs.layout == "NCHW" else x.shape[3]
         return (x.with_shape(with_spatial(x.shape, attrs.layout, attrs.size, channels)),)

@@ -35,6 +35,9 @@ MOVES = """graph "moves" {
   %v = avg_pool(%c) {kernel=[2,2], layout="NHWC"} : f16[1,5,5,16]
   %r = reshape(%t) {shape=[16,36]} : f16[16,36]
   %l = slice(%r) {starts=[1,2], steps=[2,3], sizes=[5,7]} : f16[5,7]
+  %z = resize(%h) {size=[12,12], scales=[2.0,2.0], mode="linear", layout="NHWC"} : f16[1,12,12,8]
+  %zs = cast(%z) {dtype="float32"} : f32[1,12,12,8]
+  output "z" = %zs
   %ts = cast(%t) {dtype="float32"} : f32[1,16,6,6]
   %qs = cast(%q) {dtype="float32"} : f32[1,4,5,16]
   %vs = cast(%v) {dtype="float32"} : f32[1,5,5,16]
