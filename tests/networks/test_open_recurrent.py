@@ -12,7 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import qcompile
-from qcompile import runtime
+from qcompile import bundle as bundles
+from qcompile import driver, runtime, targets
+from qcompile.lower import lower_graph
+from qcompile.ops.interpreter import Interpreter
 
 MOST, WIDTH, HIDDEN = 6, 3, 4
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -49,3 +52,24 @@ def test_float(kind: str, direction: str, least: int, tmp_path: Path) -> None:
             for (name, found), wanted in zip(session.run(given).items(), reference.run(None, given), strict=True):
                 assert found.shape == wanted.shape
                 np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_integers_are_those_of_each_length(tmp_path: Path) -> None:
+    onnx.save(recurrent("LSTM", "bidirectional"), tmp_path / "m.onnx")
+    rng = np.random.default_rng(0)
+    samples = [{"x": rng.normal(0, 1, (steps, 2, WIDTH)).astype(np.float32)} for steps in (MOST, 1, 3, 2, MOST - 1)]
+    shapes = {"x": [f"S:1..{MOST}", "N:1..2", WIDTH]}
+    config = driver.resolve_config(tmp_path / "m.onnx", None, {"input_shapes": shapes})
+    context, _, graph = driver.prepare(tmp_path / "m.onnx", config, samples, None)
+    simplified, _ = driver.simplify(graph, config, context, ())
+    final, _ = driver.to_precision(simplified, config, context, ())
+    assert any(node.is_integer for node in final.nodes)
+    bounded, _ = driver.bound_extents(final, config, context, ())
+    bundles.write_bundle(lower_graph(bounded, targets.host()), tmp_path / "b")
+    reference = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    with runtime.load(tmp_path / "b") as session:
+        for given in samples:
+            expected, found = Interpreter(final).run(given), session.run(given)
+            for (name, array), wanted in zip(expected.items(), reference.run(None, given), strict=True):
+                np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-5, err_msg=name)
+                np.testing.assert_allclose(array, wanted, atol=0.05, err_msg=name)
