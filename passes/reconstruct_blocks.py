@@ -52,8 +52,8 @@ class ReconstructBlocks(Pass):
     Preconditions: `quantize` ran in the same context, so that the float graph is known; it takes
     the place of round-weights, which moves weights further than to a neighbour.
 
-    Refusals: no calibration samples; a layer between whose neighbours more than one tensor flows, or something else
-    than conv2d, dense and add stands.
+    Refusals: no calibration samples; open extents; a layer between whose neighbours more than one tensor flows, or
+    something else than conv2d, dense and add stands.
 
     Source:
         `qcompile.calibrate.block_reconstruction`.
@@ -73,6 +73,9 @@ class ReconstructBlocks(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Reconstruct every block."""
+        if graph.symbols:
+            context.skip(None, "blocks need samples of one size, and extents are open")
+            return
         samples = calibration_samples(graph, context, self.samples, self.synthetic)
         if context.reference is None or not samples:
             context.skip(None, "there are no calibration samples" if not samples else "the float graph is not known")

@@ -18,7 +18,8 @@ from qcompile.evaluate.comparison import SYNTHETIC, match_tensors, spread
 from qcompile.evaluate.node_statistics import NodeStatistics, Power
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
-from qcompile.ops.interpreter import Interpreter, evaluate_node
+from qcompile.ops.interpreter import Interpreter
+from qcompile.ops.sized_run import NodeRun
 from qcompile.quant.affine import dequantize, quantize
 
 Array = npt.NDArray[Any]
@@ -141,12 +142,14 @@ class _Run:
         self.actual = actual
         self.originals = {v.name: node for node in original.nodes for v in node.outputs} if original is not None else {}
         self.float_run, self.integer_run = Interpreter(reference), Interpreter(actual)
+        self.float_nodes_run, self.integer_nodes_run = NodeRun(reference), NodeRun(actual)
         self.producers = {v.name: node for node in reference.nodes for v in node.outputs}
         self.names = {**match_tensors(reference, actual), **{v: v.name for v in actual.inputs}}
         self.names |= {a: self.names[v] for a, v in _read_as_real(actual).items() if v in self.names}
         self.outputs = {name: Power() for name in actual.output_names}
         self.statistics = {node: s for node in actual.nodes if (s := self._watched(node)) is not None}
         self.done = 0
+        self.sizes: dict[str, int] | None = None
 
     def _watched(self, node: Node) -> NodeStatistics | None:
         """Return the statistics to gather for a node; None where its result stands for no float tensor."""
@@ -166,6 +169,7 @@ class _Run:
             if value in watched:
                 accumulated[value] = array
 
+        self.sizes = self.integer_nodes_run.sizes(sample)
         given = {v.name: _in_form(v, sample[v.name]) for v in self.actual.inputs}
         result = self.integer_run.run(given, on_value=keep)
         for name, value in zip(self.actual.output_names, self.actual.outputs, strict=True):
@@ -181,16 +185,16 @@ class _Run:
         statistics.accumulated.add(truth, _real(value, accumulated))
         operands = self._operands(node, exact)
         if operands is not None:
-            statistics.alone.add(truth, _real(value, evaluate_node(node, operands)[0]))
+            statistics.alone.add(truth, _real(value, self.integer_nodes_run.evaluate(node, operands, self.sizes)[0]))
         if node.op.integer is Quantization.ACCUMULATE and self.done < _WEIGHT_SAMPLES:
             self._include_weights(node, statistics, exact, truth)
 
-    def _operands(self, node: Node, exact: Mapping[str, Array]) -> list[Array] | None:
+    def _operands(self, node: Node, exact: Mapping[str, Array]) -> list[Array | None] | None:
         """Return a node's operands as if nothing before it were quantized; None where the float graph lacks one."""
-        operands = []
+        operands: list[Array | None] = []
         for value in node.inputs:
             if value.is_constant:
-                operands.append(value.constant())
+                operands.append(None)
                 continue
             if value not in self.names:
                 return None
@@ -207,10 +211,10 @@ class _Run:
             return
         if original.inputs[1].shape != node.inputs[1].shape:
             return
-        operands = [exact[v.name] if not v.is_constant else v.constant() for v in original.inputs]
+        operands = [None if v.is_constant else exact[v.name] for v in original.inputs]
         operands[1] = dequantize(node.inputs[1].constant(), params)
         statistics.weights = statistics.weights or Power()
-        statistics.weights.add(truth, evaluate_node(original, operands)[0])
+        statistics.weights.add(truth, self.float_nodes_run.evaluate(original, operands, self.sizes)[0])
 
     def results(self) -> tuple[NodeAnalysis, ...]:
         """Return what was found, node by node."""

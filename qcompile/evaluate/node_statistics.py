@@ -108,8 +108,16 @@ class NodeStatistics:
         axis = channel_axis(self.node.outputs[0], self.node)
         rows = np.moveaxis(exact, axis, 0).reshape(exact.shape[axis], -1) if exact.ndim else exact.reshape(1, 1)
         low, high = rows.min(axis=1), rows.max(axis=1)
-        self.lowest = low if self.lowest is None else np.minimum(self.lowest, low)
-        self.highest = high if self.highest is None else np.maximum(self.highest, high)
+        self.lowest = low if self.lowest is None else _merged(np.minimum, self.lowest, low)
+        self.highest = high if self.highest is None else _merged(np.maximum, self.highest, high)
+
+
+def _merged(choose: Any, a: Array, b: Array) -> Array:
+    """Return the elementwise choice; samples of several sizes may have several numbers of channels."""
+    short, long = sorted((a, b), key=len)
+    merged: Array = long.copy()
+    merged[: len(short)] = choose(short, long[: len(short)])
+    return merged
 
 
 def channel_axis(value: Value, node: Node) -> int:

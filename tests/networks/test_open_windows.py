@@ -150,6 +150,17 @@ def test_samples_of_several_sizes_calibrate_round_and_check(tmp_path: Path, caps
     assert any(not np.array_equal(a, b) for a, b in zip(*weights, strict=True))
 
 
+def test_analysis_of_samples_of_several_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(CASES["linear, sizes"], tmp_path / "m.onnx")
+    (tmp_path / "samples").mkdir()
+    for number, given in enumerate(samples(SIZES)):
+        np.savez(tmp_path / "samples" / f"{number}.npz", **given)
+    shape = "x=1,3,H:5..9,W:5..12"
+    words = ["analyze", tmp_path / "m.onnx", "--calib", tmp_path / "samples", "--input-shape", shape]
+    assert run_command([str(word) for word in words]) == 0
+    assert "open_resize" in capsys.readouterr().out
+
+
 def test_nodes_alone_give_what_the_network_gives(tmp_path: Path) -> None:
     onnx.save(CASES["linear, sizes"], tmp_path / "m.onnx")
     final, _ = graphs(tmp_path / "m.onnx")
