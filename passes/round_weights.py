@@ -41,7 +41,7 @@ class RoundWeights(Pass):
 
     Preconditions: `quantize` ran in the same context, so that the float graph is known.
 
-    Refusals: no calibration samples; a transposed convolution; a layer whose original cannot be told.
+    Refusals: no calibration samples; growing caches; a transposed convolution; a layer whose original cannot be told.
 
     Source:
         `qcompile.calibrate.weight_rounding`.
@@ -60,8 +60,9 @@ class RoundWeights(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Replace the constants of every layer."""
         rewriter = context.rewriter(graph)
-        if graph.symbols:
-            return  # it needs samples of one size
+        if any(state.in_place for state in graph.states):
+            context.skip(None, "caches grow: one sample says little of a sequence")
+            return
 
         correct_layers(
             graph,
