@@ -112,11 +112,16 @@ class ConvWorkload:
             found.append(f"no {self.activation} of integer sums with this end")
         if (self.in_pitch and self.in_pitch < self.channels) or (self.out_pitch and self.out_pitch < self.filters):
             found.append("a pitch must be at least what a pixel has")
-        if self.out_pitch and (self.residual or self.low):
+        if self.out_pitch and self.adds:
             found.append("what lies like the output has no pitch")
         if self.weights not in ("", "float16", "bfloat16") or (self.weights and self.precision != "float32"):
             found.append(f"no {self.weights} weights with {self.precision} precision")
         return found
+
+    @property
+    def adds(self) -> bool:
+        """Whether a tensor joins the sums that lies as the output does, perhaps in its place."""
+        return self.residual or self.low
 
     @property
     def _scales_for_activation(self) -> bool:

@@ -75,10 +75,10 @@ class VnniDepthwise:
     def height(self, work: ConvWorkload) -> int:
         """Output rows at once: two where their rows of pixels fill no more groups than those of one.
 
-        A residual may lie where the output goes, so that no row may then be computed twice.
+        What is added may lie where the output goes, so that no row may then be computed twice.
         """
         one, two = (-(-len(seen_rows(work, rows)) // self.group) for rows in (1, 2))
-        return 2 if one == two and work.out_height > 1 and not work.residual else 1
+        return 2 if one == two and work.out_height > 1 and not work.adds else 1
 
     def columns(self, kernel: tuple[int, int], stride: int) -> int:
         """Output columns at once: as many as live in registers, or more where one ends before many begin."""
