@@ -56,13 +56,20 @@ class Executable:
         self.weights[: len(program.weights)] = np.frombuffer(program.weights, np.uint8)
 
     def run(self, inputs: dict[str, np.ndarray], pieces: int = 1) -> dict[str, np.ndarray]:
-        """Run every step; each is cut into `pieces` ranges of tiles."""
+        """Run every step; each is cut into `pieces` ranges of tiles.
+
+        Kept tensors are given like inputs; what the next run would find is not returned.
+        """
         program = self.program
         given = [_copy(np.asarray(inputs[info.name], info.dtype)) for info in program.inputs]
+        kept = [_copy(np.asarray(inputs[state.tensor.name], state.tensor.dtype)) for state in program.states]
+        states = zip(program.states, kept, strict=True)
+        following = [memory if state.in_place else _aligned(memory.size)[0] for state, (memory, _) in states]
         outputs = [_guarded(np.empty(info.shape, info.dtype).nbytes) for info in program.outputs]
         self.arena[:] = 0xA5
         for step in program.steps:
             places = {"input": [m.ctypes.data for m, _ in given], "output": [m.ctypes.data for m in outputs]}
+            places |= {"state": [m.ctypes.data for m, _ in kept], "next": [m.ctypes.data for m in following]}
             pointers = [self._pointer(ref, places) for ref in step.args]
             pointers += [None] * (MAX_ARGS - len(pointers))
             function = getattr(self._library, step.kernel)

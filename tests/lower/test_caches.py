@@ -1,0 +1,64 @@
+"""Attention over caches that grow, on every instruction set of this machine, against the interpreter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graph_checks import compare, graph_of, random_inputs
+from program_execution import Executable
+
+from qcompile.ir.graph import Graph
+from qcompile.lower import lower_graph
+from qcompile.ops.interpreter import Interpreter
+from qcompile.targets import Target
+
+TEXT = """
+graph "caches" {
+  input %q : f32[1,4,3,20]
+  input %k : f32[1,2,3,20]
+  input %v : f32[1,2,3,20]
+  input %past_key : f32[1,2,20,21]
+  input %past_value : f32[1,2,21,20]
+  input %length : i64[1]
+  const @table : f32[24,20] = normal(1, 1)
+  %total = cache_advance(%length, %q) {axis=2} : i64[1]
+  %keys = cache_append(%past_key, %k, %length, %total) {axis=3, rows=21} : f32[1,2,20,21]
+  %values = cache_append(%past_value, %v, %length, %total) {rows=21} : f32[1,2,21,20]
+  %rows = rows_at(@table, %length, %q) {shape=[3,20], new=2} : f32[3,20]
+  %turned = add(%q, %rows) : f32[1,4,3,20]
+  %scores = cache_scores(%turned, %keys, %total) : f32[1,4,3,21]
+  %seen = causal_mask(%length, %q) {axis=2, shape=[1,1,3,21], new=2, long=[3]} : i1[1,1,3,21]
+  const @nothing : f32[] = [-1e9]
+  %masked = where(%seen, %scores, @nothing) : f32[1,4,3,21]
+  %shares = softmax(%masked) {axis=3} : f32[1,4,3,21]
+  %y = cache_mix(%shares, %values, %total) : f32[1,4,3,20]
+  output "seen" = %seen
+  output "y" = %y
+  output "present_key" = %keys
+  output "present_value" = %values
+  output "total" = %total
+  state {input="past_key", output="present_key", in_place=true}
+  state {input="past_value", output="present_value", in_place=true}
+  state {input="length", output="total"}
+}
+"""
+
+
+def given(graph: Graph, length: int) -> dict[str, np.ndarray]:
+    """Return inputs with caches of `length` places; those past it hold what nobody may read."""
+    inputs = random_inputs(graph, length)
+    inputs["length"][:] = length
+    inputs["past_key"][..., length:] = np.nan
+    inputs["past_value"][..., length:, :] = np.nan
+    return inputs
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_attention_over_a_cache(machine: Target, pieces: int) -> None:
+    graph = graph_of(TEXT)
+    executable = Executable(lower_graph(graph, machine, jobs=1))
+    for length in (0, 1, 7, 18):
+        inputs = given(graph, length)
+        want = Interpreter(graph).run({name: np.nan_to_num(array) for name, array in inputs.items()})
+        got = executable.run(inputs, pieces)
+        compare(got, {name: want[name] for name in ("seen", "y")}, 1e-5)
