@@ -22,6 +22,7 @@ from qcompile.ir.graph import Graph
 from qcompile.ir.state import initial_states
 from qcompile.lower import lower_graph
 from qcompile.ops.interpreter import Interpreter
+from qcompile.shapes.single import with_one_place
 
 PLACES = 48
 MODELS = {"gpt2": gpt2, "llama": llama}
@@ -71,11 +72,18 @@ def bundle(model: Path) -> Path:
 
 
 def prepared(model: Path, **settings: Any) -> Graph:
+    return forms(model, **settings)[0]
+
+
+def forms(model: Path, **settings: Any) -> tuple[Graph, Graph | None]:
+    """Return the graph for runs of any length, and that for runs of one place."""
     config = driver.resolve_config(model, None, {"state": ["auto"], "precision": "fp32", **settings})
     context, _, graph = driver.prepare(model, config, None, None)
     simplified, _ = driver.simplify(graph, config, context, ())
     final, _ = driver.to_precision(simplified, config, context, ())
-    return driver.bound_extents(final, config, context, ())[0]
+    single = with_one_place(final)
+    bounded = driver.bound_extents(final, config, context, ())[0]
+    return bounded, driver.bound_extents(single, config, context, ())[0] if single is not None else None
 
 
 def test_runs_of_any_length_one_after_another(model: Path, bundle: Path) -> None:
@@ -190,17 +198,21 @@ def test_from_the_command_line(model: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.arm
-def test_the_same_on_arm(model: Path, tmp_path: Path, qemu_aarch64: str) -> None:
+@pytest.mark.parametrize("new", [3, 1])
+def test_the_same_on_arm(model: Path, tmp_path: Path, qemu_aarch64: str, new: int) -> None:
+    """Runs of one place have kernels of their own."""
     executable = tmp_path / "model"
-    program = lower_graph(prepared(model, max_length=PLACES), targets.load("rpi4"))
+    graph, single = forms(model, max_length=PLACES)
+    program = lower_graph(graph, targets.load("rpi4"), single=single)
+    assert program.single is not None
     executable.write_bytes(bundles.build_executable(program))
     executable.chmod(0o755)
-    ids = chunks([3, 3, 3])
-    np.concatenate(ids).reshape(3, 1, 3).tofile(tmp_path / "ids")
-    command = [qemu_aarch64, "-cpu", "cortex-a72", executable, "--size", "S=3", "--sequence", tmp_path / "ids"]
+    ids = chunks([new] * 3)
+    np.concatenate(ids).reshape(3, 1, new).tofile(tmp_path / "ids")
+    command = [qemu_aarch64, "-cpu", "cortex-a72", executable, "--size", f"S={new}", "--sequence", tmp_path / "ids"]
     command += ["--output", tmp_path / "out"]
     subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=120)
-    logits = np.fromfile(tmp_path / "out", np.float32).reshape(3, 1, 3, -1)
+    logits = np.fromfile(tmp_path / "out", np.float32).reshape(3, 1, new, -1)
     for found, wanted in zip(logits, reference(model, ids), strict=True):
         assert close(found, wanted)
 
