@@ -56,12 +56,6 @@ class Leaving:
             return False
         return self._costs.node(node, "int16").ns < self._costs.node(node, "float32").ns
 
-    def extra_ns(self, node: Node) -> float:
-        """Return how much longer a node takes out of int8, as it is cheapest, nanoseconds."""
-        name = node.outputs[0].name
-        wide = name in self._cheaper and name not in self._weights
-        return self._costs.node(node, "int16" if wide else "float32").ns - self._costs.node(node, "int8").ns
-
     def kept(self, names: Iterable[str], left: float) -> Kept:
         """Return how nodes that leave int8 compute.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 from qcompile.calibrate.layer_correction import spread
@@ -19,7 +20,7 @@ from qcompile.passmgr import PassContext, PassRecord
 from qcompile.search.drop import is_classifier, single_shape
 from qcompile.search.evaluation import Evaluator
 from qcompile.search.leaving import Kept, Leaving
-from qcompile.search.plan import Step, plan_steps
+from qcompile.search.plan import Step, extra_ns, plan_steps
 from qcompile.search.score import mac_shares
 from qcompile.search.sensitivity import measure_noise
 from qcompile.search.sources import find_sources
@@ -147,8 +148,20 @@ class _Net:
 
     def _better(self, known: Protected | None, kept: Kept) -> Protected:
         """Return the network with nodes out of int8, if it is more accurate than the one known."""
-        found = Protected(*self._run(kept, True), kept)
+        found = self._settled(kept)
         return found if known is None or self._margin(found.graph) > self._margin(known.graph) else known
+
+    def _settled(self, kept: Kept) -> Protected:
+        """Return the network with nodes out of int8: all in float32 where 16 bits lose more behind the slow passes.
+
+        Rounding weights takes away most noise of the layers that stay; that of the weights behind 16 bits then shows.
+        """
+        found = Protected(*self._run(kept, True), kept)
+        if not kept.wide:
+            return found
+        real = Kept((*kept.real, *kept.wide))
+        other = Protected(*self._run(real, True), real)
+        return found if self._margin(found.graph) >= self._margin(other.graph) - _FLAT_DB else other
 
     def _plan(self) -> list[Step]:
         """Return the order in which nodes leave int8; noises are relative to what the targets allow."""
@@ -168,7 +181,7 @@ class _Net:
         ]
         self._nodes = {node.outputs[0].name: node for node in assigned.nodes}
         self._leaving = Leaving(assigned, relative, self._costs)
-        return plan_steps(assigned, relative, self._leaving.extra_ns)
+        return plan_steps(assigned, relative, partial(extra_ns, costs=self._costs))
 
     def _assigned(self) -> tuple[Graph, Graph]:
         from qcompile.passmgr import PassManager
@@ -186,7 +199,8 @@ class _Net:
         chosen = [Step((), steps[0].noise)]
         for before, step in pairwise(steps):
             names = set(chosen[-1].names) | (set(step.names) - set(before.names))
-            kept = self._leaving.kept([n for n in step.names if n in names], step.noise)
+            # At the price of float32: where 16 bits serve is seen once the nodes are known.
+            kept = Kept(tuple(n for n in step.names if n in names))
             # One that costs too much is left out; what comes behind may be cheaper.
             if self._leaving.cost_ns(kept) <= budget and self._macs(kept.real) <= share * macs:
                 chosen.append(Step(tuple(n for n in step.names if n in names), step.noise))
