@@ -73,16 +73,6 @@ def _obstacle(graph: Graph, layer: Node, rounding: Node, node: Node) -> str | No
 def _fuse(rewriter: Rewriter, layer: Node, node: Node) -> None:
     # The shortest numbers that mean these float32 values.
     slopes = tuple(float(str(slope)) for slope in node.inputs[1].constant().astype(np.float32))
-    fused = rewriter.insert(
-        node,
-        layer.op,
-        list(layer.inputs),
-        replace(layer.attrs, activation="prelu", slopes=slopes),
-        name=f"{node.output.name}.fused",
-        types=[node.output.type],
-        loc=layer.loc,
-    )
-    fused.precision = layer.precision
-    fused.output.qparams = node.output.qparams
-    rewriter.replace_node(node, [fused.output])
+    attrs = replace(layer.attrs, activation="prelu", slopes=slopes)
+    rewriter.merge(layer, node, layer.inputs, attrs)
     rewriter.eliminate_dead()

@@ -79,19 +79,7 @@ def _merge(rewriter: Rewriter, node: Node, last: Node, residual: Value | None) -
     """Let `node`, moved to where `last` is, compute the result of `last`."""
     operands = [*node.inputs] + ([residual] if residual is not None else [])
     attrs = replace(node.attrs, residual=True) if residual is not None else node.attrs
-    # The result takes over the name that readers know; the loc stays the convolution's.
-    fused = rewriter.insert(
-        last,
-        node.op,
-        operands,
-        attrs,
-        name=f"{last.output.name}.fused",
-        types=[last.output.type],
-        loc=node.loc,
-    )
-    fused.precision = node.precision
-    fused.output.qparams = last.output.qparams
-    rewriter.replace_node(last, [fused.output])
+    rewriter.merge(node, last, operands, attrs)
     rewriter.erase(node)
 
 
@@ -111,16 +99,5 @@ def _fuse_table(rewriter: Rewriter, node: Node) -> None:
         return
     parameters = {n: getattr(node.attrs, n) for n in ("alpha", "beta") if hasattr(node.attrs, n)}
     attrs = replace(producer.attrs, activation=node.op.name, pre_activation=before, **parameters)
-    fused = rewriter.insert(
-        node,
-        producer.op,
-        producer.inputs,
-        attrs,
-        name=f"{node.output.name}.fused",
-        types=[node.output.type],
-        loc=producer.loc,
-    )
-    fused.precision = producer.precision
-    fused.output.qparams = node.output.qparams
-    rewriter.replace_node(node, [fused.output])
+    rewriter.merge(producer, node, producer.inputs, attrs)
     rewriter.erase(producer)

@@ -89,6 +89,21 @@ class Rewriter:
         self.erase(node)
         return new
 
+    def merge(self, node: Node, last: Node, inputs: Sequence[Value], attrs: Any) -> None:
+        """Let `node`, moved to where `last` is, compute the one result of `last`; nodes that nobody needs stay.
+
+        Args:
+            node: the operation, location and precision; its own result must have no other reader.
+            last: erased; its result passes its type, quantization and the name that readers know on.
+            inputs: operands of the merged node.
+            attrs: its attributes.
+        """
+        name, types = f"{last.output.name}.fused", [last.output.type]
+        merged = self.insert(last, node.op, inputs, attrs, name=name, types=types, loc=node.loc)
+        merged.precision = node.precision
+        merged.output.qparams = last.output.qparams
+        self.replace_node(last, [merged.output])
+
     def absorb(self, producer: Node, node: Node) -> None:
         """Let the one result of `producer` stand for the one result of its reader, and erase the reader.
 
