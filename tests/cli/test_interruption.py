@@ -33,8 +33,13 @@ def start(folder: Path, *words: object) -> subprocess.Popen[str]:
     environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
     (folder / "tmp").mkdir()
     command = [sys.executable, "-m", "qcompile.cli", *map(str, words)]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, start_new_session=True)  # fmt: skip
+    # Where the tests run in the background of a shell, SIGINT is ignored, and that would be inherited.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                text=True, start_new_session=True)  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def descendants(group: int) -> list[int]:
