@@ -117,10 +117,13 @@ class _Net:
         self._evaluator = Evaluator(calibrated, self._samples)
         self._targets = targets(calibrated)
         self._costs = NodeCosts.of(context)
+        self._ratios: dict[Kept, list[float]] = {}
 
     def _margin(self, graph: Graph, least: float | None = None) -> float:
         """Return by how much the worst output exceeds its target, dB."""
-        ratios = self._evaluator.output_db(graph)
+        return self._least_margin(self._evaluator.output_db(graph), least)
+
+    def _least_margin(self, ratios: Sequence[float], least: float | None) -> float:
         return min(db - (least if least is not None else goal) for db, goal in zip(ratios, self._targets, strict=True))
 
     def secured(self) -> Protected:
@@ -145,6 +148,12 @@ class _Net:
 
     def _quick(self, kept: Kept) -> Graph:
         return self._run(kept, False)[0]
+
+    def _quick_margin(self, kept: Kept, least: float | None = None) -> float:
+        """Return the margin without the slow passes; several searches ask for that of the same nodes."""
+        if kept not in self._ratios:
+            self._ratios[kept] = self._evaluator.output_db(self._quick(kept))
+        return self._least_margin(self._ratios[kept], least)
 
     def _better(self, known: Protected | None, kept: Kept) -> Protected:
         """Return the network with nodes out of int8, if it is more accurate than the one known."""
@@ -211,13 +220,13 @@ class _Net:
 
     def _shortest(self, steps: Sequence[Step], gain: float) -> Kept:
         """Return the shortest step that meets the targets, or comes as near to them as the last."""
-        reached = self._margin(self._quick(Kept(steps[-1].names))) + gain
+        reached = self._quick_margin(Kept(steps[-1].names)) + gain
         wanted = min(reached - _FLAT_DB, 0.0)
         return self._cheapest(self._first(steps, wanted - gain, None), wanted - gain, None)
 
     def _at_any_price(self, steps: Sequence[Step], best: Protected) -> Kept:
         """Return the shortest step that meets the least SQNR."""
-        gain = max(0.0, self._margin(best.graph) - self._margin(self._quick(best.kept)))
+        gain = max(0.0, self._margin(best.graph) - self._quick_margin(best.kept))
         return self._cheapest(self._first(steps, -gain, LEAST_DB), -gain, LEAST_DB)
 
     def _first(self, steps: Sequence[Step], wanted: float, least: float | None) -> Step:
@@ -225,7 +234,7 @@ class _Net:
         low, high = 0, len(steps) - 1
         while high - low > 1:
             middle = (low + high) // 2
-            if self._margin(self._quick(Kept(steps[middle].names)), least) >= wanted:
+            if self._quick_margin(Kept(steps[middle].names), least) >= wanted:
                 high = middle
             else:
                 low = middle
@@ -236,13 +245,13 @@ class _Net:
         wide = self._leaving.kept(step.names, step.noise).wide
         if not wide:
             return Kept(step.names)
-        enough = min(wanted, self._margin(self._quick(Kept(step.names)), least)) - _FLAT_DB
+        enough = min(wanted, self._quick_margin(Kept(step.names), least)) - _FLAT_DB
 
         def widened(more: Sequence[str], known: Kept, halvings: int) -> Kept:
             """Give some nodes 16 bits, or else those of their halves that leave the margin."""
             chosen = {*known.wide, *more}
             trial = Kept(tuple(n for n in step.names if n not in chosen), tuple(n for n in step.names if n in chosen))
-            if self._margin(self._quick(trial), least) >= enough:
+            if self._quick_margin(trial, least) >= enough:
                 return trial
             if not halvings or len(more) < 2:
                 return known
