@@ -83,9 +83,7 @@ class Calibrate(Pass):
                     lo, hi = range_through(found, function)
             _set_range(value, lo, hi)
 
-    def _statistics(
-        self, graph: Graph, observed: list[Value], context: PassContext
-    ) -> dict[str, TensorStatistics]:
+    def _statistics(self, graph: Graph, observed: list[Value], context: PassContext) -> dict[str, TensorStatistics]:
         observers = {v.name: make_observer(v.qspec.observer) for v in observed if v.qspec is not None}
         executor = Interpreter(graph)
         samples: Iterable[Mapping[str, Any]]

@@ -86,11 +86,7 @@ def _merge(rewriter: Rewriter, node: Node, last: Node, residual: Value | None) -
 def _fuse_table(rewriter: Rewriter, node: Node) -> None:
     """Merge an int8 activation into the convolution before it."""
     producer = node.inputs[0].producer
-    if (
-        producer is None
-        or producer.op.integer is not Quantization.ACCUMULATE
-        or node.op.name not in ACTIVATIONS
-    ):
+    if producer is None or producer.op.integer is not Quantization.ACCUMULATE or node.op.name not in ACTIVATIONS:
         return
     before = node.inputs[0].qparams
     if _sole_reader(rewriter.graph, node.inputs[0]) is not node or producer.attrs.activation != "none":

@@ -49,18 +49,14 @@ def _fuse(rewriter: Rewriter, add: Node, context: PassContext) -> None:
     attrs = replace(
         conv.attrs, residual=True, activation=add.attrs.activation, alpha=add.attrs.alpha, beta=add.attrs.beta
     )
-    fused = rewriter.insert(
-        add, conv.op, [*conv.inputs, other], attrs, name=f"{add.output.name}.fused", loc=conv.loc
-    )
+    fused = rewriter.insert(add, conv.op, [*conv.inputs, other], attrs, name=f"{add.output.name}.fused", loc=conv.loc)
     fused.precision = conv.precision
     rewriter.replace_node(add, [fused.output])
     rewriter.erase(conv)
 
 
 def _can_take(node: Node) -> bool:
-    return (
-        node.op.adds_residual and not node.is_integer
-    )
+    return node.op.adds_residual and not node.is_integer
 
 
 def _obstacle(graph: Graph, conv: Node, add: Node, other: Value) -> str | None:

@@ -58,9 +58,7 @@ class InsertObservers(Pass):
     def _weights(self, node: Node) -> None:
         weight, bias = node.inputs[1], node.inputs[2]
         weight.qspec = QSpec(observer=self.weights, symmetric=True, axis=0 if self.per_channel else None)
-        bias.qspec = QSpec(
-            observer=self.weights, dtype="int32", symmetric=True, kind="derived", source=weight.name
-        )
+        bias.qspec = QSpec(observer=self.weights, dtype="int32", symmetric=True, kind="derived", source=weight.name)
 
     def _result(self, node: Node) -> QSpec:
         if node.op.integer is Quantization.SHARED:

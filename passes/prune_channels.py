@@ -220,5 +220,3 @@ def _rounded(
             left[family] += 1
             gone.discard(root)
     return gone
-
-

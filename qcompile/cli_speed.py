@@ -18,9 +18,7 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Also each layer: time, speed, share of the processor's peak, bytes.")
     ] = False,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the profile with its roofline here.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the profile with its roofline here.")] = None,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Where to run it: local, or ssh://user@host.")
     ] = None,
@@ -33,9 +31,7 @@ def bench(
             "runtime a model of its own.",
         ),
     ] = None,
-    model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="ONNX file the bundle was compiled from.")
-    ] = None,
+    model: Annotated[Path | None, typer.Option(metavar="FILE", help="ONNX file the bundle was compiled from.")] = None,
 ) -> None:
     """Time a bundle: median, p90, load, first inference and peak memory.
 

@@ -116,6 +116,7 @@ def compile(
         InternalError: our own fault.
     """
     from qcompile.shapes.single import with_one_place
+
     given: dict[str, Any] = {**settings, "precision": precision}
     given["target"] = str(target) if target is not None else None
     given["input_shapes"] = whole_shapes(input_shapes) if input_shapes is not None else None
@@ -246,9 +247,7 @@ def simplify(
     graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
 ) -> tuple[Graph, list[PassRecord]]:
     """Run the float rewrites and the user's own passes."""
-    return _run(
-        f"{SIMPLIFY},{config.passes}" if config.passes else SIMPLIFY, graph, config, context, instruments
-    )
+    return _run(f"{SIMPLIFY},{config.passes}" if config.passes else SIMPLIFY, graph, config, context, instruments)
 
 
 def find_recipe(graph: Graph, config: CompileConfig, context: PassContext, output: Path) -> SearchResult | None:
@@ -434,9 +433,7 @@ def _comparable(simplified: Graph, context: PassContext) -> Graph:
     return simplified if context.reference is None or is_quantized(simplified) else context.reference
 
 
-def measure(
-    reference: Graph, final: Graph, samples: CalibrationSet | None, context: PassContext
-) -> Comparison | None:
+def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, context: PassContext) -> Comparison | None:
     """Compare the quantized graph with the float one, tensor by tensor; None for a float build."""
     from qcompile.evaluate.comparison import compare_graphs
     from qcompile.ir.state import state_input

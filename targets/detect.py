@@ -63,11 +63,11 @@ def machine_name() -> str:
 def _x86_level(present: set[str]) -> dict[str, Any]:
     """Choose one of the levels that have kernels; the same words as in the YAML files of these levels."""
     if present.issuperset(_V4_AMX):
-        extra = [f"+{name}" for name in _V4_VNNI[len(_V3):]]
+        extra = [f"+{name}" for name in _V4_VNNI[len(_V3) :]]
         return {"cpu": "x86-64-v4", "features": [*extra, "+amx-tile", "+amx-int8", "-prefer-256-bit"],
                 "isa": "amx_int8", "requires": list(_V4_AMX)}  # fmt: skip
     if present.issuperset(_V4_VNNI):
-        extra = [f"+{name}" for name in _V4_VNNI[len(_V3):]]
+        extra = [f"+{name}" for name in _V4_VNNI[len(_V3) :]]
         return {"cpu": "x86-64-v4", "features": [*extra, "-prefer-256-bit"], "isa": "avx512_vnni",
                 "requires": list(_V4_VNNI)}  # fmt: skip
     if present.issuperset((*_V3, "avxvnni")):

@@ -96,9 +96,12 @@ def _schema_error(error: Any, content: Any, origin: str) -> TargetError:
         missing = next(key for key in error.validator_value if key not in content)
         return TargetError(f"{origin}: key '{missing}' is missing", hint=f"a target has: {', '.join(known)}")
     key = ".".join(str(part) for part in error.path)
-    expected = {"type": f"a value of type {error.validator_value}", "enum": f"one of {error.validator_value}",
-                "pattern": f"text like {error.validator_value}",
-                "minimum": f"at least {error.validator_value}"}.get(error.validator, error.message)
+    expected = {
+        "type": f"a value of type {error.validator_value}",
+        "enum": f"one of {error.validator_value}",
+        "pattern": f"text like {error.validator_value}",
+        "minimum": f"at least {error.validator_value}",
+    }.get(error.validator, error.message)
     hint = "write the version in quotes, YAML takes it for a number" if key == "glibc" else None
     return TargetError(f"{origin}: key '{key}' is {error.instance!r}, expected {expected}", hint=hint)
 
@@ -114,8 +117,10 @@ def _check_features(target: Target, origin: str) -> None:
     needed |= dict.fromkeys(features.ISA_REQUIRES.get(target.isa, ()), f"isa '{target.isa}'")
     for name in sorted(needed):
         if name not in target.requires:
-            raise TargetError(f"{origin}: {needed[name]} needs '{name}', which key 'requires' does not list",
-                              hint=f"add '{name}' to requires, so that a machine without it is refused")
+            raise TargetError(
+                f"{origin}: {needed[name]} needs '{name}', which key 'requires' does not list",
+                hint=f"add '{name}' to requires, so that a machine without it is refused",
+            )
 
 
 def _check_isa(target: Target, origin: str) -> None:

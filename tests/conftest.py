@@ -58,9 +58,7 @@ int32_t k_fail(EIGHT, uint8_t *scratch, int32_t begin, int32_t end) {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--update-golden", action="store_true", help="rewrite the expected texts of tests/passes/golden"
-    )
+    parser.addoption("--update-golden", action="store_true", help="rewrite the expected texts of tests/passes/golden")
 
 
 @cache

@@ -119,20 +119,26 @@ def _check_replaceable(target: Path, names: Iterable[str]) -> list[str]:
         if not present:
             return []
         if manifest.NAME not in present:
-            raise BundleError(f"{target} is not empty and not a bundle of ours: nothing was written",
-                              hint="choose another output directory with -o, or remove it yourself")
+            raise BundleError(
+                f"{target} is not empty and not a bundle of ours: nothing was written",
+                hint="choose another output directory with -o, or remove it yourself",
+            )
         ours = manifest.read(target)["files"]
         for name in present:
             if name in ours and _digest(target / name) != ours[name]["sha256"]:
-                raise BundleError(f"{target / name} was changed after qcompile wrote it: nothing was written",
-                                  hint="move it away, or choose another output directory with -o")
+                raise BundleError(
+                    f"{target / name} was changed after qcompile wrote it: nothing was written",
+                    hint="move it away, or choose another output directory with -o",
+                )
     except OSError as error:
         raise _cannot_write(target, error) from None
     theirs = [name for name in present if name not in ours and name != manifest.NAME]
     clash = sorted(set(theirs) & set(names))
     if clash:
-        raise BundleError(f"{target / clash[0]} is not ours, but the bundle has a file of this name",
-                          hint="move it away, or choose another output directory with -o")
+        raise BundleError(
+            f"{target / clash[0]} is not ours, but the bundle has a file of this name",
+            hint="move it away, or choose another output directory with -o",
+        )
     return theirs
 
 

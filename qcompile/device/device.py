@@ -104,9 +104,7 @@ class Device:
         """
         words, folder = self._words(command)
         try:
-            return subprocess.Popen(
-                words, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
-            )
+            return subprocess.Popen(words, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
         except OSError as error:
             raise DeviceError(f"{self.name}: cannot run {command[0]}: {error.strerror}") from None
 

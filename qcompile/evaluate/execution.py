@@ -19,6 +19,7 @@ from qcompile.quant.qparams import QParams
 
 Array = npt.NDArray[Any]
 
+
 @dataclass(frozen=True)
 class Score:
     """One class of a classifier's output.
@@ -152,9 +153,7 @@ def _assign(texts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
         name, equals, file = text.partition("=")
         if not equals or (name not in names and len(names) == 1):
             if len(names) != 1:
-                raise UsageError(
-                    f"which input is '{text}'?", hint=f"give NAME=FILE; inputs: {', '.join(names)}"
-                )
+                raise UsageError(f"which input is '{text}'?", hint=f"give NAME=FILE; inputs: {', '.join(names)}")
             name, file = names[0], text
         if name not in names:
             raise UsageError(f"the model has no input '{name}'", hint=did_you_mean(name, list(names)))

@@ -86,9 +86,7 @@ def measure_roofs(target: Mapping[str, Any], device: Device) -> Roofs | None:
         raise DeviceError(f"{device.name}: cannot measure the processor: {answer.reason()}")
     integer, real = per_cycle(machine.isa, machine.cpu)
     ghz = found["ghz"]
-    return Roofs(
-        integer * ghz if integer else None, real * ghz if real else None, ghz, found["memory"], found["cache"]
-    )
+    return Roofs(integer * ghz if integer else None, real * ghz if real else None, ghz, found["memory"], found["cache"])
 
 
 def per_cycle(isa: str, cpu: str) -> tuple[float | None, float | None]:

@@ -114,9 +114,7 @@ class Node:
 
     __slots__ = ("attrs", "inputs", "loc", "op", "outputs", "precision")
 
-    def __init__(
-        self, op: OpDef, inputs: Sequence[Value], outputs: Sequence[Value], attrs: Any, loc: str = ""
-    ) -> None:
+    def __init__(self, op: OpDef, inputs: Sequence[Value], outputs: Sequence[Value], attrs: Any, loc: str = "") -> None:
         self.op = op
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
@@ -269,9 +267,7 @@ class Graph:
             if value not in numbers:
                 numbers[value] = f"v{len(numbers)}"
                 content = value.content_digest()
-                digest.update(
-                    f"{numbers[value]}:{value.type}:{value.qparams}:{value.qspec}:{content};".encode()
-                )
+                digest.update(f"{numbers[value]}:{value.type}:{value.qparams}:{value.qspec}:{content};".encode())
             return numbers[value]
 
         for value in self.inputs:
@@ -280,9 +276,7 @@ class Graph:
             operands = [describe(v) for v in node.inputs]
             results = [describe(v) for v in node.outputs]
             digest.update(f"{node.op.name}{node.attrs!r}{node.precision}{operands}->{results};".encode())
-        digest.update(
-            repr([(n, describe(v)) for n, v in zip(self.output_names, self.outputs, strict=True)]).encode()
-        )
+        digest.update(repr([(n, describe(v)) for n, v in zip(self.output_names, self.outputs, strict=True)]).encode())
         for more in (self.states, self.symbols, self.extents):
             digest.update(repr(more).encode() if more else b"")
         return digest.hexdigest()
@@ -305,9 +299,7 @@ class Graph:
 
         copy.inputs = [twin(v) for v in self.inputs]
         for node in self.nodes:
-            new = Node(
-                node.op, [twin(v) for v in node.inputs], [twin(v) for v in node.outputs], node.attrs, node.loc
-            )
+            new = Node(node.op, [twin(v) for v in node.inputs], [twin(v) for v in node.outputs], node.attrs, node.loc)
             new.precision = node.precision
             for output in new.outputs:
                 output.producer = new

@@ -151,9 +151,7 @@ class _GraphParser:
         if scan.kind == "digest":
             key = scan.advance()[1:]
             if key not in self.pool:
-                raise UsageError(
-                    f"the constant #{key} is not given", loc=scan.source, hint="pass it in `constants`"
-                )
+                raise UsageError(f"the constant #{key} is not given", loc=scan.source, hint="pass it in `constants`")
             return np.asarray(self.pool[key]).reshape(type.shape)
         if scan.accept("["):
             items = scan.sequence("]", scan.literal)

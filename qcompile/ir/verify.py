@@ -36,9 +36,7 @@ def verify(graph: Graph) -> None:
     for output in graph.outputs:
         if output not in known and not output.is_constant:
             raise InternalError(f"graph output {output.name} is not computed")
-    if len(graph.output_names) != len(graph.outputs) or len(set(graph.output_names)) != len(
-        graph.output_names
-    ):
+    if len(graph.output_names) != len(graph.outputs) or len(set(graph.output_names)) != len(graph.output_names):
         raise InternalError(f"graph outputs {graph.output_names} are not named one by one")
     _verify_states(graph)
     _verify_uses(graph)

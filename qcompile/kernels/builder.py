@@ -268,7 +268,5 @@ class Builder:
         zero, one = tirx.IntImm("int32", 0), tirx.IntImm("int32", 1)
         body = tirx.AttrStmt("default", "device_id", zero, tirx.AttrStmt("default", "device_type", one, body))
         parameters = [*self._pointers, self._scratch, *self._range]
-        function = tirx.PrimFunc(
-            parameters, tirx.SeqStmt([body, tirx.Return(zero)]), ret_type=PrimType("int32")
-        )
+        function = tirx.PrimFunc(parameters, tirx.SeqStmt([body, tirx.Return(zero)]), ret_type=PrimType("int32"))
         return function.with_attr({"global_symbol": name, "calling_conv": 0, "tirx.is_entry_func": False})

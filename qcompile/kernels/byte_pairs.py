@@ -56,9 +56,7 @@ class BytePairKernel:
         """Declare accumulators."""
         return [[b.register(f"int32x{self.lanes}", bias[j]) for j in range(nv)] for _ in range(mr)]
 
-    def step(
-        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
-    ) -> None:
+    def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit one step."""
         size = _QUAD * self.lanes
         weights, ones = b.let(w.load(at, size)), const(1, f"int16x{size // 2}")

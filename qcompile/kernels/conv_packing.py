@@ -135,9 +135,7 @@ def pack_table(table: npt.NDArray[np.int8], isa: Isa) -> npt.NDArray[np.uint8]:
     return np.asarray(np.roll(table, 128).view(np.uint8).copy())
 
 
-def _folded_bias(
-    kernel: Array, bias: Array, zero_point: int, isa: Isa, signed: bool = False
-) -> npt.NDArray[np.int32]:
+def _folded_bias(kernel: Array, bias: Array, zero_point: int, isa: Isa, signed: bool = False) -> npt.NDArray[np.int32]:
     """The bias less what the zero point adds; ``signed``: the kernel reads codes as such, however they are stored."""
     stored = zero_point + (128 if isa.activation_dtype == "uint8" and not signed else 0)
     rows = kernel.reshape(len(kernel), -1).astype(np.int64)

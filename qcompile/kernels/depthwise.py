@@ -267,9 +267,7 @@ class _Generator:
             if whole < run.blocks:
                 emit(Block(run.micro, run.first + whole * size, run.weights + whole * each, run.last))
 
-    def _row(
-        self, source: DepthwiseRows, run: _Run, block: Index, output: Expr, valid: int, lines: int
-    ) -> None:
+    def _row(self, source: DepthwiseRows, run: _Run, block: Index, output: Expr, valid: int, lines: int) -> None:
         """Emit output rows of a block of channels, of which ``valid`` exist."""
         b, work, micro = self.b, self.work, run.micro
         assert not is_direct(micro), "those emit bands"

@@ -140,9 +140,7 @@ class Epilogue:
             return 1
         return self._fit // math.gcd(self._fit, nv)
 
-    def store_pixels(
-        self, pixels: Sequence[tuple[Sequence[Expr], Index]], scale: Sequence[Scale], valid: int
-    ) -> None:
+    def store_pixels(self, pixels: Sequence[tuple[Sequence[Expr], Index]], scale: Sequence[Scale], valid: int) -> None:
         """Finish some pixels, each with its sums and its place; what narrows does so for several at once.
 
         Args:
@@ -253,9 +251,7 @@ class Epilogue:
         """Whether the table is applied to stored codes, for want of a vector look-up."""
         return self._work.table and self._isa.lookup is None
 
-    def _codes_of(
-        self, found: Sequence[Expr], places: Sequence[tuple[Index, int]], in_order: bool = True
-    ) -> Expr:
+    def _codes_of(self, found: Sequence[Expr], places: Sequence[tuple[Index, int]], in_order: bool = True) -> Expr:
         """Stored codes of clamped (or, with a narrowing, any) integers relative to the zero point."""
         b, lanes = self._b, self._lanes * len(found)
         if self._work.output == "int16":
@@ -356,9 +352,7 @@ class Epilogue:
                 piece //= 2
 
 
-def copy_elements(
-    b: Builder, source: Memory, start: Index, to: Memory, first: Index, count: int, wide: int
-) -> None:
+def copy_elements(b: Builder, source: Memory, start: Index, to: Memory, first: Index, count: int, wide: int) -> None:
     """Copy (and convert) ``count`` elements, ``wide`` at a time, touching nothing else."""
     whole = count // wide
     if whole:

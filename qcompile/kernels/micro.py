@@ -51,9 +51,7 @@ class FmaMicroKernel:
         """Declare accumulators."""
         return [[b.register(f"float32x{self.lanes}", bias[j]) for j in range(nv)] for _ in range(mr)]
 
-    def step(
-        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
-    ) -> None:
+    def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit ``groups`` values of K."""
         lanes, nv = self.lanes, len(state[0])
         for g in range(groups):
@@ -105,9 +103,7 @@ class PairMicroKernel:
         """Declare accumulators."""
         return [[b.register(f"int32x{self.lanes}", bias[j]) for j in range(nv)] for _ in range(mr)]
 
-    def step(
-        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
-    ) -> None:
+    def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit ``groups`` pairs of K."""
         nv, pairs = len(state[0]), 2 * self.lanes
         for g in range(groups):

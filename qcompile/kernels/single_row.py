@@ -68,9 +68,7 @@ class SingleRow:
         zeros = [const(0, f"int32x{self.lanes}")] * nv
         return [self.inner.start(b, 1, nv, bias if n == 0 else zeros) for n in range(self._copies(nv))]
 
-    def step(
-        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
-    ) -> None:
+    def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit ``groups`` dot groups, in turns for each copy of the accumulators."""
         nv = len(state[0][0])  # rows of vectors are the state of the kernels that are used so
         size = nv * self.lanes * self.group

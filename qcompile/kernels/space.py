@@ -141,7 +141,6 @@ class Nest:
         """Trip count of the parallel loop."""
         return math.prod(self.extents[n] for n in self.others[: self.prefix]) * self.chunks
 
-
     def levels(self, inside: int = 1) -> tuple[tuple[int, int], ...]:
         """Return how a tile's number is made; see `qcompile.kernels.kernel.Kernel`.
 

@@ -179,9 +179,7 @@ def with_activation(node: Node, scalars: LayerScalars) -> tuple[LayerScalars, st
     return replace(scalars, alpha=function.alpha, beta=function.beta, slopes=function.slopes), function.name
 
 
-def _integer_epilogue(
-    node: Node, scales: Array, scalars: LayerScalars, result: QParams, activation: str
-) -> Epilogue:
+def _integer_epilogue(node: Node, scales: Array, scalars: LayerScalars, result: QParams, activation: str) -> Epilogue:
     attrs = node.attrs
     before = attrs.pre_activation or result
     scalars = replace(scalars, y_zero_point=before.scalar_zero_point, qmin=before.qmin, qmax=before.qmax)

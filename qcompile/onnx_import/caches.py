@@ -248,4 +248,3 @@ def _say(graph: Graph, grown: GrowingModel) -> None:
     if fixed:
         listed = ", ".join(f"'{name}'" for name in fixed)
         graph.notes.append(f"{listed} follow from the length: all places count, in order")
-

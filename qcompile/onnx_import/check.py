@@ -140,7 +140,7 @@ def reads(node: Any) -> list[str]:
     """Return the names a node reads, those of its subgraphs included."""
     names = list(node.input)
     for attribute in node.attribute:
-        for graph in ([attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs):
+        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
             for inner in graph.node:
                 names += reads(inner)
     return names

@@ -26,9 +26,7 @@ from qcompile.onnx_import.tensors import CONVERTED, WIDENED, TensorReader, eleme
 from qcompile.ops.onnx_node import OnnxNode
 
 
-def convert_model(
-    model: Model, input_shapes: Mapping[str, tuple[int, ...]], symbols: Sequence[Symbol] = ()
-) -> Graph:
+def convert_model(model: Model, input_shapes: Mapping[str, tuple[int, ...]], symbols: Sequence[Symbol] = ()) -> Graph:
     """Check a model and turn it into a graph.
 
     Args:

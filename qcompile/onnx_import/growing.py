@@ -182,9 +182,7 @@ def describe(
     told: dict[str, int | str] = {}
     for value in known:
         dims = _dims(value, shapes.get(value.name))
-        roles[value.name] = tuple(
-            _role(value, axis, dim, cache=value.name in caches) for axis, dim in enumerate(dims)
-        )
+        roles[value.name] = tuple(_role(value, axis, dim, cache=value.name in caches) for axis, dim in enumerate(dims))
         told.update({r: d for r, d in zip(roles[value.name], dims, strict=True) if isinstance(r, str) and _tells(d)})
         if value.name in caches and roles[value.name].count("past") > 1:
             raise UsageError(

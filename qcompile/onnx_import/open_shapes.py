@@ -144,4 +144,3 @@ def open_shapes(graph: Graph, symbols: Sequence[Symbol]) -> OpenShapes | None:
     """Note the symbols of a graph whose inputs are made; return what follows them, None where there are none."""
     graph.symbols = tuple(symbols)
     return OpenShapes(graph) if symbols else None
-

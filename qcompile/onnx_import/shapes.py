@@ -32,9 +32,7 @@ class InputType:
     dims: list[Dim] | None
 
 
-def resolve_inputs(
-    model: Model, inputs: Sequence[Any], given: Mapping[str, tuple[int, ...]]
-) -> dict[str, TensorType]:
+def resolve_inputs(model: Model, inputs: Sequence[Any], given: Mapping[str, tuple[int, ...]]) -> dict[str, TensorType]:
     """Return the static type of every graph input.
 
     Args:

@@ -123,9 +123,7 @@ class Binary(OpDef):
         """Emit an elementwise loop over real values."""
 
         def real(e: Any, i: Any) -> Any:
-            return self.expression(
-                e, node.attrs, e.load(0, *e.broadcast(0, i)), e.load(1, *e.broadcast(1, i))
-            )
+            return self.expression(e, node.attrs, e.load(0, *e.broadcast(0, i)), e.load(1, *e.broadcast(1, i)))
 
         context.map(node, real)
 
@@ -278,9 +276,7 @@ def lower_sum(
 
     def emit(e: Any, i: Any) -> Any:
         terms = [e.centred(k, *e.broadcast(k, i)) * e.i32(constants.multipliers[k]) for k in (0, 1)]
-        return e.clamp_store(
-            (terms[0] + terms[1] + e.i32(1 << (constants.shift - 1))) >> e.i32(constants.shift)
-        )
+        return e.clamp_store((terms[0] + terms[1] + e.i32(1 << (constants.shift - 1))) >> e.i32(constants.shift))
 
     if table is None or before is None:
         context.map(node, emit)

@@ -66,8 +66,7 @@ class GatherNd(OpDef):
         wrapped = np.clip(np.where(indices < 0, indices + extents, indices), 0, extents - 1)
         free = indices.ndim - 1 - batch
         leading = [
-            np.arange(d).reshape((1,) * a + (d,) + (1,) * (batch - 1 - a + free))
-            for a, d in enumerate(x.shape[:batch])
+            np.arange(d).reshape((1,) * a + (d,) + (1,) * (batch - 1 - a + free)) for a, d in enumerate(x.shape[:batch])
         ]
         places = (*leading, *np.moveaxis(wrapped, -1, 0))
         return (np.ascontiguousarray(x[places]),)

@@ -106,9 +106,7 @@ class OnnxNode:
         """
         return self.add_many(op, inputs, [name or self.outputs[0]], **attrs)[0]
 
-    def add_many(
-        self, op: str, inputs: Sequence[Value], names: Sequence[str], **attrs: Any
-    ) -> tuple[Value, ...]:
+    def add_many(self, op: str, inputs: Sequence[Value], names: Sequence[str], **attrs: Any) -> tuple[Value, ...]:
         """Append an IR node with several results and return them; see `add`.
 
         A node whose operands are all constants is evaluated instead, and its results are constants; weights of a few
@@ -132,9 +130,7 @@ class OnnxNode:
             self.fail(str(error))
         return node.outputs
 
-    def _fold(
-        self, op: OpDef, inputs: Sequence[Value], attrs: Any, names: Sequence[str]
-    ) -> tuple[Value, ...]:
+    def _fold(self, op: OpDef, inputs: Sequence[Value], attrs: Any, names: Sequence[str]) -> tuple[Value, ...]:
         types = op.infer(attrs, [v.type for v in inputs])
         if sum(t.nbytes for t in types) > FOLDED_LIMIT:
             self.fail(f"its constant result {', '.join(map(str, types))} is too large")
@@ -166,6 +162,4 @@ class OnnxNode:
         Raises:
             UnsupportedOpError: always.
         """
-        raise UnsupportedOpError(
-            f"node {self.name} ({self.op_type}): {problem}", loc=self.source or None, hint=hint
-        )
+        raise UnsupportedOpError(f"node {self.name} ({self.op_type}): {problem}", loc=self.source or None, hint=hint)

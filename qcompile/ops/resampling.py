@@ -97,9 +97,7 @@ def _filtered(axis: Axis, mode: str, a: float, exclude_outside: bool) -> tuple[A
     return np.clip(taps, 0, axis.size - 1).astype(np.int64), shares.astype(np.float32)
 
 
-def resampled(
-    node: OnnxNode, axes: Mapping[int, Axis], details: Mapping[str, Any], antialias: bool = False
-) -> Value:
+def resampled(node: OnnxNode, axes: Mapping[int, Axis], details: Mapping[str, Any], antialias: bool = False) -> Value:
     """Resize axes one after the other: by copies where elements are only moved, else by products.
 
     Args:

@@ -161,9 +161,7 @@ def _resized(node: OnnxNode, scales: Sequence[float], sizes: list[int] | None, d
     return _resized_elsewhere(node, x, axes, (out, single), opened, {"mode": mode, **details})
 
 
-def _cropped(
-    node: OnnxNode, scales: list[float] | None, sizes: list[int] | None, details: dict[str, Any]
-) -> Value:
+def _cropped(node: OnnxNode, scales: list[float] | None, sizes: list[int] | None, details: dict[str, Any]) -> Value:
     """Resize a region of interest, which must be a constant."""
     x, roi = node.value(0), node.array(1, "the region of interest").astype(np.float64)
     rank, mode = len(x.shape), node.attr("mode", "nearest")
@@ -310,9 +308,7 @@ def _mix(x: Array, where: int, indices: Array, coefficients: Array) -> Array:
     """Return the weighted sum of the taps along one axis of an NHWC array."""
     shape = [1, 1, 1, 1]
     shape[where] = len(indices)
-    parts = [
-        x.take(indices[:, t], where) * coefficients[:, t].reshape(shape) for t in range(indices.shape[1])
-    ]
+    parts = [x.take(indices[:, t], where) * coefficients[:, t].reshape(shape) for t in range(indices.shape[1])]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
@@ -336,9 +332,7 @@ def _lower_nearest(node: Node, context: Any, rows: Axis, columns: Axis) -> None:
         return lambda e, k: e.at(table, k)
 
     row, column = source(rows), source(columns)
-    context.map(
-        node, lambda e, i: e.load(0, *_place(layout, i, row(e, i[where[0]]), column(e, i[where[1]])))
-    )
+    context.map(node, lambda e, i: e.load(0, *_place(layout, i, row(e, i[where[0]]), column(e, i[where[1]]))))
 
 
 def _lower_taps(node: Node, context: Any, rows: Axis, columns: Axis) -> None:

@@ -51,9 +51,7 @@ def sliced(node: OnnxNode, x: Value, ranges: dict[int, slice], name: str | None 
         starts.append(start)
         steps.append(step)
         sizes.append(len(range(start, stop, step)))
-    if tuple(sizes) == x.shape and all(
-        step == 1 for step, size in zip(steps, sizes, strict=True) if size > 1
-    ):
+    if tuple(sizes) == x.shape and all(step == 1 for step, size in zip(steps, sizes, strict=True) if size > 1):
         return x
     # Where one element or none is taken, the step does not matter: one spelling keeps equal slices equal.
     steps = [step if size > 1 else 1 for step, size in zip(steps, sizes, strict=True)]

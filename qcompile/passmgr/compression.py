@@ -27,9 +27,7 @@ _LEAST = 1e-6
 of the mean variance for channels that never move."""
 
 
-def some_samples(
-    graph: Graph, context: PassContext, count: int, *, fitted: bool = True
-) -> tuple[list[Sample], bool]:
+def some_samples(graph: Graph, context: PassContext, count: int, *, fitted: bool = True) -> tuple[list[Sample], bool]:
     """Return up to `count` samples, and whether they are real.
 
     Args:

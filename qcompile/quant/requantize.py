@@ -114,9 +114,7 @@ def add_constants(a: QParams, b: QParams, result: QParams, signs: tuple[int, int
     else:
         shift = int(min(20, np.floor(22 - np.log2(sum(ratios)))))
     factors = [int(np.rint(np.ldexp(r, shift))) for r in ratios]
-    reach = sum(
-        (2 * WIDE_LIMIT if q.dtype == "int32" else 256) * f for q, f in zip((a, b), factors, strict=True)
-    )
+    reach = sum((2 * WIDE_LIMIT if q.dtype == "int32" else 256) * f for q, f in zip((a, b), factors, strict=True))
     if shift < 1 or reach >= 2**30 + 2 * WIDE_LIMIT:
         raise ValueError(
             f"operand scales {a.scalar_scale:g} and {b.scalar_scale:g} are too large "

@@ -57,10 +57,6 @@ def _summary(graph: Graph) -> str:
     macs = sum(node.op.macs(node) for node in graph.nodes)
     lines = [f"input {v.name}: {v.type}" for v in graph.inputs]
     lines += [f"output {n}: {v.type}" for n, v in zip(graph.output_names, graph.outputs, strict=True)]
-    lines.append(
-        f"{len(graph.nodes)} nodes, {weights / 1e6:.2f} MB of constants, {macs / 1e6:.1f} million MACs"
-    )
-    lines += [
-        f"  {count:4d} {op}" for op, count in Counter(node.op.name for node in graph.nodes).most_common()
-    ]
+    lines.append(f"{len(graph.nodes)} nodes, {weights / 1e6:.2f} MB of constants, {macs / 1e6:.1f} million MACs")
+    lines += [f"  {count:4d} {op}" for op, count in Counter(node.op.name for node in graph.nodes).most_common()]
     return "\n".join(lines) + "\n"

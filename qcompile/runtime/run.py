@@ -192,9 +192,7 @@ class Session:
             place = self._state(name)
             place[...] = _checked(value, next(t for t in self.states if t.name == name))
 
-    def profile(
-        self, inputs: Mapping[str, np.ndarray[Any, Any]] | None = None, runs: int = 10
-    ) -> list[dict[str, Any]]:
+    def profile(self, inputs: Mapping[str, np.ndarray[Any, Any]] | None = None, runs: int = 10) -> list[dict[str, Any]]:
         """Measure each step.
 
         Args:
@@ -408,8 +406,8 @@ def _check_machine(path: str, content: bytes) -> None:
     wanted = _MACHINES.get(code, f"machine {code}")
     found = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
     if wanted != found or platform.system() != "Linux":
-        raise BundleError(f"the bundle is for {wanted} Linux, this is {found} {platform.system()}",
-                          "compile the model for this machine, with another --target")
+        place = f"the bundle is for {wanted} Linux, this is {found} {platform.system()}"
+        raise BundleError(place, "compile the model for this machine, with another --target")
     if struct.calcsize("P") != 8:
         raise BundleError("this Python is a 32-bit program, the bundle is for 64-bit systems", "install a 64-bit one")
 
@@ -464,8 +462,8 @@ def _checked(value: Any, tensor: Tensor) -> np.ndarray[Any, Any]:
     if value.shape != tensor.shape:
         raise InputError(f"input {tensor.name!r} has shape {value.shape}, expected {tensor.shape}")
     if value.dtype != _layout(tensor.shape, tensor.dtype)[0]:
-        raise InputError(f"input {tensor.name!r} is {value.dtype}, expected {tensor.dtype}",
-                         f"convert it: x.astype(numpy.{tensor.dtype})")
+        found = f"input {tensor.name!r} is {value.dtype}, expected {tensor.dtype}"
+        raise InputError(found, f"convert it: x.astype(numpy.{tensor.dtype})")
     return value
 
 

@@ -31,9 +31,7 @@ class Cluster:
         try:
             import distributed
         except ImportError:
-            raise UsageError(
-                "--executor needs dask.distributed", hint="pip install 'qcompile[distributed]'"
-            ) from None
+            raise UsageError("--executor needs dask.distributed", hint="pip install 'qcompile[distributed]'") from None
         self._text = text
         try:
             self._client = distributed.Client(f"tcp://{address}", timeout=SECONDS, set_as_default=False)

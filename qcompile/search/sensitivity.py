@@ -117,9 +117,7 @@ def measure_noise(
     return found
 
 
-def _factors(
-    measured: Mapping[int, tuple[float, ...]], local: Sequence[float], outputs: int
-) -> tuple[float, ...]:
+def _factors(measured: Mapping[int, tuple[float, ...]], local: Sequence[float], outputs: int) -> tuple[float, ...]:
     """Return, per output, the median of what becomes of one unit of relative noise on its way there."""
     known = [(noise, local[i]) for i, noise in measured.items() if local[i] > 0]
     return tuple(median([noise[o] / start for noise, start in known] or [1.0]) for o in range(outputs))

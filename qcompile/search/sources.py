@@ -66,17 +66,13 @@ def find_sources(real: Graph, integer: Graph) -> list[Source]:
         constants = _rounded_constants(node)
         if constants and origin.producer is not None and node.is_integer:
             producer = origin.producer
-            sources.append(
-                Source(origin.name, "weights", producer, constants, origin, None, frozenset([producer]))
-            )
+            sources.append(Source(origin.name, "weights", producer, constants, origin, None, frozenset([producer])))
         for result in node.outputs if _rounds(node) else ():
             value = values.get(_origin(result.name, values))
             if value is None or value in seen or result.qparams is None or result.dtype != INT8:
                 continue
             seen.add(value)
-            sources.append(
-                Source(value.name, "tensor", value.producer, {}, value, result.qparams, _removal(value))
-            )
+            sources.append(Source(value.name, "tensor", value.producer, {}, value, result.qparams, _removal(value)))
     return sources
 
 

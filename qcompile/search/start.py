@@ -169,5 +169,3 @@ def _add(digest: Any, sample: Mapping[str, npt.NDArray[Any]]) -> None:
     for name in sorted(sample):
         digest.update(f"{name}:{sample[name].dtype}{sample[name].shape};".encode())
         digest.update(sample[name].tobytes())
-
-

@@ -172,9 +172,7 @@ class _Run:
         """Time what is no layer, as far as it is unknown and there is time; returns how many kinds of steps."""
         kept = 0
         for number, graph in enumerate(graphs):
-            if self._is_over() or not unknown_steps(
-                graph, self._target, self._machine, self._database
-            ):
+            if self._is_over() or not unknown_steps(graph, self._target, self._machine, self._database):
                 continue
             origin = self._machine, __version__
             jobs = self._settings.jobs

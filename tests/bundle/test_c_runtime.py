@@ -253,9 +253,7 @@ int main(void) {
 
 
 @pytest.mark.parametrize("sanitizer", [None, "address,undefined", "thread"])
-def test_the_c_interface(
-    tiny_program: Maker, tiny_kernels: str, tmp_path: Path, sanitizer: str | None
-) -> None:
+def test_the_c_interface(tiny_program: Maker, tiny_kernels: str, tmp_path: Path, sanitizer: str | None) -> None:
     """All functions, four handles at once, misaligned tensors, a fork; also with the sanitizers of gcc."""
     from qcompile.bundle import source
 

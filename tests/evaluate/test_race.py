@@ -100,7 +100,7 @@ def test_a_model_that_a_runtime_cannot_take_is_reported(tiny: tuple[Path, Path],
         racing.race(tiny[0], broken, ["onnxruntime"], folder=tmp_path, pythons={"onnxruntime": sys.executable})
 
 
-LITERT = '''
+LITERT = """
 import numpy as np
 __version__ = "2.3"
 class Interpreter:
@@ -115,7 +115,7 @@ class Interpreter:
         assert (index, value.shape, value.dtype) == (3, (1, 4), np.int8)
     def invoke(self):
         sum(range(100))
-'''
+"""
 
 
 def test_litert_races_with_a_model_of_its_own(

@@ -100,5 +100,3 @@ def run_emulated(tmp_path: Path) -> Callable[[Program, str, dict[str, np.ndarray
         return results
 
     return run
-
-

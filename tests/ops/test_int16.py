@@ -67,7 +67,7 @@ def test_sum_is_the_nearest(a: float, b: float, y: float, signs: tuple[int, int]
     exact /= py.scalar_scale
     wanted = np.clip(exact, -32767, 32767)
     # Operands are rounded to 2^-k, the factors to 24 bits, the sum once.
-    steps = 2.0 ** -constants.shift
+    steps = 2.0**-constants.shift
     factors = (np.abs(qa) * pa.scalar_scale + np.abs(qb) * pb.scalar_scale) / py.scalar_scale * 2**-23
     assert (np.abs(q - wanted) <= 0.5 + steps + factors + 1e-6).all()
 

@@ -82,6 +82,7 @@ def test_types(site: Path) -> None:
     assert done.returncode == 0, done.stdout[-4000:]
 
 
-def test_style() -> None:
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("rule", [["check"], ["format", "--check"]])
+def test_style(rule: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "ruff", *rule, "."], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -63,7 +63,7 @@ def context_of(given: list[dict[str, np.ndarray]]) -> PassContext:
 
 
 PIPELINE = (
-    "fuse-activation{tables=false},insert-observers{observer=\"minmax\"},calibrate,assign-precision{spread=1e9},quantize,"
+    'fuse-activation{tables=false},insert-observers{observer="minmax"},calibrate,assign-precision{spread=1e9},quantize,'
     "fuse-requantize,fuse-activation,eliminate-dead"
 )
 """The quick passes alone: what the search does with them is the same with slow ones."""

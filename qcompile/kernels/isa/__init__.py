@@ -80,9 +80,7 @@ class MicroKernel(Protocol):
         """Emit accumulators that start at ``bias`` (nv vectors); returns the kernel's own state."""
         ...
 
-    def step(
-        self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int
-    ) -> None:
+    def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit ``groups`` (1..unroll) dot groups.
 
         Args:

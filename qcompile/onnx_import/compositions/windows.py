@@ -25,7 +25,14 @@ def _lp_pool(node: OnnxNode) -> Value:
     size = node.add("abs", [node.value(0)], name=f"{base}.size")
     powers = _powered(node, size, order, f"{base}.powers")
     view = OnnxNode(
-        node.graph, node.op_type, node.name, [powers], node.attributes, [f"{base}.mean"], node.opset, node.source,
+        node.graph,
+        node.op_type,
+        node.name,
+        [powers],
+        node.attributes,
+        [f"{base}.mean"],
+        node.opset,
+        node.source,
         open=node.open,
     )
     mean = pooled(view, "avg_pool", count_include_pad=True)

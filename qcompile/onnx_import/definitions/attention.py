@@ -83,9 +83,7 @@ def _with_state(body: Body, k: str, v: str, length: int) -> tuple[str, str, int]
     """Append keys and values to those of the state [2, batch, heads, past, size]; the new state is output 1."""
     total = length
     if body.has(4):
-        first, second = (
-            body.add("Gather", [body.input(4), body.constant(i, "int64")], axis=0) for i in (0, 1)
-        )
+        first, second = (body.add("Gather", [body.input(4), body.constant(i, "int64")], axis=0) for i in (0, 1))
         k, v = _appended(body, first, k, None), _appended(body, second, v, None)
         total += body.shape(4)[3]
     if body.output(1):
@@ -110,9 +108,7 @@ def _multi_head(body: Body) -> None:
             start += size
     keys = body.shape(1)[-2]
     q = _heads(body, operands[0], length, heads, batch)
-    k, v = (
-        _heads(body, operands[i], keys, heads, batch) if len(body.shape(i)) == 3 else operands[i] for i in (1, 2)
-    )
+    k, v = (_heads(body, operands[i], keys, heads, batch) if len(body.shape(i)) == 3 else operands[i] for i in (1, 2))
     k = _appended(body, body.input(6) if body.has(6) else None, k, body.output(1))
     v = _appended(body, body.input(7) if body.has(7) else None, v, body.output(2))
     total = keys + (body.shape(6)[2] if body.has(6) else 0)
