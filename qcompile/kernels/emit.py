@@ -14,7 +14,7 @@ from tvm import tirx
 from qcompile.errors import InternalError
 from qcompile.kernels import expression as ex
 from qcompile.kernels import halves, math
-from qcompile.kernels.builder import Builder, Expr, Memory, bitcast, call_pure, cast, const, index, splat
+from qcompile.kernels.builder import Builder, Expr, Memory, bitcast, call_pure, cast, const, index, shuffle, splat
 from qcompile.kernels.isa import Isa
 
 _MAGIC = 12582912.0  # 1.5 · 2^23
@@ -169,12 +169,26 @@ class Emitter:
 
     def _round_clamp(self, parts: Sequence[Expr], lanes: int) -> Expr:
         value, lo, hi = parts
-        if lanes == self.isa.float32.lanes:
+        own = self.isa.float32.lanes
+        if lanes == own:
             return self.isa.round_clamp(value, lo, hi)
+        if lanes > own and lanes % own == 0:
+            return self._round_clamp_in_parts(parts, lanes)
         clamped = tirx.Min(tirx.Max(value, lo), hi)
         # The operand is no product, so the addition cannot be contracted; it rounds to nearest, ties to even.
         shifted = clamped + const(_MAGIC, _typed("float32", lanes))
         return bitcast(_typed("int32", lanes), shifted) - const(_MAGIC_BITS, _typed("int32", lanes))
+
+    def _round_clamp_in_parts(self, parts: Sequence[Expr], lanes: int) -> Expr:
+        """Round the vectors of which a wide one consists, one after another."""
+        own = self.isa.float32.lanes
+        value, lo, hi = (self.b.let(part) for part in parts)
+        rounded = []
+        for first in range(0, lanes, own):
+            places = range(first, first + own)
+            cut = [shuffle([part], places) for part in (value, lo, hi)]
+            rounded.append(self.b.let(self.isa.round_clamp(*cut)))
+        return shuffle(rounded, range(lanes))
 
 
 def _typed(dtype: str, lanes: int) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qcompile.kernels import expression as ex
+from qcompile.kernels import matmul_neon, matmul_vnni
 from qcompile.kernels.builder import (
     Builder,
     Expr,
@@ -30,7 +31,6 @@ from qcompile.kernels.builder import (
 from qcompile.kernels.emit import Emitter
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
-from qcompile.kernels.matmul_dot import dot_kernel, takes
 
 _ROWS = 6
 _VECTORS = 2
@@ -77,8 +77,9 @@ class MatmulWorkload:
 
 def matmul_kernel(work: MatmulWorkload, isa: Isa) -> Kernel:
     """Generate the kernel; p0 is A, p1 is B, p2 is C."""
-    if takes(work, isa):
-        return dot_kernel(work, isa, lambda b, entry: matrix_bases(b, work, entry))
+    for takes, kernel in ((matmul_vnni.takes, matmul_vnni.vnni_kernel), (matmul_neon.takes, matmul_neon.neon_kernel)):
+        if takes(work, isa):
+            return kernel(work, isa, lambda b, entry: matrix_bases(b, work, entry))
     return _Product(work, isa).kernel()
 
 

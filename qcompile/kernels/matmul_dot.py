@@ -4,94 +4,65 @@ What the zero points add is made good afterwards:
 
     Σ (a − z_a)(b − z_b) = Σ a·b − z_a Σ b − z_b Σ a + K·z_a·z_b
 
-with the sums over columns of B in what the accumulators start at, those over rows of A added at the end. The
-instruction multiplies unsigned by signed bytes, so B's codes are read as b − 128.
+with the sums over columns of B in what the accumulators start at, those over rows of A added at the end.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qcompile.kernels.builder import (
-    Builder,
-    Expr,
-    Index,
-    Register,
-    bitcast,
-    const,
-    equal,
-    index,
-    quotient,
-    remainder,
-    shuffle,
-    splat,
-)
+from qcompile.kernels.builder import Builder, Expr, Index, Register, equal, index, quotient, remainder, shuffle
 from qcompile.kernels.emit import Emitter
-from qcompile.kernels.isa import Isa
+from qcompile.kernels.isa import Isa, MicroKernel
 from qcompile.kernels.kernel import Kernel, symbol
-from qcompile.kernels.vnni import VnniMicroKernel
-from qcompile.kernels.vnni_depthwise import dot
 
 if TYPE_CHECKING:
     from qcompile.kernels.matmul import MatmulWorkload
 
 Bases = Callable[[Builder, Index], tuple[Expr, Expr]]
 
-_GROUP = 4
-_TILES = {4: 6, 2: 12, 1: 24}
-"""Rows of a register tile by its vectors of columns."""
-
 _WANTED_ITEMS, _LEAST_ROWS = 8, 32
-_LARGEST = 1 << 17
+_FINISHED_TOGETHER = 16
+"""Sums that become codes at once, where a vector holds fewer."""
+
+LARGEST = 1 << 17
 """Bytes of B that are worth a copy in the second-level cache."""
 
 
-def takes(work: MatmulWorkload, isa: Isa) -> bool:
-    """Return whether a product is one of whole vectors of unsigned codes, with rows enough to pay for the order."""
-    micro = isa.int8
-    return (
-        work.integer
-        and isinstance(micro, VnniMicroKernel)
-        and work.stored[:2] == ("uint8", "uint8")
-        and work.columns % micro.lanes == 0
-        and work.inner % _GROUP == 0
-        and work.rows >= _LEAST_ROWS // 2
-        and work.inner * work.columns <= _LARGEST
-    )
-
-
-def dot_kernel(work: MatmulWorkload, isa: Isa, bases: Bases) -> Kernel:
-    """Generate the kernel; arguments as those of `matmul_kernel`.
+class DotProduct(ABC):
+    """Emits one product; a parallel item is some rows of one batch entry.
 
     Args:
-        work: one that `takes` says yes to.
+        work: the product.
         isa: instruction set.
+        micro: its inner kernel; B is packed as this wants its weights.
+        tiles: rows of a register tile by its vectors of columns.
         bases: f(builder, entry) gives the first elements of A's and B's matrices of a batch entry.
     """
-    return _DotProduct(work, isa, bases).kernel()
 
-
-class _DotProduct:
-    """Emits one product; a parallel item is some rows of one batch entry."""
-
-    def __init__(self, work: MatmulWorkload, isa: Isa, bases: Bases) -> None:
-        self.work, self.isa, self.b, self.bases = work, isa, Builder(), bases
-        b, self.lanes = self.b, isa.int8.lanes
+    def __init__(
+        self, work: MatmulWorkload, isa: Isa, micro: MicroKernel, tiles: Sequence[tuple[int, int]], bases: Bases
+    ) -> None:
+        self.work, self.isa, self.micro, self.b, self.bases = work, isa, micro, Builder(), bases
+        b, self.lanes = self.b, micro.lanes
         self.a, self.right, self.c = (b.argument(n, work.stored[n]) for n in range(3))
         self.packed, self.starts = b.scratch("int8"), b.scratch("int32")
-        vectors = work.columns // self.lanes
-        self.nv = next(nv for nv in (4, 2, 1) if vectors % nv == 0)
+        self.vectors = -(-work.columns // self.lanes)
+        self.mr, self.nv = next((mr, nv) for mr, nv in tiles if self.vectors % nv == 0)
+        self.wide = self.nv * self.lanes
+        self.groups = -(-work.inner // micro.group)
         entries = math.prod(work.batch)
         self.parts = max(1, min(-(-_WANTED_ITEMS // entries), work.rows // _LEAST_ROWS))
         self.height = -(-work.rows // self.parts)
         self.parts = -(-work.rows // self.height)
 
     @property
-    def _first_start(self) -> int:
+    def first_start(self) -> int:
         """Where in scratch, int32, the accumulators' starts lie: behind the packed codes."""
-        return -(-self.work.inner * self.work.columns // 64) * 16
+        return -(-self.groups * self.micro.group * self.vectors * self.lanes // 64) * 16
 
     def kernel(self) -> Kernel:
         """Emit everything."""
@@ -101,7 +72,7 @@ class _DotProduct:
             part = b.let(remainder(item, self.parts)) if self.parts > 1 else 0
             entry = b.let(quotient(item, self.parts)) if self.parts > 1 else item
             a, right = self.bases(b, entry)
-            self._pack(right)
+            self.pack(right)
             row = b.let(index(part) * index(self.height))
             first = b.let(a + row * index(work.inner))
             to = b.let((index(entry) * index(work.rows) + row) * index(work.columns))
@@ -114,38 +85,34 @@ class _DotProduct:
                 with b.when(index(part) < index(self.parts - 1)):
                     self._rows(first, to, self.height)
         name = symbol("matmul by dots", work.text(), self.isa.name)
-        scratch = self._first_start * 4 + -(-work.columns * 4 // 64) * 64
+        scratch = self.first_start * 4 + -(-self.vectors * self.lanes * 4 // 64) * 64
         levels = ((entries, work.rows * work.columns), (self.parts, self.height * work.columns))
         return Kernel(name, b.function(name), entries * self.parts, scratch, levels)
 
-    def _pack(self, right: Expr) -> None:
-        """Bring four rows of B at a time to [block][K / 4][column][4], signed, and sum the columns."""
-        b, work, wide = self.b, self.work, self.nv * self.lanes
-        shift = self.work.zero_points[1] - 128
-        groups, size = work.inner // _GROUP, 4 * self.lanes
-        order = [row * self.lanes + column for column in range(self.lanes) for row in range(_GROUP)]
-        za = work.zero_points[0]
-        with b.loop(work.columns // self.lanes, stem="v") as v:
-            sums = b.register(f"int32x{self.lanes}", const(0, f"int32x{self.lanes}"))
-            column = b.let(index(v) * index(self.lanes))
-            block = b.let(quotient(v, self.nv) * (groups * wide * _GROUP) + remainder(v, self.nv) * size)
-            source = b.let(right + column)
-            with b.loop(groups, stem="k") as k:
-                at = b.let(source + k * (_GROUP * work.columns))
-                rows = [b.let(self.right.load(at + row * work.columns, self.lanes)) for row in range(_GROUP)]
-                codes = b.let(shuffle(rows, order) ^ const(128, f"uint8x{size}"))
-                signed = b.let(bitcast(f"int8x{size}", codes))
-                self.packed.store(b.let(block + k * (wide * _GROUP)), signed, size)
-                if za:
-                    sums.set(dot(sums.get(), const(1, f"uint8x{size}"), signed))
-            start = const(work.inner * za * shift, f"int32x{self.lanes}")
-            if za:
-                start = start - sums.get() * const(za, f"int32x{self.lanes}")
-            self.starts.store(column + self._first_start, start, self.lanes)
+    @abstractmethod
+    def pack(self, right: Expr) -> None:
+        """Emit B's codes and what the accumulators start at, −z_a Σ b + K·z_a·z_b, into scratch.
+
+        Args:
+            right: first element of B's matrix.
+        """
+
+    @abstractmethod
+    def row_sums(self, a: Expr, height: int) -> Sequence[Register]:
+        """Emit −z_b Σ a of each row, in every lane; nothing where z_b is 0.
+
+        Args:
+            a: first element of the first row.
+            height: rows.
+        """
+
+    def block(self, column: Index) -> Expr:
+        """Where in scratch the packed codes of the block of `wide` columns that starts at a column lie."""
+        return quotient(column, self.wide) * index(self.groups * self.wide * self.micro.group)
 
     def _rows(self, first: Expr, to: Expr, rows: int) -> None:
         """Emit the register tiles of some rows."""
-        height = -(-rows // -(-rows // _TILES[self.nv]))
+        height = -(-rows // -(-rows // self.mr))
         whole, rest = divmod(rows, height)
         with self.b.loop(whole, stem="t") as t:
             self._tile_row(first, to, t * height, height)
@@ -153,41 +120,63 @@ class _DotProduct:
             self._tile_row(first, to, whole * height, rest)
 
     def _tile_row(self, first: Expr, to: Expr, row: Index, height: int) -> None:
-        b, work, wide = self.b, self.work, self.nv * self.lanes
-        groups = work.inner // _GROUP
+        b, work = self.b, self.work
         a, c = b.let(first + row * work.inner), b.let(to + row * work.columns)
-        corrections = self._row_sums(a, height)
-        with b.loop(work.columns // wide, stem="n") as n:
-            micro, bias = self.isa.int8, []
-            for j in range(self.nv):
-                bias.append(b.let(self.starts.load(n * wide + (self._first_start + j * self.lanes), self.lanes)))
-            state = micro.start(b, height, self.nv, bias)
-            block = b.let(index(n) * index(groups * wide * _GROUP))
-            with b.loop(groups, stem="k", rolled=True) as k:
-                rows = [a + (k * _GROUP + i * work.inner) for i in range(height)]
-                micro.step(b, state, self.a, rows, self.packed, block + k * (wide * _GROUP), 1)
-            for i in range(height):
-                for j, total in enumerate(micro.result(b, state, i)):
-                    if corrections:
-                        total = b.let(total + corrections[i].get())
-                    self._store(b.let(c + (n * wide + (i * work.columns + j * self.lanes))), total)
+        corrections = self.row_sums(a, height)
+        whole = work.columns // self.wide
+        if whole:
+            with b.loop(whole, stem="n") as n:
+                self._tile(a, c, b.let(index(n) * index(self.wide)), height, self.wide, corrections)
+        if work.columns % self.wide:
+            self._tile(a, c, index(whole * self.wide), height, work.columns % self.wide, corrections)
 
-    def _row_sums(self, a: Expr, height: int) -> Sequence[Register]:
-        """−z_b Σ a of each row, in every lane; nothing where z_b is 0."""
-        b, shift, wide = self.b, self.work.zero_points[1] - 128, f"int32x{self.lanes}"
-        if not shift:
-            return []
-        sums = [b.register(wide, const(0, wide)) for _ in range(height)]
-        with b.loop(self.work.inner // _GROUP, stem="k", rolled=True) as k:
-            for i, total in enumerate(sums):
-                four = bitcast("int32", self.a.load(a + (k * _GROUP + i * self.work.inner), _GROUP))
-                codes = bitcast(f"uint8x{4 * self.lanes}", splat(four, self.lanes))
-                total.set(dot(total.get(), codes, const(1, f"int8x{4 * self.lanes}")))
-        for total in sums:
-            total.set(total.get() * const(-shift, wide))
-        return sums
+    def _tile(self, a: Expr, c: Expr, column: Expr, height: int, columns: int, corrections: Sequence[Register]) -> None:
+        """Emit one register tile over the whole of K; its last vectors may reach past the last column."""
+        b, micro = self.b, self.micro
+        starts = [self.starts.load(column + (self.first_start + j * self.lanes), self.lanes) for j in range(self.nv)]
+        state = micro.start(b, height, self.nv, [b.let(start) for start in starts])
+        block = b.let(self.block(column))
+        whole, rest = divmod(self.groups, micro.unroll)
+        if whole:
+            with b.loop(whole, stem="k", rolled=True) as k:
+                self._step(state, a, block, index(k) * index(micro.unroll), height, micro.unroll)
+        if rest:
+            self._step(state, a, block, index(whole * micro.unroll), height, rest)
+        per = max(1, min(_FINISHED_TOGETHER // self.lanes, height * self.nv))
+        totals: list[Expr] = []
+        for i in range(height):
+            for total in micro.result(b, state, i):
+                totals.append(b.let(total + corrections[i].get()) if corrections else total)
+                if len(totals) % per == 0 or len(totals) == height * self.nv:
+                    self._store(c + column, totals, (len(totals) - 1) // per * per, columns)
 
-    def _store(self, at: Expr, total: Expr) -> None:
+    def _step(self, state: Any, a: Expr, block: Expr, group: Index, height: int, groups: int) -> None:
+        at, size = self.b.let(group), self.micro.group
+        rows = [a + (at * index(size) + i * self.work.inner) for i in range(height)]
+        self.micro.step(self.b, state, self.a, rows, self.packed, block + at * index(self.wide * size), groups)
+
+    def _store(self, c: Expr, totals: Sequence[Expr], first: int, columns: int) -> None:
+        """Finish the totals from number `first` on, row after row of nv vectors each, and write their codes."""
         assert self.work.finish is not None
-        value = Emitter(self.b, self.isa, {}, {0: index(0)}, 0, self.lanes, total).value(self.work.finish)
-        self.c.store(at, value, self.lanes)
+        sums = totals[first:]
+        lanes = len(sums) * self.lanes
+        joined = self.b.let(shuffle(sums, range(lanes))) if len(sums) > 1 else sums[0]
+        value = Emitter(self.b, self.isa, {}, {0: index(0)}, 0, lanes, joined).value(self.work.finish)
+        done = 0
+        while done < lanes:
+            row, start = divmod(first * self.lanes + done, self.wide)
+            run = min(lanes - done, self.wide - start)
+            for offset, size in _pieces(min(run, columns - start)):
+                part = value if size == lanes else shuffle([value], range(done + offset, done + offset + size))
+                self.c.store(c + (row * self.work.columns + start + offset), part, size)
+            done += run
+
+
+def _pieces(count: int) -> list[tuple[int, int]]:
+    """(start, size) of parts of powers of two, largest first."""
+    found, done = [], 0
+    while done < count:
+        size = 1 << ((count - done).bit_length() - 1)
+        found.append((done, size))
+        done += size
+    return found

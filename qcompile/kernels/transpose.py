@@ -101,7 +101,7 @@ def _block(
         for row, column in enumerate(columns):
             target.store(start + index(row), column)
         return
-    flat = _interleave(b, [b.let(column) for column in columns])
+    flat = interleave(b, [b.let(column) for column in columns])
     stride = form.coefficient(along)
     if stride == rows:
         for number, vector in enumerate(flat):
@@ -127,7 +127,7 @@ def _store_rows(
                 target.store(to + index(row), shuffle([vector], [lane]))
 
 
-def _interleave(b: Builder, vectors: list[Expr]) -> list[Expr]:
+def interleave(b: Builder, vectors: list[Expr]) -> list[Expr]:
     """Return the elements of the vectors in turn: the first of each, then the second of each."""
     count = len(vectors)
     if count == 1:
@@ -136,7 +136,7 @@ def _interleave(b: Builder, vectors: list[Expr]) -> list[Expr]:
     if count % 2:
         order = [row * width + lane for lane in range(width) for row in range(count)]
         return [b.let(shuffle(vectors, order[n * width : (n + 1) * width])) for n in range(count)]
-    even, odd = _interleave(b, vectors[0::2]), _interleave(b, vectors[1::2])
+    even, odd = interleave(b, vectors[0::2]), interleave(b, vectors[1::2])
     out = []
     for x, y in zip(even, odd, strict=True):
         zipped = [lane for pair in zip(range(width), range(width, 2 * width), strict=True) for lane in pair]

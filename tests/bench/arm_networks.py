@@ -1,8 +1,9 @@
 """Executed AArch64 instructions and modelled cycles of whole networks, one inference, one thread.
 
     python tests/bench/arm_networks.py --plugin COUNTER.so [--network mobilenetv2 ...] [--target rpi4 ...]
-                                       [--precision int8] [--steps] [--json]
+                                       [--precision int8] [--input-shape NAME=EXTENTS] [--steps] [--json]
 
+NETWORK is a name that latency.py knows or FILE.onnx; integers, such as tokens and their mask, are noise of 0 and 1.
 COUNTER.so is a qemu-user plugin that prints, at each getppid() call of the guest, a line
 ``mark N insns TOTAL (delta COUNT)``.  Counts are exact and repeatable; they are not time.
 The sum over the steps leaves out what the bundle's run-time system spends between them, some ten
@@ -42,9 +43,10 @@ LITERT = {("mobilenetv2", "rpi4"): 113.7, ("mobilenetv2", "rpi5"): 49.2,
 """Million instructions of LiteRT 2.3.0 (XNNPACK) on the same meter, INT8, for the files of tflite_networks.py."""
 
 
-def final_graph(name: str, precision: str, folder: Path) -> Graph:
+def final_graph(name: str, precision: str, folder: Path, shapes: dict[str, tuple[int, ...]]) -> Graph:
     """The graph that is lowered, quantized with made-up inputs."""
-    config = CompileConfig(precision=precision, target="rpi5" if precision == "fp16" else "rpi4")
+    target = "rpi5" if precision == "fp16" else "rpi4"
+    config = CompileConfig(precision=precision, target=target, input_shapes=shapes)
     context, _, graph = driver.prepare(latency.model_file(name, folder), config, None, None)
     simplified, _ = driver.simplify(graph, config, context, ())
     return driver.to_precision(simplified, config, context, ())[0]
@@ -54,7 +56,7 @@ def measure(graph: Graph, name: str, target: str, plugin: Path) -> dict[str, obj
     """Instructions of every step of a network on a target."""
     program = lower_graph(graph, targets.load(target))
     rng = np.random.default_rng(0)
-    inputs = {i.name: rng.standard_normal(i.shape).astype(i.dtype) for i in program.inputs}
+    inputs = {i.name: _noise(rng, i.shape, i.dtype) for i in program.inputs}
     counts = emulation.count_instructions(program, inputs, plugin)
     pace = paces(graph, program.target)
     steps = [
@@ -63,6 +65,12 @@ def measure(graph: Graph, name: str, target: str, plugin: Path) -> dict[str, obj
         for s, n in zip(program.steps, counts, strict=True)
     ]  # fmt: skip
     return {"network": name, "target": target, "cpu": program.target.cpu, "steps": steps}
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    if np.issubdtype(dtype, np.floating):
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 2, shape).astype(dtype)
 
 
 def paces(graph: Graph, target: Target) -> dict[str, float]:
@@ -109,16 +117,19 @@ def main() -> None:
     """Parse the command line, count, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--plugin", type=Path, required=True, help="qemu-user instruction counter")
-    parser.add_argument("--network", action="append", choices=latency.NAMES, help="default: the usual")
+    usual = ", ".join(latency.USUAL)
+    parser.add_argument("--network", action="append", help=f"of {', '.join(latency.NAMES)}; default: {usual}")
+    parser.add_argument("--input-shape", action="append", default=[], help="NAME=EXTENTS of open inputs of FILE.onnx")
     parser.add_argument("--target", action="append", help=f"default: {', '.join(TARGETS)}")
     parser.add_argument("--precision", choices=["int8", "fp16", "fp32"], default="int8")
     parser.add_argument("--steps", action="store_true", help="print every step")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    shapes = {k: tuple(int(n) for n in v.split(",")) for k, _, v in (s.partition("=") for s in options.input_shape)}
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.network or latency.USUAL:
-            graph = final_graph(name, options.precision, Path(folder))
+            graph = final_graph(name, options.precision, Path(folder), shapes)
             for target in options.target or TARGETS:
                 results.append(measure(graph, name, target, options.plugin.resolve()))
                 if not options.json:

@@ -231,6 +231,8 @@ class Isa:
         depthwise_float16: kernel of float16 depthwise convolutions; None: they run as grouped ones.
         matrix_int8: kernel by matrix tiles for those 8-bit layers that it fits.
         single_int8: inner kernel for 8-bit layers of one output pixel; None: ``int8`` computes them too.
+        product_int8: inner kernel for products of two activations, which may both be -128; None: computed as floats,
+            or by ``int8`` where that multiplies unsigned codes.
         byte_pairs: kernel for those 8-bit layers whose weights allow sums of two products of bytes in 16 bits.
         prefetches: ask for weights that come from afar while the item before computes.
         least_weight: least int8 weight for which no intermediate can overflow.
@@ -257,6 +259,7 @@ class Isa:
     depthwise_float16: DepthwiseKernel | None = None
     matrix_int8: AmxKernel | None = None
     single_int8: MicroKernel | None = None
+    product_int8: MicroKernel | None = None
     byte_pairs: BytePairKernel | None = None
     prefetches: bool = False
     least_weight: int = -127

@@ -352,4 +352,5 @@ NEON = Isa(
     lookup=lookup,
     depthwise_int8=NeonDepthwise(),
     depthwise_float32=FmaDepthwise(lanes=4),
+    product_int8=NeonMicroKernel(chunks=(1,)),
 )

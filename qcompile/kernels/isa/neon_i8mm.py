@@ -71,4 +71,10 @@ class _SmmlaMicroKernel:
         return [b.let(shuffle(sums[j : j + 2], half)) for j in range(0, len(sums), 2)]
 
 
-NEON_I8MM = replace(neon_dotprod.NEON_DOTPROD, name="neon_i8mm", int8=_SmmlaMicroKernel(), single_int8=None)
+NEON_I8MM = replace(
+    neon_dotprod.NEON_DOTPROD,
+    name="neon_i8mm",
+    int8=_SmmlaMicroKernel(),
+    product_int8=_SmmlaMicroKernel(),
+    single_int8=None,
+)
