@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ops.arithmetic import hides_sum
 from qcompile.ops.packed_weights import is_table
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
+from qcompile.passmgr.counts import counting_nodes
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.passmgr.selection import selected
 from qcompile.shapes.analysis import analyse
@@ -22,6 +25,7 @@ INT8, INT16, FLOAT = "int8", "int16", "float32"
 
 _KEPT = "kept in float by request"
 _SIZED = "it divides by, or computes with, an open extent"
+_COUNTED = "a count decides its result: samples do not tell how far that goes"
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class AssignPrecision(Pass):
 
     Refusals: a node stays in float32, with the reason, where its operation has no integer form (or none on 16-bit
     activations, where these are asked for), a tensor has no range, a weight is not constant, or a tensor holds values
-    that mark something (a mask of -1e4 or -3e38), so far from all others that no range serves both.
+    that mark something (a mask of -1e4 or -3e38), so far from all others that no range serves both; where it counts
+    what a mask leaves, or divides a sum by such a count, since a longer input would leave the range of the samples.
     """
 
     name: ClassVar[str] = "assign-precision"
@@ -68,11 +73,13 @@ class AssignPrecision(Pass):
             return
         kept = selected(graph, self.keep_float, option="keep_float")
         wide = selected(graph, self.keep_int16, option="keep_int16")
+        counted = counting_nodes(graph, lambda value: _is_flag(value, context))
         sized = set(analyse(graph).means) | _scaled_by_extents(graph) if graph.symbols else set()
         obstacles = {
             n: _SIZED if n in sized else _obstacle(n, context, int16=n in wide) or _uneven_parts(n, self.spread)
             for n in graph.nodes
         }
+        obstacles.update({node: obstacles[node] or _COUNTED for node in graph.nodes if node in counted})
         obstacles.update(dict.fromkeys(kept, _KEPT))
         for node, reason in obstacles.items():
             if reason is not None:
@@ -179,6 +186,15 @@ def _marker(value: Value, context: PassContext) -> float | None:
     if statistics is None:
         return None
     return statistics.marker if statistics.markers else statistics.distribution().sentinel()
+
+
+def _is_flag(value: Value, context: PassContext) -> bool:
+    """Return whether calibration saw nothing but zero and one other value in a tensor."""
+    statistics = context.statistics.get(_source(value).name)
+    if statistics is None or not statistics.count or statistics.markers:
+        return False
+    found = statistics.distribution()
+    return int(np.count_nonzero(found.upper > found.lower)) == 1
 
 
 def _minimum_cut(graph: Graph, float_only: set[Node], integer_only: set[Node], costs: NodeCosts) -> set[Node]:

@@ -105,6 +105,37 @@ def test_a_sentinel_is_read_from_the_data_not_from_the_constant(monkeypatch: pyt
     assert all(n.is_integer for n in plain.nodes if n.op.name == "add")
 
 
+MASKED_MEAN = """
+graph "masked mean" {
+  input %x : f32[1,16,32]
+  input %mask : f32[1,16,1]
+  const @w : f32[32,32] = normal(1, 0.2)
+  const @b : f32[32] = normal(2, 0.01)
+  %d = dense(%x, @w, @b) : f32[1,16,32] loc("tokens")
+  %m = mul(%d, %mask) : f32[1,16,32] loc("left")
+  %s = reduce_sum(%m) {axes=[1], keepdims=false} : f32[1,32] loc("sum")
+  %n = reduce_sum(%mask) {axes=[1], keepdims=false} : f32[1,1] loc("count")
+  %r = reciprocal(%n) : f32[1,1] loc("share")
+  %y = mul(%s, %r) : f32[1,32] loc("mean")
+  output "y" = %y
+}
+"""
+
+
+def test_means_of_longer_sentences_than_were_seen(monkeypatch: pytest.MonkeyPatch):
+    """Samples of 3 to 6 elements say little of a sum over 16, and nothing of how many these are."""
+    random = np.random.default_rng(0)
+
+    def sentence(length: int) -> Sample:
+        mask = (np.arange(16) < length).astype(np.float32).reshape(1, 16, 1)
+        return {"x": random.normal(0.5, 1, size=(1, 16, 32)).astype(np.float32), "mask": mask}
+
+    graph = parse_graph(MASKED_MEAN, ops.all_ops())
+    plain = plainly(graph, [sentence(3 + index % 4) for index in range(16)], monkeypatch)
+    assert decibel(graph, plain, [sentence(16) for _ in range(8)])[0] > 30
+    assert {n.loc for n in plain.nodes if n.is_integer and n.op.name == "dense"} == {"tokens"}
+
+
 SHARED = """
 graph "one output" {
   input %x : f32[1,8,8,4]
