@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompile.calibrate.layer_correction import LayerData, correct_layers, replace_weights
-from qcompile.calibrate.weight_rounding import best_scales, compensated_weights, damped, round_weights
+from qcompile.calibrate.weight_rounding import best_scales, compensated_weights, damped, round_pairs, round_weights
+from qcompile.cost import multiplies_pairs
 from qcompile.ir.graph import Graph
 from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
@@ -38,6 +39,8 @@ class RoundWeights(Pass):
         sweeps: of coordinate descent after the greedy rounding.
         synthetic: samples to make up where no calibration set is given; 0 leaves the weights as they are,
             because made-up inputs say too little of real ones.
+        pair_loss: where kernels multiply pairs of bytes, largest growth of a layer's error, dB, for which weights that
+            are too great for that become even; 0 leaves all to themselves.
 
     Preconditions: `quantize` ran in the same context, so that the float graph is known.
 
@@ -56,6 +59,7 @@ class RoundWeights(Pass):
     feedback: bool = True
     sweeps: int = 2
     synthetic: int = 0
+    pair_loss: float = 1.0
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Replace the constants of every layer."""
@@ -70,10 +74,10 @@ class RoundWeights(Pass):
             limit=self.samples,
             synthetic=self.synthetic,
             what="rounding weights",
-            correct=lambda data: self._correct(rewriter, data),
+            correct=lambda data: self._correct(rewriter, context, data),
         )
 
-    def _correct(self, rewriter: Rewriter, data: LayerData) -> None:
+    def _correct(self, rewriter: Rewriter, context: PassContext, data: LayerData) -> None:
         own, cross, residual = data.moments.covariances
         damping = self.damping * data.moments.uncertainty
         wanted = data.weight
@@ -86,4 +90,8 @@ class RoundWeights(Pass):
             integers, scale = best_scales(wanted, data.scale, hessian, data.least_scale, sweeps=self.sweeps)
             if self.feedback and not data.pair.node.attrs.residual:
                 scale = data.steepened(integers, scale)
+        if self.pair_loss > 0.0 and multiplies_pairs(data.pair.node, context.target.isa if context.target else ""):
+            paired, loss = round_pairs(wanted, scale, integers, hessian)
+            if loss <= self.pair_loss:
+                integers = paired
         replace_weights(rewriter, data, integers, scale)

@@ -51,6 +51,7 @@ SCHEMA: dict[str, Any] = {
         "observer": _STRING,
         "weights": {"enum": ["max", "mse"]},
         "per_channel": {"type": "boolean"},
+        "pair_loss": {"type": "number", "minimum": 0},
         "weight_bits": {"enum": [8, 4, 2, 1]},
         "group_size": _POSITIVE,
         "store": {"enum": ["float32", "float16", "bfloat16"]},
@@ -100,6 +101,7 @@ class CompileConfig:
         observer: chooses the ranges of activations.
         weights: chooses the scales of weights, "max" or "mse".
         per_channel: one weight scale per output channel.
+        pair_loss: dB by which a layer's error may grow so that kernels multiply pairs of bytes; 0 for not at all.
         weight_bits: of weights alone, 8, 4, 2 (ternary) or 1 (the sign); activations stay float32. None for no such
             rounding.
         group_size: neighbouring weights that then share a scale.
@@ -143,6 +145,7 @@ class CompileConfig:
     observer: str = "mse"
     weights: str = "mse"
     per_channel: bool = True
+    pair_loss: float = 1.0
     weight_bits: int | None = None
     group_size: int = 32
     store: str = "float32"

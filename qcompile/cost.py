@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from qcompile.ir.cost import modelled_ns
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.kernels.conv_workload import ConvWorkload, dense, workload_fields
+from qcompile.kernels.conv_workload import LEAST_PIXELS, ConvWorkload, dense, workload_fields
+from qcompile.kernels.winograd import is_sharable
 from qcompile.tuning.database import Database
 
 if TYPE_CHECKING:
     from qcompile.passmgr.context import PassContext
+
+PAIRING = ("avx2",)
+"""Instruction sets whose kernels sum two products of bytes in 16 bits, and are slower where weights are too great."""
 
 _ELEMENT_BYTES = {"int8": 1, "int16": 2, "float16": 2}
 _EPILOGUE = ("output", "residual", "table", "activation")
@@ -94,6 +98,21 @@ def precision_of(node: Node) -> str:
 def is_layer(node: Node) -> bool:
     """Return whether a node is a convolution or product, which kernels with cuts to choose compute."""
     return node.op.name in ("conv2d", "dense", "conv_transpose2d")
+
+
+def multiplies_pairs(node: Node, isa: str) -> bool:
+    """Return whether the kernel of an int8 layer sums two products of bytes in 16 bits if its weights allow it.
+
+    Layers that may rather share products (`kernels.winograd`), or whose pairs depend on the kernel, do not count.
+
+    Args:
+        node: of an integer graph.
+        isa: name of an instruction set.
+    """
+    work = _workload(node, "int8") if isa in PAIRING and precision_of(node) == "int8" else None
+    if work is None or work.groups > 1 or work.channels % 2 or is_sharable(work):
+        return False
+    return work.batch * work.out_height * work.out_width >= LEAST_PIXELS
 
 
 def step_fields(node: Node, precision: str | None = None) -> dict[str, Any]:

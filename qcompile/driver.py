@@ -397,7 +397,9 @@ def integer_pipeline(config: CompileConfig, whole: bool = True) -> str:
         "fuse-requantize",
         "quantize-states",
     ]
-    return ",".join([*steps, "round-weights", 'quantize-weights{operations=["gather"]}'] if whole else steps)
+    loss = config.pair_loss
+    fine = [f"round-weights{{pair_loss={loss}}}", f"even-pairs{{most_loss={loss}}}"]
+    return ",".join([*steps, *fine, 'quantize-weights{operations=["gather"]}'] if whole else steps)
 
 
 def _run(

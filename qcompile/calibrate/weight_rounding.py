@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.quant.byte_pairs import nearest_even, needing_halves
+
 Array = npt.NDArray[Any]
 
 _BLOCK = 64
@@ -117,6 +119,39 @@ def best_scales(
     return np.take_along_axis(z, best[:, :, None], 1), np.take_along_axis(flat, best, 1)
 
 
+def round_pairs(
+    weight: Array, scale: Array, integers: Array, hessian: Array, *, qmax: int = 127, rounds: int = 4
+) -> tuple[Array, float]:
+    """Make the weights of crowded pairs even, so that the errors still cancel at the output.
+
+    Formula:
+        coordinate descent as in `round_weights`, in steps of 2 for the weights of `quant.byte_pairs.needing_halves`;
+        pairs which that makes crowded join in the next round, and are rounded by themselves after the last
+
+    Args:
+        weight: real units, [groups, outputs, terms].
+        scale: real units per LSB, [groups, outputs].
+        integers: what `round_weights` found, LSB, [groups, outputs, terms], terms even.
+        hessian: H, positive definite, [groups, terms, terms].
+        qmax: largest integer, LSB.
+        rounds: of coordinate descent.
+
+    Returns:
+        Integers in LSB, and by how many dB the error at the output grows.
+    """
+    w, z = weight / scale[:, :, None], np.array(integers, np.float64)
+    even = np.zeros(z.shape, np.bool_)
+    for _ in range(rounds):
+        odd = needing_halves(z)
+        if not odd.any():
+            break
+        even |= odd
+        _descend(w, z, hessian, qmax, np.where(even, 2.0, 1.0))
+    z = nearest_even(z, z)
+    before, after = ((_cost(w - one, hessian) * scale**2).sum() for one in (integers, z))
+    return z, 10 * float(np.log10(after / before)) if before > 0.0 else 0.0
+
+
 def _cost(error: Array, h: Array) -> Array:
     """Return e ᵀ H e of each output, [groups, outputs]."""
     return np.asarray((np.matmul(error, h) * error).sum(axis=2))
@@ -139,8 +174,8 @@ def _in_order(w: Array, h: Array, qmax: int) -> Array:
     return z
 
 
-def _descend(w: Array, z: Array, h: Array, qmax: int) -> None:
-    """Improve z in place, one term after the other."""
+def _descend(w: Array, z: Array, h: Array, qmax: int, step: Array | None = None) -> None:
+    """Improve z in place, one term after the other; ``step``, of the same shape, is what each is a multiple of."""
     gradient = np.matmul(w - z, h)
     for start in range(0, w.shape[2], _BLOCK):
         stop = min(start + _BLOCK, w.shape[2])
@@ -148,7 +183,8 @@ def _descend(w: Array, z: Array, h: Array, qmax: int) -> None:
         before = z[:, :, start:stop].copy()
         for k in range(start, stop):
             wanted = z[:, :, k] + block[:, :, k - start] / h[:, k, k, None]
-            step = np.clip(np.rint(wanted), -qmax, qmax) - z[:, :, k]
-            z[:, :, k] += step
-            block -= step[:, :, None] * h[:, None, k, start:stop]
+            unit = 1 if step is None else step[:, :, k]
+            change = np.clip(unit * np.rint(wanted / unit), qmax % unit - qmax, qmax - qmax % unit) - z[:, :, k]
+            z[:, :, k] += change
+            block -= change[:, :, None] * h[:, None, k, start:stop]
         gradient -= np.matmul(z[:, :, start:stop] - before, h[:, start:stop, :])

@@ -1,9 +1,11 @@
-"""8-bit products by ``vpmaddubsw``, exactly: weights are split so that no sum of two products leaves 16 bits.
+"""8-bit products by ``vpmaddubsw``, exactly: weights are written so that no sum of two products leaves 16 bits.
 
 The instruction sums two products of an unsigned pixel and a signed weight, and saturates.  It cannot where the
 positive weights of a pair sum to at most 128, and the negative ones to at least -128, since 255 * 128 < 2^15.  Of
-a pair beyond that, the excess moves into a further step, which reads some of the same pixels again.  Steps are
-listed in a table, each with the place of its four pixels; every block of filters has a list of its own.
+a pair beyond that whose weights are even, half is stored, and ``vpmaddwd``, which widens the sums, multiplies them by
+two instead of one (`qcompile.quant.byte_pairs` makes weights even).  Of any other pair the excess moves into a further
+step, which reads some of the same pixels again.  Steps are listed in a table, each with the place of its four pixels;
+every block of filters has a list of its own: of its plain steps, then of those that bring their factors.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, cast, const, index, splat
-
-_REACH = 128
-"""Greatest magnitude of a pair's weights of one sign."""
+from qcompile.quant.byte_pairs import REACH, halvable
 
 _QUAD = 4
+_HEAD = 4
+"""Words of a block in the table: its first unit of weights, its first place, its plain steps, those with factors."""
+
 _LINE = 64
 _EXPECTED_EXCESS = 0.2
 _MOST_EXCESS = 0.3
@@ -57,13 +60,17 @@ class BytePairKernel:
         return [[b.register(f"int32x{self.lanes}", bias[j]) for j in range(nv)] for _ in range(mr)]
 
     def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
-        """Emit one step."""
+        """Emit one plain step."""
         size = _QUAD * self.lanes
-        weights, ones = b.let(w.load(at, size)), const(1, f"int16x{size // 2}")
+        self._step(b, state, a, rows, b.let(w.load(at, size)), const(1, f"int16x{size // 2}"))
+
+    def _step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], weights: Expr, factors: Expr) -> None:
+        """Emit a step whose sums of two products are multiplied by factors."""
+        size = _QUAD * self.lanes
         for row, (total,) in zip(rows, state, strict=True):
             pixels = b.let(bitcast(f"uint8x{size}", splat(bitcast("int32", a.load(row, _QUAD)), self.lanes)))
             pairs = call_pure(f"int16x{size // 2}", self.multiply, pixels, weights)
-            total.set(total.get() + call_pure(f"int32x{self.lanes}", self.widen, pairs, ones))
+            total.set(total.get() + call_pure(f"int32x{self.lanes}", self.widen, pairs, factors))
 
     def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
         """Sums of one row."""
@@ -89,17 +96,29 @@ class BytePairKernel:
             ahead: number of a block whose weights to ask for meanwhile.
         """
         (a, entry, corners), (table, w) = pixels, packed
-        first, count = (b.let(cast("int64", table.load(block * 2 + i))) for i in (2, 3))
-        weights = b.let(cast("int64", table.load(0)) + first * (_QUAD * self.lanes))
-        places = b.let(cast("int64", table.load(1)) + first)
-        further = cast("int64", table.load(ahead * 2 + 2)) - first if ahead is not None else 0
-        further = b.let(further * (_QUAD * self.lanes))
-        with b.loop(count, stem="k", rolled=True) as k:
+        unit = _QUAD * self.lanes
+        first, places, plain, scaled = (b.let(cast("int64", table.load(block * _HEAD + 2 + i))) for i in range(_HEAD))
+        weights = b.let(cast("int64", table.load(0)) + first * unit)
+        places = b.let(cast("int64", table.load(1)) + places)
+        further = cast("int64", table.load(ahead * _HEAD + 2)) - first if ahead is not None else 0
+        further = b.let(further * unit)
+
+        def rows(k: Index) -> list[Index]:
             place = b.let(index(entry) + cast("int64", table.load(places + k)))
-            at = weights + index(k) * (_QUAD * self.lanes)
+            return [place + corner for corner in corners]
+
+        with b.loop(plain, stem="k", rolled=True) as k:
+            at = weights + index(k) * unit
             if ahead is not None:
                 w.prefetch(at + further, 2)
-            self.step(b, state, a, [place + corner for corner in corners], w, at, 1)
+            self.step(b, state, a, rows(k), w, at, 1)
+        weights = b.let(weights + plain * unit)
+        with b.loop(scaled, stem="k", rolled=True) as k:
+            at = b.let(weights + index(k) * (2 * unit))
+            if ahead is not None:
+                w.prefetch(at + further, 2)
+            factors = b.let(bitcast(f"int16x{unit // 2}", w.load(at + unit, unit)))
+            self._step(b, state, a, rows(plain + k), b.let(w.load(at, unit)), factors)
 
 
 def pays(weights: npt.NDArray[Any], lanes: int) -> bool:
@@ -111,17 +130,16 @@ def pays(weights: npt.NDArray[Any], lanes: int) -> bool:
         weights: int8 [filters, ..., run], the last axis contiguous in a row of pixels.
         lanes: filters of a block.
     """
-    blocks = _blocks(weights, lanes)
-    excess = _excess(blocks)
-    share = float((excess != 0).any(axis=1).mean())
+    share = float(_excess(_blocks(weights, lanes)).any(axis=1).mean())
     return share == 0 or 2 / (3 + (1 - share) / share) <= _MOST_EXCESS
 
 
 def pack(weights: npt.NDArray[Any], lanes: int, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
-    """Split weights, and order them by block and step.
+    """Halve or split weights, and order them by block and step.
 
-    Layout: int32 [byte of the first weight, word of the first place, then (first step, steps) of each block], int32
-    places of all steps, int8 weights [step][filter of the block][4].
+    Layout: int32 [byte of the first weight, word of the first place, then ``_HEAD`` words of each block], int32 places
+    of all steps, int8 weights [step][filter of the block][4], behind each step with factors those, int16
+    [filter of the block][2].
 
     Args:
         weights: int8 [filters, runs, run], the last axis contiguous in a row of pixels.
@@ -129,13 +147,23 @@ def pack(weights: npt.NDArray[Any], lanes: int, places: npt.NDArray[np.int64]) -
         places: element of each run's first pixel, from that under the first tap.
     """
     blocks = _blocks(weights, lanes)
+    factors = np.where(halvable(blocks), 2, 1).astype(np.int16)
     further = _Excess(blocks)
     count, _, runs, width = blocks.shape
-    own = blocks.reshape(count, lanes, runs * width // _QUAD, _QUAD).transpose(0, 2, 1, 3)
+    blocks //= np.repeat(factors, 2, axis=-1).astype(np.int8)
+    own, factors = (
+        every.reshape(count, lanes, runs * width // _QUAD, -1).transpose(0, 2, 1, 3) for every in (blocks, factors)
+    )
     starts = (places[:, None] + np.arange(0, width, _QUAD)).reshape(-1)
-    steps = [np.concatenate([own[n], further.weights[n, : further.counts[n]]]) for n in range(count)]
-    where = [np.concatenate([starts, places[run] + at]) for run, at in map(further.places, range(count))]
-    return _laid_out(steps, where)
+    made = []
+    for n in range(count):
+        run, at = further.places(n)
+        scaled = (factors[n] != 1).any(axis=(1, 2))
+        plain = np.concatenate([own[n, ~scaled], further.weights[n, : further.counts[n]]])
+        with_factors = np.concatenate([own[n, scaled], factors[n, scaled].view(np.int8)], axis=1)
+        where = np.concatenate([starts[~scaled], places[run] + at, starts[scaled]])
+        made.append((plain, with_factors, where))
+    return _laid_out(made)
 
 
 class _Excess:
@@ -175,7 +203,7 @@ class _Excess:
         beside = left & (age == 1)[:, None]
         alone = held[:, :, 0] == 0
         sums = held[:, :, 2] + excess
-        further = left & (age == 2)[:, None] & ((held[:, :, 2] * excess <= 0) | (np.abs(sums) <= _REACH))
+        further = left & (age == 2)[:, None] & ((held[:, :, 2] * excess <= 0) | (np.abs(sums) <= REACH))
         for chosen, slot, weight in ((beside & alone, 1, 0), (beside & ~alone, 2, 1), (further, 3, 0)):
             self._put(chosen, excess, last, slot, run, 2 * pair + weight)
         left &= ~(beside | further)
@@ -207,20 +235,29 @@ def _blocks(weights: npt.NDArray[Any], lanes: int) -> npt.NDArray[np.int8]:
 
 
 def _excess(blocks: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
-    """What the sum of a pair's weights of one sign has too much: [block, filter of the block, run, pair]."""
+    """What the sum of a pair's weights of one sign has too much, unless half of it is stored.
+
+    Returns:
+        [block, filter of the block, run, pair].
+    """
     pairs = blocks.astype(np.int16).reshape(*blocks.shape[:-1], -1, 2)
-    above = np.maximum(np.maximum(pairs, 0).sum(axis=-1) - _REACH, 0)
-    below = np.maximum(np.maximum(-pairs, 0).sum(axis=-1) - _REACH, 0)
-    return np.asarray(above - below, np.int16)
+    above = np.maximum(np.maximum(pairs, 0).sum(axis=-1) - REACH, 0)
+    below = np.maximum(np.maximum(-pairs, 0).sum(axis=-1) - REACH, 0)
+    return np.where(halvable(blocks), 0, above - below).astype(np.int16)
 
 
-def _laid_out(steps: list[npt.NDArray[np.int8]], places: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int8]:
-    """Join table and weights."""
-    counts = np.array([len(block) for block in steps])
-    head = np.empty(2 + 2 * len(steps), np.int32)
-    head[2::2], head[3::2] = np.cumsum(counts) - counts, counts
-    words = np.concatenate([head, *(np.asarray(block, np.int32) for block in places)])
+_Steps = tuple[npt.NDArray[np.int8], npt.NDArray[np.int8], npt.NDArray[np.int64]]
+
+
+def _laid_out(blocks: list[_Steps]) -> npt.NDArray[np.int8]:
+    """Join table and weights; of each block there are plain steps, steps with factors, and the places of all."""
+    plain, scaled = (np.array([len(block[i]) for block in blocks]) for i in (0, 1))
+    head = np.empty(2 + _HEAD * len(blocks), np.int32)
+    for i, sizes in enumerate((plain + 2 * scaled, plain + scaled)):
+        head[2 + i :: _HEAD] = np.cumsum(sizes) - sizes
+    head[4::_HEAD], head[5::_HEAD] = plain, scaled
+    words = np.concatenate([head, *(np.asarray(block[2], np.int32) for block in blocks)])
     size = -(-words.nbytes // _LINE) * _LINE
     words[:2] = size, len(head)
     table = np.pad(words.view(np.int8), (0, size - words.nbytes))
-    return np.concatenate([table, *(block.reshape(-1) for block in steps)])
+    return np.concatenate([table, *(part.reshape(-1) for block in blocks for part in block[:2])])

@@ -14,6 +14,9 @@ Pair = tuple[int, int]
 ACTIVATIONS = ("none", "relu", "clip", "leaky_relu", "hard_sigmoid", "hard_swish", "sigmoid", "silu", "tanh")
 """Float activations that can be fused; ``LayerScalars`` has their parameters."""
 
+LEAST_PIXELS = 16
+"""Pixels that should share weights of byte pairs."""
+
 MAX_K = (2**31 - 2**26) // (255 * 127)
 """Most products one int32 accumulator may sum, with room left for the bias."""
 

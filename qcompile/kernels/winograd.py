@@ -27,6 +27,9 @@ _TAPS = 3
 _LARGEST_PRODUCT = 1 << 14
 """Magnitude of a stored code times a weight."""
 
+MOST_WEIGHTS = 4 << 20
+"""Bytes of transformed weights: more would come from far, and make programs large."""
+
 INVERSE_OF_3 = pow(3, -1, 1 << 32)
 
 Let = Callable[[Any], Any]
@@ -118,6 +121,16 @@ def fits(work: ConvWorkload, square: tuple[int, int]) -> bool:
         return False
     reach = work.reduction * _LARGEST_PRODUCT
     return reach << sum(max(form.shifts) for form in forms(square)) < 1 << 31
+
+
+def is_sharable(work: ConvWorkload) -> bool:
+    """Return whether a layer's outputs can share products in some tile, with weights that are not too large."""
+    return any(fits(work, square) and weight_bytes(work, square) <= MOST_WEIGHTS for square in SQUARES)
+
+
+def weight_bytes(work: ConvWorkload, square: tuple[int, int]) -> int:
+    """Bytes of transformed weights."""
+    return products(square) * work.channels * work.filters * 2
 
 
 def products(square: tuple[int, int]) -> int:

@@ -8,13 +8,10 @@ from qcompile.kernels.conv_plan import TILE_CYCLES, Blocking, ConvPlan, Tiling, 
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import PairMicroKernel
-from qcompile.kernels.winograd import SQUARES, fits, products, tiles
+from qcompile.kernels.winograd import MOST_WEIGHTS, SQUARES, fits, products, tiles, weight_bytes
 
 _GAIN = 0.85
 """Estimated time, as a share of the plain one, below which the larger weights are worth it."""
-
-_MOST_WEIGHTS = 4 << 20
-"""Bytes of transformed weights: more would come from far, and make programs large."""
 
 _LEAST_TILES = 12
 """Tiles that a block of pixels should have, so that they share the reading of weights."""
@@ -50,7 +47,7 @@ def shared_plans(work: ConvWorkload, isa: Isa) -> Iterator[ConvPlan]:
         return
     vectors = -(-work.filters // isa.int8.lanes)
     for square in SQUARES:
-        if not fits(work, square) or products(square) * work.channels * work.filters * 2 > _MOST_WEIGHTS:
+        if not fits(work, square) or weight_bytes(work, square) > MOST_WEIGHTS:
             continue
         rows = _tile_rows(work, square)
         height = min(rows * square[0], work.out_height)

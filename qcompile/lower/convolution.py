@@ -16,7 +16,7 @@ from qcompile.kernels import byte_pairs
 from qcompile.kernels.activation import ACTIVATIONS
 from qcompile.kernels.conv import plan_conv
 from qcompile.kernels.conv_packing import PackedConv, pack_conv, pack_table
-from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.conv_workload import LEAST_PIXELS, ConvWorkload
 from qcompile.kernels.conv_workload import dense as dense_workload
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.parameters import RESIDUAL_REACH, LayerScalars
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from qcompile.lower.context import LoweringContext
 
 Array = npt.NDArray[Any]
-
-_LEAST_PIXELS = 16
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def _easier(work: ConvWorkload, end: Epilogue, isa: Isa) -> ConvWorkload:
 def _has_byte_pairs(work: ConvWorkload, weight: Array, isa: Isa) -> bool:
     """Return whether the weights allow sums of two products of bytes, and enough pixels share them."""
     pixels = work.batch * work.out_height * work.out_width
-    if isa.byte_pairs is None or work.precision != "int8" or work.groups > 1 or pixels < _LEAST_PIXELS:
+    if isa.byte_pairs is None or work.precision != "int8" or work.groups > 1 or pixels < LEAST_PIXELS:
         return False
     runs = weight.reshape(len(weight), work.kernel[0], -1)
     return byte_pairs.pays(runs, isa.byte_pairs.lanes)

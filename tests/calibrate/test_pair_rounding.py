@@ -1,0 +1,56 @@
+"""Weights of crowded pairs become even, at little cost at the output of their layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qcompile.calibrate.weight_rounding import damped, round_pairs, round_weights
+from qcompile.quant.byte_pairs import crowded, halvable, nearest_even, needing_halves
+
+
+def test_pairs_are_crowded_where_sums_of_two_products_can_leave_16_bits() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-127, 128, (200, 8))
+    pairs = weights.reshape(200, 4, 2)
+    ends = [np.where(sign * pairs > 0, 255 * pairs, 0).sum(axis=-1) for sign in (1, -1)]
+    # 255 * 128 is the last multiple of 255 within int16.
+    np.testing.assert_array_equal(crowded(weights), (ends[0] > 32767) | (ends[1] < -32768))
+    even = (pairs % 2 == 0).all(axis=-1)
+    np.testing.assert_array_equal(halvable(weights), crowded(weights) & even)
+    np.testing.assert_array_equal(needing_halves(weights)[:, ::2], crowded(weights) & ~even)
+
+
+def test_nearest_even_numbers() -> None:
+    wanted = np.array([101.4, 54.6, 126.9, 127.0, 100.0, 28.4, -127.0, 127.0])
+    found = nearest_even(wanted, np.rint(wanted))
+    np.testing.assert_array_equal(found, [102, 54, 126, 126, 100, 28, -127, 127])
+
+
+@pytest.mark.parametrize("related", [False, True])
+def test_errors_of_even_weights_cancel_at_the_output(related: bool) -> None:
+    rng = np.random.default_rng(1)
+    weight = rng.normal(0, 1, (1, 16, 64))
+    inputs = np.maximum(rng.normal(0, 1, (400, 64)) + (rng.normal(0, 2, (400, 1)) if related else 0), 0)
+    hessian = damped(np.cov(inputs.T)[None], 0.01)
+    scale = np.abs(weight).max(axis=2) / 127
+    integers = round_weights(weight, scale, hessian)
+    assert needing_halves(integers).any()
+    found, loss = round_pairs(weight, scale, integers, hessian)
+    assert not needing_halves(found).any()
+    assert np.abs(found).max() <= 127
+
+    def error(z: np.ndarray) -> float:
+        e = weight - z * scale[:, :, None]
+        return float((np.matmul(e, hessian) * e).sum())
+
+    assert loss == pytest.approx(10 * np.log10(error(found) / error(integers)))
+    assert loss < 2.5
+    assert error(found) < error(nearest_even(weight / scale[:, :, None], integers))
+
+
+def test_weights_without_crowded_pairs_stay() -> None:
+    integers = np.tile([64.0, 64.0, -127.0, 127.0], (1, 3, 2))
+    found, loss = round_pairs(integers * 0.1, np.full((1, 3), 0.1), integers, np.eye(8)[None])
+    np.testing.assert_array_equal(found, integers)
+    assert loss == 0.0
