@@ -18,6 +18,7 @@ from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CHANNELS_LAST, Fact
 from qcompile.passmgr.selection import selected
+from qcompile.shapes.analysis import analyse
 
 LAYERS = frozenset({"conv2d", "dense"})
 """Operations that multiply in float16."""
@@ -56,7 +57,7 @@ class NarrowFloats(Pass):
     A float16 tensor is rounded to nearest, ties to even, once, when it is stored. Kernels sum products in float16
     for short stretches and in float32 beyond (`qcompile.kernels.half_micro`); biases, residuals, activations,
     pooling and arithmetic are float32 in registers. Softmax, normalizations, exponentials and products of two
-    activations stay in float32 altogether. Large tables that `gather` reads are float16 too.
+    activations, and means over open axes, stay in float32 altogether. Large tables that `gather` reads are float16 too.
 
     Options:
         keep_float: nodes that stay in float32: names, globs, "/regular expressions/", "op:dense", "from..to".
@@ -64,7 +65,7 @@ class NarrowFloats(Pass):
     Preconditions: to-nhwc ran. Magnitudes come from the calibration samples, else from made-up inputs.
 
     Refusals: integer operations; weights computed at run time or packed; a tensor of which twice the largest
-    number, or twice what 64 products can sum up to, is beyond 65504; graphs with open extents.
+    number, or twice what 64 products can sum up to, is beyond 65504.
     """
 
     name: ClassVar[str] = "narrow-floats"
@@ -79,13 +80,16 @@ class NarrowFloats(Pass):
         layers = [node for node in graph.nodes if (node.op.name in LAYERS and _is_float(node)) or _is_table(node)]
         if not layers:
             return
-        if graph.symbols:
-            context.skip(None, "its extents are open: what is past them is masked in float32")
-            return
+        # A mean over an open axis is rescaled to the actual extent, and rounded after that.
+        wide = set(analyse(graph).means) if graph.symbols else set()
         magnitudes = _magnitudes(graph, context)
         narrow = _Narrowing(context.rewriter(graph))
         for node in list(graph.nodes):
-            if not _is_float(node) or not (node.op.name in LAYERS or _is_table(node) or narrow.reads_half(node)):
+            if (
+                node in wide
+                or not _is_float(node)
+                or not (node.op.name in LAYERS or _is_table(node) or narrow.reads_half(node))
+            ):
                 continue
             reason = "keep_float names it" if node in kept else _obstacle(node, magnitudes)
             if reason is None:

@@ -286,8 +286,6 @@ def to_precision(
     from qcompile.passmgr.selection import check_selection
     from qcompile.search.safety_net import protect
 
-    if config.narrows and graph.symbols:
-        raise UsageError("float16 needs inputs of fixed extents", hint="give --input-shape, or --store float16 alone")
     if config.precision == "fp16":
         check_selection(graph, config.keep_float, option="--keep-float")
     if config.precision in ("fp16", "fp32"):

@@ -183,9 +183,10 @@ def _model(program: Program, unit: int) -> str:
 def _call_row(step: Step) -> str:
     refs = [*step.args, *[BufferRef("none")] * (MAX_ARGS - len(step.args))]
     spaces, offsets = _braces(_SPACES[ref.space] for ref in refs), _braces(f"{ref.offset}u" for ref in refs)
-    live = step.live
+    live, only = step.live, step.only
     counting = _braces((live.extent, live.rows, live.span, live.unit, live.segment) if live else (-1, 0, 1, 0, 0))
-    return f"{{{step.kernel}, {step.tiles}, {step.grain}, {counting}, {spaces}, {offsets}}}"
+    needed = _braces((only.extent, only.least) if only else (-1, 0))
+    return f"{{{step.kernel}, {step.tiles}, {step.grain}, {counting}, {needed}, {spaces}, {offsets}}}"
 
 
 def _step_row(step: Step) -> str:

@@ -67,6 +67,19 @@ class Live:
 
 
 @dataclass(frozen=True)
+class Only:
+    """From which size on a step is run: extents[extent] ≥ least.
+
+    Args:
+        extent: number of the actual extent.
+        least: its smallest value at which something reads what the step makes.
+    """
+
+    extent: int
+    least: int
+
+
+@dataclass(frozen=True)
 class OpenAxis:
     """An open axis of one of the caller's tensors.
 
@@ -96,6 +109,7 @@ class Step:
         macs: multiply-accumulates, count.
         bytes: memory it reads and writes, bytes.
         live: the tiles that count at smaller sizes, None where all do.
+        only: the sizes at which it is run, None for all.
     """
 
     kernel: str
@@ -108,6 +122,7 @@ class Step:
     macs: int
     bytes: int
     live: Live | None = None
+    only: Only | None = None
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,7 @@ class LoweringContext(TensorMemory):
         output: Value,
         extents: Sequence[int],
         store: Expr | None = None,
+        part: Value | None = None,
     ) -> None:
         """Append a step that stores an expression's elements.
 
@@ -173,6 +174,7 @@ class LoweringContext(TensorMemory):
             output: decides element type and storage.
             extents: of the iteration space.
             store: offset in the buffer; by default the space is the tensor.
+            part: as for `emit`.
         """
         stored, order = self._few_operands(node, self.sources.stored(output, element))
         if store is None:
@@ -184,7 +186,7 @@ class LoweringContext(TensorMemory):
         share = tuple(b for n, b in enumerate(buffers) if work.may_overwrite(n) and buffers.count(b) == 1)
         kernel = self.kernel(work, lambda: map_kernel(work, self.isa))
         made = (tuple(extents), self.open.walked(output))
-        self.emit(node, kernel, [*buffers, buffer], len(buffers), share, made=made)
+        self.emit(node, kernel, [*buffers, buffer], len(buffers), share, made=made, part=part)
 
     def reduce(
         self,
@@ -355,6 +357,7 @@ class LoweringContext(TensorMemory):
         macs: int = 0,
         precision: str | None = None,
         made: tuple[tuple[int, ...], Axes] | None = None,
+        part: Value | None = None,
     ) -> None:
         """Append a step.
 
@@ -367,12 +370,14 @@ class LoweringContext(TensorMemory):
             macs: multiply-accumulates.
             precision: what it computes in; by default "int8", or the element type of the result.
             made: extents of what is made, and which are open; by default those of the node's result.
+            part: the operand that it copies to its place in the result, where that is all it does.
         """
         precision = precision or _precision(node)
         name = node.loc or node.outputs[0].name
         shape, axes = made or (node.outputs[0].shape, self.open.walked(node.outputs[0]))
         live = self.open.live(kernel, shape, axes) if len(shape) == len(axes) else None
-        step = DraftStep(kernel, tuple(args), output, share, name, node.op.name, precision, macs, live)
+        only = self.open.only(node.outputs if part is None else [part])
+        step = DraftStep(kernel, tuple(args), output, share, name, node.op.name, precision, macs, live, only)
         self.steps.append(step)
 
     def bind_outputs(self) -> None:

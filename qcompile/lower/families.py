@@ -39,7 +39,8 @@ def concat(context: LoweringContext, node: Node) -> None:
             position = tuple(ex.index(n) for n in range(len(part.shape)))
             element = context.fused(part.type.size, _part(builder, number, position))
             there = (*position[:axis], position[axis] + offset, *position[axis + 1 :])
-            context.emit_map(node, element, buffer, output, part.shape, context.sources.offset(output, there))
+            store = context.sources.offset(output, there)
+            context.emit_map(node, element, buffer, output, part.shape, store, part)
         offset += part.shape[axis]
 
 

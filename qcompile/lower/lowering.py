@@ -113,6 +113,7 @@ def _finished(step: DraftStep, plan: ArenaPlan) -> Step:
         macs=step.macs,
         bytes=step.bytes,
         live=step.live,
+        only=step.only,
     )
 
 

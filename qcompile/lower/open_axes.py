@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qcompile.ir.graph import Graph, Value
-from qcompile.ir.program import Live, OpenAxis
+from qcompile.ir.program import Live, Only, OpenAxis
 from qcompile.ir.symbol import Axes, Extent
 from qcompile.kernels.conv_plan import ConvPlan, choose_plan
 from qcompile.kernels.conv_workload import ConvWorkload
@@ -15,6 +15,7 @@ from qcompile.kernels.depthwise import depthwise_kernel
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel
 from qcompile.shapes.analysis import Analysis, analyse
+from qcompile.shapes.demand import Demand
 from qcompile.targets import Target
 
 _ROWS = 8
@@ -34,6 +35,18 @@ class OpenAxes:
     def __init__(self, graph: Graph) -> None:
         self._analysis = analyse(graph) if graph.symbols else Analysis()
         self.extents = list(dict.fromkeys((*graph.extents, *self._analysis.extents())))
+        self._demand = Demand(graph)
+
+    def only(self, values: Sequence[Value]) -> Only | None:
+        """Return the sizes at which what makes some tensors is run, None for all."""
+        found = [self._demand.of(value) for value in values if value.uses]
+        needs = [need for need in found if need is not None]
+        if not needs or len(needs) < len(found) or len({extent for extent, _ in needs}) > 1:
+            return None
+        extent = needs[0][0]
+        if extent not in self.extents:
+            self.extents.append(extent)
+        return Only(self.extents.index(extent), min(least for _, least in needs))
 
     def of(self, value: Value) -> Axes:
         """Return the open extents of a tensor's axes."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.ir.program import ALIGNMENT, BufferRef, Live
+from qcompile.ir.program import ALIGNMENT, BufferRef, Live, Only
 from qcompile.kernels.kernel import Kernel
 
 Array = npt.NDArray[np.generic]
@@ -68,6 +68,7 @@ class DraftStep:
         precision: "int8", or the element type of the result.
         macs: multiply-accumulates.
         live: the tiles that count at smaller sizes, None where all do.
+        only: the sizes at which it is run, None for all.
     """
 
     kernel: Kernel
@@ -79,6 +80,7 @@ class DraftStep:
     precision: str
     macs: int
     live: Live | None = None
+    only: Only | None = None
 
     @property
     def bytes(self) -> int:

@@ -1,6 +1,7 @@
 """If, Loop and Scan at compile time: the branch that is taken, the iterations one after the other.
 
 Conditions and trip counts must be known at compile time; with static shapes those that exporters write usually are.
+Where the number of steps follows from an open extent, a run makes the actual ones (`open_steps`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from qcompile.ir.graph import Value
 from qcompile.onnx_import.inline import graph_body, subgraph
+from qcompile.onnx_import.open_steps import OpenSteps, steps_along, steps_counted
 from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
@@ -89,8 +91,11 @@ def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     body = subgraph(node, "body")
     trips = int(view.array(0, "its trip count").reshape(-1)[0]) if view.has(0) else None
     running = bool(view.array(1, "its condition").reshape(-1)[0]) if view.has(1) else True
+    counted = steps_counted(view, 0) if view.has(0) else None
+    opened = None if counted is None or not running else OpenSteps(view, counted, view.name)
     states: list[Value | None] = [view.value(k) for k in range(2, len(view.inputs))]
     carried = len(states)
+    history: list[list[Value | None]] = []
     collected: list[list[Value | None]] = [[] for _ in range(len(body.output) - 1 - carried)]
     iteration = 0
     while running and (trips is None or iteration < trips):
@@ -103,16 +108,44 @@ def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
             view.graph.add_constant(f"{prefix}iteration", np.asarray(iteration, np.int64)),
             view.graph.add_constant(f"{prefix}condition", np.asarray(True)),
         ]
-        results = _run(view, host, body, [*counters, *known], len(body.output), prefix)
+        results = _iteration(view, host, body, [*counters, *known], prefix, opened)
         running = _goes_on(view, results[0], last=trips is not None and iteration + 1 == trips)
         states = results[1 : 1 + carried]
+        history.append(states)
         for part, value in zip(collected, results[1 + carried :], strict=True):
             part.append(value)
         iteration += 1
     if collected and not iteration:
         view.fail("a loop that never runs collects nothing; tensors without elements have no code")
-    stacked = [_stacked(view, parts, 0, carried + k) for k, parts in enumerate(collected)]
+    ended = all(s is not None for s in states) and opened is not None and iteration < opened.extent.most
+    if opened is not None and ended:
+        view.fail(f"its number of iterations follows from '{opened.extent.symbol}', and its condition ends it earlier")
+    if opened is not None:
+        states = _last(opened, history)
+    stacked = [_stacked(view, parts, 0, carried + k, opened) for k, parts in enumerate(collected)]
     return (*states, *stacked)
+
+
+def _iteration(
+    view: OnnxNode, host: Host, body: Any, inputs: Sequence[Value], prefix: str, steps: OpenSteps | None
+) -> list[Value | None]:
+    """Convert one copy of the body of a loop, which may run along an open extent."""
+    if steps is None:
+        return _run(view, host, body, inputs, len(body.output), prefix)
+    view.open.looping.append(steps.extent.symbol)
+    try:
+        return _run(view, host, body, inputs, len(body.output), prefix)
+    finally:
+        view.open.looping.pop()
+
+
+def _last(steps: OpenSteps, history: Sequence[Sequence[Value | None]]) -> list[Value | None]:
+    """Return the states after the last actual step."""
+    found: list[Value | None] = []
+    for k, made in enumerate(zip(*history, strict=True)):
+        known = [value for value in made if value is not None]
+        found.append(steps.last(known, f"{steps.node.name}.last{k}") if len(known) == len(made) else None)
+    return found
 
 
 def _goes_on(view: OnnxNode, condition: Value | None, *, last: bool) -> bool:
@@ -124,8 +157,17 @@ def _goes_on(view: OnnxNode, condition: Value | None, *, last: bool) -> bool:
     return bool(condition.data.reshape(-1)[0])
 
 
-def _stacked(view: OnnxNode, parts: Sequence[Value | None], axis: int, output: int) -> Value | None:
-    """Return the results of all iterations along a new axis."""
+def _stacked(
+    view: OnnxNode,
+    parts: Sequence[Value | None],
+    axis: int,
+    output: int,
+    steps: OpenSteps | None = None,
+    backward: bool = False,
+) -> Value | None:
+    """Return the results of all iterations along a new axis, of an open number the actual ones."""
+    if backward and steps is None:
+        parts = parts[::-1]
     known = [p for p in parts if p is not None]
     if len(known) != len(parts):
         return None
@@ -135,7 +177,10 @@ def _stacked(view: OnnxNode, parts: Sequence[Value | None], axis: int, output: i
         at = axis_index(axis, len(part.shape) + 1)
         shape = (*part.shape[:at], 1, *part.shape[at:])
         wide.append(reshaped(view, part, shape, name=f"{name}.{index}"))
-    return wide[0] if len(wide) == 1 else view.add("concat", wide, name=name, axis=at)
+    if steps is None:
+        return wide[0] if len(wide) == 1 else view.add("concat", wide, name=name, axis=at)
+    whole = view.add("concat", wide, name=f"{name}.all", axis=at)
+    return steps.trimmed(whole, at, name, backward=backward)
 
 
 def _scan(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
@@ -150,28 +195,44 @@ def _scan(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     axes = [axis_index(int(a), len(v.shape)) for a, v in zip(given, sources, strict=True)]
     reverse = view.attr("scan_input_directions") or [0] * count
     trips = sources[0].shape[axes[0]]
+    extent = steps_along(view, sources[0], axes[0])
+    steps = None if extent is None else OpenSteps(view, extent, view.name)
     _check_length(view, body, trips)
     states: list[Value | None] = [view.value(k) for k in range(carried)]
+    history: list[list[Value | None]] = []
     collected: list[list[Value | None]] = [[] for _ in range(outputs)]
     for step in range(trips):
         known = [s for s in states if s is not None]
         if len(known) != carried:
             break
         slices = [
-            _element(view, v, axis, trips - 1 - step if backward else step, f"{view.name}/{step}/slice{k}")
-            for k, (v, axis, backward) in enumerate(zip(sources, axes, reverse, strict=True))
+            _scanned(view, steps, value, axis, (step, trips, bool(backward)), f"{view.name}/{step}/slice{k}")
+            for k, (value, axis, backward) in enumerate(zip(sources, axes, reverse, strict=True))
         ]
         results = _run(view, host, body, [*known, *slices], len(body.output), f"{view.name}/{step}/")
         states = results[:carried]
+        history.append(states)
         for part, value in zip(collected, results[carried:], strict=True):
             part.append(value)
+    if steps is not None:
+        states = _last(steps, history)
     placed = view.attr("scan_output_axes") or [0] * outputs
     backwards = view.attr("scan_output_directions") or [0] * outputs
     stacked = [
-        _stacked(view, parts[::-1] if backwards[k] else parts, int(placed[k]), carried + k)
+        _stacked(view, parts, int(placed[k]), carried + k, steps, bool(backwards[k]))
         for k, parts in enumerate(collected)
     ]
     return (*states, *stacked)
+
+
+def _scanned(
+    view: OnnxNode, steps: OpenSteps | None, value: Value, axis: int, at: tuple[int, int, bool], name: str
+) -> Value:
+    """Return what a step of a Scan sees of an operand: step, number of steps, whether it goes backwards."""
+    step, trips, backward = at
+    if steps is None:
+        return _element(view, value, axis, trips - 1 - step if backward else step, name)
+    return steps.element(value, axis, step, name, backward=backward)
 
 
 def _element(view: OnnxNode, value: Value, axis: int, at: int, name: str) -> Value:

@@ -31,12 +31,16 @@ class OpenShapes:
 
     Args:
         graph: with symbols and inputs, no nodes yet.
+
+    Attributes:
+        looping: symbols that the loops being unrolled run along.
     """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._analysis = Analysis(input_axes(graph))
         self._seen = 0
+        self.looping: list[str] = []
         self._twins: dict[Value, Value] = {}
         self._tables: dict[tuple[Value, str], list[Array]] = {}
 

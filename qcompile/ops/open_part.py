@@ -93,7 +93,9 @@ def open_gathered(node: OnnxNode, x: Value, indices: Value, axis: int) -> Value 
     if extent is None:
         return None
     if known:
-        outside = [i for i in indices.constant().reshape(-1).tolist() if not -extent.least <= i < extent.least]
+        # A loop over the axis has an iteration for every index, of which a run makes those that exist.
+        bound = extent.most if extent.symbol in node.open.looping else extent.least
+        outside = [i for i in indices.constant().reshape(-1).tolist() if not -extent.least <= i < bound]
         if outside:
             node.fail(f"index {outside[0]} is out of range where '{extent.symbol}' is smallest")
         if (indices.constant() >= 0).all():

@@ -224,7 +224,34 @@ def recurrent(s: Sketch) -> None:
     first = s.node("Transpose", [name], perm=[1, 0, 2])
     gates = [s.weights(1, 3 * WIDTH, WIDTH), s.weights(1, 3 * WIDTH, WIDTH)]
     y = s.node("GRU", [first, *gates], hidden_size=WIDTH, direction=direction)
-    s.add(axes, "Transpose", [s.node("Squeeze", [y, s.constant(np.array([1]))])], perm=[1, 0, 2])
+    last = f"{y}_last"
+    s.nodes[-1].output.append(last)
+    if s.draw(st.booleans()):
+        s.add((BATCH, 1, FIXED), "Transpose", [last], perm=[1, 0, 2])
+    else:
+        s.add(axes, "Transpose", [s.node("Squeeze", [y, s.constant(np.array([1]))])], perm=[1, 0, 2])
+
+
+def scanned(s: Sketch) -> None:
+    """Carry a state along the open axis: each element is its own plus half of the one before."""
+    name, axes = s.pick(3)
+    if axes != (BATCH, OPEN, FIXED):
+        return
+    types = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("state", "given", "next", "row")]
+    half = numpy_helper.from_array(np.array(0.5, np.float32), "half")
+    body = helper.make_graph(
+        [helper.make_node("Mul", ["state", "half"], ["less"]), helper.make_node("Add", ["less", "given"], ["next"]),
+         helper.make_node("Identity", ["next"], ["row"])],
+        "body", types[:2], types[2:], [half],
+    )  # fmt: skip
+    start = s.node("ReduceMean", [name, s.constant(np.array([1]))], keepdims=0)
+    ways = {f"scan_{what}_directions": [s.draw(st.integers(0, 1))] for what in ("input", "output")}
+    axis = {"scan_input_axes": [1], "scan_output_axes": [1]}
+    state = s.node("Scan", [start, name], body=body, num_scan_inputs=1, **ways, **axis)
+    rows = f"{state}_rows"
+    s.nodes[-1].output.append(rows)
+    s.add((BATCH, 1, FIXED), "Unsqueeze", [state, s.constant(np.array([1]))])
+    s.values.append((rows, axes))
 
 
 def summed(s: Sketch) -> None:
@@ -245,7 +272,7 @@ def flattened(s: Sketch) -> None:
 
 
 STEPS = (unary, with_constant, combined, product, attention, normalized, softmax, reduced, spread, transposed, part,
-         picked, joined, heads, by_length, windows, resized, recurrent, summed, flattened)  # fmt: skip
+         picked, joined, heads, by_length, windows, resized, recurrent, scanned, summed, flattened)  # fmt: skip
 
 
 @st.composite

@@ -269,6 +269,9 @@ static qc_status run_steps(qc_model *model, uint64_t *nanoseconds) {
     int32_t count = model->one ? program->n_single : program->info->n_steps;
     for (int32_t i = 0; i < count; i++) {
         const qc_call *call = model->one ? &program->single[i] : &program->calls[i];
+        const qc_only *only = &call->only;
+        if (nanoseconds) nanoseconds[i] = 0;
+        if (only->extent >= 0 && (model->one ? model->single : model->extents)[only->extent] < only->least) continue;
         int32_t segment = call->live.extent < 0 ? call->tiles : call->live.segment, live = live_tiles(model, call);
         int32_t tiles = segment ? call->tiles / segment * live : 0;
         qc_job job = {.kernel = call->kernel, .tiles = tiles, .grain = call->grain, .live = live, .segment = segment};

@@ -33,11 +33,18 @@ typedef struct qc_live {
     int32_t segment;
 } qc_live;
 
+/* The sizes at which a step is run: extents[extent] >= least. */
+typedef struct qc_only {
+    int32_t extent; /* -1: all sizes */
+    int32_t least;
+} qc_only;
+
 typedef struct qc_call {
     qc_kernel kernel;
     int32_t tiles;
     int32_t grain;
     qc_live live;
+    qc_only only;
     uint8_t space[QC_MAX_ARGS];
     uint64_t offset[QC_MAX_ARGS]; /* index of the tensor, or bytes */
 } qc_call;

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qcompile.ir.graph import Value
-from qcompile.ir.symbol import Extent
+from qcompile.onnx_import.open_steps import OpenSteps, steps_along
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
 from qcompile.ops.slice import sliced
@@ -36,7 +36,7 @@ class _Layer:
         node: the ONNX node.
         name: prefix of its tensors.
         gates: products with the inputs of all steps, biases included, [T, B, G·H].
-        steps: T where it is open.
+        steps: T where it is open, else None.
         recurrent: R, [G·H, H].
         bias: the recurrent bias, [G·H]; zeros where it is part of `gates` already.
         hidden: H.
@@ -46,7 +46,7 @@ class _Layer:
     node: OnnxNode
     name: str
     gates: Value
-    steps: Extent | None
+    steps: OpenSteps | None
     recurrent: Value
     bias: np.ndarray[Any, Any]
     hidden: int
@@ -62,14 +62,11 @@ class _Layer:
 
     def step_gates(self, step: int, label: str) -> Value:
         """Return the products with one step's input, [B, G·H]."""
-        shape, name = self.gates.shape, f"{self.name}.{label}.x"
-        if self.steps is not None and step >= self.steps.least:
-            # Past the actual end an index gives anything; what follows from it is not used.
-            index = self.node.constant("step", [step], "int64")
-            part = self.node.add("gather", [self.gates, index], name, axis=0)
-        else:
-            part = sliced(self.node, self.gates, {0: slice(step, step + 1)}, name)
-        return reshaped(self.node, part, shape[1:], f"{self.name}.{label}.input")
+        shape, name = self.gates.shape, f"{self.name}.{label}.input"
+        if self.steps is not None:
+            return self.steps.element(self.gates, 0, step, name)
+        part = sliced(self.node, self.gates, {0: slice(step, step + 1)}, f"{self.name}.{label}.x")
+        return reshaped(self.node, part, shape[1:], name)
 
     def product(self, state: Value, rows: slice, label: str) -> Value:
         """Return state · R[rows]ᵀ + bias[rows]."""
@@ -148,8 +145,7 @@ class _Sequence:
         x: the input, [T, B, I].
         directions: 1 or 2.
         hidden: H.
-        lengths: steps that count of each entry of the batch, int64 [B, 1] or [1, 1]; None where all do.
-        given: whether the model says so.
+        lengths: steps that count of each entry of the batch, int64 [B, 1]; None where all do.
         open_steps: number of steps where it is open, else None.
     """
 
@@ -158,8 +154,7 @@ class _Sequence:
     directions: int
     hidden: int
     lengths: Value | None
-    given: bool
-    open_steps: Extent | None
+    open_steps: OpenSteps | None
 
     @property
     def steps(self) -> int:
@@ -187,14 +182,12 @@ def _sequence(node: OnnxNode, gates: int) -> _Sequence:
     lengths: Value | None = node.value(4) if node.has(4) else None
     if lengths is not None and lengths.data is not None and (lengths.data == x.shape[0]).all():
         lengths = None
-    extent = None if node.open is None else node.open.extent(x, 0)
-    base, given = node.outputs[0] or node.name, lengths is not None
-    if lengths is None and extent is not None:
-        lengths = reshaped(node, node.open.number(extent), (1, 1), f"{base}.length")
-    elif lengths is not None:
+    base, extent = node.outputs[0] or node.name, steps_along(node, x, 0)
+    if lengths is not None:
         wide = lengths if lengths.dtype == "int64" else node.add("cast", [lengths], f"{base}.steps", dtype="int64")
         lengths = reshaped(node, wide, (x.shape[1], 1), f"{base}.lengths")
-    return _Sequence(node, x, weight.shape[0], weight.shape[1] // gates, lengths, given, extent)
+    steps = None if extent is None else OpenSteps(node, extent, base)
+    return _Sequence(node, x, weight.shape[0], weight.shape[1] // gates, lengths, steps)
 
 
 def _layer(seq: _Sequence, d: int, gates: int, activations: Sequence[Activation], separate: slice | None) -> _Layer:
@@ -249,21 +242,37 @@ def _unroll(seq: _Sequence, defaults: Sequence[str], gates: int, states: int, st
     finals: list[list[Value]] = []
     for d, activations in enumerate(_activations(node, defaults, seq.directions)):
         layer = _layer(seq, d, gates, activations, separate)
-        state = [_initial(seq, 5 + k, d, f"state{k}") for k in range(states)]
-        results: list[Value] = [state[0]] * seq.steps
-        for t in reversed(range(seq.steps)) if backward[d] else range(seq.steps):
-            label = f"step{t}"
-            new = step(layer, layer.step_gates(t, label), state, label)
-            results[t], state = _masked(seq, layer, t, new, state)
-        outputs.append(results)
-        finals.append(state)
+        start = [_initial(seq, 5 + k, d, f"state{k}") for k in range(states)]
+        made = _direction_steps(seq, layer, start, step, backward=backward[d])
+        outputs.append([y for y, _ in made])
+        if backward[d] or seq.open_steps is None:
+            finals.append(made[0 if backward[d] else -1][1])
+        else:
+            history, base = zip(*(state for _, state in made), strict=True), f"{layer.name}.last"
+            finals.append([seq.open_steps.last(h, f"{base}{k}") for k, h in enumerate(history)])
     return _assembled(seq, outputs, finals)
+
+
+def _direction_steps(
+    seq: _Sequence, layer: _Layer, start: list[Value], step: Step, *, backward: bool
+) -> list[tuple[Value, list[Value]]]:
+    """Run one direction, and return the row and the state that each step makes, in the order of the input."""
+    state, made = start, []
+    for t in reversed(range(seq.steps)) if backward else range(seq.steps):
+        label = f"step{t}"
+        if backward and seq.open_steps is not None and t + 1 < seq.steps:
+            pairs = enumerate(zip(state, start, strict=True))
+            prefix = f"{layer.name}.{label}.from"
+            state = [seq.open_steps.since(t + 1, new, old, f"{prefix}{k}") for k, (new, old) in pairs]
+        new = step(layer, layer.step_gates(t, label), state, label)
+        row, state = _masked(seq, layer, t, new, state)
+        made.append((row, state))
+    return made[::-1] if backward else made
 
 
 def _masked(seq: _Sequence, layer: _Layer, t: int, new: list[Value], old: list[Value]) -> tuple[Value, list[Value]]:
     """Keep the state, and give zeros, where an entry of the batch has ended."""
-    certain = seq.open_steps is not None and not seq.given and t < seq.open_steps.least
-    if seq.lengths is None or certain:
+    if seq.lengths is None:
         return new[0], new
     label = f"step{t}"
     counts = layer.op("greater", [seq.lengths, layer.node.constant("step", t, "int64")], f"{label}.counts")
@@ -291,9 +300,7 @@ def _assembled(seq: _Sequence, outputs: list[list[Value]], finals: list[list[Val
     whole = first or seq.open_steps is not None
     y = joined(rows, 0, f"{base}.all" if whole else names[0] or f"{base}.all")
     if seq.open_steps is not None:
-        attrs = {"symbol": seq.open_steps.symbol, "axis": 0, "sizes": seq.open_steps.table}
-        name = f"{base}.steps" if first else names[0] or f"{base}.steps"
-        y = node.add("open_slice", [y], name, starts=(0,) * len(seq.open_steps.table), **attrs)
+        y = seq.open_steps.trimmed(y, 0, f"{base}.steps" if first else names[0] or f"{base}.steps")
     if first:
         y = node.add("transpose", [y], name=names[0] or f"{base}.y", perm=(2, 0, 1, 3))
     results = [y]
