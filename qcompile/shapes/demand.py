@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.symbol import Extent, Symbol
-from qcompile.ops.interpreter import evaluate_node
 
 Needs = Mapping[str, int]
 """By symbol, the first of its values (counted from 0) at which a tensor is needed; others do not matter."""
@@ -134,7 +133,7 @@ class _Sizes:
                 rows = [node.op.evaluate(replace(node.attrs, at=at), []) for at in range(count)]
             else:
                 operands = [self._table(v, count) for v in node.inputs]
-                rows = [evaluate_node(node, [row[at] for row in operands]) for at in range(count)]
+                rows = [node.op.evaluate(node.attrs, [row[at] for row in operands]) for at in range(count)]
             for index, output in enumerate(node.outputs):
                 self._tables[output] = [row[index] for row in rows]
         return self._tables[value]

@@ -102,6 +102,14 @@ def test_the_library_exports_the_models_functions_and_nothing_else(tiny_program:
     assert names == {f"qc_tiny_net_1_0_{name}" for name in functions.split()}
 
 
+@pytest.mark.parametrize("name", ["model", "pool"])
+def test_a_model_may_have_a_name_of_the_runtime(tiny_program: Maker, tmp_path: Path, name: str) -> None:
+    """Exported functions never have the names of those inside: `model.onnx` is what most exporters write."""
+    bundle.write_bundle(dataclasses.replace(tiny_program("host"), name=name), tmp_path / "b")
+    listed = subprocess.run(["nm", "-D", "--defined-only", tmp_path / "b/libmodel.so"], capture_output=True, text=True)
+    assert {line.split()[2] for line in listed.stdout.splitlines()} >= {f"qc_{name}_run", f"qc_{name}_create"}
+
+
 def test_the_library_needs_only_libc_libm_and_threads(tiny_program: Maker, tmp_path: Path) -> None:
     for target, newest in (("x86-64", (2, 17)), ("rpi4", (2, 28))):
         bundle.write_bundle(tiny_program(target), tmp_path / target)

@@ -101,7 +101,7 @@ static int has_feature(const qc_feature *feature) {
 #error "bundles are built for x86_64 and aarch64"
 #endif
 
-const char *qc_cpu_lacks(const char *const *features) {
+const char *qci_cpu_lacks(const char *const *features) {
     for (; *features; features++) {
         int found = 0;
         for (size_t i = 0; i < sizeof QC_FEATURES / sizeof QC_FEATURES[0] && !found; i++)

@@ -111,7 +111,7 @@ static int allocate(qc_model *model, const qc_info *info, size_t stride) {
     }
     model->extents = (int32_t *)(void *)(model->staging - extents);
     model->single = (int32_t *)(void *)(model->staging - single);
-    model->pool = qc_pool_create(model->threads, model->memory + arena, stride);
+    model->pool = qci_pool_create(model->threads, model->memory + arena, stride);
     return 1;
 }
 
@@ -122,7 +122,7 @@ static void map_weights(const qc_program *program) {
     for (size_t at = 0; at < program->info->weights_bytes; at += 4096) (void)weights[at];
 }
 
-qc_status qc_model_create(const qc_program *program, const qc_options *options, qc_model **out) {
+qc_status qci_model_create(const qc_program *program, const qc_options *options, qc_model **out) {
     static const qc_options defaults = QC_OPTIONS_INIT;
     const qc_info *info = program->info;
     char text[256];
@@ -132,7 +132,7 @@ qc_status qc_model_create(const qc_program *program, const qc_options *options, 
     if (options->abi_version != QC_ABI_VERSION) return QC_ERR_ABI;
     if (options->threads < 0 || options->threads > QC_MAX_THREADS)
         return fail(options, QC_ERR_ARGUMENT, "threads is not within 0 and 64", NULL);
-    const char *missing = qc_cpu_lacks(info->features);
+    const char *missing = qci_cpu_lacks(info->features);
     if (missing) {
         snprintf(text, sizeof text, "this processor lacks '%s', which target '%s' needs", missing, info->target);
         return fail(options, QC_ERR_ISA, text, NULL);
@@ -141,39 +141,39 @@ qc_status qc_model_create(const qc_program *program, const qc_options *options, 
     if (!model) return fail(options, QC_ERR_MEMORY, "out of memory", NULL);
     model->program = program;
     model->process = getpid();
-    model->threads = options->threads ? options->threads : qc_online_cores();
+    model->threads = options->threads ? options->threads : qci_online_cores();
     model->tensors = calloc((size_t)info->n_inputs + (size_t)info->n_outputs + 1, sizeof *model->tensors);
     model->states = calloc(2 * (size_t)info->n_states + 1, sizeof *model->states);
     atomic_flag_clear(&model->busy);
     /* scratch of two threads never shares a cache line, nor the pair that x86 fetches together */
     size_t stride = (info->scratch_bytes + QC_ALIGNMENT + 127) & ~(size_t)127;
     if (!model->tensors || !model->states || !allocate(model, info, stride)) {
-        qc_model_destroy(model);
+        qci_model_destroy(model);
         snprintf(text, sizeof text, "%zu bytes of working memory", info->arena_bytes);
         return fail(options, QC_ERR_MEMORY, "cannot allocate", text);
     }
     if (!model->pool) {
         snprintf(text, sizeof text, "%d", (int)model->threads);
-        qc_model_destroy(model);
+        qci_model_destroy(model);
         return fail(options, QC_ERR_THREAD, "cannot start the threads", text);
     }
     map_weights(program);
-    qc_model_reset(model);
+    qci_model_reset(model);
     *out = model;
     return QC_OK;
 }
 
-void qc_model_destroy(qc_model *model) {
+void qci_model_destroy(qc_model *model) {
     if (!model) return;
     /* a forked child has the memory, but not the threads: they are nobody's to join */
-    if (model->threads == 1 || model->process == getpid()) qc_pool_destroy(model->pool);
+    if (model->threads == 1 || model->process == getpid()) qci_pool_destroy(model->pool);
     free(model->memory);
     free(model->tensors);
     free(model->states);
     free(model);
 }
 
-qc_status qc_model_reset(qc_model *model) {
+qc_status qci_model_reset(qc_model *model) {
     if (!model) return QC_ERR_ARGUMENT;
     if (atomic_flag_test_and_set(&model->busy)) return QC_ERR_BUSY;
     for (int32_t i = 0; i < model->program->info->n_states; i++) {
@@ -188,7 +188,7 @@ qc_status qc_model_reset(qc_model *model) {
     return QC_OK;
 }
 
-void *qc_model_state(qc_model *model, int32_t index) {
+void *qci_model_state(qc_model *model, int32_t index) {
     if (!model || index < 0 || index >= model->program->info->n_states) return NULL;
     return model->states[2 * index + model->turn];
 }
@@ -203,17 +203,17 @@ static qc_status bind(qc_model *model, const void *const inputs[], void *const o
         if (!inputs[i]) return QC_ERR_ARGUMENT;
         /* kernels take one pointer type for all; they do not write through those of inputs */
         *tensor = (uint8_t *)(uintptr_t)inputs[i];
-        if (qc_sizes_shape(model->program, model->extents, i, shape) && !model->one) {
-            qc_sizes_spread(&info->inputs[i], shape, inputs[i], staging);
+        if (qci_sizes_shape(model->program, model->extents, i, shape) && !model->one) {
+            qci_sizes_spread(&info->inputs[i], shape, inputs[i], staging);
             *tensor = staging;
         } else if (!is_aligned(inputs[i])) {
-            *tensor = memcpy(staging, inputs[i], qc_sizes_bytes(&info->inputs[i], shape));
+            *tensor = memcpy(staging, inputs[i], qci_sizes_bytes(&info->inputs[i], shape));
         }
         staging += aligned(info->inputs[i].bytes);
     }
     for (int32_t i = 0; i < info->n_outputs; i++, tensor++) {
         if (!outputs[i]) return QC_ERR_ARGUMENT;
-        int smaller = qc_sizes_shape(model->program, model->extents, info->n_inputs + i, shape);
+        int smaller = qci_sizes_shape(model->program, model->extents, info->n_inputs + i, shape);
         *tensor = is_aligned(outputs[i]) && (!smaller || model->one) ? outputs[i] : staging;
         staging += aligned(info->outputs[i].bytes);
     }
@@ -227,10 +227,10 @@ static void deliver(qc_model *model, void *const outputs[]) {
     for (int32_t i = 0; i < info->n_outputs; i++) {
         const uint8_t *made = model->tensors[info->n_inputs + i];
         if (made == outputs[i]) continue;
-        if (qc_sizes_shape(model->program, model->extents, info->n_inputs + i, shape) && !model->one)
-            qc_sizes_gather(&info->outputs[i], shape, made, outputs[i]);
+        if (qci_sizes_shape(model->program, model->extents, info->n_inputs + i, shape) && !model->one)
+            qci_sizes_gather(&info->outputs[i], shape, made, outputs[i]);
         else
-            memcpy(outputs[i], made, qc_sizes_bytes(&info->outputs[i], shape));
+            memcpy(outputs[i], made, qci_sizes_bytes(&info->outputs[i], shape));
     }
 }
 
@@ -277,13 +277,13 @@ static qc_status run_steps(qc_model *model, uint64_t *nanoseconds) {
         qc_job job = {.kernel = call->kernel, .tiles = tiles, .grain = call->grain, .live = live, .segment = segment};
         for (int j = 0; j < QC_MAX_ARGS; j++) job.args[j] = resolve(model, call->space[j], call->offset[j]);
         uint64_t start = nanoseconds ? now_ns() : 0;
-        if (qc_pool_run(model->pool, &job)) return QC_ERR_KERNEL;
+        if (qci_pool_run(model->pool, &job)) return QC_ERR_KERNEL;
         if (nanoseconds) nanoseconds[i] = now_ns() - start;
     }
     return QC_OK;
 }
 
-qc_status qc_model_run(qc_model *model, const int64_t sizes[], const void *const inputs[], void *const outputs[],
+qc_status qci_model_run(qc_model *model, const int64_t sizes[], const void *const inputs[], void *const outputs[],
                        uint64_t *nanoseconds) {
     if (!model || !inputs || !outputs) return QC_ERR_ARGUMENT;
     if (model->threads > 1 && model->process != getpid()) return QC_ERR_THREAD;
@@ -291,8 +291,8 @@ qc_status qc_model_run(qc_model *model, const int64_t sizes[], const void *const
     int32_t counted = model->program->length.state;
     const int64_t *past = counted < 0 ? NULL : (const int64_t *)(void *)model->states[2 * counted + model->turn];
     model->one = model->program->n_single && sizes && sizes[model->program->length.symbol] == 1;
-    qc_status status = qc_sizes_resolve(model->program, sizes, past, 0, model->extents);
-    if (status == QC_OK && model->one) status = qc_sizes_resolve(model->program, sizes, past, 1, model->single);
+    qc_status status = qci_sizes_resolve(model->program, sizes, past, 0, model->extents);
+    if (status == QC_OK && model->one) status = qci_sizes_resolve(model->program, sizes, past, 1, model->single);
     if (status == QC_OK) status = bind(model, inputs, outputs);
     if (status == QC_OK) status = run_steps(model, nanoseconds);
     if (status == QC_OK) model->turn = !model->turn;
@@ -301,7 +301,7 @@ qc_status qc_model_run(qc_model *model, const int64_t sizes[], const void *const
     return status;
 }
 
-qc_status qc_model_verify(const qc_program *program) {
+qc_status qci_model_verify(const qc_program *program) {
     uint32_t table[256], crc = 0xffffffffu;
     for (uint32_t i = 0; i < 256; i++) {
         table[i] = i;
@@ -321,7 +321,7 @@ qc_status qc_model_verify(const qc_program *program) {
     return (crc ^ 0xffffffffu) == program->weights_crc ? QC_OK : QC_ERR_CORRUPT;
 }
 
-const char *qc_model_status_string(qc_status status) {
+const char *qci_model_status_string(qc_status status) {
     static const char *const texts[] = {
         [QC_OK] = "fine",
         [QC_ERR_ARGUMENT] = "an argument is NULL or out of range",

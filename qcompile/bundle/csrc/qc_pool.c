@@ -107,7 +107,7 @@ static void *work(void *argument) {
         if (!atomic_exchange(&worker->offered, 0)) continue; /* we came late, the caller has run it */
         int32_t rc = run_part(&pool->job, worker->index, pool->parts, pool->scratch + worker->index * pool->stride);
         if (rc) atomic_store(&pool->failure, rc);
-        /* Sequential order of this decrement and `waiting` (and of their counterparts in qc_pool_run): either we
+        /* Sequential order of this decrement and `waiting` (and of their counterparts in qci_pool_run): either we
          * see that the caller sleeps, or it sees that nobody is left to wait for. */
         if (atomic_fetch_sub(&pool->pending, 1) == 1 && atomic_load(&pool->waiting)) {
             pthread_mutex_lock(&pool->lock);
@@ -125,7 +125,7 @@ static void post(qc_worker *worker) {
     pthread_mutex_unlock(&worker->pool->lock);
 }
 
-int32_t qc_pool_run(qc_pool *pool, const qc_job *job) {
+int32_t qci_pool_run(qc_pool *pool, const qc_job *job) {
     int32_t units = (int32_t)(((int64_t)job->tiles + job->grain - 1) / job->grain);
     int32_t parts = units < pool->threads ? units : pool->threads;
     if (parts <= 1) return run_part(job, 0, 1, pool->scratch);
@@ -169,7 +169,7 @@ static int start(qc_pool *pool, int32_t i) {
     return rc == 0;
 }
 
-qc_pool *qc_pool_create(int32_t threads, uint8_t *scratch, size_t stride) {
+qc_pool *qci_pool_create(int32_t threads, uint8_t *scratch, size_t stride) {
     void *memory = NULL;
     size_t head = (sizeof(qc_pool) + 127) & ~(size_t)127, all = head + (size_t)threads * sizeof(qc_worker);
     if (posix_memalign(&memory, 128, all)) return NULL;
@@ -183,7 +183,7 @@ qc_pool *qc_pool_create(int32_t threads, uint8_t *scratch, size_t stride) {
     pthread_cond_init(&pool->done, NULL);
     while (pool->threads < threads) {
         if (!start(pool, pool->threads)) {
-            qc_pool_destroy(pool);
+            qci_pool_destroy(pool);
             return NULL;
         }
         pool->threads++;
@@ -191,7 +191,7 @@ qc_pool *qc_pool_create(int32_t threads, uint8_t *scratch, size_t stride) {
     return pool;
 }
 
-void qc_pool_destroy(qc_pool *pool) {
+void qci_pool_destroy(qc_pool *pool) {
     if (!pool) return;
     for (int32_t i = 1; i < pool->threads; i++) {
         atomic_store(&pool->workers[i].stop, 1);
@@ -206,7 +206,7 @@ void qc_pool_destroy(qc_pool *pool) {
     free(pool);
 }
 
-int32_t qc_online_cores(void) {
+int32_t qci_online_cores(void) {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set)) return 1;
     int count = CPU_COUNT(&set);

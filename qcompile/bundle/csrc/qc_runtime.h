@@ -108,35 +108,35 @@ typedef struct qc_job {
 typedef struct qc_pool qc_pool;
 
 /* Start threads - 1 workers; NULL if that fails. `scratch` has threads * stride bytes. */
-qc_pool *qc_pool_create(int32_t threads, uint8_t *scratch, size_t stride);
-int32_t qc_pool_run(qc_pool *pool, const qc_job *job);
-void qc_pool_destroy(qc_pool *pool);
-int32_t qc_online_cores(void);
+qc_pool *qci_pool_create(int32_t threads, uint8_t *scratch, size_t stride);
+int32_t qci_pool_run(qc_pool *pool, const qc_job *job);
+void qci_pool_destroy(qc_pool *pool);
+int32_t qci_online_cores(void);
 
 /* Return the first of `features` that this processor or its system lacks, or NULL. */
-const char *qc_cpu_lacks(const char *const *features);
+const char *qci_cpu_lacks(const char *const *features);
 
 /* Sizes: the value of each symbol, NULL for the largest; `past`: the length before the run, NULL: unknown; `single`:
  * resolve the extents of `program->single`. */
-qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], const int64_t *past, int single,
+qc_status qci_sizes_resolve(const qc_program *program, const int64_t sizes[], const int64_t *past, int single,
                            int32_t extents[]);
 /* The bytes of a dense tensor of the actual shape. */
-size_t qc_sizes_bytes(const qc_tensor *tensor, const int64_t shape[]);
+size_t qci_sizes_bytes(const qc_tensor *tensor, const int64_t shape[]);
 /* The actual shape of a tensor (inputs first, then outputs); returns whether it is smaller than the largest. */
-int qc_sizes_shape(const qc_program *program, const int32_t extents[], int32_t tensor, int64_t shape[]);
+int qci_sizes_shape(const qc_program *program, const int32_t extents[], int32_t tensor, int64_t shape[]);
 /* Copy between a dense tensor of the actual shape and memory laid out for the largest. */
-void qc_sizes_spread(const qc_tensor *tensor, const int64_t shape[], const uint8_t *dense, uint8_t *wide);
-void qc_sizes_gather(const qc_tensor *tensor, const int64_t shape[], const uint8_t *wide, uint8_t *dense);
-qc_status qc_model_shape(const qc_program *program, const int64_t sizes[], int32_t tensor, int64_t shape[]);
+void qci_sizes_spread(const qc_tensor *tensor, const int64_t shape[], const uint8_t *dense, uint8_t *wide);
+void qci_sizes_gather(const qc_tensor *tensor, const int64_t shape[], const uint8_t *wide, uint8_t *dense);
+qc_status qci_model_shape(const qc_program *program, const int64_t sizes[], int32_t tensor, int64_t shape[]);
 
 /* What the exported functions of the generated file call. */
-qc_status qc_model_create(const qc_program *program, const qc_options *options, qc_model **model);
-qc_status qc_model_run(qc_model *model, const int64_t sizes[], const void *const inputs[], void *const outputs[],
+qc_status qci_model_create(const qc_program *program, const qc_options *options, qc_model **model);
+qc_status qci_model_run(qc_model *model, const int64_t sizes[], const void *const inputs[], void *const outputs[],
                        uint64_t *nanoseconds);
-void qc_model_destroy(qc_model *model);
-qc_status qc_model_reset(qc_model *model);
-void *qc_model_state(qc_model *model, int32_t index);
-qc_status qc_model_verify(const qc_program *program);
-const char *qc_model_status_string(qc_status status);
+void qci_model_destroy(qc_model *model);
+qc_status qci_model_reset(qc_model *model);
+void *qci_model_state(qc_model *model, int32_t index);
+qc_status qci_model_verify(const qc_program *program);
+const char *qci_model_status_string(qc_status status);
 
 #endif

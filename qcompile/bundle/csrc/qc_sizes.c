@@ -12,7 +12,7 @@ static int64_t length_after(const qc_program *program, const int64_t sizes[], co
     return *past < 0 || *past > length->most - added ? 0 : *past + added;
 }
 
-qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], const int64_t *past, int single,
+qc_status qci_sizes_resolve(const qc_program *program, const int64_t sizes[], const int64_t *past, int single,
                            int32_t extents[]) {
     const qc_info *info = program->info;
     const qc_extent *list = single ? program->single_extents : program->extents;
@@ -36,7 +36,7 @@ qc_status qc_sizes_resolve(const qc_program *program, const int64_t sizes[], con
     return QC_OK;
 }
 
-size_t qc_sizes_bytes(const qc_tensor *tensor, const int64_t shape[]) {
+size_t qci_sizes_bytes(const qc_tensor *tensor, const int64_t shape[]) {
     size_t bytes = tensor->bytes;
     for (int32_t i = 0; i < tensor->rank; i++)
         if (tensor->shape[i]) bytes = bytes / (size_t)tensor->shape[i] * (size_t)shape[i];
@@ -47,7 +47,7 @@ static const qc_tensor *tensor_of(const qc_info *info, int32_t tensor) {
     return tensor < info->n_inputs ? &info->inputs[tensor] : &info->outputs[tensor - info->n_inputs];
 }
 
-int qc_sizes_shape(const qc_program *program, const int32_t extents[], int32_t tensor, int64_t shape[]) {
+int qci_sizes_shape(const qc_program *program, const int32_t extents[], int32_t tensor, int64_t shape[]) {
     const qc_tensor *known = tensor_of(program->info, tensor);
     int smaller = 0;
     for (int32_t i = 0; i < known->rank; i++) shape[i] = known->shape[i];
@@ -88,20 +88,20 @@ static void copy_rows(const qc_tensor *tensor, const int64_t shape[], uint8_t *d
     }
 }
 
-void qc_sizes_spread(const qc_tensor *tensor, const int64_t shape[], const uint8_t *dense, uint8_t *wide) {
+void qci_sizes_spread(const qc_tensor *tensor, const int64_t shape[], const uint8_t *dense, uint8_t *wide) {
     memset(wide, 0, tensor->bytes);
     copy_rows(tensor, shape, (uint8_t *)(uintptr_t)dense, wide, 1);
 }
 
-void qc_sizes_gather(const qc_tensor *tensor, const int64_t shape[], const uint8_t *wide, uint8_t *dense) {
+void qci_sizes_gather(const qc_tensor *tensor, const int64_t shape[], const uint8_t *wide, uint8_t *dense) {
     copy_rows(tensor, shape, dense, (uint8_t *)(uintptr_t)wide, 0);
 }
 
-qc_status qc_model_shape(const qc_program *program, const int64_t sizes[], int32_t tensor, int64_t shape[]) {
+qc_status qci_model_shape(const qc_program *program, const int64_t sizes[], int32_t tensor, int64_t shape[]) {
     int32_t extents[1024];
     if (!shape || tensor < 0 || tensor >= program->info->n_inputs + program->info->n_outputs) return QC_ERR_ARGUMENT;
     if (program->n_extents > 1024) return QC_ERR_ARGUMENT;
-    qc_status status = qc_sizes_resolve(program, sizes, NULL, 0, extents);
-    if (status == QC_OK) qc_sizes_shape(program, extents, tensor, shape);
+    qc_status status = qci_sizes_resolve(program, sizes, NULL, 0, extents);
+    if (status == QC_OK) qci_sizes_shape(program, extents, tensor, shape);
     return status;
 }
