@@ -50,7 +50,11 @@ def _llvm_module(kernels: Iterable[Kernel], target: Machine) -> Any:
 
 
 def _attributes(features: tuple[str, ...]) -> list[str]:
-    return [name if name[:1] in "+-" else f"+{name}" for name in features]
+    found = [name if name[:1] in "+-" else f"+{name}" for name in features]
+    if "+avx512vnni" in found:
+        # Else LLVM takes ``vpdpwssd`` apart for a shorter chain of sums, and a tile has chains enough.
+        found.append("+fast-dpwssd")
+    return found
 
 
 def build_objects(kernels: Iterable[Kernel], target: Machine) -> bytes:

@@ -85,18 +85,22 @@ class PairMicroKernel:
         tiles: register tiles (mr, nv).
         b_dtype: "int8" (widened on loading) or "int16" packed weights.
         multiply: ``f(x, y)``: int32 lanes ``x[2i] * y[2i] + x[2i+1] * y[2i+1]`` of int16 vectors.
+        add_products: ``f(total, x, y)``: their sum with a total, where one instruction makes it.
     """
 
     lanes: int
     tiles: Sequence[tuple[int, int]]
     b_dtype: str
     multiply: MultiplyPairs
+    add_products: Callable[[Expr, Expr, Expr], Expr] | None = None
     a_dtype: str = "int16"
     group: int = 2
     unroll: int = 1
 
     def cycles(self, mr: int, nv: int) -> float:
-        """Estimated cycles of one pair of K: a multiply and an add per accumulator on three ports."""
+        """Estimated cycles of one pair of K: a multiply and an add per accumulator on three ports, or both on two."""
+        if self.add_products is not None:
+            return max(mr * nv, mr + nv, 10) / 2
         return max((2 * mr * nv + nv) / 3 + mr / 10, 3.0)
 
     def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
@@ -112,7 +116,10 @@ class PairMicroKernel:
                 pair = bitcast("int32", a.load(row + g * 2, 2))
                 values = b.let(bitcast(f"int16x{pairs}", splat(pair, self.lanes)))
                 for total, weight in zip(sums, weights, strict=True):
-                    total.set(total.get() + self.multiply(values, weight))
+                    total.set(self._sum(total.get(), values, weight))
+
+    def _sum(self, total: Expr, x: Expr, y: Expr) -> Expr:
+        return total + self.multiply(x, y) if self.add_products is None else self.add_products(total, x, y)
 
     def _weights(self, b: Builder, w: Memory, at: Index) -> Expr:
         loaded = w.load(at, 2 * self.lanes)

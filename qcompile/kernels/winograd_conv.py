@@ -1,7 +1,7 @@
 """Emits 3x3 convolutions by minimal filtering (``winograd``), with the operands and the epilogue of all others.
 
-An item copies its rows of pixels into scratch, widened and padded, transforms them once, and then makes one block
-of filters after another: a small matrix product for each of a tile's products, then the sums of all tiles.
+An item transforms its rows of pixels into scratch, widened, and then makes one block of filters after another: a
+small matrix product for each of a tile's products, then the sums of all tiles.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.epilogue import Epilogue, Scale, storage_dtype
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
-from qcompile.kernels.micro import PairMicroKernel
-from qcompile.kernels.staging import SLACK_BYTES, Stage
 from qcompile.kernels.winograd import INVERSE_OF_3, forms, tiles
 
 _WIDE, _SUM = 2, 4
@@ -39,6 +37,9 @@ _WIDE, _SUM = 2, 4
 
 _UNROLLED_BYTES = 32
 """Bytes of a vector from which on two steps of K at once cost no spills: products need no copies of operands."""
+
+_UNROLLED_SUMS = 20
+"""Sums in registers from which on such steps would spill some."""
 
 
 def plan_winograd(work: ConvWorkload, isa: Isa, plan: ConvPlan) -> Kernel:
@@ -50,9 +51,9 @@ class _Generator:
     """Emits one convolution."""
 
     def __init__(self, work: ConvWorkload, isa: Isa, plan: ConvPlan) -> None:
-        assert isinstance(isa.int8, PairMicroKernel), "transformed pixels have 16 bits"
+        assert isa.pairs is not None, "transformed pixels have 16 bits"
         self.work, self.isa, self.plan = work, isa, plan
-        self.micro = replace(isa.int8, b_dtype="int16")
+        self.micro = replace(isa.pairs, b_dtype="int16")
         self.down, self.across = forms(plan.square)
         self.tile_rows = -(-plan.blocking.rows // plan.square[0])
         self.tile_columns = tiles(work, plan.square)[1]
@@ -62,7 +63,6 @@ class _Generator:
         self.depth = -(-work.channels // self.vector) * self.vector
         self.block = plan.tiling.nv * self.micro.lanes
         self.blocks = -(-work.filters // self.block)
-        self.stage = Stage(work, plan.blocking, "int16", isa.vector_bytes)
         self.shift = 128 if storage_dtype(isa, "int8") == "uint8" else 0
         self._lay_out()
         self.b = Builder()
@@ -72,14 +72,10 @@ class _Generator:
         self.pixels, self.sums = self.b.scratch("int16"), self.b.scratch("int32")
 
     def _lay_out(self) -> None:
-        """Cut scratch: copied rows, rows transformed in one direction, transformed pixels, products."""
+        """Cut scratch: rows transformed in one direction, transformed pixels, products."""
         columns = self.tile_columns * self.across.outputs + 2
-        rows = self.tile_rows * self.down.outputs + 2
-        self.seen = rows * self.stage.row_stride + (columns - self.stage.columns) * self.work.channels
-        copied = self.seen + self.vector
-        self.half = _aligned(copied * _WIDE + SLACK_BYTES) // _WIDE
         self.half_columns = columns
-        transformed = self.half + _aligned(self.down.points * columns * self.vector * _WIDE) // _WIDE
+        transformed = _aligned(self.down.points * columns * self.vector * _WIDE) // _WIDE
         self.transformed = transformed
         products = transformed + _aligned(self.products * self.count * self.depth * _WIDE) // _WIDE
         self.product_sums = products * _WIDE // _SUM
@@ -88,7 +84,7 @@ class _Generator:
     def kernel(self) -> Kernel:
         """Emit everything."""
         b, work, blocking = self.b, self.work, self.plan.blocking
-        row_blocks = tiles(work, self.plan.square)[0] // self.tile_rows
+        row_blocks = -(-tiles(work, self.plan.square)[0] // self.tile_rows)
         parts = -(-self.blocks // blocking.blocks)
         with b.loop(b.end - b.begin, b.begin, "item") as item:
             pixel_block, part = (item, index(0)) if parts == 1 else _split(b, item, parts)
@@ -107,44 +103,82 @@ class _Generator:
 
     # -- pixels ---------------------------------------------------------------------------------------------
 
-    def _transform(self, image: Index, row: Expr) -> None:
-        """Copy the rows of an item, and transform them, a vector of channels at a time."""
-        b, work = self.b, self.work
-        rows = self.plan.blocking.rows
-        if work.out_height % rows:
-            rows = b.let(tirx.Min(index(rows), work.out_height - row))
-        self.stage.emit(b, self.input, image, row, 0, rows)
-        self._fill_rest(rows)
-        down, stride = self.down, self.stage.row_stride
-        flat = down.pixels([self.shift] * down.points, lambda value: value)
-        with b.loop(self.tile_rows, stem="ty") as ty, b.loop(self.depth // self.vector, stem="c") as part:
-            channel = b.let(index(part) * self.vector)
-            with b.loop(self.half_columns, stem="x") as x:
-                at = b.let(index(ty) * (down.outputs * stride) + x * work.channels + channel)
-                seen = [b.let(self.pixels.load(at + i * stride, self.vector)) for i in range(down.points)]
-                for i, value in enumerate(down.pixels(seen, b.let)):
-                    if self.shift and flat[i]:
-                        # LLVM would keep a constant in a register that the products need.
-                        offset = cast("int16", index(flat[i]) + (b.unknown_zero(0, index(x)) >> index(32)))
-                        value = value - splat(offset, self.vector)
-                    self.pixels.store(self.half + (i * self.half_columns + x) * self.vector, value, self.vector)
-            with b.loop(down.points, stem="i") as i, b.loop(self.tile_columns, stem="tx") as tx:
-                self._transform_columns(index(i), index(ty) * self.tile_columns + tx, index(tx), channel)
+    def _rows_of_tiles(self, row: Expr) -> Index:
+        """Rows of tiles in the block that starts at an output row: the last one may have fewer."""
+        down = tiles(self.work, self.plan.square)[0]
+        if down % self.tile_rows == 0:
+            return self.tile_rows
+        left = index(down) - quotient(row, self.down.outputs)
+        return self.b.let(tirx.Min(index(self.tile_rows), left))
 
-    def _fill_rest(self, rows: Index) -> None:
-        """Fill what tiles see past the copy of so many output rows: anything does that leaves 16 bits no overflow."""
-        b, work, stride = self.b, self.work, self.stage.row_stride
-        if work.out_height % self.down.outputs == 0 and work.out_width % self.across.outputs == 0:
-            return
-        fill = b.let(splat(cast("int16", b.argument(7, "int32").load(at_word.IN_ZERO)), self.vector))
-        first = b.let(index(rows + 2) * stride)
-        with b.loop(b.let(quotient(self.seen - first + (self.vector - 1), self.vector)), stem="f") as f:
-            self.pixels.store(first + f * self.vector, fill, self.vector)
+    def _transform(self, image: Index, row: Expr) -> None:
+        """Transform the pixels under a block, a vector of channels at a time."""
+        b, work, down = self.b, self.work, self.down
+        rows, parts = self._rows_of_tiles(row), self.depth // self.vector
+        with b.loop(rows, stem="ty") as ty:
+            top = b.let(row + index(ty) * down.outputs - work.pads[0])
+            inside = tirx.And(tirx.Not(less(top, 0)), tirx.Not(less(work.height - down.points, top)))
+            inside = b.let(inside)
+            with b.loop(parts, stem="c") as part:
+                channel = b.let(index(part) * self.vector)
+                self._fill_border(ty)
+                with b.when(inside):
+                    self._transform_rows(image, top, channel, apart=False)
+                with b.when(tirx.Not(inside)):
+                    self._transform_rows(image, top, channel, apart=True)
+                with b.loop(down.points, stem="i") as i, b.loop(self.tile_columns, stem="tx") as tx:
+                    self._transform_columns(index(i), index(ty) * self.tile_columns + tx, index(tx), channel)
+
+    def _transform_rows(self, image: Index, top: Expr, channel: Expr, *, apart: bool) -> None:
+        """Transform columns of pixels from row ``top`` on; ``apart``: some rows lie outside of the image."""
+        b, work, points = self.b, self.work, self.down.points
+        places, masks = [], []
+        for i in range(points):
+            row = b.let(top + i)
+            if apart:
+                known = b.let(tirx.Max(index(0), tirx.Min(row, index(work.height - 1))))
+                masks.append(splat(b.let(tirx.Select(equal(row, known), *_ALL_OR_NONE)), self.vector))
+                row = known
+            places.append(b.let((image * work.height + row) * (work.width * work.input_step) + channel))
+        fill = self._fill() if apart else None
+        with b.loop(work.width, stem="x") as x:
+            seen = []
+            for i, place in enumerate(places):
+                codes = self.input.load(place + index(x) * work.input_step, self.vector)
+                wide = cast(f"int16x{self.vector}", codes)
+                seen.append(b.let(wide if fill is None else fill ^ ((wide ^ fill) & masks[i])))
+            self._store_column(seen, index(x) + work.pads[1], index(x))
+
+    def _fill(self) -> Expr:
+        """A vector of the code that pads."""
+        return self.b.let(splat(cast("int16", self.b.argument(7, "int32").load(at_word.IN_ZERO)), self.vector))
+
+    def _fill_border(self, turn: Index) -> None:
+        """Fill the columns next to the image; past those that pad, any code does."""
+        b, left, width = self.b, self.work.pads[1], self.work.width
+        fill = [self._fill()] * self.down.points
+        if left:
+            with b.loop(left, stem="x") as x:
+                self._store_column(fill, index(x), index(turn))
+        if self.half_columns > left + width:
+            with b.loop(self.half_columns - left - width, left + width, stem="x") as x:
+                self._store_column(fill, index(x), index(turn))
+
+    def _store_column(self, seen: Sequence[Expr], column: Expr, salt: Expr) -> None:
+        """Transform a column of pixels, and make codes of what is stored."""
+        b, down = self.b, self.down
+        flat = down.pixels([self.shift] * down.points, lambda value: value)
+        for i, value in enumerate(down.pixels(seen, b.let)):
+            if self.shift and flat[i]:
+                # LLVM would keep a constant in a register that the products need.
+                offset = cast("int16", index(flat[i]) + (b.unknown_zero(0, salt) >> index(32)))
+                value = value - splat(offset, self.vector)
+            self.pixels.store((i * self.half_columns + column) * self.vector, value, self.vector)
 
     def _transform_columns(self, i: Expr, number: Expr, tx: Expr, channel: Expr) -> None:
         """Finish one row of products of a tile."""
         b, across, vector = self.b, self.across, self.vector
-        at = b.let(self.half + (i * self.half_columns + tx * across.outputs) * vector)
+        at = b.let((i * self.half_columns + tx * across.outputs) * vector)
         seen = [b.let(self.pixels.load(at + j * vector, vector)) for j in range(across.points)]
         size = self.count * self.depth
         to = b.let(self.transformed + i * (across.points * size) + number * self.depth + channel)
@@ -156,13 +190,13 @@ class _Generator:
     def _blocks(self, image: Index, row: Expr, part: Expr) -> None:
         """Emit the blocks of filters of an item, the last of all apart where it is smaller."""
         b, work, many = self.b, self.work, self.plan.blocking.blocks
-        first = b.let(part * many)
+        first, rows = b.let(part * many), self._rows_of_tiles(row)
         ragged = work.filters % self.block
         end = self.blocks - 1 if ragged else self.blocks
         whole = b.let(tirx.Min(first + many, index(end)) - first) if end % many or ragged else min(many, end)
 
         def block(number: Index, nv: int, valid: int) -> None:
-            self._products(b.let(index(number) * (self.products * self._pairs * 2 * self.block)), nv)
+            self._products(b.let(index(number) * (self.products * self._pairs * 2 * self.block)), nv, rows)
             self._results(image, row, index(number) * self.block, nv, valid)
 
         if end:
@@ -177,10 +211,10 @@ class _Generator:
         """Pairs of channels."""
         return -(-self.work.channels // 2)
 
-    def _products(self, weights: Expr, nv: int) -> None:
-        """Multiply all tiles' pixels by a block's weights."""
+    def _products(self, weights: Expr, nv: int, rows: Index) -> None:
+        """Multiply the pixels of so many rows of tiles by a block's weights."""
         b, lanes, mr = self.b, nv * self.micro.lanes, self.plan.tiling.columns
-        whole, rest = divmod(self.count, mr)
+        count = rows * self.tile_columns
         with b.loop(self.products, stem="p") as product:
             pixels = b.let(self.transformed + index(product) * (self.count * self.depth))
             at = b.let(weights + index(product) * (self._pairs * 2 * lanes))
@@ -189,18 +223,26 @@ class _Generator:
             def tile(first: Index, height: int, pixels: Expr = pixels, at: Expr = at, to: Expr = to) -> None:
                 self._tile(b.let(pixels + index(first) * self.depth), at, b.let(to + index(first) * lanes), height, nv)
 
-            if whole:
+            whole = count // mr if isinstance(count, int) else b.let(quotient(count, mr))
+            if not isinstance(whole, int) or whole:
                 with b.loop(whole, stem="t") as t:
                     tile(index(t) * mr, mr)
-            if rest:
-                tile(whole * mr, rest)
+            if isinstance(count, int):
+                if count % mr:
+                    tile(whole * mr, count % mr)
+            else:
+                last = tiles(self.work, self.plan.square)[0] % self.tile_rows * self.tile_columns
+                for height in sorted({self.count % mr, last % mr} - {0}):
+                    with b.when(equal(remainder(count, mr), height)):
+                        tile(whole * mr, height)
 
     def _tile(self, pixels: Expr, weights: Expr, to: Expr, height: int, nv: int) -> None:
         """Emit one register tile: ``height`` tiles of pixels by ``nv`` vectors of filters."""
         b, micro = self.b, self.micro
         zeros = [const(0, f"int32x{micro.lanes}")] * nv
         state = micro.start(b, height, nv, zeros)
-        unroll = 2 if self._pairs % 2 == 0 and self.isa.vector_bytes >= _UNROLLED_BYTES else 1
+        fits = self.isa.vector_bytes >= _UNROLLED_BYTES and height * nv < _UNROLLED_SUMS
+        unroll = 2 if self._pairs % 2 == 0 and fits else 1
         with b.loop(self._pairs // unroll, stem="k", rolled=True) as k:
             at = b.let(index(k) * (2 * unroll))
             rows = [pixels + at + i * self.depth for i in range(height)]
@@ -231,7 +273,7 @@ class _Generator:
             if rest:
                 tile(whole, rest)
 
-        with b.loop(self.tile_rows, stem="ty") as ty:
+        with b.loop(self._rows_of_tiles(row), stem="ty") as ty:
             at = b.let(row + index(ty) * height)
             rest = work.out_height % height
             if rest == 0 or work.out_height < height:
@@ -283,6 +325,9 @@ class _Generator:
             shift = self.down.shifts[y] + self.across.shifts[x]
             found.append(b.let((b.let(total) >> const(shift, kind)) + bias))
         return found
+
+
+_ALL_OR_NONE = (const(-1, "int16"), const(0, "int16"))
 
 
 def _aligned(size: int) -> int:

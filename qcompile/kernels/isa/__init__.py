@@ -24,6 +24,7 @@ from qcompile.kernels.amx import AmxKernel
 from qcompile.kernels.builder import Builder, Expr, Index, Memory
 from qcompile.kernels.byte_pairs import BytePairKernel
 from qcompile.kernels.depthwise_direct import DirectKernel
+from qcompile.kernels.micro import PairMicroKernel
 
 
 class MicroKernel(Protocol):
@@ -234,6 +235,8 @@ class Isa:
         product_int8: inner kernel for products of two activations, which may both be -128; None: computed as floats,
             or by ``int8`` where that multiplies unsigned codes.
         byte_pairs: kernel for those 8-bit layers whose weights allow sums of two products of bytes in 16 bits.
+        shared_int8: inner kernel for 8-bit 3x3 layers whose outputs share products of 16 bits; None: ``int8``, if it
+            multiplies such.
         prefetches: ask for weights that come from afar while the item before computes.
         least_weight: least int8 weight for which no intermediate can overflow.
     """
@@ -261,8 +264,16 @@ class Isa:
     single_int8: MicroKernel | None = None
     product_int8: MicroKernel | None = None
     byte_pairs: BytePairKernel | None = None
+    shared_int8: PairMicroKernel | None = None
     prefetches: bool = False
     least_weight: int = -127
+
+    @property
+    def pairs(self) -> PairMicroKernel | None:
+        """Inner kernel for products of 16 bits, None where there is none."""
+        if self.shared_int8 is not None:
+            return self.shared_int8
+        return self.int8 if isinstance(self.int8, PairMicroKernel) else None
 
 
 def names() -> list[str]:

@@ -7,4 +7,4 @@ from dataclasses import replace
 from qcompile.kernels.amx import AmxKernel
 from qcompile.kernels.isa import avx512_vnni
 
-AMX_INT8 = replace(avx512_vnni.AVX512_VNNI, name="amx_int8", matrix_int8=AmxKernel())
+AMX_INT8 = replace(avx512_vnni.AVX512_VNNI, name="amx_int8", matrix_int8=AmxKernel(), shared_int8=None)

@@ -20,7 +20,7 @@ from qcompile.kernels.builder import (
 from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
 from qcompile.kernels.isa import Isa
-from qcompile.kernels.micro import FmaMicroKernel, clamp
+from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
 from qcompile.kernels.single_row import SingleRow
 from qcompile.kernels.vnni import VnniMicroKernel
 from qcompile.kernels.vnni_depthwise import VnniDepthwise
@@ -28,7 +28,17 @@ from qcompile.kernels.x86 import Packs, saturated
 
 _TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (7, 3))
 
+_PAIR_TILES = ((14, 2), (12, 2), (10, 2), (9, 3), (8, 2), (7, 4), (7, 3), (7, 2), (6, 4), (14, 1))
+
 _FLOAT_TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (2, 8))
+
+
+def _multiply_pairs(x: Expr, y: Expr) -> Expr:
+    return call_pure("int32x16", "llvm.x86.avx512.pmaddw.d.512", x, y)
+
+
+def _add_pairs(total: Expr, x: Expr, y: Expr) -> Expr:
+    return call_pure("int32x16", "llvm.x86.avx512.vpdpwssd.512", total, x, y)
 
 
 def _round(value: Expr) -> Expr:
@@ -95,6 +105,7 @@ AVX512_VNNI = Isa(
     float16=HalfMicroKernel(lanes=32, sum_lanes=16, tiles=_FLOAT_TILES, unroll=4, by_lane=False),
     depthwise_float16=HalfDepthwise(half_lanes=32, lanes=16, vectors=1),
     single_int8=SingleRow(VnniMicroKernel(lanes=16, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
+    shared_int8=PairMicroKernel(16, _PAIR_TILES, "int16", _multiply_pairs, _add_pairs),
     prefetches=True,
     least_weight=-128,
 )

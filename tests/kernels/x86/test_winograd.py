@@ -38,11 +38,19 @@ CASES = [
     (layer(9, 11, 18, 24, pads=(2, 0, 1, 2), output="float32"), (4, 4), 12, 1, 10, 1),
     (layer(10, 10, 12, 9, pads=(0, 0, 0, 0), batch=2, full_range=True), (2, 4), 6, 1, 2, 1),
     (layer(9, 11, 20, 24, in_pitch=29, out_pitch=70), (4, 4), 4, 2, 4, 1),
+    (layer(13, 9, 12, 40, batch=2, residual=True), (4, 4), 6, 2, 8, 1),  # blocks of two rows of tiles, two times
+    (layer(11, 5, 40, 24, pads=(3, 2, 2, 3)), (2, 4), 5, 2, 4, 2),  # of two, and of one
 ]
 
 
 def plan_of_case(work: ConvWorkload, square: tuple[int, int], mr: int, nv: int, rows: int, blocks: int) -> ConvPlan:
     return ConvPlan(Tiling(1, mr, nv), Blocking(rows, work.out_width, blocks), square)
+
+
+def on_lanes(plan: ConvPlan, filters: int, lanes: int) -> ConvPlan:
+    """The plan with no more blocks of filters than vectors of so many lanes leave."""
+    most = -(-filters // (plan.tiling.nv * lanes))
+    return replace(plan, blocking=replace(plan.blocking, blocks=min(plan.blocking.blocks, most)))
 
 
 @pytest.mark.parametrize("square", winograd.SQUARES)
@@ -68,11 +76,11 @@ def _square(weights: np.ndarray, square: tuple[int, int]) -> np.ndarray:
     return found.reshape(square[0] + 2, square[1] + 2, *found.shape[1:])
 
 
-@pytest.mark.parametrize("isa", ["avx2", "sse2"])
+@pytest.mark.parametrize("isa", ["avx2", "sse2", "avx512_vnni"])
 def test_every_geometry_and_epilogue(isa: str) -> None:
     target, rng = x86_machines.x86_target(isa), np.random.default_rng(1)
     layers = [conv_reference.make_layer(case[0], rng) for case in CASES]
-    plans = [plan_of_case(*case) for case in CASES]
+    plans = [on_lanes(plan_of_case(*case), case[0].filters, instruction_sets.load(isa).pairs.lanes) for case in CASES]
     calls = [layers_x86.kernel_and_arguments(one, target, plan) for one, plan in zip(layers, plans, strict=True)]
     library = native_runner.Library([kernel for kernel, _ in calls], target)
     for one, plan, (kernel, arguments) in zip(layers, plans, calls, strict=True):
@@ -131,7 +139,23 @@ def test_it_is_chosen_where_it_pays() -> None:
         replace(plain, precision="float32", output="float32"),
     ):
         assert shared_plan(work, isa) is None
-    assert shared_plan(plain, instruction_sets.load("avx512_vnni")) is None
+
+
+def test_it_is_chosen_where_products_of_bytes_are_slower() -> None:
+    isa = instruction_sets.load("avx512_vnni")
+    for work in (layer(56, 56, 64, 64), layer(28, 28, 128, 128), layer(28, 28, 96, 96)):
+        plan = shared_plan(work, isa)
+        assert plan is not None
+        assert items(plan, work, isa) >= 12
+        assert plan_of(numbers_of(plan)) == plan
+        assert all(is_possible(other, work, isa) for other in shared_plans(work, isa))
+    for work in (
+        layer(14, 14, 256, 256),  # its weights would come from far
+        layer(14, 14, 128, 128),  # tiles reach past the edges, and few share the weights
+        layer(56, 56, 32, 32),  # transforms cost more than products
+    ):
+        assert shared_plan(work, isa) is None
+    assert shared_plan(layer(56, 56, 64, 64), instruction_sets.load("amx_int8")) is None
 
 
 def test_impossible_plans_are_refused() -> None:
@@ -144,12 +168,12 @@ def test_impossible_plans_are_refused() -> None:
         replace(fine, tiling=Tiling(2, 6, 2)),
         replace(fine, tiling=Tiling(1, 12, 2)),  # more sums than registers
         replace(fine, blocking=Blocking(6, 14, 2)),  # a block ends within a tile
-        replace(fine, blocking=Blocking(12, 14, 2)),  # blocks of 3 and of 1 rows of tiles
         replace(fine, blocking=Blocking(8, 8, 2)),
         replace(fine, blocking=Blocking(8, 14, 5)),
     ]
     assert not [plan for plan in wrong if is_possible(plan, work, isa)]
-    assert not is_possible(fine, work, instruction_sets.load("avx512_vnni"))
+    assert is_possible(replace(fine, blocking=Blocking(12, 14, 2)), work, isa)  # blocks of 3 and of 1 rows of tiles
+    assert not is_possible(fine, work, instruction_sets.load("amx_int8"))
     assert not is_possible(fine, layer(14, 14, 256, 64), isa)  # sums could leave their reach
 
 
@@ -160,3 +184,12 @@ def test_the_hot_loop_multiplies_pairs_and_keeps_its_sums_in_registers() -> None
     hot = max(loops, key=lambda body: sum("vpmaddwd" in line for line in body))
     assert sum("vpmaddwd" in line for line in hot) / len(hot) >= 0.33
     assert not [line for line in hot if "%rsp" in line or "vpmovsx" in line]
+
+
+def test_one_instruction_multiplies_pairs_and_adds_them() -> None:
+    target = x86_machines.x86_target("avx512_vnni")
+    kernel = plan_conv(layer(56, 56, 64, 64), instruction_sets.load("avx512_vnni"), target)
+    loops = hot_loops(assembly([kernel], target))
+    hot = max(loops, key=lambda body: sum("vpdpwssd" in line for line in body))
+    assert sum("vpdpwssd" in line for line in hot) / len(hot) >= 0.55
+    assert not [line for line in hot if "%rsp" in line or "vpmaddwd" in line]
