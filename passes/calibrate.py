@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 
 from qcompile.calibrate.data_free import NormalizingInterpreter, data_free_range
 from qcompile.calibrate.histogram import TensorStatistics
-from qcompile.calibrate.observer import make_observer
+from qcompile.calibrate.observer import Observer, make_observer
 from qcompile.calibrate.runner import calibrate as measure
 from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.sequence import from_the_start
@@ -84,7 +85,18 @@ class Calibrate(Pass):
             _set_range(value, lo, hi)
 
     def _statistics(self, graph: Graph, observed: list[Value], context: PassContext) -> dict[str, TensorStatistics]:
+        """Return the statistics of the observed tensors, without a run where the same ones are known already."""
         observers = {v.name: make_observer(v.qspec.observer) for v in observed if v.qspec is not None}
+        if context.gathered is None:
+            return self._gather(graph, observers, context)
+        key = _digest(graph, observers)
+        if key not in context.gathered:
+            context.gathered[key] = self._gather(graph, observers, context)
+        return context.gathered[key]
+
+    def _gather(
+        self, graph: Graph, observers: Mapping[str, Observer], context: PassContext
+    ) -> dict[str, TensorStatistics]:
         executor = Interpreter(graph)
         samples: Iterable[Mapping[str, Any]]
         if context.samples is not None:
@@ -101,6 +113,16 @@ class Calibrate(Pass):
             observers,
             progress=lambda done, total: context.progress(done, total or 0, "calibrating"),
         )
+
+
+def _digest(graph: Graph, observers: Mapping[str, Observer]) -> str:
+    """Return a digest of what statistics depend on besides the samples: the float graph, the tensors, what is kept."""
+    bare = graph.clone()
+    for value in bare.values():
+        value.qspec = None
+    names = [value.name for value in (*bare.inputs, *(v for node in bare.nodes for v in node.outputs))]
+    kept = [(name, observer.new_statistics(name).momentum) for name, observer in observers.items()]
+    return hashlib.sha256(f"{bare.structural_hash()}{names}{kept}".encode()).hexdigest()
 
 
 def _function_of(value: Value, graph: Graph) -> Node | None:

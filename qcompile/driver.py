@@ -297,6 +297,8 @@ def to_precision(
         check_selection(graph, config.keep_float, option="--keep-float")
         return _run(f"{dynamic_pipeline(config)},{finish_pipeline(config)}", graph, config, context, instruments)
     if found is not None:
+        if found.made is not None and not instruments and not narrow_pipeline(config):
+            return found.made.handed_over(context)
         return _run(f"{found.recipe.text}{narrow_pipeline(config)}", graph, config, context, instruments)
     observed, before = _run(observation_pipeline(config), graph, config, context, instruments)
     # Calibration takes long: a name that does not exist is reported before it.

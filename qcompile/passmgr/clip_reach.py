@@ -80,10 +80,12 @@ def _extremes(values: Sequence[Value], graph: Graph, context: PassContext) -> di
         found[value] = np.minimum(low, flat.min(axis=0)), np.maximum(high, flat.max(axis=0))
 
     run = Interpreter(graph)
-    for index, sample in enumerate(islice(context.samples(), SAMPLES)):
+    samples = context.samples()
+    total = min(SAMPLES, getattr(samples, "size", None) or SAMPLES)
+    for index, sample in enumerate(islice(samples, SAMPLES)):
         with np.errstate(all="ignore"):
             run.run(sample, on_value=look)
-        context.progress(index + 1, SAMPLES, "looking at clips")
+        context.progress(index + 1, total, "looking at clips")
     return found
 
 

@@ -47,6 +47,8 @@ class PassContext:
         samples: returns a fresh iterator of calibration samples each time it is called; None without
             calibration data.
         statistics: what calibration saw, by value name; `calibrate` fills it.
+        gathered: statistics of float graphs on the same samples, by digest, for those who calibrate the same graph
+            several times; None keeps none. `calibrate` fills it.
         reference: the float graph that `quantize` rewrote, for passes that compare; never to be changed.
         preprocess: how a photograph becomes an input, for made-up ones; None takes the defaults.
         on_progress: called with (done, total, what) by `progress`; total is 0 where it is not known.
@@ -62,6 +64,7 @@ class PassContext:
     target: Target | None = None
     samples: Callable[[], Iterator[Sample]] | None = None
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
+    gathered: dict[str, dict[str, TensorStatistics]] | None = None
     reference: Graph | None = None
     preprocess: Preprocess | None = None
     on_progress: Callable[[int, int, str], None] | None = None

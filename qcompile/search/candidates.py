@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
-from qcompile.passmgr import PassContext, PassManager, PassRegistry, parse_pipeline
+from qcompile.passmgr import PassContext, PassManager, PassRecord, PassRegistry, parse_pipeline, print_pipeline
 from qcompile.search.evaluation import Evaluator, Split
-from qcompile.search.plan import Step, extra_ns, plan_steps
+from qcompile.search.leaving import Leaving
+from qcompile.search.plan import Plan, extra_ns, plan_steps
 from qcompile.search.recipe import Recipe
 from qcompile.search.score import Score
-from qcompile.search.sensitivity import Sensitivity, measure_noise, sensitivities
+from qcompile.search.sensitivity import measure_noise, sensitivities
 from qcompile.search.sources import find_sources
 from qcompile.search.state import SearchState
 from qcompile.search.user_metric import UserMetric
@@ -23,6 +25,33 @@ FEW = 4
 """Samples on which sensitivities are measured."""
 
 CALIBRATE, ASSIGN = "calibrate", "assign-precision"
+
+_MOST_CALIBRATED, _MOST_MADE = 2, 3
+"""Graphs that are kept: most candidates share the calibrated one; one of the latest is likely the last."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a recipe made of the simplified float graph.
+
+    Args:
+        graph: the last one.
+        records: of its passes.
+        context: of its passes, with what they noted.
+        digest: of all that its score depends on besides the samples.
+    """
+
+    graph: Graph
+    records: tuple[PassRecord, ...]
+    context: PassContext
+    digest: str
+
+    def handed_over(self, context: PassContext) -> tuple[Graph, list[PassRecord]]:
+        """Return graph and records, and tell a context what it would know if the passes had run in it."""
+        context.statistics, context.reference = self.context.statistics, self.context.reference
+        for note in self.context.notes:
+            context.note(note)
+        return self.graph, list(self.records)
 
 
 class Candidates:
@@ -56,7 +85,10 @@ class Candidates:
         self._state = state
         self._jobs = jobs
         self._evaluator: Evaluator | None = None
-        self._calibrated: tuple[str, Graph, PassContext] | None = None
+        self._calibrated: OrderedDict[str, Made] = OrderedDict()
+        self._made: OrderedDict[str, Made] = OrderedDict()
+        self._scores: dict[str, Score] = {}
+        self._gathered: dict[str, Any] = {}
 
     def score(self, recipe: Recipe, what: str) -> Score:
         """Return the score of a recipe.
@@ -77,25 +109,29 @@ class Candidates:
                 progress=self._context.progress,
                 metric=self._metric,
             )
-        found = self._evaluator.score(self._build(recipe), what)
+        calibrated = self._up_to_calibration(recipe)
+        digest = self._digest(calibrated, recipe)
+        if digest not in self._scores:
+            self._scores[digest] = self._evaluator.score(self.made(recipe).graph, what)
+        found = self._scores[digest]
         self._state.put("score", recipe.text, found.to_json())
         return found
 
-    def sensitivity(self, recipe: Recipe) -> tuple[list[Sensitivity], list[Step]]:
-        """Return what each node does to the outputs, and the plan in which order nodes leave int8.
+    def plan(self, recipe: Recipe) -> Plan:
+        """Return what each node does to the outputs, in which order nodes leave int8, and in what they then compute.
 
         Args:
             recipe: whose ranges and precisions count; passes behind quantization do not.
         """
         known = self._state.get("sensitivity", recipe.text)
         if known is None:
-            known = self._measure_sensitivity(recipe)
+            known = self._measured_plan(recipe).to_json()
             self._state.put("sensitivity", recipe.text, known)
-        rows = [Sensitivity(**row) for row in known["nodes"]]
-        return rows, [Step(tuple(step["names"]), step["noise"]) for step in known["plan"]]
+        return Plan.from_json(known)
 
-    def _measure_sensitivity(self, recipe: Recipe) -> dict[str, Any]:
-        graph, context = self._up_to_calibration(recipe)
+    def _measured_plan(self, recipe: Recipe) -> Plan:
+        calibrated = self._up_to_calibration(recipe)
+        graph, context = calibrated.graph, _copied(calibrated.context)
         before, _ = Recipe(recipe.split(CALIBRATE)[1]).split(ASSIGN)
         assigned = PassManager(before, (), self.registry).run(graph, context)
         integer = PassManager(parse_pipeline("quantize", self.registry), (), self.registry).run(assigned, context)
@@ -107,25 +143,44 @@ class Candidates:
             progress=self._context.progress,
         )
         costs = NodeCosts.of(context)
-        return {
-            "nodes": [asdict(row) for row in sensitivities(noises)],
-            "plan": [asdict(step) for step in plan_steps(assigned, noises, partial(extra_ns, costs=costs))],
-        }
+        steps = plan_steps(assigned, noises, partial(extra_ns, costs=costs))
+        titles = {n.outputs[0].name: f"{n.op.name} {n.loc or n.outputs[0].name}" for n in assigned.nodes}
+        return Plan(tuple(sensitivities(noises)), steps, Leaving.of(assigned, noises, costs), titles)
 
-    def _build(self, recipe: Recipe) -> Graph:
-        graph, context = self._up_to_calibration(recipe)
-        return PassManager(recipe.split(CALIBRATE)[1], (), self.registry).run(graph, context)
+    def made(self, recipe: Recipe) -> Made:
+        """Return what a recipe makes of the float graph; a few of the latest are kept."""
+        calibrated = self._up_to_calibration(recipe)
+        digest = self._digest(calibrated, recipe)
+        known = self._made.pop(digest, None)
+        if known is None:
+            manager = PassManager(recipe.split(CALIBRATE)[1], (), self.registry)
+            context = _copied(calibrated.context)
+            graph = manager.run(calibrated.graph, context)
+            known = Made(graph, (*calibrated.records, *manager.records), context, digest)
+        self._made[digest] = known
+        while len(self._made) > _MOST_MADE:
+            self._made.popitem(last=False)
+        return known
 
-    def _up_to_calibration(self, recipe: Recipe) -> tuple[Graph, PassContext]:
-        """Return the calibrated graph with its context; the latest is kept, since most candidates share it."""
-        passes, _ = recipe.split(CALIBRATE)
-        text = Recipe(passes).text
-        if self._calibrated is None or self._calibrated[0] != text:
-            self._calibrated = None
-            context = self._fresh_context()
-            self._calibrated = (text, PassManager(passes, (), self.registry).run(self._graph, context), context)
-        _, graph, context = self._calibrated
-        return graph, replace(context, notes=[], skips=[], statistics=dict(context.statistics))
+    def _digest(self, calibrated: Made, recipe: Recipe) -> str:
+        """Return a digest of a candidate: passes that change nothing before calibration make no other one."""
+        return f"{calibrated.digest}{print_pipeline(recipe.split(CALIBRATE)[1])}"
+
+    def _up_to_calibration(self, recipe: Recipe) -> Made:
+        """Return the calibrated graph; the latest are kept, since most candidates share one."""
+        passes = recipe.split(CALIBRATE)[0]
+        text = print_pipeline(passes)
+        known = self._calibrated.pop(text, None)
+        if known is None:
+            context, manager = self._fresh_context(), PassManager(passes, (), self.registry)
+            graph = manager.run(self._graph, context)
+            # Recipes name nodes by their results.
+            names = [value.name for node in graph.nodes for value in node.outputs]
+            known = Made(graph, tuple(manager.records), context, f"{graph.structural_hash()}{names}")
+        self._calibrated[text] = known
+        while len(self._calibrated) > _MOST_CALIBRATED:
+            self._calibrated.popitem(last=False)
+        return known
 
     def _fresh_context(self) -> PassContext:
         report: Callable[[int, int, str], None] = self._context.progress
@@ -133,8 +188,14 @@ class Candidates:
             self._context,
             samples=self._split.calibration,
             statistics={},
+            gathered=self._gathered,
             reference=None,
             on_progress=report,
             notes=[],
             skips=[],
         )
+
+
+def _copied(context: PassContext) -> PassContext:
+    """Return a context for the passes behind calibration that leaves the given one as it is."""
+    return replace(context, notes=list(context.notes), skips=[], statistics=dict(context.statistics))

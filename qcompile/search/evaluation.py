@@ -36,6 +36,9 @@ _SHARE = 4
 
 _LIMIT_DB = 200.0
 
+_BYTES = 2**28
+"""Samples that take less are held in memory: decoding photographs again and again takes longer than running them."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -74,6 +77,9 @@ def split_samples(source: Callable[[], Iterable[Sample]]) -> Split:
     Args:
         source: gives all samples, the same in every pass.
     """
+    held = _held(source)
+    if held is not None:
+        source = held.__iter__
     total = sum(1 for _ in source())
     if total < FEWEST_TO_SPLIT:
         chosen = frozenset(spaced(total, MOST))
@@ -81,6 +87,18 @@ def split_samples(source: Callable[[], Iterable[Sample]]) -> Split:
     kept = range(_SHARE // 2, total, _SHARE)
     chosen = frozenset(kept[i] for i in spaced(len(kept), MOST))
     return Split(source, _taken(source(), chosen), chosen, total)
+
+
+def _held(source: Callable[[], Iterable[Sample]]) -> list[Sample] | None:
+    """Return all samples; None where they are too large to be held."""
+    held: list[Sample] = []
+    size = 0
+    for sample in source():
+        size += sum(array.nbytes for array in sample.values())
+        if size > _BYTES:
+            return None
+        held.append(sample)
+    return held
 
 
 def _taken(samples: Iterable[Sample], chosen: frozenset[int]) -> tuple[Sample, ...]:

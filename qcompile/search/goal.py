@@ -38,9 +38,8 @@ class Goal:
         """Return by how much the accuracy misses the worst of its targets.
 
         Formula:
-            max(min_sqnr − SQNR, k·log10(drop / max_drop)), dB; 0 or less where all are met. k is 10 where the drop
-            is a power, 20 where it is a share of turned decisions, which grows with the noise's amplitude: about
-            so many dB the noise must sink. Without a target, −SQNR.
+            max(min_sqnr − SQNR, 10·log10(drop / max_drop)), dB; 0 or less where all are met. A drop grows with the
+            power of the noise: about so many dB the noise must sink. Without a target, −SQNR.
 
         Args:
             score: of a candidate.
@@ -50,20 +49,17 @@ class Goal:
             gaps.append(self.min_sqnr - score.sqnr_db)
         if self.max_drop is not None:
             lowest = max(self.max_drop, _SMALLEST_DROP)
-            factor = 10 if score.agreement is None else 20
-            gaps.append(factor * math.log10(max(score.drop, _SMALLEST_DROP) / lowest))
+            gaps.append(10 * math.log10(max(score.drop, _SMALLEST_DROP) / lowest))
         return max(gaps) if gaps else -score.sqnr_db
 
-    def relaxed(self, db: float, score: Score) -> Goal:
+    def relaxed(self, db: float) -> Goal:
         """Return the goal whose targets for the accuracy are easier to meet.
 
         Args:
             db: by how much the shortfall of any score falls.
-            score: tells which kind of network it is.
         """
         sqnr = None if self.min_sqnr is None else self.min_sqnr - db
-        factor = 10 if score.agreement is None else 20
-        drop = None if self.max_drop is None else max(self.max_drop, _SMALLEST_DROP) * 10 ** (db / factor)
+        drop = None if self.max_drop is None else max(self.max_drop, _SMALLEST_DROP) * 10 ** (db / 10)
         return Goal(drop, sqnr, self.max_ms)
 
     def is_accurate(self, score: Score) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 from qcompile.search.candidates import Candidates
 from qcompile.search.goal import Goal
+from qcompile.search.leaving import Kept
 from qcompile.search.mixed_precision import MOST_CHECKS, Choice, PrefixSearch
-from qcompile.search.plan import Step
+from qcompile.search.plan import Plan, Step
+from qcompile.search.reason import count_text, reason
 from qcompile.search.recipe import Recipe
 from qcompile.search.result import Attempt, SearchResult
 from qcompile.search.rung import Rung
 from qcompile.search.score import Score
-from qcompile.search.sensitivity import Sensitivity
 
 QUANTIZED = "fuse-requantize"
 """Passes behind this one work on integers, layer by layer, and take long."""
@@ -34,20 +39,21 @@ RUNGS: tuple[Rung, ...] = (
         "reconstruct-blocks",
         after=QUANTIZED,
         instead_of=("correct-bias", "round-weights"),
+        most_db=2.0,
     ),
 )
 """Means in order of cost; those that need more time on the device, int16 or float32 for some nodes, come last."""
 
-INT16, FLOAT = "int16", "float32"
-
-KEEPING = {INT16: Recipe.keeping_int16, FLOAT: Recipe.keeping_float}
-"""How a recipe keeps nodes out of int8, by what they compute in instead; the cheaper first."""
-
 MOST_SLOW_CHECKS = 5
-"""Candidates with such passes that are measured at most, once nodes stay in float32."""
+"""Candidates with such passes that are measured at most, once nodes leave int8."""
 
 WORTH_DB = 0.1
 """A means is kept where it brings the goal nearer by at least this."""
+
+USUAL, PLAIN = "the usual recipe", "plain int8"
+
+Form = Callable[[Step], Kept]
+"""In what the nodes of a step compute."""
 
 
 class Ladder:
@@ -64,154 +70,142 @@ class Ladder:
         self._goal = goal
         self._rungs = RUNGS if rungs is None else rungs
         self._attempts: list[Attempt] = []
-        self._sensitivities: list[Sensitivity] = []
+        self._left_out: list[str] = []
+        self._plan: Plan | None = None
 
     def climb(self, recipe: Recipe, sizes: tuple[int, int], *, means: bool = True) -> SearchResult:
-        """Search for the cheapest recipe that meets the goal.
+        """Search for the recipe that meets the goal in the least time on the device.
 
         Args:
-            recipe: what to start from; without `means` also what to change nothing of but precisions.
+            recipe: the usual one, to start from; without `means` also what to change nothing of but precisions.
             sizes: number of samples for calibration and for verification.
-            means: whether to try the rungs; otherwise only float32 for some nodes is.
+            means: whether to try the rungs; otherwise nodes only leave int8.
 
         Returns:
             The recipe, and how it was found.
         """
-        if means:
-            recipe = self._stripped(recipe)
-        score = self._candidates.score(recipe, "checking the start")
-        self._attempts.append(Attempt("plain int8" if means else "int8", "start", score))
+        score = self._candidates.score(recipe, f"checking {USUAL}")
+        self._attempts.append(Attempt(USUAL, "start", score))
         if means and not self._goal.is_accurate(score):
-            recipe, score = self._try_rungs(recipe, score)
-        kept: tuple[str, ...] = ()
-        wide: tuple[str, ...] = ()
+            recipe, score = self._try_means(recipe, score)
+        whole, kept = score, Kept()
         if not self._goal.is_accurate(score):
-            found = self._keep(recipe, score, INT16)
-            if found is not None:
-                recipe, score, wide = found
-            else:
-                recipe, score, kept = self._keep_float(recipe, score)
+            recipe, score, kept = self._leave(recipe, score)
         met = (self._goal.is_accurate(score) or not self._goal.has_accuracy) and self._goal.is_fast(score)
+        why = reason(self._goal, score, whole, kept, self._attempts, self._plan)
+        rows = tuple(self._plan.sensitivities) if self._plan is not None else ()
         return SearchResult(
-            self._goal, recipe, score, met, self._reason(score, kept, wide), tuple(self._attempts), kept,
-            tuple(self._sensitivities), *sizes, kept_int16=wide,
+            self._goal, recipe, score, met, why, tuple(self._attempts), kept.real, rows, *sizes,
+            kept_int16=kept.wide, left_out=tuple(self._left_out), made=self._candidates.made(recipe),
         )  # fmt: skip
 
-    def _stripped(self, recipe: Recipe) -> Recipe:
-        """Return the recipe without the passes that are rungs, since each must show that it helps."""
-        return recipe.without([rung.name for rung in self._rungs if rung.after is not None])
+    def _try_means(self, usual: Recipe, known: Score) -> tuple[Recipe, Score]:
+        """Try each means from plain int8 on, until the goal is met; return the best recipe, be it the usual one.
 
-    def _try_rungs(self, recipe: Recipe, score: Score) -> tuple[Recipe, Score]:
-        """Try each means on the best recipe so far, until the goal is met."""
-        registry = self._candidates.registry
-        for rung in self._rungs:
-            if not rung.is_available(registry):
+        Each must show that it helps, those of the usual recipe too.
+        """
+        recipe = usual.without([rung.name for rung in self._rungs if rung.after is not None])
+        score = known
+        if recipe != usual:
+            score = self._candidates.score(recipe, PLAIN)
+            self._attempts.append(Attempt(PLAIN, "checked", score))
+        recipe, score = self._climbed(recipe, score, [r for r in self._rungs if math.isinf(r.most_db)])
+        if recipe != usual and self._helps(score, known):
+            recipe, score = usual, known
+        return self._climbed(recipe, score, [r for r in self._rungs if not math.isinf(r.most_db)])
+
+    def _climbed(self, recipe: Recipe, score: Score, rungs: Sequence[Rung]) -> tuple[Recipe, Score]:
+        """Try some means on the best recipe so far, until the goal is met."""
+        for rung in rungs:
+            if self._goal.is_accurate(score):
+                break
+            candidate = rung.applied(recipe, self._candidates.registry)
+            if candidate == recipe or not rung.is_available(self._candidates.registry):
                 continue
-            candidate = rung.applied(recipe, registry)
-            if candidate == recipe:
+            missing = self._goal.shortfall_db(score)
+            if self._goal.has_accuracy and missing > rung.most_db and any(map(recipe.has, rung.instead_of)):
+                brings = f"it brings {rung.most_db:g} dB at most, and {missing:.1f} dB are missing"
+                self._left_out.append(f"{rung.title}: {brings}")
                 continue
             found = self._candidates.score(candidate, rung.title)
             kept = self._helps(score, found)
-            self._attempts.append(Attempt(rung.title, "kept" if kept else "dropped", found))
+            outcome = "kept" if kept else "no effect" if found == score else "dropped"
+            self._attempts.append(Attempt(rung.title, outcome, found))
             if kept:
                 recipe, score = candidate, found
-            if self._goal.is_accurate(score):
-                break
         return recipe, score
 
     def _helps(self, before: Score, after: Score) -> bool:
         """Return whether a means brings the goal nearer, or helps the other outputs where the worst stays as it is.
 
-        What spoils the worst output often hides what is done about the others, until its nodes are in float32.
+        What spoils the worst output often hides what is done about the others, until its nodes leave int8.
         """
         gain = self._goal.shortfall_db(before) - self._goal.shortfall_db(after)
         if self._goal.is_accurate(after) or abs(gain) >= WORTH_DB:
             return gain > 0
         return after.mean_db - before.mean_db >= WORTH_DB
 
-    def _keep_float(self, recipe: Recipe, score: Score) -> tuple[Recipe, Score, tuple[str, ...]]:
-        """Keep nodes in float32, the most harmful for their time first."""
-        found = self._keep(recipe, score, FLOAT)
-        assert found is not None
-        return found
+    def _leave(self, recipe: Recipe, score: Score) -> tuple[Recipe, Score, Kept]:
+        """Let nodes leave int8, the most harmful for their time first.
 
-    def _keep(self, recipe: Recipe, score: Score, precision: str) -> tuple[Recipe, Score, tuple[str, ...]] | None:
-        """Keep nodes out of int8, the most harmful for their time first.
+        On 16-bit activations where these serve and cost less than float32; where that does not reach the goal, all
+        of them in float32.
+        """
+        plan = self._plan = self._candidates.plan(recipe)
+        allowed = plan.steps[0].noise * 10 ** (-self._goal.shortfall_db(score) / 10) if self._goal.has_accuracy else 0.0
+
+        def mixed(step: Step) -> Kept:
+            return plan.leaving.kept(step.names, max(allowed, step.noise))
+
+        def real(step: Step) -> Kept:
+            return Kept(step.names)
+
+        forms: list[Form] = [mixed, real] if any(mixed(step).wide for step in plan.steps) else [real]
+        found: list[tuple[Score, Kept]] = []
+        for form in forms:
+            chosen = self._shortest(recipe, score, plan.steps, form)
+            found.append((chosen.score, form(plan.steps[chosen.index])))
+            if self._goal.is_accurate(chosen.score) and self._goal.is_fast(chosen.score):
+                break
+        best, kept = min(found, key=lambda f: (not self._goal.is_fast(f[0]), self._goal.shortfall_db(f[0])))
+        self._attempts = [_marked(attempt, best, kept) for attempt in self._attempts]
+        return recipe.keeping(kept), best, kept
+
+    def _shortest(self, recipe: Recipe, score: Score, steps: list[Step], form: Form) -> Choice:
+        """Return the shortest prefix of the plan that meets the goal.
 
         Where passes behind quantization take long, the search is made without them, towards a goal that is easier
-        by as much as they gain, and only its end with them. Sixteen bits do nothing for what weights lose: where
-        not even all nodes of the plan reach the goal with them, the answer is None after one measurement.
+        by as much as they gain, and only its end with them.
         """
-        self._sensitivities, steps = self._candidates.sensitivity(recipe)
         slow = [rung.name for rung in self._rungs if rung.after == QUANTIZED and recipe.has(rung.name)]
-        quick, easier = recipe.without(slow), self._goal
-        if slow:
-            plain = self._candidates.score(quick, "checking without the slow passes")
-            easier = self._goal.relaxed(self._goal.shortfall_db(plain) - self._goal.shortfall_db(score), score)
-        what = " before " + slow[-1] if slow else ""
-        if precision == INT16 and not self._is_enough(quick, steps[-1], easier, what):
-            return None
-        start = self._search(quick, steps, easier, precision, what).index if slow else 0
-        most = MOST_SLOW_CHECKS if slow else MOST_CHECKS
-        chosen = self._search(recipe, steps, self._goal, precision, "", start, most)
-        if precision == INT16 and not self._goal.is_accurate(chosen.score):
-            return None
-        names = steps[chosen.index].names
-        return KEEPING[precision](recipe, names), chosen.score, names
-
-    def _is_enough(self, recipe: Recipe, step: Step, goal: Goal, what: str) -> bool:
-        """Return whether 16-bit activations in all nodes of a plan meet a goal."""
-        score = self._candidates.score(recipe.keeping_int16(step.names), _title(step, INT16) + what)
-        enough = goal.is_accurate(score) and goal.is_fast(score)
-        if not enough:
-            self._attempts.append(Attempt(_title(step, INT16) + what, "dropped", score))
-        return enough
+        if not slow:
+            return self._search(recipe, steps, self._goal, form, "", 0, MOST_CHECKS)
+        quick, before = recipe.without(slow), f", before {slow[-1]}"
+        plain = self._candidates.score(quick, "checking without the slow passes")
+        easier = self._goal.relaxed(self._goal.shortfall_db(plain) - self._goal.shortfall_db(score))
+        start = self._search(quick, steps, easier, form, before, 0, MOST_CHECKS).index
+        return self._search(recipe, steps, self._goal, form, "", start, MOST_SLOW_CHECKS)
 
     def _search(
-        self,
-        recipe: Recipe,
-        steps: list[Step],
-        goal: Goal,
-        precision: str,
-        what: str,
-        start: int = 0,
-        most: int = MOST_CHECKS,
+        self, recipe: Recipe, steps: list[Step], goal: Goal, form: Form, what: str, start: int, most: int
     ) -> Choice:
         """Search for the shortest prefix of the plan that meets a goal, and remember what was measured."""
-        keeping = KEEPING[precision]
 
         def measure(index: int) -> Score:
-            return self._candidates.score(keeping(recipe, steps[index].names), _title(steps[index], precision) + what)
+            kept = form(steps[index])
+            return self._candidates.score(recipe.keeping(kept), count_text(kept) + what)
 
         search = PrefixSearch(steps, goal, measure, start=start, most=most)
         chosen = search.run()
         for choice in search.measured:
+            kept = form(steps[choice.index])
             if choice.index:
-                outcome = "chosen" if choice.index == chosen.index and not what else "checked"
-                step = steps[choice.index]
-                count = len(step.names) if precision == FLOAT else 0
-                self._attempts.append(Attempt(_title(step, precision) + what, outcome, choice.score, count))
+                title = count_text(kept) + what
+                self._attempts.append(Attempt(title, "checked", choice.score, len(kept.real), len(kept.wide)))
         return chosen
 
-    def _reason(self, score: Score, kept: tuple[str, ...], wide: tuple[str, ...] = ()) -> str:
-        """Return why the search stopped."""
-        accurate = self._goal.is_accurate(score) or not self._goal.has_accuracy
-        if not self._goal.is_fast(score):
-            fastest = min(a.score.ms for a in self._attempts)
-            return f"the goal, {self._goal.text()}, is out of reach: the fastest candidate takes {fastest:.3f} ms"
-        if accurate and self._goal.has_accuracy:
-            by = f" with {_nodes(len(kept), FLOAT)}" if kept else f" with {_nodes(len(wide), INT16)}" if wide else ""
-            return f"the goal, {self._goal.text()}, is met{by}: {score.text()}"
-        if accurate:
-            return f"this is the most accurate within {self._goal.max_ms:g} ms: {score.text()}"
-        missing = f"it is missed by {self._goal.shortfall_db(score):.1f} dB: {score.text()}"
-        limit = "within the time" if self._goal.max_ms is not None else "at all"
-        return f"the goal, {self._goal.text()}, cannot be met {limit}; {missing}"
 
-
-def _title(step: Step, precision: str) -> str:
-    return _nodes(len(step.names), precision)
-
-
-def _nodes(count: int, precision: str) -> str:
-    return f"{count} node{'s' if count != 1 else ''} in {precision}"
+def _marked(attempt: Attempt, score: Score, kept: Kept) -> Attempt:
+    """Return an attempt as the chosen one, where it is."""
+    same = attempt.score == score and attempt.title == count_text(kept)
+    return replace(attempt, outcome="chosen") if same and kept else attempt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qcompile.cost import NodeCosts
@@ -29,6 +29,7 @@ class Kept:
         return bool(self.real or self.wide)
 
 
+@dataclass(frozen=True)
 class Leaving:
     """Chooses the precision of nodes that leave int8.
 
@@ -36,46 +37,47 @@ class Leaving:
     less than float32 on the target and the weights of all nodes that get them add little.
 
     Args:
-        graph: calibrated float graph whose nodes have a precision.
-        noises: what each source adds at the outputs.
-        costs: of nodes on the target.
+        weights: noise of the rounded weights of each node for which 16 bits cost less than float32, by the name of
+            its result, over the signal at the worst output.
     """
 
-    def __init__(self, graph: Graph, noises: Sequence[Noise], costs: NodeCosts) -> None:
-        self._nodes = {node.outputs[0].name: node for node in graph.nodes}
-        self._costs = costs
-        self._weights: dict[str, float] = {}
+    weights: Mapping[str, float]
+
+    @staticmethod
+    def of(graph: Graph, noises: Sequence[Noise], costs: NodeCosts) -> Leaving:
+        """Return the choice for a network.
+
+        Args:
+            graph: calibrated float graph whose nodes have a precision.
+            noises: what each source adds at the outputs.
+            costs: of nodes on the target.
+        """
+        weights = {node.outputs[0].name: 0.0 for node in graph.nodes if _wide_is_cheaper(node, costs)}
         for noise in noises:
             if noise.source.kind == "weights" and noise.source.node is not None:
                 name = noise.source.node.outputs[0].name
-                self._weights[name] = self._weights.get(name, 0.0) + max(noise.outputs, default=0.0)
-        self._cheaper = {name for name, node in self._nodes.items() if self._wide_is_cheaper(node)}
-
-    def _wide_is_cheaper(self, node: Node) -> bool:
-        if node.op.integer_obstacle(node) or node.op.int16_obstacle(node):
-            return False
-        return self._costs.node(node, "int16").ns < self._costs.node(node, "float32").ns
+                if name in weights:
+                    weights[name] += max(noise.outputs, default=0.0)
+        return Leaving(weights)
 
     def kept(self, names: Iterable[str], left: float) -> Kept:
         """Return how nodes that leave int8 compute.
 
         Args:
             names: of their results.
-            left: noise over what is allowed that their leaving leaves behind; below 1 the targets are met.
+            left: noise that is allowed, or that their leaving leaves behind where that is more; the unit of `weights`.
         """
         names = tuple(names)
-        allowed, wide = _WEIGHTS_SHARE * max(1.0, left), set()
-        for name in sorted((n for n in names if n in self._cheaper), key=lambda n: (self._weights.get(n, 0.0), n)):
-            allowed -= self._weights.get(name, 0.0)
+        allowed, wide = _WEIGHTS_SHARE * left, set()
+        for name in sorted((n for n in names if n in self.weights), key=lambda n: (self.weights[n], n)):
+            allowed -= self.weights[name]
             if allowed < 0.0:
                 break
             wide.add(name)
         return Kept(tuple(n for n in names if n not in wide), tuple(n for n in names if n in wide))
 
-    def cost_ns(self, kept: Kept) -> float:
-        """Return how much longer these nodes take than in int8, nanoseconds."""
-        total = 0.0
-        for names, precision in ((kept.real, "float32"), (kept.wide, "int16")):
-            nodes = [self._nodes[name] for name in names]
-            total += sum(max(0.0, self._costs.node(n, precision).ns - self._costs.node(n, "int8").ns) for n in nodes)
-        return total
+
+def _wide_is_cheaper(node: Node, costs: NodeCosts) -> bool:
+    if node.op.integer_obstacle(node) or node.op.int16_obstacle(node):
+        return False
+    return costs.node(node, "int16").ns < costs.node(node, "float32").ns

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node
-from qcompile.search.sensitivity import Noise
+from qcompile.search.leaving import Leaving
+from qcompile.search.sensitivity import Noise, Sensitivity
 from qcompile.search.sources import INT8
 
 _LEAST_NS = 1.0
@@ -27,6 +29,39 @@ class Step:
 
     names: tuple[str, ...]
     noise: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known of nodes that may leave int8.
+
+    Args:
+        sensitivities: what each node does to the outputs, the most harmful first.
+        steps: in which order nodes leave int8.
+        leaving: in what they then compute.
+        titles: operation and ONNX name of each node, by the name of its result.
+    """
+
+    sensitivities: tuple[Sensitivity, ...]
+    steps: list[Step]
+    leaving: Leaving
+    titles: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "nodes": [asdict(row) for row in self.sensitivities],
+            "steps": [asdict(step) for step in self.steps],
+            "wide": dict(self.leaving.weights),
+            "titles": dict(self.titles),
+        }
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> Plan:
+        """Return the plan that `to_json` wrote."""
+        steps = [Step(tuple(step["names"]), step["noise"]) for step in fields["steps"]]
+        rows = tuple(Sensitivity(**row) for row in fields["nodes"])
+        return Plan(rows, steps, Leaving(fields["wide"]), fields["titles"])
 
 
 def plan_steps(graph: Graph, noises: Sequence[Noise], extra: Callable[[Node], float]) -> list[Step]:

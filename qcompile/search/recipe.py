@@ -8,6 +8,7 @@ from typing import Any
 
 from qcompile.errors import UsageError
 from qcompile.passmgr import Pass, PassRegistry, parse_pipeline, print_pipeline
+from qcompile.search.leaving import Kept
 
 
 @dataclass(frozen=True)
@@ -66,26 +67,19 @@ class Recipe:
         place = places[0] + 1
         return Recipe((*self.passes[:place], item, *self.passes[place:]))
 
-    @property
-    def kept_float(self) -> tuple[str, ...]:
-        """What the recipe keeps in float32, as patterns."""
-        return next((tuple(p.keep_float) for p in self.passes if hasattr(p, "keep_float")), ())
-
-    def keeping_float(self, names: Sequence[str]) -> Recipe:
-        """Return the recipe that keeps further nodes in float32.
+    def keeping(self, kept: Kept) -> Recipe:
+        """Return the recipe in which further nodes leave int8.
 
         Args:
-            names: of results of nodes in the calibrated graph.
+            kept: names of results of nodes in the calibrated graph.
         """
-        kept = self.kept_float
-        more = tuple(name for name in names if name not in kept)
-        return self.with_options("assign-precision", {"keep_float": (*kept, *more)})
-
-    def keeping_int16(self, names: Sequence[str]) -> Recipe:
-        """Return the recipe that lets further nodes compute on 16-bit activations; names as for `keeping_float`."""
-        kept = next((tuple(p.keep_int16) for p in self.passes if hasattr(p, "keep_int16")), ())
-        more = tuple(name for name in names if name not in kept)
-        return self.with_options("assign-precision", {"keep_int16": (*kept, *more)})
+        recipe = self
+        for option, names in (("keep_float", kept.real), ("keep_int16", kept.wide)):
+            known = next((tuple(getattr(p, option)) for p in self.passes if hasattr(p, option)), ())
+            more = tuple(name for name in names if name not in known)
+            if more:
+                recipe = recipe.with_options("assign-precision", {option: (*known, *more)})
+        return recipe
 
     def split(self, name: str) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
         """Return the passes up to and including the one of a name, and those behind."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcompile.search.goal import Goal
 from qcompile.search.recipe import Recipe
 from qcompile.search.score import Score
 from qcompile.search.sensitivity import Sensitivity
+
+if TYPE_CHECKING:
+    from qcompile.search.candidates import Made
 
 MOST_RECORDED = 20
 """Sensitivities that a manifest records, the most harmful first."""
@@ -20,15 +23,17 @@ class Attempt:
 
     Args:
         title: what was tried, in words.
-        outcome: "start", "kept", "dropped", "checked" or "chosen".
+        outcome: "start", "kept", "dropped", "no effect", "checked" or "chosen".
         score: as measured.
         kept_float: how many nodes it keeps in float32 beyond those that the user named.
+        kept_int16: how many it lets compute on 16-bit activations.
     """
 
     title: str
     outcome: str
     score: Score
     kept_float: int = 0
+    kept_int16: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class SearchResult:
         divided: whether these are others than those that calibrated.
         kept_int16: results of the nodes that the search lets compute on 16-bit activations.
         metric: the user's, as `UserMetric.to_json` returns it; None where drops are estimated without labels.
+        left_out: means that were not tried, and why.
+        made: what the recipe made; None where that is not known.
     """
 
     goal: Goal
@@ -64,6 +71,8 @@ class SearchResult:
     divided: bool = True
     kept_int16: tuple[str, ...] = ()
     metric: dict[str, Any] | None = None
+    left_out: tuple[str, ...] = ()
+    made: Made | None = None
 
     def front(self) -> list[Attempt]:
         """Return the candidates that no other one beats in both time and accuracy, the fastest first."""
@@ -82,6 +91,7 @@ class SearchResult:
             "stopped": self.reason,
             "samples": {"calibration": self.calibration, "verification": self.verification},
             "attempts": [_attempt(a) for a in self.attempts],
+            "left_out": list(self.left_out),
             "front": [_attempt(a) for a in self.front()],
             "kept_float": list(self.kept_float),
             "kept_int16": list(self.kept_int16),
@@ -90,5 +100,5 @@ class SearchResult:
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
-    fields = {"title": attempt.title, "outcome": attempt.outcome, "kept_float": attempt.kept_float}
+    fields = {name: getattr(attempt, name) for name in ("title", "outcome", "kept_float", "kept_int16")}
     return {**fields, **attempt.score.to_json()}

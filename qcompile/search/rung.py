@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ class Rung:
         after: the pass that it is put behind where it does not take part yet, and without which it has no use; ""
             puts it first; None means that it must take part already.
         instead_of: passes that it makes needless.
+        most_db: what it brings at most over the last of these, dB; where more is missing, it is not tried.
     """
 
     title: str
@@ -30,6 +32,7 @@ class Rung:
     options: Mapping[str, Any] = field(default_factory=dict)
     after: str | None = None
     instead_of: tuple[str, ...] = ()
+    most_db: float = math.inf
 
     def is_available(self, registry: PassRegistry) -> bool:
         """Return whether the pass, and the observer that it names, exist."""

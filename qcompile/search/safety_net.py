@@ -189,7 +189,7 @@ class _Net:
             for noise in noises
         ]
         self._nodes = {node.outputs[0].name: node for node in assigned.nodes}
-        self._leaving = Leaving(assigned, relative, self._costs)
+        self._leaving = Leaving.of(assigned, relative, self._costs)
         return plan_steps(assigned, relative, partial(extra_ns, costs=self._costs))
 
     def _assigned(self) -> tuple[Graph, Graph]:
@@ -209,11 +209,15 @@ class _Net:
         for before, step in pairwise(steps):
             names = set(chosen[-1].names) | (set(step.names) - set(before.names))
             # At the price of float32: where 16 bits serve is seen once the nodes are known.
-            kept = Kept(tuple(n for n in step.names if n in names))
+            real = tuple(n for n in step.names if n in names)
             # One that costs too much is left out; what comes behind may be cheaper.
-            if self._leaving.cost_ns(kept) <= budget and self._macs(kept.real) <= share * macs:
-                chosen.append(Step(tuple(n for n in step.names if n in names), step.noise))
+            if self._extra_ns(real) <= budget and self._macs(real) <= share * macs:
+                chosen.append(Step(real, step.noise))
         return chosen
+
+    def _extra_ns(self, names: Sequence[str]) -> float:
+        """Return how much longer nodes take in float32 than in int8, nanoseconds."""
+        return sum(max(0.0, extra_ns(self._nodes[name], self._costs)) for name in names)
 
     def _macs(self, names: Sequence[str]) -> int:
         return sum(self._nodes[name].op.macs(self._nodes[name]) for name in names)
@@ -242,7 +246,7 @@ class _Net:
 
     def _cheapest(self, step: Step, wanted: float, least: float | None) -> Kept:
         """Return the nodes of a step, as many of them on 16-bit activations as leave it its margin."""
-        wide = self._leaving.kept(step.names, step.noise).wide
+        wide = self._leaving.kept(step.names, max(1.0, step.noise)).wide
         if not wide:
             return Kept(step.names)
         enough = min(wanted, self._quick_margin(Kept(step.names), least)) - _FLAT_DB

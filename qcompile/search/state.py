@@ -10,7 +10,7 @@ from typing import Any
 from qcompile.errors import UsageError
 
 NAME = "search.json"
-VERSION = 1
+VERSION = 2
 
 
 class SearchState:

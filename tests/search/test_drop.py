@@ -5,7 +5,15 @@ import pytest
 from search_graphs import heads
 
 from qcompile.errors import UsageError
-from qcompile.search.drop import classifier_drop, expected_disagreement, is_classifier, signal_drop, surely_lost
+from qcompile.search.drop import (
+    classifier_drop,
+    expected_disagreement,
+    expected_loss,
+    is_classifier,
+    noise_over_margin,
+    signal_drop,
+    surely_lost,
+)
 from qcompile.search.goal import Goal
 from qcompile.search.score import Score
 
@@ -16,14 +24,41 @@ def test_expected_disagreement_is_what_noise_does_to_exponential_margins(noise: 
     scores = np.stack([np.zeros(4000), generator.exponential(2.0, 4000)], axis=1)
     tries = [scores + generator.normal(0, noise, scores.shape) for _ in range(50)]
     counted = np.mean([(t.argmax(axis=1) != scores.argmax(axis=1)).mean() for t in tries])
-    assert expected_disagreement(scores, noise) == pytest.approx(counted, rel=0.05)
+    assert expected_disagreement(noise_over_margin(scores, noise)) == pytest.approx(counted, rel=0.05)
 
 
 def test_expected_disagreement_has_its_limits():
     scores = np.array([[1.0, 2.0, 4.0]])
-    assert expected_disagreement(scores, 0.0) == 0.0
-    assert expected_disagreement(scores, 1e9) == 0.5
-    assert expected_disagreement(np.zeros((2, 3)), 1.0) == 0.5
+    assert expected_disagreement(noise_over_margin(scores, 0.0)) == 0.0
+    assert expected_disagreement(noise_over_margin(scores, 1e9)) == 0.5
+    assert expected_disagreement(noise_over_margin(np.zeros((2, 3)), 1.0)) == 0.5
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3])
+def test_the_expected_loss_bounds_what_calibrated_scores_lose(noise: float):
+    """Labels are drawn with the probabilities that the scores stand for, two classes."""
+    generator = np.random.default_rng(2)
+    margins = generator.exponential(2.0, 20000)
+    scores = np.stack([np.zeros_like(margins), margins], axis=1)
+    right = generator.random(len(margins)) < 1 / (1 + np.exp(-margins))
+    lost = []
+    for _ in range(40):
+        turned = (scores + generator.normal(0, noise, scores.shape)).argmax(axis=1) == 0
+        lost.append((turned & right).mean() - (turned & ~right).mean())
+    estimate = expected_loss(noise_over_margin(scores, noise))
+    assert np.mean(lost) < estimate < 8 * np.mean(lost)
+    assert expected_loss(20.0) == 0.5
+
+
+def test_only_clear_decisions_that_turn_are_surely_lost():
+    generator = np.random.default_rng(3)
+    scores = [np.array([0.0, m]) for m in generator.exponential(2.0, 16)]
+    scores[0], scores[1] = np.array([0.0, 0.01]), np.array([0.0, 5.0])
+    unclear, clear = ([s[::-1] if i == n else s for i, s in enumerate(scores)] for n in (0, 1))
+    drop, agreement = classifier_drop(scores, unclear)
+    assert drop < 0.001
+    assert agreement == 15 / 16
+    assert classifier_drop(scores, clear)[0] >= surely_lost(1, 16)
 
 
 def test_a_bound_on_a_rate_has_its_confidence():
@@ -52,7 +87,7 @@ def test_drop_of_signals_is_noise_over_signal():
     [
         (Goal(min_sqnr=20), Score(15, 15, 0.1, None, 1, 1), 5.0),
         (Goal(max_drop=0.01), Score(15, 15, 0.1, None, 1, 1), 10.0),
-        (Goal(max_drop=0.01), Score(15, 15, 0.1, 0.9, 1, 1), 20.0),
+        (Goal(max_drop=0.01), Score(15, 15, 0.1, 0.9, 1, 1), 10.0),
         (Goal(max_drop=0.01, min_sqnr=30), Score(15, 15, 0.001, None, 1, 1), 15.0),
         (Goal(max_ms=1), Score(15, 15, 0.1, None, 1, 1), -15.0),
     ],

@@ -58,7 +58,7 @@ def test_a_means_that_does_nothing_is_dropped_and_a_met_goal_ends_the_climb():
     )
     missed = Ladder(candidates(heads()), Goal(min_sqnr=25), rungs).climb(recipe(), (15, 5))
     outcomes = {a.title: a.outcome for a in missed.attempts}
-    assert outcomes["nothing"] == "dropped"
+    assert outcomes["nothing"] == "no effect"
     assert outcomes["coarse ranges"] == "dropped"
     assert missed.met
     assert missed.kept_int16
@@ -80,7 +80,7 @@ def test_sixteen_bits_come_before_float():
     # What no sixteen bits give, float does; one measurement told.
     assert beyond.kept_float
     assert not beyond.kept_int16
-    assert [a.outcome for a in beyond.attempts if a.title.endswith("in int16")] == ["dropped"]
+    assert {a.outcome for a in beyond.attempts if "in int16" in a.title} == {"checked"}
 
 
 def test_a_means_that_helps_is_kept():

@@ -90,13 +90,15 @@ def test_what_quantization_gets_right_is_no_loss(tmp_path: Path):
 
 
 def test_what_few_samples_cannot_show_is_estimated(tmp_path: Path):
-    """Of 40 samples one is 2.5 %: that none is lost does not show that less than half a percent is."""
+    """Of 4 samples one is 25 %: that none is lost does not show that less than half a percent is."""
     few, many = (run(Goal(max_drop=1.0), data=str(labelled(tmp_path, count=n)))[0].score for n in (4, 1000))
     estimate = run(Goal(max_drop=1.0))[0].score.drop
     assert few.metric == 1.0
-    assert few.drop == pytest.approx(min(estimate, 1 / 4))
-    assert estimate > 1 / 1000
-    assert many.drop == pytest.approx(max(1.0 - many.metric, 1 / 1000))
+    assert 0.0 < estimate < 1 / 1000
+    assert few.drop == pytest.approx(estimate)
+    assert many.drop == pytest.approx(max(1.0 - many.metric, estimate))
+    metric = UserMetric(classifier(), str(labelled(tmp_path, count=4)))
+    assert metric.resolution == 1 / 4
 
 
 def test_without_labels_the_search_says_what_a_drop_is():
