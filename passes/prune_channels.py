@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.layer_refit import fit_remaining, own_constants
+from qcompile.calibrate.layer_refit import own_constants
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
@@ -18,14 +18,13 @@ from qcompile.passmgr.channel_classes import ChannelClasses
 from qcompile.passmgr.compression import (
     Moments,
     account,
-    fit_outcome,
     input_moments,
     macs,
     some_samples,
-    sqnr_on_others,
 )
 from qcompile.passmgr.facts import CHANNELS_LAST, FLOAT, Fact
 from qcompile.passmgr.selection import selected
+from qcompile.refit import refit
 
 Array = npt.NDArray[Any]
 
@@ -123,17 +122,8 @@ class PruneChannels(Pass):
         for layer in (layer for layer in classes.layers if own_constants(layer.node)):
             stays = ~np.isin(classes.classes(layer.inputs), list(gone)) if not layer.depthwise else np.ones(1, bool)
             masks[layer.node] = np.broadcast_to(stays, layer.node.inputs[1].shape)
-        samples, _ = some_samples(before, context, min(self.samples, _REFIT_SAMPLES))
-        outcome = fit_remaining(
-            before,
-            graph,
-            masks,
-            samples,
-            lambda made: sqnr_on_others(before, made, context),
-            seed=context.seed,
-            progress=lambda done, total: context.progress(done, total, "fitting layers"),
-        )
-        return fit_outcome(*outcome, context, "layers in order")
+        limit = min(self.samples, _REFIT_SAMPLES)
+        return refit(before, graph, masks, context, limit=limit, what="layers in order")
 
     def _measured(
         self, graph: Graph, classes: ChannelClasses, context: PassContext

@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.layer_refit import fit_remaining, own_constants
+from qcompile.calibrate.layer_refit import own_constants
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
-from qcompile.passmgr.compression import account, fit_outcome, some_samples, sqnr_on_others
+from qcompile.passmgr.compression import account
 from qcompile.passmgr.facts import FLOAT, Fact
 from qcompile.passmgr.selection import selected
+from qcompile.refit import refit
 
 Array = npt.NDArray[Any]
 
@@ -102,17 +103,7 @@ class PruneMagnitude(Pass):
         if context.samples is None or self.samples < 1 or graph.symbols:
             return ""
         masks = {node: node.inputs[1].constant() != 0 for node in layers if own_constants(node)}
-        samples, _ = some_samples(before, context, self.samples)
-        outcome = fit_remaining(
-            before,
-            graph,
-            masks,
-            samples,
-            lambda made: sqnr_on_others(before, made, context),
-            seed=context.seed,
-            progress=lambda done, total: context.progress(done, total, "fitting what remains"),
-        )
-        return fit_outcome(*outcome, context, "the weights that remain")
+        return refit(before, graph, masks, context, limit=self.samples, what="the weights that remain")
 
 
 def _relative(node: Node) -> Array:

@@ -70,6 +70,8 @@ class ProgressReporter:
             self._bars.start()
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total or None)
+        elif self._bars.tasks[self._tasks[what]].finished and done < total:
+            self._bars.reset(self._tasks[what])  # the same work once more, on something else
         self._bars.update(self._tasks[what], completed=done, total=total or None)
 
     def _print(self, done: int, total: int, what: str) -> None:
@@ -80,6 +82,9 @@ class ProgressReporter:
             return
         self._printed[what] = now
         elapsed = now - started
+        if finished:
+            # The same work may be done once more, on something else.
+            del self._started[what], self._printed[what]
         left = f", {elapsed * (total - done) / done:.0f} s left" if 0 < done < total else ""
         amount = f"{done}/{total}" if total else str(done)
         print(f"{what}: {amount} ({elapsed:.0f} s{left})", file=sys.stderr, flush=True)

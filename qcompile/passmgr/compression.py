@@ -49,21 +49,6 @@ def sqnr_on_others(before: Graph, graph: Graph, context: PassContext) -> float:
     return sqnr_db(before, graph, held)
 
 
-def fit_outcome(plain: float, fitted: float, context: PassContext, what: str) -> str:
-    """Say what a fit was good for: return it for the account, or record that it was left out.
-
-    Args:
-        plain: SQNR on other samples without it, dB.
-        fitted: and with it.
-        context: takes the record.
-        what: was fitted, in words.
-    """
-    if fitted > plain:
-        return f", {what} fitted ({plain:.1f} dB without)"
-    context.skip(None, f"fitting {what} gives {fitted:.1f} dB on other samples, {plain:.1f} dB without")
-    return ""
-
-
 def macs(graph: Graph) -> int:
     """Return the multiply-accumulates of one inference."""
     return sum(node.op.macs(node) for node in graph.nodes)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
-from qcompile.passmgr import PassContext, PassManager, PassRecord, PassRegistry, parse_pipeline, print_pipeline
+from qcompile.passmgr import Pass, PassContext, PassManager, PassRecord, PassRegistry, parse_pipeline, print_pipeline
 from qcompile.search.evaluation import Evaluator, Split
 from qcompile.search.leaving import Leaving
 from qcompile.search.plan import Plan, extra_ns, plan_steps
@@ -26,8 +26,8 @@ FEW = 4
 
 CALIBRATE, ASSIGN = "calibrate", "assign-precision"
 
-_MOST_CALIBRATED, _MOST_MADE = 2, 3
-"""Graphs that are kept: most candidates share the calibrated one; one of the latest is likely the last."""
+_MOST_BEGUN, _MOST_CALIBRATED, _MOST_MADE = 12, 2, 3
+"""Graphs that are kept: most candidates share what is before and the calibrated one; a late one is likely the last."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Candidates:
         self._state = state
         self._jobs = jobs
         self._evaluator: Evaluator | None = None
+        self._begun: OrderedDict[str, Made] = OrderedDict()
         self._calibrated: OrderedDict[str, Made] = OrderedDict()
         self._made: OrderedDict[str, Made] = OrderedDict()
         self._scores: dict[str, Score] = {}
@@ -151,16 +152,12 @@ class Candidates:
         """Return what a recipe makes of the float graph; a few of the latest are kept."""
         calibrated = self._up_to_calibration(recipe)
         digest = self._digest(calibrated, recipe)
-        known = self._made.pop(digest, None)
-        if known is None:
+        if digest not in self._made:
             manager = PassManager(recipe.split(CALIBRATE)[1], (), self.registry)
             context = _copied(calibrated.context)
             graph = manager.run(calibrated.graph, context)
-            known = Made(graph, (*calibrated.records, *manager.records), context, digest)
-        self._made[digest] = known
-        while len(self._made) > _MOST_MADE:
-            self._made.popitem(last=False)
-        return known
+            self._made[digest] = Made(graph, (*calibrated.records, *manager.records), context, digest)
+        return _latest(self._made, digest, _MOST_MADE)
 
     def _digest(self, calibrated: Made, recipe: Recipe) -> str:
         """Return a digest of a candidate: passes that change nothing before calibration make no other one."""
@@ -169,18 +166,29 @@ class Candidates:
     def _up_to_calibration(self, recipe: Recipe) -> Made:
         """Return the calibrated graph; the latest are kept, since most candidates share one."""
         passes = recipe.split(CALIBRATE)[0]
+        observed = self._after(passes[:-1])
+        digest = f"{observed.digest}{print_pipeline(passes[-1:])}"
+        if digest not in self._calibrated:
+            self._calibrated[digest] = self._one_more(observed, passes[-1])
+        return _latest(self._calibrated, digest, _MOST_CALIBRATED)
+
+    def _after(self, passes: Sequence[Pass]) -> Made:
+        """Return the float graph after some passes; the latest are kept, pass by pass."""
+        if not passes:
+            return Made(self._graph, (), self._fresh_context(), "")
         text = print_pipeline(passes)
-        known = self._calibrated.pop(text, None)
-        if known is None:
-            context, manager = self._fresh_context(), PassManager(passes, (), self.registry)
-            graph = manager.run(self._graph, context)
-            # Recipes name nodes by their results.
-            names = [value.name for node in graph.nodes for value in node.outputs]
-            known = Made(graph, tuple(manager.records), context, f"{graph.structural_hash()}{names}")
-        self._calibrated[text] = known
-        while len(self._calibrated) > _MOST_CALIBRATED:
-            self._calibrated.popitem(last=False)
-        return known
+        if text not in self._begun:
+            self._begun[text] = self._one_more(self._after(passes[:-1]), passes[-1])
+        return _latest(self._begun, text, _MOST_BEGUN)
+
+    def _one_more(self, made: Made, item: Pass) -> Made:
+        """Return what one more pass makes."""
+        context, manager = _copied(made.context), PassManager((item,), (), self.registry)
+        graph = manager.run(made.graph, context)
+        # Recipes name nodes by their results.
+        names = [value.name for node in graph.nodes for value in node.outputs]
+        digest = f"{graph.structural_hash()}{names}"
+        return Made(graph, (*made.records, *manager.records), context, digest)
 
     def _fresh_context(self) -> PassContext:
         report: Callable[[int, int, str], None] = self._context.progress
@@ -194,6 +202,14 @@ class Candidates:
             notes=[],
             skips=[],
         )
+
+
+def _latest(kept: OrderedDict[str, Made], key: str, most: int) -> Made:
+    """Return an entry as the latest, and drop those that are too old."""
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
+    return kept[key]
 
 
 def _copied(context: PassContext) -> PassContext:

@@ -88,6 +88,7 @@ class SearchResult:
             "goal": self.goal.to_json(),
             "metric": self.metric,
             "met": self.met,
+            "score": self.score.to_json(),
             "stopped": self.reason,
             "samples": {"calibration": self.calibration, "verification": self.verification},
             "attempts": [_attempt(a) for a in self.attempts],

@@ -4,6 +4,10 @@ Each network is compiled by the plain command `qcompile MODEL --int8 --calib ...
 and peak memory are printed. ONNX Runtime runs the float network, the bundle the integers. SQNR is that of the worst
 output of all networks of the row, on the inputs that the float network saw in the task, its own states included.
 
+With `--goal 0.5%` (or `30dB`) the command is `--accuracy auto --max-drop 0.5%` (`--min-sqnr 30`): the ladder with its
+search for mixed precision. Then the modelled time, how much of that nodes outside int8 cost, and whether the goal is
+met on the samples held out are printed, too, and at the end the rows as a Markdown table.
+
 With `--peer-python` the recipes of ONNX Runtime and of OpenVINO with NNCF are measured on the same samples and task
 (`accuracy_peers.py`); what they cannot do is printed with the reason. With `--keep` their results are kept.
 
@@ -25,6 +29,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import accuracy_sequence
 import accuracy_vision
@@ -68,6 +73,7 @@ class Compiled:
         megabytes: peak memory of the command, MiB.
         macs: multiply-accumulates by precision.
         notes: of the compilation.
+        search: what the manifest records of a search; empty where there was none.
     """
 
     folder: Path
@@ -75,6 +81,7 @@ class Compiled:
     megabytes: float
     macs: Mapping[str, int]
     notes: list[str]
+    search: Mapping[str, Any]
 
 
 _COMMAND = """
@@ -105,7 +112,35 @@ def compiled(network: Network, folder: Path, more: list[str]) -> Compiled:
     macs: dict[str, int] = {}
     for step in manifest["steps"]:
         macs[step["precision"]] = macs.get(step["precision"], 0) + step["macs"]
-    return Compiled(folder, time.perf_counter() - started, peak / 1024, macs, manifest["notes"])
+    search = manifest["recipe"].get("search") or {}
+    return Compiled(folder, time.perf_counter() - started, peak / 1024, macs, manifest["notes"], search)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The ends of the searches for a row's networks.
+
+    Args:
+        ms: modelled time of what was found.
+        plain_ms: the same with everything in int8.
+        met: whether every goal is met.
+    """
+
+    ms: float
+    plain_ms: float
+    met: bool
+
+    @staticmethod
+    def of(searches: list[Mapping[str, Any]]) -> Searched | None:
+        """Return the sum of what manifests record; None where a network was not searched for."""
+        if not all(searches):
+            return None
+        plain = sum(search["attempts"][0]["ms"] for search in searches)
+        return Searched(sum(s["score"]["ms"] for s in searches), plain, all(s["met"] for s in searches))
+
+    def text(self) -> str:
+        """Return the end of a row."""
+        return f" {self.ms:7.3f} {self.ms / self.plain_ms:6.2f} {'met' if self.met else 'missed'}"
 
 
 @dataclass(frozen=True)
@@ -118,6 +153,7 @@ class Measured:
         macs: share of the multiply-accumulates in each precision, percent.
         peers: other tools' recipes by title.
         notes: of the compilation.
+        searched: the searches of the row's networks as one; None where there was none.
     """
 
     exact: float
@@ -125,6 +161,7 @@ class Measured:
     macs: Mapping[str, float]
     peers: Mapping[str, Outcome]
     notes: list[str]
+    searched: Searched | None
 
 
 def measure(name: str, row: Row, more: list[str], folder: Path, peers: Peers | None) -> Measured:
@@ -146,13 +183,15 @@ def measure(name: str, row: Row, more: list[str], folder: Path, peers: Peers | N
     total = max(1, sum(n for m in made.values() for n in m.macs.values()))
     shares = {kind: 100 * count / total for kind, count in macs.items()}
     theirs = peers.outcomes(name, row, recorders) if peers is not None else {}
-    return Measured(exact, ours, shares, theirs, [note for item in made.values() for note in item.notes])
+    searched = Searched.of([item.search for item in made.values()])
+    return Measured(exact, ours, shares, theirs, [note for item in made.values() for note in item.notes], searched)
 
 
 def printed(name: str, row: Row, found: Measured) -> None:
     """Print a row, and one for each peer."""
     shares = "/".join(f"{found.macs[kind]:.4g}" for kind in PRECISIONS)
-    _print_line(name, row.metric, found.exact, found.ours, row.classes, shares)
+    end = found.searched.text() if found.searched is not None else ""
+    _print_line(name, row.metric, found.exact, found.ours, row.classes, shares, end)
     for title, outcome in found.peers.items():
         if outcome.fails:
             print(f"  {title:44} fails: {outcome.fails}", flush=True)
@@ -162,11 +201,13 @@ def printed(name: str, row: Row, found: Measured) -> None:
             print(f"    {note}", flush=True)
 
 
-def _print_line(name: str, metric: str, exact: float, outcome: Outcome, classes: bool, shares: str) -> None:
+def _print_line(
+    name: str, metric: str, exact: float, outcome: Outcome, classes: bool, shares: str, end: str = ""
+) -> None:
     agreement = f"{100 * outcome.agreement:8.2f}" if classes else f"{'':8}"
     drop = 100 * (outcome.value / exact - 1)
     print(f"{name:22} {metric:24} {exact:8.4f} {outcome.value:8.4f} {drop:+7.2f} {agreement} {outcome.sqnr_db:7.2f}"
-          f" {shares:>13} {outcome.seconds:6.1f} {outcome.megabytes:6.0f}", flush=True)  # fmt: skip
+          f" {shares:>13} {outcome.seconds:6.1f} {outcome.megabytes:6.0f}{end}", flush=True)  # fmt: skip
 
 
 def print_table(rows: Mapping[str, tuple[Row, Measured]]) -> None:
@@ -180,6 +221,26 @@ def print_table(rows: Mapping[str, tuple[Row, Measured]]) -> None:
         print(f"| {name} | {row.metric} | {found.exact:.4f} | " + " | ".join(cells) + " |")
 
 
+def print_goal_table(goal: str, rows: Mapping[str, tuple[Row, Measured]]) -> None:
+    """Print what the ladder found as one Markdown table."""
+    print(f"\n| network | metric | float | goal {goal} | SQNR | MACs in int8, int16, float32 | time to all in int8 | "
+          "s | MiB |\n|" + "---|" * 9)  # fmt: skip
+    for name, (row, found) in rows.items():
+        ours, searched = found.ours, found.searched
+        shares = ", ".join(f"{found.macs[kind]:.4g} %" for kind in PRECISIONS)
+        ratio = f"{searched.ms / searched.plain_ms:.2f}{'' if searched.met else ', missed'}" if searched else ""
+        print(f"| {name} | {row.metric} | {found.exact:.4f} | {ours.value:.4f} | {ours.sqnr_db:.1f} dB | {shares} |"
+              f" {ratio} | {ours.seconds:.0f} | {ours.megabytes:.0f} |")  # fmt: skip
+
+
+def goal_options(goal: str | None) -> list[str]:
+    """Return the options that stand for a goal such as "0.5%" or "30dB"."""
+    if goal is None:
+        return []
+    limit = ["--min-sqnr", goal[:-2]] if goal.endswith("dB") else ["--max-drop", goal]
+    return ["--accuracy", "auto", *limit]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="all by default")
@@ -188,12 +249,16 @@ def main() -> int:
     parser.add_argument("--notes", action="store_true", help="print what each compilation notes")
     parser.add_argument("--keep", type=Path, help="write bundles and peers' results here; the latter are used again")
     parser.add_argument("--option", action="append", default=[], help="another option for qcompile, as --option=--x=1")
+    parser.add_argument("--goal", help="let the ladder reach this: the largest drop, 0.5%%, or the least SQNR, 30dB")
     parser.add_argument("--peer-python", help="Python with onnxruntime, openvino, nncf: their recipes are measured too")
     arguments = parser.parse_args()
     if arguments.models:
         os.environ[FOLDER_VARIABLE] = str(Path(arguments.models).resolve())
-    print(f"{'network':22} {'metric':24} {'float':>8} {'INT8':>8} {'drop %':>7} {'agree %':>8} {'SQNR dB':>7}"
-          f" {'% 8/16/float':>13} {'s':>6} {'MiB':>6}")  # fmt: skip
+    print(
+        f"{'network':22} {'metric':24} {'float':>8} {'INT8':>8} {'drop %':>7} {'agree %':>8} {'SQNR dB':>7}"
+        f" {'% 8/16/float':>13} {'s':>6} {'MiB':>6}" + (f" {'ms':>7} {'/ int8':>6} goal" if arguments.goal else "")
+    )
+    options = [*goal_options(arguments.goal), *arguments.option]
     done: dict[str, tuple[Row, Measured]] = {}
     for name in arguments.rows or ROWS:
         with tempfile.TemporaryDirectory() as temporary:
@@ -204,7 +269,7 @@ def main() -> int:
                 peers = Peers(arguments.peer_python, folder / "peers", arguments.keep and folder / "peers")
             try:
                 row = ROWS[name]()
-                found = measure(name, row, arguments.option, folder, peers)
+                found = measure(name, row, options, folder, peers)
             except MissingData as reason:
                 print(f"{name:22} skipped: {reason}", flush=True)
                 continue
@@ -212,6 +277,8 @@ def main() -> int:
             printed(name, row, found)
             for note in found.notes if arguments.notes else ():
                 print(f"{'':22} {note}", flush=True)
+    if arguments.goal and done:
+        print_goal_table(arguments.goal, done)
     if arguments.peer_python and done:
         print_table(done)
     return 0 if done else 1

@@ -1,0 +1,51 @@
+"""Fits what remains of a network that a pass made smaller, where that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from qcompile.calibrate.layer_refit import fit_remaining
+from qcompile.ir.graph import Graph, Node
+from qcompile.passmgr import PassContext
+from qcompile.passmgr.compression import some_samples, sqnr_on_others
+
+
+def refit(
+    before: Graph,
+    graph: Graph,
+    masks: Mapping[Node, npt.NDArray[Any]],
+    context: PassContext,
+    *,
+    limit: int,
+    what: str,
+) -> str:
+    """Fit layers in order, unless that is no better on samples that nothing was fitted to.
+
+    Args:
+        before: the original; its nodes correspond to those of `graph` one by one.
+        graph: changed.
+        masks: layers of `graph`, and which of their weights may differ from zero, shaped like the weights.
+        context: gives samples, shows progress, takes the record where the fit was left out.
+        limit: samples to fit to at most.
+        what: is fitted, in words.
+
+    Returns:
+        What to add to the pass's account; "" where nothing was gained.
+    """
+    samples, _ = some_samples(before, context, limit)
+    plain, fitted = fit_remaining(
+        before,
+        graph,
+        masks,
+        samples,
+        lambda made: sqnr_on_others(before, made, context),
+        seed=context.seed,
+        progress=lambda done, total: context.progress(done, total, f"fitting {what}"),
+    )
+    if fitted > plain:
+        return f", {what} fitted ({plain:.1f} dB without)"
+    context.skip(None, f"fitting {what} gives {fitted:.1f} dB on other samples, {plain:.1f} dB without")
+    return ""
