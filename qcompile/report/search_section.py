@@ -55,6 +55,7 @@ class SearchSection:
         result: of the search.
         points: every candidate.
         front: corners of the Pareto front, "x,y x,y …".
+        best: candidates on it.
         across: lines for decibels.
         along: marks for milliseconds.
         sensitive: the most harmful nodes, each with the length of its bar, 0 to 1.
@@ -66,6 +67,7 @@ class SearchSection:
     result: SearchResult
     points: list[Point]
     front: str
+    best: list[Attempt]
     across: list[Tick]
     along: list[Tick]
     sensitive: list[tuple[Sensitivity, float]]
@@ -101,7 +103,7 @@ def search_section(result: SearchResult | None) -> SearchSection | None:
     marks = [fastest + (slowest - fastest) * part / 5 for part in range(1, 5)]
     along = [Tick(x(ms), f"{ms:.3g} ms") for ms in marks]
     return SearchSection(
-        result, [point(a) for a in result.attempts], front, across, along, _bars(result),
+        result, [point(a) for a in result.attempts], front, result.front(), across, along, _bars(result),
         _LEFT, _LEFT + _WIDTH, _HEIGHT,
     )  # fmt: skip
 

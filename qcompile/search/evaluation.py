@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,8 +155,8 @@ class Evaluator:
     def _scores(self) -> list[Array]:
         return [outputs[0].reshape(-1).astype(np.float64) for outputs in self._expected]
 
-    def score(self, graph: Graph, what: str = "checking a candidate") -> Score:
-        """Return how close a graph is to the reference, and its time.
+    def estimate(self, graph: Graph, what: str = "checking a candidate") -> Score:
+        """Return how close a graph is to the reference, and its time; its drop is estimated without labels.
 
         Args:
             graph: float, integer or mixed; its outputs are those of the reference.
@@ -169,13 +169,24 @@ class Evaluator:
         if self._classifier:
             actual = [np.asarray(d.scores, np.float64) for d in found]
             drop, agreement = classifier_drop(self._scores(), actual)
-        value = None
-        if self._metric is not None:
-            value, lost = self._metric.measure(graph, what)
-            # What labelled samples are too few to show is estimated all the same.
-            drop = max(lost, min(drop, self._metric.resolution))
         ms, share = round(self._costs.graph_ms(graph), 6), round(int8_share(graph), 6)
-        return Score(round(sqnr, 4), round(mean, 4), round(drop, 8), agreement, ms, share, value)
+        return Score(round(sqnr, 4), round(mean, 4), round(drop, 8), agreement, ms, share)
+
+    def score(self, graph: Graph, what: str = "checking a candidate", estimate: Score | None = None) -> Score:
+        """Return how close a graph is to the reference, and its time; its drop is that of the user's metric.
+
+        Args:
+            graph: float, integer or mixed; its outputs are those of the reference.
+            what: for the progress report.
+            estimate: of the same graph, where it is known.
+        """
+        estimate = estimate or self.estimate(graph, what)
+        if self._metric is None:
+            return estimate
+        value, lost = self._metric.measure(graph, what)
+        # What labelled samples are too few to show is estimated all the same.
+        drop = max(lost, min(estimate.drop, self._metric.resolution))
+        return replace(estimate, drop=round(drop, 8), metric=value)
 
     def output_db(self, graph: Graph, what: str = "checking the outputs") -> list[float]:
         """Return the SQNR at each output, dB.

@@ -127,9 +127,13 @@ class Ladder:
                 brings = f"it brings {rung.most_db:g} dB at most, and {missing:.1f} dB are missing"
                 self._left_out.append(f"{rung.title}: {brings}")
                 continue
-            found = self._candidates.score(candidate, rung.title)
-            kept = self._helps(score, found)
-            outcome = "kept" if kept else "no effect" if found == score else "dropped"
+            found = self._candidates.estimate(candidate, rung.title)
+            kept = False
+            # What does not even lower the noise is not worth a run over all labelled samples.
+            if not self._candidates.has_metric or _is_promising(score, found):
+                found = self._candidates.score(candidate, rung.title)
+                kept = self._helps(score, found)
+            outcome = "kept" if kept else "no effect" if found.mean_db == score.mean_db else "dropped"
             self._attempts.append(Attempt(rung.title, outcome, found))
             if kept:
                 recipe, score = candidate, found
@@ -203,6 +207,11 @@ class Ladder:
                 title = count_text(kept) + what
                 self._attempts.append(Attempt(title, "checked", choice.score, len(kept.real), len(kept.wide)))
         return chosen
+
+
+def _is_promising(before: Score, after: Score) -> bool:
+    """Return whether a means lowers the noise at the worst output, or on the average."""
+    return max(after.sqnr_db - before.sqnr_db, after.mean_db - before.mean_db) >= WORTH_DB
 
 
 def _marked(attempt: Attempt, score: Score, kept: Kept) -> Attempt:

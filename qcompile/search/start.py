@@ -104,7 +104,8 @@ def search(
     metric = _metric(graph, settings, context)
     state = SearchState(settings.folder, _key(graph, recipe, split, context, metric))
     if state.resumed:
-        context.note(f"the search goes on with {state.resumed} measurements of an earlier run")
+        # No note: the bundle is the same as without an interruption.
+        context.progress(state.resumed, state.resumed, "taking over measurements of an earlier run")
     candidates = Candidates(graph, context, split, registry, state, settings.jobs, metric)
     sizes = (split.total - len(split.indices), len(split.verification))
     with _executor(settings.executor):

@@ -36,6 +36,20 @@ def test_a_log_gets_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str],
     ]
 
 
+def test_work_that_is_done_once_more_starts_at_zero(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    with ProgressReporter(terminal=False) as report:
+        for _ in range(2):
+            for done in range(13):
+                report(done, 12, "rounding")
+                clock.now += 1
+            clock.now += 100
+    assert capsys.readouterr().err.splitlines() == 2 * ["rounding: 10/12 (10 s, 2 s left)", "rounding: 12/12 (12 s)"]
+    with ProgressReporter(terminal=True) as report:
+        report(4, 4, "rounding")
+        report(1, 4, "rounding")
+    assert "1/4" in capsys.readouterr().err
+
+
 def test_work_of_unknown_length(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
     with ProgressReporter(terminal=False) as report:
         for done in range(13):

@@ -10,6 +10,7 @@ from search_graphs import PIPELINE, candidates, context_of, heads, recipe, sampl
 from qcompile.errors import UsageError
 from qcompile.passmgr import PassRegistry
 from qcompile.search.candidates import Candidates
+from qcompile.search.evaluation import Split
 from qcompile.search.goal import Goal
 from qcompile.search.ladder import RUNGS, Ladder
 from qcompile.search.recipe import Recipe
@@ -21,6 +22,9 @@ from qcompile.search.state import NAME, SearchState, remove_state
 
 def run(folder: Path | None, goal: Goal, jobs: int = 1):
     context = context_of(samples())
+    reports: list[tuple[int, str]] = []
+    context.on_progress = lambda done, total, what: reports.append((done, what))
+    context.reports = reports  # type: ignore[attr-defined]
     return search(heads(), PIPELINE, context, SearchSettings(goal, True, folder, jobs)), context
 
 
@@ -122,10 +126,60 @@ def test_a_killed_search_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: 
     resumed, context = run(tmp_path / "state", goal)
     assert resumed.to_json() == whole.to_json()
     assert resumed.recipe == whole.recipe
-    assert any(f"{survived} measurements of an earlier run" in note for note in context.notes)
+    assert (survived, "taking over measurements of an earlier run") in context.reports
+    assert not any("earlier run" in note for note in context.notes), "the bundle would differ"
     again, _ = run(tmp_path / "state", goal)
     assert again.to_json() == whole.to_json()
     assert len(measured) == len(set(measured)), "something was measured twice"
+
+
+def test_rungs_that_choose_ranges_share_one_pass_over_the_data(monkeypatch: pytest.MonkeyPatch):
+    passes = []
+    calibration = Split.calibration
+
+    def count(self: Split):
+        passes.append(1)
+        return calibration(self)
+
+    monkeypatch.setattr(Split, "calibration", count)
+    Ladder(candidates(heads()), Goal(min_sqnr=200), RUNGS[:3]).climb(recipe(), (15, 5), means=True)
+    # One for the ranges, one for the few samples of the sensitivities.
+    assert len(passes) == 2
+
+
+def test_the_usual_recipe_is_never_given_up_for_a_worse_one(monkeypatch: pytest.MonkeyPatch):
+    """Where no means helps alone, and only together they do, the start is what stays."""
+    usual = recipe().inserted(PassRegistry().get("correct-bias")(), "fuse-requantize")
+    unreachable = (Rung("bias correction", "correct-bias", after="no-such"),)
+
+    def score(self: Candidates, candidate: Recipe, what: str) -> Score:
+        db = 40.0 if candidate.has("correct-bias") else 30.0
+        return Score(db, db, 0.0, None, 1.0, 1.0)
+
+    monkeypatch.setattr(Candidates, "score", score)
+    found = Ladder(candidates(heads()), Goal(max_ms=1.0), unreachable).climb(usual, (15, 5))
+    assert [a.title for a in found.attempts[:2]] == ["the usual recipe", "plain int8"]
+    assert found.recipe.has("correct-bias")
+    assert found.score.sqnr_db == 40.0
+
+
+def test_a_dear_means_that_cannot_close_the_gap_is_left_out():
+    registry = PassRegistry()
+    usual = recipe().inserted(registry.get("correct-bias")(), "fuse-requantize")
+    dear = Rung("dear", "fold-constants", after="calibrate", instead_of=("correct-bias",), most_db=2.0)
+    found = Ladder(candidates(heads()), Goal(min_sqnr=60), (dear,)).climb(usual, (15, 5))
+    assert "dear" not in [a.title for a in found.attempts]
+    assert len(found.left_out) == 1
+    assert "dear: it brings 2 dB at most, and" in found.left_out[0]
+    assert found.to_json()["left_out"] == list(found.left_out)
+
+
+def test_the_reason_names_nodes_and_their_price():
+    found, _ = run(None, Goal(min_sqnr=25))
+    assert "(concat both" in found.reason or ", concat both" in found.reason
+    assert "; all in int8, SQNR is" in found.reason
+    assert found.made is not None
+    assert found.made.graph.structural_hash() == found.made.graph.clone().structural_hash()
 
 
 def test_the_state_is_for_these_samples_only(tmp_path: Path):
