@@ -16,6 +16,7 @@ from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.search.goal import Goal
+from qcompile.search.rung import Rung
 from qcompile.search.start import SearchSettings, search, settings_of
 from qcompile.search.state import SearchState
 from qcompile.search.user_metric import UserMetric
@@ -49,8 +50,9 @@ def labelled(folder: Path, wrong: int = 0, count: int = 40) -> Path:
     return path
 
 
-def run(goal: Goal, folder: Path | None = None, **settings: Any) -> Any:
+def run(goal: Goal, folder: Path | None = None, reports: list[Any] | None = None, **settings: Any) -> Any:
     context = context_of([{"x": row} for row in inputs(20, 1)])
+    context.on_progress = (lambda *report: reports.append(report)) if reports is not None else None
     found = search(classifier(), PIPELINE, context, SearchSettings(goal, False, folder, **settings))
     return found, context
 
@@ -139,12 +141,39 @@ def test_a_killed_search_with_labels_goes_on(tmp_path: Path, monkeypatch: pytest
         patch.setattr(SearchState, "put", put_and_die)
         with pytest.raises(KeyboardInterrupt):
             run(goal, state, data=data)
-    resumed, context = run(goal, state, data=data)
+    reports: list[tuple[int, int, str]] = []
+    resumed, _ = run(goal, state, data=data, reports=reports)
     assert resumed.to_json() == whole.to_json()
-    assert any("2 measurements of an earlier run" in note for note in context.notes)
+    assert (2, 2, "taking over measurements of an earlier run") in reports
     # Other labels are another task: nothing measured before counts.
-    _, context = run(goal, state, data=str(labelled(tmp_path, wrong=3)))
-    assert not any("earlier run" in note for note in context.notes)
+    reports.clear()
+    run(goal, state, data=str(labelled(tmp_path, wrong=3)), reports=reports)
+    assert not any("earlier run" in what for _, _, what in reports)
+
+
+def test_labels_are_not_asked_about_what_does_not_lower_the_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rungs = (
+        Rung("nothing", "fold-constants", after="calibrate"),
+        Rung("coarse", "insert-observers", {"observer": "percentile{percentile=60}"}),
+    )
+    monkeypatch.setattr("qcompile.search.ladder.RUNGS", rungs)
+    measured: list[str] = []
+    measure = UserMetric.measure
+
+    def count(self: UserMetric, graph: Graph, what: str) -> Any:
+        measured.append(what)
+        return measure(self, graph, what)
+
+    monkeypatch.setattr(UserMetric, "measure", count)
+    context = context_of([{"x": row} for row in inputs(20, 1)])
+    settings = SearchSettings(Goal(min_sqnr=60.0, max_drop=0.5), True, data=str(labelled(tmp_path)))
+    found = search(classifier(), PIPELINE, context, settings)
+    outcomes = {a.title: (a.outcome, a.score.metric) for a in found.attempts}
+    assert outcomes["nothing"] == ("no effect", None)
+    assert outcomes["coarse"] == ("dropped", None)
+    assert not {"nothing", "coarse"} & set(measured)
+    assert found.met
+    assert found.score.metric is not None
 
 
 @pytest.mark.parametrize(
