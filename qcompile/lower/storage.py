@@ -89,13 +89,14 @@ class DraftStep:
 
     @property
     def grain(self) -> int:
-        """Fewest tiles worth a thread of their own: some ten microseconds of work."""
+        """Fewest tiles worth a thread of their own: one or two microseconds of work."""
         cycles = self.macs / {"int8": 64, "int16": 32, "float16": 32}.get(self.precision, 16) + self.bytes / 8
         per_tile = max(1.0, cycles / max(1, self.kernel.tiles))
         return max(1, min(self.kernel.tiles, round(_GRAIN_CYCLES / per_tile)))
 
 
-_GRAIN_CYCLES = 30_000.0
+_GRAIN_CYCLES = 5_000.0
+"""By the estimate above, of parts of a step: to hand one to another thread and to wait for it takes some thousand."""
 
 
 @dataclass

@@ -1,10 +1,11 @@
 /* A handle's threads. Each kernel call is cut into as many ranges of tiles as there are threads to run them. The cut
  * is fixed by arithmetic alone; which thread runs a range is not, and by the kernels' contract does not matter.
  *
- * Every worker has a mailbox of its own: the caller fills in the job, offers a range to each worker that takes part,
- * and runs the first range itself. Then it takes back the ranges that no worker has begun (one that sleeps, or that
+ * Every worker has a mailbox of its own, one word: the caller fills in the job, offers a range to each worker that takes
+ * part, and runs the first range itself. Then it takes back the ranges that no worker has begun (one that sleeps, or that
  * the system gives no core, delays nobody), and waits for the others. Both sides look for a short while before they
- * sleep: steps follow each other within microseconds, runs may not.
+ * sleep: steps follow each other within microseconds, runs may not. A step costs each worker two lines of cache that
+ * change hands, the job's and the mailbox's, so nothing else lies in them.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -18,23 +19,23 @@
 
 #define QC_SPIN_NS 50000
 
+/* What a mailbox says of its range; it changes from QC_FREE by the caller, and back by who has run the range. */
+enum { QC_FREE, QC_OFFERED, QC_BEGUN, QC_STOP };
+
 typedef struct qc_worker {
-    _Alignas(128) _Atomic uint32_t ticket; /* changes when there is something to do */
-    _Atomic uint32_t offered;              /* 1: the range is still to be begun; who makes it 0 runs it */
-    _Atomic int asleep;
+    _Alignas(128) _Atomic uint32_t mailbox;
+    _Alignas(128) _Atomic int asleep;
     int32_t index;
-    _Atomic int stop;
     qc_pool *pool;
     pthread_cond_t wake;
     pthread_t thread;
 } qc_worker;
 
 struct qc_pool {
-    _Alignas(128) _Atomic uint32_t pending; /* ranges that are not finished */
-    _Atomic int waiting;                    /* the caller sleeps until they have */
-    _Atomic int32_t failure;
-    qc_job job;
+    _Alignas(128) qc_job job;
     int32_t parts;
+    _Alignas(128) _Atomic int waiting; /* the caller sleeps until a range has been run */
+    _Atomic int32_t failure;
     int32_t threads;
     uint8_t *scratch;
     size_t stride;
@@ -57,12 +58,12 @@ static uint64_t now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Look until `value` differs from `old` (if `differs`) or equals it; give up after QC_SPIN_NS. */
-static int spin(const _Atomic uint32_t *value, uint32_t old, int differs) {
+/* Look until a mailbox says something else; give up after QC_SPIN_NS. */
+static int spin(const _Atomic uint32_t *mailbox, uint32_t old) {
     uint64_t start = now_ns();
     do {
         for (int i = 0; i < 32; i++) {
-            if ((atomic_load_explicit(value, memory_order_acquire) != old) == differs) return 1;
+            if (atomic_load_explicit(mailbox, memory_order_acquire) != old) return 1;
             relax();
         }
     } while (now_ns() - start < QC_SPIN_NS);
@@ -86,30 +87,37 @@ static int32_t run_part(const qc_job *job, int32_t part, int32_t parts, uint8_t 
     return rc;
 }
 
-/* Wait until the ticket is another than the one seen last; returns it. */
-static uint32_t await_ticket(qc_worker *worker, uint32_t seen) {
-    if (!spin(&worker->ticket, seen, 1)) {
-        pthread_mutex_lock(&worker->pool->lock);
-        atomic_store(&worker->asleep, 1);
-        while (atomic_load(&worker->ticket) == seen) pthread_cond_wait(&worker->wake, &worker->pool->lock);
-        atomic_store(&worker->asleep, 0);
-        pthread_mutex_unlock(&worker->pool->lock);
-    }
-    return atomic_load(&worker->ticket);
+/* Wait until the mailbox is not free. */
+static void await_offer(qc_worker *worker) {
+    if (spin(&worker->mailbox, QC_FREE)) return;
+    pthread_mutex_lock(&worker->pool->lock);
+    atomic_store(&worker->asleep, 1);
+    while (atomic_load(&worker->mailbox) == QC_FREE) pthread_cond_wait(&worker->wake, &worker->pool->lock);
+    atomic_store(&worker->asleep, 0);
+    pthread_mutex_unlock(&worker->pool->lock);
+}
+
+/* Change a mailbox from QC_OFFERED; only one of both sides can. */
+static int take(qc_worker *worker, uint32_t next) {
+    uint32_t offered = QC_OFFERED;
+    return atomic_compare_exchange_strong(&worker->mailbox, &offered, next);
 }
 
 static void *work(void *argument) {
     qc_worker *worker = argument;
     qc_pool *pool = worker->pool;
-    for (uint32_t seen = 0;;) {
-        seen = await_ticket(worker, seen);
-        if (atomic_load(&worker->stop)) return NULL;
-        if (!atomic_exchange(&worker->offered, 0)) continue; /* we came late, the caller has run it */
+    for (;;) {
+        await_offer(worker);
+        if (!take(worker, QC_BEGUN)) {
+            if (atomic_load(&worker->mailbox) == QC_STOP) return NULL;
+            continue; /* we came late, the caller runs it */
+        }
         int32_t rc = run_part(&pool->job, worker->index, pool->parts, pool->scratch + worker->index * pool->stride);
         if (rc) atomic_store(&pool->failure, rc);
-        /* Sequential order of this decrement and `waiting` (and of their counterparts in qci_pool_run): either we
-         * see that the caller sleeps, or it sees that nobody is left to wait for. */
-        if (atomic_fetch_sub(&pool->pending, 1) == 1 && atomic_load(&pool->waiting)) {
+        /* Sequential order of the mailbox and `waiting` (and of their counterparts in finish): either we see that the
+         * caller sleeps, or it sees that we are done. */
+        atomic_store(&worker->mailbox, QC_FREE);
+        if (atomic_load(&pool->waiting)) {
             pthread_mutex_lock(&pool->lock);
             pthread_cond_signal(&pool->done);
             pthread_mutex_unlock(&pool->lock);
@@ -117,12 +125,22 @@ static void *work(void *argument) {
     }
 }
 
-static void post(qc_worker *worker) {
-    atomic_fetch_add(&worker->ticket, 1);
+static void post(qc_worker *worker, uint32_t what) {
+    atomic_store(&worker->mailbox, what);
     if (!atomic_load(&worker->asleep)) return;
     pthread_mutex_lock(&worker->pool->lock);
     pthread_cond_signal(&worker->wake);
     pthread_mutex_unlock(&worker->pool->lock);
+}
+
+/* Wait until a worker has run the range that it has begun. */
+static void finish(qc_pool *pool, qc_worker *worker) {
+    if (atomic_load(&worker->mailbox) == QC_FREE || spin(&worker->mailbox, QC_BEGUN)) return;
+    pthread_mutex_lock(&pool->lock);
+    atomic_store(&pool->waiting, 1);
+    while (atomic_load(&worker->mailbox) != QC_FREE) pthread_cond_wait(&pool->done, &pool->lock);
+    atomic_store(&pool->waiting, 0);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 int32_t qci_pool_run(qc_pool *pool, const qc_job *job) {
@@ -131,27 +149,18 @@ int32_t qci_pool_run(qc_pool *pool, const qc_job *job) {
     if (parts <= 1) return run_part(job, 0, 1, pool->scratch);
     pool->job = *job;
     pool->parts = parts;
-    atomic_store(&pool->failure, 0);
-    atomic_store(&pool->pending, (uint32_t)parts - 1);
-    for (int32_t i = 1; i < parts; i++) {
-        atomic_store(&pool->workers[i].offered, 1);
-        post(&pool->workers[i]);
-    }
+    for (int32_t i = 1; i < parts; i++) post(&pool->workers[i], QC_OFFERED);
     int32_t rc = run_part(job, 0, parts, pool->scratch);
     for (int32_t i = 1; i < parts; i++) {
-        if (!atomic_exchange(&pool->workers[i].offered, 0)) continue;
+        qc_worker *worker = &pool->workers[i];
+        if (atomic_load(&worker->mailbox) != QC_OFFERED || !take(worker, QC_FREE)) continue;
         int32_t other = run_part(job, i, parts, pool->scratch);
         rc = rc ? rc : other;
-        atomic_fetch_sub(&pool->pending, 1);
     }
-    if (!spin(&pool->pending, 0, 0)) {
-        pthread_mutex_lock(&pool->lock);
-        atomic_store(&pool->waiting, 1);
-        while (atomic_load(&pool->pending)) pthread_cond_wait(&pool->done, &pool->lock);
-        atomic_store(&pool->waiting, 0);
-        pthread_mutex_unlock(&pool->lock);
-    }
-    return rc ? rc : atomic_load(&pool->failure);
+    for (int32_t i = 1; i < parts; i++) finish(pool, &pool->workers[i]);
+    int32_t other = atomic_load(&pool->failure);
+    if (other) atomic_store(&pool->failure, 0);
+    return rc ? rc : other;
 }
 
 /* Start worker i with all signals blocked: they belong to the caller's own threads. */
@@ -193,10 +202,7 @@ qc_pool *qci_pool_create(int32_t threads, uint8_t *scratch, size_t stride) {
 
 void qci_pool_destroy(qc_pool *pool) {
     if (!pool) return;
-    for (int32_t i = 1; i < pool->threads; i++) {
-        atomic_store(&pool->workers[i].stop, 1);
-        post(&pool->workers[i]);
-    }
+    for (int32_t i = 1; i < pool->threads; i++) post(&pool->workers[i], QC_STOP);
     for (int32_t i = 1; i < pool->threads; i++) {
         pthread_join(pool->workers[i].thread, NULL);
         pthread_cond_destroy(&pool->workers[i].wake);
