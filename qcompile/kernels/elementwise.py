@@ -69,6 +69,51 @@ def widest_lanes(isa: Isa, roots: Sequence[ex.Expr], least: int = 1) -> int:
     return max(1, isa.vector_bytes // max(sizes))
 
 
+def map_lanes(isa: Isa, roots: Sequence[ex.Expr], axis: int, least: int = 1) -> int:
+    """Return how many elements to compute at once along an axis.
+
+    Args:
+        isa: instruction set.
+        roots: expressions of one loop.
+        axis: of the vectors.
+        least: bytes of an element to count at least.
+    """
+    if isa.map_lanes and all(_is_arithmetic(root, axis) for root in roots):
+        return isa.map_lanes
+    return widest_lanes(isa, roots, least)
+
+
+_ARITHMETIC = frozenset(
+    {"const", "accumulator", "add", "sub", "mul", "shr", "max", "min", "cast", "flip", "round_clamp"}
+)
+_MOST_NODES = 40
+
+
+def _is_arithmetic(root: ex.Expr, axis: int) -> bool:
+    """Return whether a vector of any width is cheap: few instructions each, and neighbouring elements of memory."""
+    stack, count = [root], 0
+    while stack:
+        node = stack.pop()
+        if not _varies(node, axis):
+            continue
+        count += 1
+        if ex.ITEMSIZE[node.dtype] > 4 or count > _MOST_NODES:
+            return False
+        if node.op == "load":
+            form = ex.affine(node.args[0])
+            if any(_varies(part, axis) for part in form.opaque) or form.coefficient(axis) not in (0, 1):
+                return False
+        elif node.op in _ARITHMETIC:
+            stack.extend(node.args)
+        else:
+            return False
+    return True
+
+
+def _varies(node: ex.Expr, axis: int) -> bool:
+    return any(n.op == "accumulator" or (n.op == "index" and n.data == axis) for n in ex.walk((node,)))
+
+
 def map_kernel(work: MapWorkload, isa: Isa) -> Kernel:
     """Generate the kernel of an elementwise loop nest; arguments are the buffers in their order."""
     space = work.space()
@@ -87,7 +132,7 @@ def map_kernel(work: MapWorkload, isa: Isa) -> Kernel:
 
 
 def _lanes_for(space: Space, isa: Isa) -> int:
-    lanes = widest_lanes(isa, (space.roots[0],))
+    lanes = map_lanes(isa, (space.roots[0],), len(space.extents) - 1)
     extent = space.extents[-1] if space.extents else 1
     while lanes > 1 and lanes > extent:
         lanes //= 2

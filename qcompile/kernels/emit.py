@@ -16,6 +16,7 @@ from qcompile.kernels import expression as ex
 from qcompile.kernels import halves, math
 from qcompile.kernels.builder import Builder, Expr, Memory, bitcast, call_pure, cast, const, index, shuffle, splat
 from qcompile.kernels.isa import Isa
+from qcompile.kernels.narrowing import codes_of, narrowed
 
 _MAGIC = 12582912.0  # 1.5 · 2^23
 _MAGIC_BITS = 0x4B400000
@@ -98,6 +99,10 @@ class Emitter:
             return self._truth(node, self._load(node, lanes), lanes)
         if node.op == "load_or":
             return self._truth(node, self._load_or(node, lanes), lanes)
+        if node.op == "cast" and lanes > self.isa.int8.lanes and self.isa.map_lanes:
+            codes = codes_of(node)
+            if codes is not None:
+                return narrowed(self.b, self.isa, codes, of(codes.value), lanes)
         if node.op == "round_clamp":
             return self._round_clamp([of(part) for part in node.args], lanes)
         emit = _EMIT.get(node.op)

@@ -15,7 +15,7 @@ from tvm import tirx
 
 from qcompile.kernels import expression as ex
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, Register, const, index, shuffle
-from qcompile.kernels.elementwise import store, widest_lanes
+from qcompile.kernels.elementwise import map_lanes, store, widest_lanes
 from qcompile.kernels.emit import Emitter, memory_dtype
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
@@ -113,7 +113,9 @@ class _Reduction:
     def along_output(self) -> Nest:
         """Emit with vectors of output elements; returns how they are cut."""
         outer = self.space.outer
-        wide = self.lanes * _SIDE_BY_SIDE
+        roots = (*self.space.roots, self.work.init)
+        self.lanes = map_lanes(self.isa, roots, outer - 1)
+        wide = max(self.lanes, widest_lanes(self.isa, roots) * _SIDE_BY_SIDE)
         while wide > 1 and wide > self.space.extents[outer - 1]:
             wide //= 2
         nest = plan_nest(self.space.extents[:outer], outer - 1, wide, self.window)

@@ -50,7 +50,10 @@ def transposing(b: Builder, space: Space, along: int, memories: dict[int, Memory
     """
     inner = len(space.extents) - 1
     rows_extent = space.extents[inner]
-    lanes = min(_MOST_LANES, isa.vector_bytes // _widest(space.roots[0]))
+    lanes = isa.vector_bytes // _widest(space.roots[0])
+    if isa.map_lanes and ex.ITEMSIZE[space.roots[0].dtype] == 1:
+        lanes = isa.map_lanes
+    lanes = min(_MOST_LANES, lanes)
     while lanes > space.extents[along]:
         lanes //= 2
     # The innermost axis leaves the nest: the body covers it block by block.

@@ -237,6 +237,8 @@ class Isa:
         byte_pairs: kernel for those 8-bit layers whose weights allow sums of two products of bytes in 16 bits.
         shared_int8: inner kernel for 8-bit 3x3 layers whose outputs share products of 16 bits; None: ``int8``, if it
             multiplies such.
+        map_lanes: elements that an elementwise loop computes at once where all it does is arithmetic, so that codes
+            fill a vector; 0: as many as there are lanes of the widest element.
         prefetches: ask for weights that come from afar while the item before computes.
         least_weight: least int8 weight for which no intermediate can overflow.
     """
@@ -265,6 +267,7 @@ class Isa:
     product_int8: MicroKernel | None = None
     byte_pairs: BytePairKernel | None = None
     shared_int8: PairMicroKernel | None = None
+    map_lanes: int = 0
     prefetches: bool = False
     least_weight: int = -127
 

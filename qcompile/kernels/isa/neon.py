@@ -352,5 +352,6 @@ NEON = Isa(
     lookup=lookup,
     depthwise_int8=NeonDepthwise(),
     depthwise_float32=FmaDepthwise(lanes=4),
+    map_lanes=16,
     product_int8=NeonMicroKernel(chunks=(1,)),
 )

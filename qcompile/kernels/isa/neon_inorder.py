@@ -29,5 +29,6 @@ NEON_INORDER = Isa(
     lookup=neon.lookup,
     depthwise_int8=neon.NeonDepthwise(tile=2, strided_tile=2),
     depthwise_float32=FmaDepthwise(lanes=4, vectors=1, tile=3),
+    map_lanes=16,
     product_int8=replace(_PAIRS, chunks=(1,)),
 )
