@@ -55,7 +55,8 @@ class ConvWorkload:
         from_zero: the results' zero point is 0 as stored.
         in_pitch: elements from an input pixel to the next, where the input lies between channels of others; 0 for
             as many as channels.
-        out_pitch: likewise of the output; not with a residual or a lower plane, which lie as the output does.
+        out_pitch: likewise of the output; not with a lower plane, which lies as the output does.
+        residual_pitch: likewise of the residual.
         byte_pairs: few weights are so great that two products of bytes could leave 16 bits (``byte_pairs.pays``).
     """
 
@@ -82,6 +83,7 @@ class ConvWorkload:
     from_zero: bool = False
     in_pitch: int = 0
     out_pitch: int = 0
+    residual_pitch: int = 0
     byte_pairs: bool = False
 
     def __post_init__(self) -> None:
@@ -113,10 +115,14 @@ class ConvWorkload:
             found.append(f"no activation '{self.activation}' (there are {', '.join(ACTIVATIONS)})")
         elif self.activation != "none" and self.precision == "int8" and not self._scales_for_activation:
             found.append(f"no {self.activation} of integer sums with this end")
-        if (self.in_pitch and self.in_pitch < self.channels) or (self.out_pitch and self.out_pitch < self.filters):
+        least = (self.channels, self.filters, self.filters)
+        pitches = (self.in_pitch, self.out_pitch, self.residual_pitch)
+        if any(0 < pitch < size for pitch, size in zip(pitches, least, strict=True)):
             found.append("a pitch must be at least what a pixel has")
-        if self.out_pitch and self.adds:
-            found.append("what lies like the output has no pitch")
+        if self.out_pitch and self.low:
+            found.append("a lower plane lies as the output does, which then has no pitch")
+        if self.residual_pitch and not self.residual:
+            found.append("only a residual has its pitch")
         if self.weights not in ("", "float16", "bfloat16") or (self.weights and self.precision != "float32"):
             found.append(f"no {self.weights} weights with {self.precision} precision")
         return found
@@ -166,6 +172,11 @@ class ConvWorkload:
         return self.out_pitch or self.filters
 
     @property
+    def residual_step(self) -> int:
+        """Elements from a pixel of the residual to the next."""
+        return self.residual_pitch or self.filters
+
+    @property
     def reduction(self) -> int:
         """Products summed into one output."""
         return self.kernel[0] * self.kernel[1] * self.channels // self.groups
@@ -204,7 +215,7 @@ def dense(rows: int, inputs: int, outputs: int, **epilogue: object) -> ConvWorkl
 def timed_workload(workload: ConvWorkload) -> ConvWorkload:
     """Return the workload that stands for all of about the same time: canonical, whatever the calibration gave."""
     work = replace(workload.canonical(), bounded_residual=False, full_range=False, bounded=False, from_zero=False)
-    work = replace(work, in_pitch=0, out_pitch=0)
+    work = replace(work, in_pitch=0, out_pitch=0, residual_pitch=0)
     work = replace(work, byte_pairs=False)
     return replace(work, activation="none") if work.precision == "int8" else work
 

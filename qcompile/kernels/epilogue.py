@@ -21,7 +21,9 @@ from qcompile.kernels.builder import (
     bitcast,
     cast,
     const,
+    index,
     lanes_of,
+    quotient,
     shuffle,
     splat,
 )
@@ -124,7 +126,7 @@ class Epilogue:
         Args:
             sums: accumulator vectors of neighbouring channels.
             scale: what ``scale`` returned for these channels.
-            to: element index in the output (and residual) of the first channel.
+            to: element index in the output of the first channel.
             valid: number of channels that exist; lanes past them are dropped.
         """
         for first, values in self._vectors(sums, scale, to):
@@ -233,7 +235,13 @@ class Epilogue:
         """Add the residual to float32 sums, where there is one."""
         if not self._work.residual:
             return value
-        return value + _convert(self._residual.load(to, self._lanes), "float32", self._lanes)
+        return value + _convert(self._residual.load(self._beside(to), self._lanes), "float32", self._lanes)
+
+    def _beside(self, to: Index) -> Index:
+        """Where the element is that joins an element of the output."""
+        work = self._work
+        apart = work.residual_step - work.output_step if work.residual else 0
+        return to + quotient(to, work.output_step) * index(apart) if apart else to
 
     def _together(self, left: int) -> int:
         """How many vectors of sums to narrow into one vector of codes."""
@@ -277,7 +285,7 @@ class Epilogue:
             start = len(sums)
             to, first = places[start]
             run = sum(other is to for other, _ in places[start:])
-            codes = self._b.let(self._residual.load(to + first, run * self._lanes))
+            codes = self._b.let(self._residual.load(self._beside(to) + first, run * self._lanes))
             sums += self._isa.add_residual(found[start : start + run], codes, *self._addition)
         return [self._b.let(total) for total in sums]
 
@@ -300,7 +308,7 @@ class Epilogue:
             return b.let(saturate(scaled))
         q = b.let(self._isa.round_clamp(scaled, self._float(at.LO), self._float(at.HI)))
         if self._work.residual:
-            other = cast(integers, self._residual.load(to, self._lanes))
+            other = cast(integers, self._residual.load(self._beside(to), self._lanes))
             q = q + other * self._integer(at.RESIDUAL_FACTOR) + self._integer(at.RESIDUAL_OFFSET)
             q = b.let(q >> const(WIDE_SHIFT, integers))
             if self._narrowing is None:
@@ -324,7 +332,7 @@ class Epilogue:
         kind = f"float32x{self._lanes}"
         if not self._work.low:
             return cast(kind, total)
-        lower = cast(kind, self._residual.load(to, self._lanes))
+        lower = cast(kind, self._residual.load(self._beside(to), self._lanes))
         return self._b.let(cast(kind, total) * const(float(2**LOW_BITS), kind) + lower)
 
     def _finish_float(self, total: Expr, scale: Scale | None, to: Index) -> Expr:

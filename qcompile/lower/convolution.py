@@ -212,10 +212,11 @@ def emit_layer(
 ) -> Buffer:
     """Append the step of a layer and return the buffer it writes."""
     source, pitch = context.pixels(node.inputs[0])
-    other = context.padded_buffer(residual) if residual is not None else None
+    other, beside = context.pixels(residual) if residual is not None else (None, work.filters)
     result, step = context.result_pixels(output)
     work = replace(work, in_pitch=pitch if pitch != work.channels else 0)
     work = replace(work, out_pitch=step if step != work.filters else 0)
+    work = replace(work, residual_pitch=beside if beside != work.filters else 0)
     plan = context.plan(work, node.output, emitted=True)
     kernel = context.kernel((work.canonical(), plan), lambda: plan_conv(work, context.isa, context.target, plan))
     add = context.weights.add
@@ -234,7 +235,7 @@ def emit_layer(
     ]
     # An epilogue reads the residual exactly where it stores; a table's second look at the output does no harm.
     # Sums over a lower plane are wider than what is stored, unless that is float.
-    same = not work.low or work.output == "float32"
+    same = (not work.low or work.output == "float32") and not (work.out_pitch or work.residual_pitch)
     share = (other,) if other is not None and other is not source and same else ()
     precision = f"{work.weights} weights" if work.weights else None
     context.emit(node, kernel, args, 6, share, work.macs, precision)

@@ -28,6 +28,8 @@ _ELEMENTWISE = frozenset(
 """Operations that are lowered to expressions, which read and write at any place."""
 
 _LAYERS = frozenset({"conv2d", "dense"})
+_ACTIVATIONS = (0, 3)
+"""Operands of a layer that may lie among others: what it multiplies, and what it adds."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _feeds_layer(value: Value) -> bool:
 def _read_anywhere(value: Value) -> bool:
     """Return whether every reader takes a tensor that lies among elements of others."""
     for reader, index in value.uses:
-        if reader.op.name in _LAYERS and index == 0 and _plain(reader):
+        if reader.op.name in _LAYERS and index in _ACTIVATIONS and _plain(reader):
             continue
         if not _is_elementwise(reader):
             return False
@@ -167,7 +169,7 @@ def _place_flat(source: Value, place: Place) -> Iterator[tuple[Value, Place]]:
 
 def _writes_anywhere(maker: Node) -> bool:
     if maker.op.name in _LAYERS:
-        return _plain(maker) and not maker.attrs.residual
+        return _plain(maker)
     return _is_elementwise(maker) and maker.op.name not in ("split", "slice")
 
 

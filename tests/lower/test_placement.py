@@ -78,6 +78,12 @@ def test_a_graph_with_open_extents_has_no_places() -> None:
     assert moved(graph_texts("integer_open_axes")["integer_open_axes"]) == set()
 
 
+def test_layers_add_parts_of_a_tensor_and_write_their_sums_beside_them() -> None:
+    text = graph_texts("integer_residual_places")["integer_residual_places"]
+    assert moved(text) == {"a", "c", "d"}
+    assert copies(text) == []
+
+
 LONG_SKIP = """
 graph "long skip" {
   input %x : i8[1,32,32,8] q(scale=0.05)

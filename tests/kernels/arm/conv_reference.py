@@ -232,6 +232,14 @@ PITCHED = [
     ConvWorkload(1, 20, 20, 58, 58, (3, 3), (2, 2), (1, 1), (1, 1, 1, 1), groups=58, in_pitch=116, out_pitch=60),
     ConvWorkload(1, 11, 9, 20, 20, (5, 5), pads=(2, 2, 2, 2), groups=20, in_pitch=33, out_pitch=21),
     ConvWorkload(1, 7, 7, 24, 40, residual=True, in_pitch=40),
+    ConvWorkload(1, 7, 7, 24, 40, residual=True, in_pitch=40, out_pitch=80),
+    ConvWorkload(1, 9, 11, 20, 12, (3, 3), pads=(1, 1, 1, 1), residual=True, residual_pitch=29),
+    ConvWorkload(2, 6, 7, 24, 33, residual=True, bounded_residual=True, out_pitch=50, residual_pitch=50),
+    ConvWorkload(1, 13, 9, 16, 48, residual=True, bounded_residual=True, out_pitch=101, residual_pitch=64),
+    ConvWorkload(1, 8, 8, 40, 40, (3, 3), pads=(1, 1, 1, 1), groups=40, residual=True, out_pitch=80, residual_pitch=41),
+    ConvWorkload(
+        1, 5, 9, 16, 24, precision="float32", output="float32", residual=True, out_pitch=40, residual_pitch=33
+    ),
     ConvWorkload(1, 7, 7, 24, 40, table=True, in_pitch=40, out_pitch=56),
 ]
 

@@ -29,6 +29,8 @@ def kernel_and_arguments(
     dtype = isa.activation_dtype if work.output == "int8" else work.output
     output = np.full((work.batch, work.out_height, work.out_width, work.filters), 77, dtype)
     residual = stored(layer.residual, isa.activation_dtype) if work.residual else None
+    if residual is not None:
+        residual = conv_reference.among_others(residual, work.residual_pitch, 99)
     table = pack_table(layer.table, isa) if work.table else packed.slopes if work.activation == "prelu" else None
     x = conv_reference.among_others(stored(layer.x, isa.activation_dtype), work.in_pitch, 123)
     output = conv_reference.among_others(output, work.out_pitch, 77)
