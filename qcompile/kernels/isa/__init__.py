@@ -239,6 +239,8 @@ class Isa:
             multiplies such.
         map_lanes: elements that an elementwise loop computes at once where all it does is arithmetic, so that codes
             fill a vector; 0: as many as there are lanes of the widest element.
+        row_lanes: elements of a row that a softmax or layer normalization computes at once: several vectors, to
+            hide latency; 0: one vector of float32.
         prefetches: ask for weights that come from afar while the item before computes.
         least_weight: least int8 weight for which no intermediate can overflow.
     """
@@ -268,6 +270,7 @@ class Isa:
     byte_pairs: BytePairKernel | None = None
     shared_int8: PairMicroKernel | None = None
     map_lanes: int = 0
+    row_lanes: int = 0
     prefetches: bool = False
     least_weight: int = -127
 

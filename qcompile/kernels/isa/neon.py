@@ -353,5 +353,6 @@ NEON = Isa(
     depthwise_int8=NeonDepthwise(),
     depthwise_float32=FmaDepthwise(lanes=4),
     map_lanes=16,
+    row_lanes=16,
     product_int8=NeonMicroKernel(chunks=(1,)),
 )

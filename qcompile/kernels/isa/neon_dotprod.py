@@ -96,6 +96,7 @@ NEON_DOTPROD = Isa(
     bound_half=_bound_half,
     depthwise_float16=HalfDepthwise(half_lanes=8, lanes=4),
     map_lanes=16,
+    row_lanes=16,
     product_int8=_SdotMicroKernel(),
     single_int8=SingleRow(_SdotMicroKernel(), vectors=(8, 6, 4, 3, 2, 1), chunk=4, unroll=8),
 )

@@ -13,6 +13,7 @@ from qcompile.kernels import isa as instruction_sets
 from qcompile.kernels.build import assembly
 from qcompile.kernels.elementwise import MapWorkload, map_kernel
 from qcompile.kernels.narrowing import codes_of
+from qcompile.kernels.rows import RowsWorkload, rows_kernel
 
 _SIZE = 4096
 _PLACE = ex.index(0)
@@ -76,3 +77,13 @@ def test_what_narrows_is_told_from_what_does_not() -> None:
     assert codes_of(ex.cast(_centred(0), "int8")) is None, "without a clamp, a cast wraps"
     infinite = _rounded(ex.cast(_centred(0), "float32") * ex.constant(math.inf, "float32"))
     assert codes_of(infinite) is None
+
+
+@pytest.mark.parametrize("machine", ["rpi4", "rpi5", "graviton3"])
+def test_softmax_computes_four_vectors_at_once(machine: str) -> None:
+    target = targets.load(machine)
+    kernel = rows_kernel(RowsWorkload("softmax", 64, 128), instruction_sets.load(target.isa))
+    loop = max(innermost_loops(lines_of(assembly([kernel], target), kernel.name)), key=len)
+    assert not [line for line in loop if "[sp" in line]
+    assert sum(opcode(line) == "fcvtzs" for line in loop) == 4
+    assert len(loop) <= 9 * 16, loop
