@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -252,6 +253,8 @@ def main() -> int:
     parser.add_argument("--goal", help="let the ladder reach this: the largest drop, 0.5%%, or the least SQNR, 30dB")
     parser.add_argument("--peer-python", help="Python with onnxruntime, openvino, nncf: their recipes are measured too")
     arguments = parser.parse_args()
+    if arguments.peer_python and shutil.which(arguments.peer_python) is None:
+        parser.error(f"--peer-python: '{arguments.peer_python}' is not an executable file")
     if arguments.models:
         os.environ[FOLDER_VARIABLE] = str(Path(arguments.models).resolve())
     print(

@@ -40,7 +40,7 @@ class Tool:
 TOOLS = (
     Tool("ONNX Runtime static", ("onnxruntime-minmax", "onnxruntime-percentile")),
     Tool("ONNX Runtime dynamic", ("onnxruntime-dynamic",)),
-    Tool("OpenVINO + NNCF", ("openvino",)),
+    Tool("OpenVINO + NNCF", ("openvino", "openvino-transformer")),
 )
 
 

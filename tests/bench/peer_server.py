@@ -138,19 +138,24 @@ def run_onnxruntime(folder: Path) -> Run:
 # -- OpenVINO -------------------------------------------------------------------------------------------------
 
 
-def openvino_nncf(model: str, samples: list[Sample], folder: Path) -> list[str]:
-    """Post-training quantization by NNCF, with its defaults."""
-    import nncf
-    import onnx
-    import openvino
+def openvino_nncf(kind: str | None) -> Callable[[str, list[Sample], Path], list[str]]:
+    """Return post-training quantization by NNCF, with its defaults for a kind of model that the user names."""
 
-    graph = openvino.Core().read_model(model)
-    graph.reshape({name: list(array.shape) for name, array in samples[0].items()})
-    quantized = nncf.quantize(graph, nncf.Dataset(samples), subset_size=len(samples))
-    openvino.save_model(quantized, str(folder / "quantized.xml"), compress_to_fp16=False)
-    names = [output.name for output in onnx.load(model, load_external_data=False).graph.output]
-    (folder / "outputs.json").write_text(json.dumps(names))
-    return []
+    def quantize(model: str, samples: list[Sample], folder: Path) -> list[str]:
+        import nncf
+        import onnx
+        import openvino
+
+        graph = openvino.Core().read_model(model)
+        graph.reshape({name: list(array.shape) for name, array in samples[0].items()})
+        named = nncf.ModelType[kind] if kind is not None else None
+        quantized = nncf.quantize(graph, nncf.Dataset(samples), subset_size=len(samples), model_type=named)
+        openvino.save_model(quantized, str(folder / "quantized.xml"), compress_to_fp16=False)
+        names = [output.name for output in onnx.load(model, load_external_data=False).graph.output]
+        (folder / "outputs.json").write_text(json.dumps(names))
+        return [f"told that it is a {kind.lower()}"] if kind is not None else []
+
+    return quantize
 
 
 def run_openvino(folder: Path) -> Run:
@@ -173,7 +178,8 @@ PEERS: dict[str, tuple[Callable[[str, list[Sample], Path], list[str]], Callable[
     "onnxruntime-minmax": (static_onnxruntime("MinMax"), run_onnxruntime),
     "onnxruntime-percentile": (static_onnxruntime("Percentile"), run_onnxruntime),
     "onnxruntime-dynamic": (dynamic_onnxruntime, run_onnxruntime),
-    "openvino": (openvino_nncf, run_openvino),
+    "openvino": (openvino_nncf(None), run_openvino),
+    "openvino-transformer": (openvino_nncf("TRANSFORMER"), run_openvino),
 }
 
 
