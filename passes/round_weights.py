@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qcompile.calibrate.calibration_set import usual_count
 from qcompile.calibrate.layer_correction import LayerData, correct_layers, replace_weights
 from qcompile.calibrate.weight_rounding import best_scales, compensated_weights, damped, round_pairs, round_weights
 from qcompile.cost import multiplies_pairs
@@ -32,7 +33,8 @@ class RoundWeights(Pass):
         %y = conv2d(%x, @w.1, @b.1) : i8[1,4,4,8] q(scale=0.1, zp=-128)
 
     Options:
-        samples: calibration samples to use at most; fewer where their activations would not fit in memory.
+        samples: calibration samples to use at most; fewer where their activations would not fit in memory, up to
+            eight times as many in networks of less than a few million multiply-accumulates.
         damping: pull towards plain rounding, dimensionless; more of it needs fewer samples.
         feedback: make up for the errors of the layers before (V), and for how much their noise flattens a result
             without a residual (s'); otherwise V = W and s' = s.
@@ -71,7 +73,7 @@ class RoundWeights(Pass):
         correct_layers(
             graph,
             context,
-            limit=self.samples,
+            limit=usual_count(graph, self.samples),
             synthetic=self.synthetic,
             what="rounding weights",
             correct=lambda data: self._correct(rewriter, context, data),

@@ -44,7 +44,7 @@ def compile_model(
         str | None, typer.Option(metavar="TYPE", help="What layers that stay float compute in: float32 or float16.")
     ] = None,
     calib: Calib = None,
-    samples: Annotated[int | None, number("Calibration samples to use at most (64).")] = None,
+    samples: Annotated[int | None, number("Calibration samples to use at most (64; more of tiny networks).")] = None,
     preprocess: Preprocess = None,
     input_shape: InputShape = None,
     input_value: InputValue = None,

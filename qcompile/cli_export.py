@@ -15,7 +15,8 @@ def export_qdq(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="ONNX file to write.")],
     calib: Calib = None,
     samples: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Calibration samples to use at most (64).")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Calibration samples to use at most (64; more of tiny networks)."),
     ] = None,
     preprocess: Preprocess = None,
     input_shape: InputShape = None,

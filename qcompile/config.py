@@ -89,7 +89,7 @@ class CompileConfig:
         target: name of a target, path of a target's YAML file, or "host".
         precision: "int8", "dynamic" (activations are quantized at run time), "fp16" or "fp32".
         calib: calibration set: folder, file or `module:function`; None for none.
-        samples: largest number of calibration samples.
+        samples: largest number of calibration samples; None takes 64, of very small networks up to 512.
         crops_per_image: samples to cut from each photograph; None lets `samples` decide.
         preprocess: how photographs become inputs, as in `Preprocess.from_mapping`.
         input_shapes: extents for inputs with open ones, by input name; "S:1..128" keeps one open.
@@ -133,7 +133,7 @@ class CompileConfig:
     target: str = "host"
     precision: str = "int8"
     calib: str | None = None
-    samples: int = 64
+    samples: int | None = None
     crops_per_image: int | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
     input_shapes: dict[str, tuple[int | str, ...]] = field(default_factory=dict)

@@ -223,21 +223,22 @@ def _samples(
     graph: Graph, config: CompileConfig, given: Iterable[Mapping[str, Any]] | None, preprocess: Preprocess
 ) -> CalibrationSet | None:
     """Open the calibration set; None for a float build, which needs no ranges, and where none was given."""
-    from qcompile.calibrate.calibration_set import CalibrationSet, open_calibration
+    from qcompile.calibrate.calibration_set import CalibrationSet, open_calibration, usual_count
     from qcompile.calibrate.sample import graph_inputs
     from qcompile.calibrate.sequence import SequenceSet
 
     if not config.compares or (given is None and config.calib is None):
         return None
+    limit = config.samples or usual_count(graph)
     if isinstance(given, Iterator):
         # It can be read but once, and the samples are needed again for the comparison with float.
-        given = list(islice(given, config.samples))
+        given = list(islice(given, limit))
     kept = {state.input for state in graph.states}
     return open_calibration(
         given if given is not None else str(config.calib),
         [spec for spec in graph_inputs(graph) if spec.name not in kept],
         preprocess,
-        limit=config.samples,
+        limit=limit,
         crops_per_image=config.crops_per_image,
         wrap=(lambda reader: SequenceSet(reader, graph)) if kept else CalibrationSet,
     )

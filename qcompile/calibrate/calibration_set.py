@@ -13,6 +13,10 @@ from qcompile.calibrate.reader import Reader, Request
 from qcompile.calibrate.sample import InputSpec, Sample, check_sample
 from qcompile.calibrate.sample_summary import SampleSummary
 from qcompile.errors import CalibrationError
+from qcompile.ir.graph import Graph
+
+_MACS, _MOST = 2e8, 8
+"""Multiply-accumulates that a pass over the samples may take where these are many, and how many times as many."""
 
 
 class SampleIterator(Iterator[Sample]):
@@ -98,6 +102,25 @@ def readers() -> dict[str, type[Reader]]:
     from qcompile.calibrate.listing import definitions
 
     return {cls.name: cls for cls in definitions(Reader)}  # type: ignore[type-abstract]
+
+
+def usual_count(graph: Graph, least: int = 64) -> int:
+    """Return how many calibration samples to use where nobody says: more of a network that takes little time.
+
+    Formula:
+        min(max(2e8 / MACs, least), 8 · least)
+
+    Samples of such networks are small, too: a frame of sound or one word's state says less than a photograph. Where
+    caches grow a sample is a place of a sequence, and their number how long it becomes.
+
+    Args:
+        graph: the network.
+        least: number for all others.
+    """
+    if any(state.in_place for state in graph.states):
+        return least
+    macs = sum(node.op.macs(node) for node in graph.nodes)
+    return min(max(int(_MACS / max(macs, 1)), least), _MOST * least)
 
 
 def open_calibration(

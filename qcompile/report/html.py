@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _LEFT, _WIDTH, _HEIGHT = 44.0, 1000.0, 200.0
 _LEAST_TOP_DB = 40.0
+_NAME, _NAME_START = 38, 9
+"""Characters of a node's name in a table, and how many of them are its first."""
+
 _LOW_DB = 15.0
 """Below this a layer's noise is more than 3 % of its signal's power, and the report marks it."""
 
@@ -81,7 +84,7 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["bytes"] = bytes_text
+    environment.filters["bytes"], environment.filters["middle"] = bytes_text, _without_middle
     program = made.program
     steps = [{"precision": s.precision, "macs": s.macs} for s in program.steps]
     rows = _rows(made)
@@ -97,6 +100,8 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
         notes=[note for note in provenance.notes if "unverified" not in note],
         warnings=[note for note in provenance.notes if "unverified" in note],
         rows=rows,
+        measured=any(cost is not None and cost.measured for row in rows for cost in (row.int8, row.float32)),
+        integer_io=any(tensor.scale is not None for tensor in (*program.inputs, *program.outputs)),
         longest=max((row.share for row in rows), default=0.0) or 1.0,
         operations=_operations(rows),
         chart=_chart([row for row in rows if row.sqnr_db is not None]),
@@ -104,6 +109,11 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
         search=search_section(made.search),
         configuration=provenance.recipe["configuration"],
     )
+
+
+def _without_middle(name: str) -> str:
+    """Return a long name without its middle: what tells nodes apart is at its end."""
+    return name if len(name) <= _NAME else f"{name[:_NAME_START]}…{name[len(name) + _NAME_START + 1 - _NAME :]}"
 
 
 def _rows(made: Compilation) -> list[Row]:

@@ -26,7 +26,7 @@ from accuracy_data import (
     spoken_prompts,
 )
 
-SAMPLES = 256
+SAMPLES = 512
 """Offered for calibration; as many as the recipe asks for are read."""
 
 # -- words to phonemes ----------------------------------------------------------------------------------------

@@ -1,15 +1,20 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from qcompile import ops
-from qcompile.calibrate.calibration_set import open_calibration, readers
+from qcompile.calibrate.calibration_set import open_calibration, readers, usual_count
+from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.sample import InputSpec, check_sample, graph_inputs
+from qcompile.config import CompileConfig
+from qcompile.driver import _samples
 from qcompile.errors import CalibrationError, UsageError
 from qcompile.ir.graph import Graph
+from qcompile.ir.parser import parse_graph
 from qcompile.ir.types import TensorType
 
 X = InputSpec("x", "float32", (1, 2))
@@ -135,3 +140,30 @@ def test_reading_samples_loads_neither_pillow_nor_a_compiler():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def dense(rows: int, columns: int) -> Graph:
+    text = f"""
+    graph "layer" {{
+      input %x : f32[1,{columns}]
+      const @w : f32[{rows},{columns}] = normal(1)
+      const @b : f32[{rows}] = normal(2)
+      %y = dense(%x, @w, @b) : f32[1,{rows}]
+      output "y" = %y
+    }}"""
+    return parse_graph(text, ops.all_ops())
+
+
+@pytest.mark.parametrize(("rows", "columns", "count"), [(4, 8, 512), (1000, 1000, 200), (2000, 2000, 64)])
+def test_tiny_networks_take_more_samples(rows: int, columns: int, count: int):
+    assert usual_count(dense(rows, columns)) == count
+    assert usual_count(dense(rows, columns), count // 8) <= count
+
+
+def test_the_count_that_the_user_gives_holds(tmp_path: Path):
+    given = [np.full((1, 8), i, np.float32) for i in range(600)]
+    graph = dense(4, 8)
+    for samples, count in ((None, 512), (20, 20)):
+        found = _samples(graph, CompileConfig(samples=samples), given, Preprocess())
+        assert found is not None
+        assert len(list(found)) == count

@@ -142,3 +142,22 @@ def test_the_manifest_knows_the_report(tmp_path: Path) -> None:
     content = (tmp_path / "b/report.html").read_bytes()
     assert manifest["files"]["report.html"]["bytes"] == len(content)
     assert json.loads((tmp_path / "b/manifest.json").read_text()) == manifest
+
+
+def test_the_end_of_a_long_name_is_shown(tmp_path: Path) -> None:
+    names = tuple(f"{'/model/encoder' * 4}/{part}" for part in ("query/MatMul", "gelu", "output"))
+    page, _ = compiled(tmp_path, names, calibration=samples())  # type: ignore[arg-type]
+    shown = [row[0] for row in page.rows if len(row) == 10][1:]
+    assert max(len(name) for name in shown) == 38
+    assert [name for name in shown if name.startswith("/model/en…")] == [f"/model/en…{n[-28:]}" for n in names]
+    assert set(names) <= {attributes.get("title") for tag, attributes in page.tags if tag == "td"}
+
+
+def test_what_is_not_there_takes_no_room(tmp_path: Path) -> None:
+    page, _ = compiled(tmp_path, calibration=samples())
+    assert "zero point" not in page.text
+    assert ["keep_float", "–"] in page.rows
+    assert ["per_channel", "yes"] in page.rows
+    assert "≈" not in page.text, "all times are modelled, and the page says so once"
+    page, _ = compiled(tmp_path, calibration=samples(), io="int8")
+    assert "zero point" in page.text
