@@ -85,6 +85,7 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
         lstrip_blocks=True,
     )
     environment.filters["bytes"], environment.filters["middle"] = bytes_text, _without_middle
+    environment.filters["microseconds"] = _microseconds
     program = made.program
     steps = [{"precision": s.precision, "macs": s.macs} for s in program.steps]
     rows = _rows(made)
@@ -114,6 +115,11 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
 def _without_middle(name: str) -> str:
     """Return a long name without its middle: what tells nodes apart is at its end."""
     return name if len(name) <= _NAME else f"{name[:_NAME_START]}…{name[len(name) + _NAME_START + 1 - _NAME :]}"
+
+
+def _microseconds(ns: float) -> str:
+    """Return a time with about three digits, microseconds."""
+    return f"{ns / 1e3:,.{2 if ns < 1e4 else 1 if ns < 1e5 else 0}f}"
 
 
 def _rows(made: Compilation) -> list[Row]:

@@ -186,6 +186,9 @@ PEERS: dict[str, tuple[Callable[[str, list[Sample], Path], list[str]], Callable[
 def reason(error: BaseException) -> str:
     """Return an error in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # OpenVINO's messages start with where they come from.
+    while len(lines) > 1 and lines[0].startswith(("Exception from", "Check 'false' failed")):
+        del lines[0]
     text = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
     return text if len(text) <= 160 else text[:157] + "..."
 
@@ -200,6 +203,25 @@ def _upgraded(model: str, folder: Path) -> str | None:
     path = folder / "upgraded.onnx"
     onnx.save(onnx.version_converter.convert_version(loaded, PER_CHANNEL_OPSET), path)
     return str(path)
+
+
+def _folded(model: str, folder: Path) -> str | None:
+    """Return the model without what is constant, such as arithmetic on shapes, as ONNX Runtime writes it."""
+    import onnxruntime
+
+    path = folder / "folded.onnx"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(path)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return str(path)
+
+
+BY_HAND: tuple[tuple[str, Callable[[str, Path], str | None]], ...] = (
+    (f"upgraded by hand to opset {PER_CHANNEL_OPSET}", _upgraded),
+    ("constants folded by hand", _folded),
+)
+"""What users do with models that a tool refuses, in turn."""
 
 
 def _attempt(peer: str, model: str, samples: str, folder: Path) -> tuple[Run, dict[str, Any]]:
@@ -221,20 +243,23 @@ def _peak_megabytes() -> float:
 
 
 def prepared(peer: str, model: str, samples: str, folder: Path) -> tuple[Run | None, dict[str, Any]]:
-    """Return the quantized network and what it took; None and the reason where it fails."""
+    """Return the quantized network and what it took; None and the reasons where it fails."""
     try:
         return _attempt(peer, model, samples, folder)
     except Exception as error:
-        first = reason(error)
-    try:
-        newer = _upgraded(model, folder)
-        if newer is None:
-            return None, {"fails": first}
-        run, report = _attempt(peer, newer, samples, folder)
-    except Exception as error:
-        return None, {"fails": f"{first}; with opset {PER_CHANNEL_OPSET}: {reason(error)}"}
-    report["notes"] += [f"the model as it is fails: {first}", f"upgraded by hand to opset {PER_CHANNEL_OPSET}"]
-    return run, report
+        reasons = [reason(error)]
+    for what, change in BY_HAND:
+        try:
+            changed = change(model, folder)
+            if changed is None:
+                continue
+            run, report = _attempt(peer, changed, samples, folder)
+        except Exception as error:
+            reasons.append(f"{what}: {reason(error)}")
+            continue
+        report["notes"] += [f"the model as it is fails: {reasons[0]}", what]
+        return run, report
+    return None, {"fails": "; ".join(dict.fromkeys(reasons))}
 
 
 def main() -> None:

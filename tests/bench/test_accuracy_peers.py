@@ -126,3 +126,24 @@ def test_a_peer_python_that_is_not_there_is_refused():
     assert done.returncode == 2
     assert "--peer-python: '/no/such/python' is not an executable file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_tool_refuses_is_changed_as_users_do(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import peer_server
+
+    model = perceptron(tmp_path / "net.onnx")
+    tried: list[str] = []
+
+    def attempt(peer: str, given: str, samples: str, folder: Path) -> Any:
+        tried.append(Path(given).name)
+        if tried[-1] != "folded.onnx":
+            raise RuntimeError("Exception from core.cpp:84:\nCheck 'false' failed at report.cpp:151:\nno such rank")
+        return len, {"seconds": 1.0, "megabytes": 2.0, "notes": []}
+
+    monkeypatch.setattr(peer_server, "_attempt", attempt)
+    run, report = peer_server.prepared("any", str(model), "none", tmp_path)
+    # Its opset is new enough: only constants are left to fold.
+    assert tried == ["net.onnx", "folded.onnx"]
+    assert run is len
+    assert report["notes"] == ["the model as it is fails: RuntimeError: no such rank", "constants folded by hand"]
+    assert (tmp_path / "folded.onnx").stat().st_size > 0
