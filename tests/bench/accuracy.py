@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import accuracy_sequence
+import accuracy_text
 import accuracy_vision
 from accuracy_data import (
     FOLDER_VARIABLE,
@@ -52,8 +53,13 @@ PRECISIONS = ("int8", "int16", "float32")
 
 ROWS: dict[str, Callable[[], Row]] = {
     "efficientnet_lite0": accuracy_vision.efficientnet,
+    "efficientnet_fine": accuracy_vision.efficientnet_fine,
     "ppocr_cls": accuracy_vision.ppocr,
+    "ppocr_det": accuracy_text.detector,
+    "ppocr_rec": accuracy_text.recognizer,
+    "ppocr_rec_lines": accuracy_text.recognizer_lines,
     "nanodet": accuracy_vision.nanodet,
+    "nanodet_fine": accuracy_vision.nanodet_fine,
     "minilm": accuracy_sequence.minilm,
     "g2p": accuracy_sequence.g2p,
     "demosaicnet": accuracy_vision.demosaicnet,

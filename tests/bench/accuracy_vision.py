@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def top_1(run: Run, inputs: list[Sample], labels: Array) -> float:
     return float((np.array(answers) == labels).mean())
 
 
-def efficientnet() -> Row:
+def efficientnet(places: Sequence[tuple[float, float]] = CENTRES) -> Row:
+    """Return the row over crops of the photographs at some places and their mirror images."""
     files = foolbox_photographs()
 
     def evaluate(runs: Mapping[str, Run]) -> float:
@@ -43,7 +45,7 @@ def efficientnet() -> Row:
             image = Image.open(file).convert("RGB")
             scale = 256 / min(image.size)
             image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-            for across, down in CENTRES:
+            for across, down in places:
                 left, top = round((image.width - 224) * across), round((image.height - 224) * down)
                 pixels = np.asarray(image.crop((left, top, left + 224, top + 224)), np.float32)
                 for view in (pixels, pixels[:, ::-1]):
@@ -52,7 +54,12 @@ def efficientnet() -> Row:
         return top_1(runs["network"], inputs, np.array(labels))
 
     network = Network(EXAMPLES / "efficientnet_lite0.onnx", str(ROOT / "examples" / "images"))
-    return Row({"network": network}, "top-1, 200 crops", evaluate, classes=True)
+    return Row({"network": network}, f"top-1, {2 * len(files) * len(places)} crops", evaluate, classes=True)
+
+
+def efficientnet_fine() -> Row:
+    """Return the row over 25 places of each photograph instead of five."""
+    return efficientnet([(x / 4, y / 4) for x in range(5) for y in range(5)])
 
 
 def _fashion_images(split: str) -> Array:
@@ -134,6 +141,19 @@ def _views(image: Image.Image) -> Iterator[Image.Image]:
         yield image.crop((left, top, left + round(0.7 * width), top + round(0.7 * height)))
 
 
+def _many_views(image: Image.Image) -> Iterator[Image.Image]:
+    """Yield a photograph, crops of it in two sizes at nine places each, and their mirror images."""
+    width, height = image.size
+    crops = [image]
+    for size in (0.8, 0.6):
+        for across, down in product((0.0, 0.5, 1.0), repeat=2):
+            left, top = round((1 - size) * width * across), round((1 - size) * height * down)
+            crops.append(image.crop((left, top, left + round(size * width), top + round(size * height))))
+    for crop in crops:
+        yield crop
+        yield crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
 def nanodet_samples() -> Iterator[Sample]:
     for file in foolbox_photographs():
         for image in list(_views(Image.open(file).convert("RGB")))[:4:2]:
@@ -164,9 +184,10 @@ def _boxes(outputs: Mapping[str, Array]) -> Array:
     return boxes[kept]
 
 
-def nanodet() -> Row:
+def nanodet(views: Callable[[Image.Image], Iterator[Image.Image]] = _views) -> Row:
+    """Return the row over views of the photographs."""
     path = converted("nanodet.onnx")
-    inputs = [_for_detector(view) for image in sample_photographs() for view in _views(image)]
+    inputs = [_for_detector(view) for image in sample_photographs() for view in views(image)]
     expected: list[Array] = []
 
     def evaluate(runs: Mapping[str, Run]) -> float:
@@ -178,7 +199,13 @@ def nanodet() -> Row:
         return 2 * hits / max(1, sum(map(len, found)) + sum(map(len, expected)))
 
     foolbox_photographs()
-    return Row({"network": Network(path, f"{__file__}:nanodet_samples")}, "box F1, 56 views", evaluate)
+    network = Network(path, f"{__file__}:nanodet_samples")
+    return Row({"network": network}, f"box F1, {len(inputs)} views", evaluate)
+
+
+def nanodet_fine() -> Row:
+    """Return the row over 38 views of each photograph instead of seven."""
+    return nanodet(_many_views)
 
 
 # -- demosaicking ---------------------------------------------------------------------------------------------

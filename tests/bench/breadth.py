@@ -34,12 +34,12 @@ from typing import Any
 import accuracy
 import accuracy_data
 import accuracy_sequence
+import accuracy_text
 import accuracy_vision
 import numpy as np
 import onnx
 import onnxruntime
 from accuracy_data import MissingData, Network, Row, Run, Sample
-from PIL import Image, ImageDraw, ImageFont
 
 from qcompile import driver, runtime, targets
 from qcompile.bundle import build_executable, write_bundle
@@ -55,28 +55,6 @@ COMPARED = 3
 """Samples on which outputs are compared."""
 
 
-def _page(width: int, height: int, seed: int) -> Sample:
-    """Return a rendered page of text, as PP-OCR's detector takes it."""
-    random = np.random.default_rng(seed)
-    image = Image.new("RGB", (width, height), (235, 232, 224))
-    for line in range(3):
-        text = "".join(random.choice(list("abcdefghkmnrtuvwyABCDEFGH 0123456789"), 14))
-        place = (int(random.integers(4, width // 3)), 8 + line * height // 3)
-        ImageDraw.Draw(image).text(place, text, (20, 20, 30), font=ImageFont.load_default(size=height // 6))
-    pixels = np.asarray(image, np.float32) / 255
-    return {"x": ((pixels - 0.5) / 0.5).transpose(2, 0, 1)[None].astype(np.float32)}
-
-
-def detector_samples() -> Iterator[Sample]:
-    return (_page(320, 192, seed) for seed in range(16))
-
-
-def recognizer_samples() -> list[Sample]:
-    from accuracy_vision import ppocr_samples
-
-    return ppocr_samples()[:32:2]
-
-
 def sequence_samples() -> Iterator[Sample]:
     """Yield a second of sound at a time, in frames with their context, for the file with an LSTM node."""
     random = np.random.default_rng(0)
@@ -87,11 +65,6 @@ def sequence_samples() -> Iterator[Sample]:
         sound = np.concatenate([np.zeros(64, np.float32), noise])
         frames = np.stack([sound[k * 512 : k * 512 + 576] for k in range(31)])
         yield {"input": frames, **rest}
-
-
-def _ocr(part: str, samples: str, shape: tuple[int, ...]) -> Row:
-    path = accuracy_data.package_folder("rapidocr_onnxruntime") / "models" / f"ch_PP-OCRv4_{part}_infer.onnx"
-    return _unlabelled(Network(path, f"{__file__}:{samples}", {"x": shape}))
 
 
 def _unlabelled(network: Network) -> Row:
@@ -140,8 +113,8 @@ ROWS: dict[str, Callable[[], Row]] = {
     "silero": accuracy_sequence.silero,
     "silero_lstm": silero_sequence,
     "ppocr_cls": accuracy_vision.ppocr,
-    "ppocr_det": lambda: _ocr("det", "detector_samples", (1, 3, 192, 320)),
-    "ppocr_rec": lambda: _ocr("rec", "recognizer_samples", (1, 3, 48, 192)),
+    "ppocr_det": accuracy_text.detector,
+    "ppocr_rec": accuracy_text.recognizer,
     "nanodet": accuracy_vision.nanodet,
     "g2p": accuracy_sequence.g2p,
     "demosaicnet": accuracy_vision.demosaicnet,
