@@ -24,6 +24,7 @@ from qcompile.onnx_import.cache_readers import Reader, find_readers
 from qcompile.onnx_import.growing import GrowingModel
 from qcompile.onnx_import.lockstep import Twins, match_nodes
 from qcompile.onnx_import.place_tables import Places, tabulate
+from qcompile.onnx_import.uniform import spread_uniform
 from qcompile.ops.cache_advance import LENGTH
 from qcompile.ops.cache_append import CacheAppendAttrs
 from qcompile.ops.interpreter import Interpreter
@@ -95,6 +96,7 @@ def import_growing(grown: GrowingModel) -> Graph:
     graph.output_names.append(f"{KEPT_LENGTH}_next")
     graph.states = (*states, State(KEPT_LENGTH, f"{KEPT_LENGTH}_next"))
     rewriter.eliminate_dead()
+    spread_uniform(graph, (new, total))
     _set_symbols(graph, grown)
     _check_outputs(graph)
     _verify(graph, grown, {g.past.name: g.transposed for g in growths})
@@ -192,7 +194,7 @@ def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool]) -
     probes = [(0, least), (0, most), (1, least), (max(0, total - most), most), (total - least, least)]
     interpreter, generator = Interpreter(graph), np.random.default_rng(0)
     for past, new in dict.fromkeys(probes):
-        wanted = grown.at(past, new)
+        wanted = grown.at(past, new, first=past == 0)
         inputs = {v.name: _made_up(v, generator) for v in wanted.inputs}
         caches = {v.name: v for v in graph.inputs if v.name in transposed}
         given = {n: a for n, a in inputs.items() if n not in caches}

@@ -137,12 +137,15 @@ def _sort_nodes(model: Model) -> None:
 
 
 def reads(node: Any) -> list[str]:
-    """Return the names a node reads, those of its subgraphs included."""
+    """Return the names a node reads, those that its subgraphs take from outside included."""
     names = list(node.input)
     for attribute in node.attribute:
         for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+            own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
             for inner in graph.node:
-                names += reads(inner)
+                names += [name for name in reads(inner) if name not in own]
+                own.update(inner.output)
+            names += [v.name for v in graph.output if v.name not in own]
     return names
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
-from qcompile.errors import UsageError
+from qcompile.errors import UnsupportedOpError, UsageError
 from qcompile.ir.graph import Graph
 from qcompile.onnx_import.convert import convert_model
 from qcompile.onnx_import.fixed_inputs import fix_inputs
@@ -58,6 +58,7 @@ class GrowingModel:
         roles: of each input, what stands for each axis: an extent, "past", "new" or "total".
         given: values of inputs that the user fixes, by name.
         lengths: how long sequences may be.
+        branches: inputs that choose between the first run, without caches, and all others.
     """
 
     model: Any
@@ -65,8 +66,9 @@ class GrowingModel:
     roles: Mapping[str, tuple[int | str, ...]]
     given: Mapping[str, Any]
     lengths: Lengths
+    branches: tuple[str, ...] = ()
 
-    def at(self, past: int, new: int) -> Graph:
+    def at(self, past: int, new: int, *, first: bool = False) -> Graph:
         """Import the model at one size.
 
         The mask of keys is all ones, the places are those behind the past; both become constants.
@@ -74,6 +76,7 @@ class GrowingModel:
         Args:
             past: places that are filled, 0 or more.
             new: places of this run.
+            first: whether a model with a branch for the first run, without caches, shall run that.
         """
         loaded = load_model(self.model)
         fix_inputs(loaded, self.given)
@@ -84,7 +87,10 @@ class GrowingModel:
                 continue
             shape = tuple(sizes[d] if isinstance(d, str) else d for d in self.roles[value.name])
             tensor = value.type.tensor_type
-            array = self._known(value.name, shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type), past)
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            array = self._known(value.name, shape, dtype, past)
+            if value.name in self.branches:
+                array = np.full(shape, not first)
             if array is not None:
                 graph.input.remove(value)
                 graph.initializer.append(numpy_helper.from_array(array, value.name))
@@ -114,7 +120,7 @@ class GrowingModel:
 
     def follows(self, name: str) -> bool:
         """Return whether an input follows from the lengths, so that the caller does not give it."""
-        return "total" in self.roles[name] or (_is_place(name) and "new" in self.roles[name])
+        return name in self.branches or "total" in self.roles[name] or (_is_place(name) and "new" in self.roles[name])
 
 
 def _is_place(name: str) -> bool:
@@ -140,6 +146,32 @@ def growing_pairs(model: Any, wanted: Sequence[str]) -> tuple[tuple[str, str], .
             found.append((given[value.name], value.name))
         elif "auto" in wanted:
             found += [(output, value.name) for output in outputs if same_tensor(output, value.name)][:1]
+    grown = [pair for pair in found if pair[1] in given or not _stays(loaded, *pair)]
+    if grown and len(grown) < len(found) and _branches(loaded):
+        stays = next(name for output, name in found if (output, name) not in grown)
+        raise UnsupportedOpError(
+            f"'{stays}' does not grow: only the first run of this merged decoder computes it, in a branch of its own",
+            hint="compile decoder_with_past_model.onnx and give it the keys and values of the encoder, which "
+            "decoder_model.onnx computes once",
+        )
+    return tuple(grown)
+
+
+def _stays(model: Model, output: str, name: str) -> bool:
+    """Return whether a cache has the same open extents before and after a run, by their names."""
+    values = {v.name: v for v in (*model.proto.graph.input, *model.proto.graph.output)}
+    shapes = [[d.dim_param or d.dim_value for d in values[v].type.tensor_type.shape.dim] for v in (output, name)]
+    return shapes[0] == shapes[1] and all(shapes[0])
+
+
+def _branches(model: Model) -> tuple[str, ...]:
+    """Return the inputs that do nothing but choose a branch."""
+    nodes = model.proto.graph.node
+    found = []
+    for value in _inputs(model):
+        users = [node for node in nodes if value.name in node.input]
+        if users and all(node.op_type == "If" for node in users):
+            found.append(value.name)
     return tuple(found)
 
 
@@ -180,16 +212,56 @@ def describe(
             raise UsageError(f"{loaded.source} has no input named '{name}'")
     roles: dict[str, tuple[int | str, ...]] = {}
     told: dict[str, int | str] = {}
+    others = _other_sequences(known, caches, shapes)
     for value in known:
         dims = _dims(value, shapes.get(value.name))
-        roles[value.name] = tuple(_role(value, axis, dim, cache=value.name in caches) for axis, dim in enumerate(dims))
+        roles[value.name] = tuple(
+            _role(value, axis, dim, cache=value.name in caches) if other is None else other
+            for axis, (dim, other) in enumerate(zip(dims, _other_dims(value, others), strict=True))
+        )
         told.update({r: d for r, d in zip(roles[value.name], dims, strict=True) if isinstance(r, str) and _tells(d)})
         if value.name in caches and roles[value.name].count("past") > 1:
             raise UsageError(
                 f"cache '{value.name}' [{', '.join(map(str, dims))}] must have one open axis, the one that grows",
                 hint=f"fix the others: --input-shape {value.name}=1,8,P:0..255,64 (for example)",
             )
-    return GrowingModel(model, tuple(pairs), roles, dict(values or {}), _lengths(told, length))
+    chosen = tuple(name for name in _branches(loaded) if name not in (values or {}))
+    return GrowingModel(model, tuple(pairs), roles, dict(values or {}), _lengths(told, length), chosen)
+
+
+def _other_sequences(
+    inputs: Sequence[Any], caches: Sequence[str], shapes: Mapping[str, Sequence[int | str]]
+) -> dict[str, int]:
+    """Return the open extents, by their names in the model, of sequences that do not grow, and how long these are.
+
+    Raises:
+        UsageError: nobody says how long.
+    """
+    ids = [v for v in inputs if v.type.tensor_type.elem_type in _IDS and "mask" not in v.name.lower()]
+    own = {d.dim_param for v in ids for d in v.type.tensor_type.shape.dim[1:]}
+    found: dict[str, str] = {}
+    for value in inputs:
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in caches and value.type.tensor_type.elem_type in _FLOATS and own:
+            found.update({d.dim_param: value.name for d in dims[1:] if d.dim_param and d.dim_param not in own})
+    sizes: dict[str, int] = {}
+    for value in inputs:
+        pairs = zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False)
+        sizes.update({d.dim_param: n for d, n in pairs if d.dim_param in found and isinstance(n, int)})
+    for symbol, name in found.items():
+        if symbol not in sizes:
+            dims = next(v for v in inputs if v.name == name).type.tensor_type.shape.dim
+            form = ",".join(str(d.dim_value or ("LENGTH" if axis else 1)) for axis, d in enumerate(dims))
+            raise UsageError(
+                f"input '{name}' has the open extent '{symbol}', of another sequence than the one that grows",
+                hint=f"give it a number: --input-shape {name}={form}",
+            )
+    return sizes
+
+
+def _other_dims(value: Any, others: Mapping[str, int]) -> list[int | None]:
+    """Return the extents of those axes of an input that belong to a sequence that does not grow."""
+    return [others.get(d.dim_param) if d.dim_param else None for d in value.type.tensor_type.shape.dim]
 
 
 def _dims(value: Any, given: Sequence[int | str] | None) -> tuple[int | str, ...]:

@@ -239,6 +239,60 @@ def fused(kind: str) -> Any:
     return b.model(23 if kind == "onnx" else 18, more=("com.microsoft",))
 
 
+def merged(model: Any) -> Any:
+    """Return a decoder with a branch for the first run, whose caches are empty, as Optimum merges two exports."""
+    graph = model.graph
+    then = helper.make_graph(graph.node, "then_branch", [], list(graph.output))
+    rest = []
+    for node in graph.node:
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        pasts = [name for name in node.input if name.startswith("past_key_values")]
+        if node.op_type == "Concat" and pasts:
+            twin = helper.make_node("Identity", [node.input[1]], node.output)
+        elif pasts:
+            shape = next(v for v in graph.input if v.name == pasts[0]).type.tensor_type.shape.dim
+            empty = np.array([1, shape[1].dim_value, 0, shape[3].dim_value])
+            twin = helper.make_node("Constant", [], node.output, value=numpy_helper.from_array(empty))
+        rest.append(twin)
+    other = helper.make_graph(rest, "else_branch", [], list(graph.output))
+    names = [value.name for value in graph.output]
+    choice = helper.make_node("If", ["use_cache_branch"], names, "optimum::if", then_branch=then, else_branch=other)
+    inputs = [*graph.input, helper.make_tensor_value_info("use_cache_branch", TensorProto.BOOL, [1])]
+    whole = helper.make_graph([choice], "merged", inputs, graph.output, graph.initializer)
+    return helper.make_model(whole, opset_imports=model.opset_import, ir_version=8)
+
+
+def crossing() -> Any:
+    """Attention over keys and values of an encoder besides, which the caller gives; their mask is an input."""
+    b = Export(layers=1)
+    w = b.width
+    x = b("Gather", b.weight(b.vocabulary, w, scale=4), "input_ids")
+    q, k, v = (b.split_heads(b("MatMul", x, b.weight(w, w)), b.heads) for _ in range(3))
+    k, v = b.append(0, "key", k), b.append(0, "value", v)
+    past, new = b.dim("past_key_values.0.key", 2), b.dim("input_ids", 1)
+    total = b("Add", past, new)
+    rows = b("Reshape", b("Range", past, total, b.constant(1)), b.constant([-1, 1]))
+    later = b("Greater", b("Range", b.constant(0), total, b.constant(1)), rows)
+    low = b.constant(np.finfo(np.float32).min, "float32")
+    scores = b("Where", later, low, b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])))
+    x = b("Add", x, b("MatMul", b.join_heads(b("MatMul", b("Softmax", scores, axis=-1), v)), b.weight(w, w)))
+    encoded = [f"past_key_values.0.encoder.{part}" for part in ("key", "value")]
+    for name in encoded:
+        b.inputs.append(b._input(name, TensorProto.FLOAT, "batch_size", b.heads, "encoder_sequence_length", b.size))
+    b.inputs.append(b._input("encoder_attention_mask", TensorProto.INT64, "batch_size", "encoder_sequence_length"))
+    keys = b("Unsqueeze", b("Cast", "encoder_attention_mask", to=1), b.constant([1, 2]))
+    mask = b("Mul", b("Sub", b.constant(1.0, "float32"), keys), low)
+    shape = b("Concat", b.constant([1, b.heads]), b.row(new), b.row(b.dim(encoded[0], 2)), axis=0)
+    bias = b("Add", b("ConstantOfShape", shape, value=helper.make_tensor("v", 1, [1], [0.0])), mask)
+    q = b.split_heads(b("MatMul", x, b.weight(w, w)), b.heads)
+    scores = b("Add", b("MatMul", q, b("Transpose", encoded[0], perm=[0, 1, 3, 2])), bias)
+    x = b("Add", x, b.join_heads(b("MatMul", b("Softmax", scores, axis=-1), encoded[1])))
+    b.name("MatMul", [x, b.weight(w, b.vocabulary)], ["logits"])
+    b.prune()
+    return b.model()
+
+
 def save(model: Any, path: Any) -> Any:
     """Write a model, after a check of what ONNX defines."""
     if {opset.domain for opset in model.opset_import} == {""}:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from decoder_models import fused, gpt2, llama, save
+from decoder_models import crossing, fused, gpt2, llama, merged, save
 
 import qcompile
 from qcompile import bundle as bundles
@@ -21,6 +21,7 @@ from qcompile.errors import BundleError, QCompileError, UnsupportedOpError, Usag
 from qcompile.ir.graph import Graph
 from qcompile.ir.state import initial_states
 from qcompile.lower import lower_graph
+from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter
 from qcompile.shapes.single import with_one_place
 
@@ -46,6 +47,8 @@ def reference(path: Path, given: Sequence[Any]) -> list[Any]:
         feeds = {"input_ids": ids, **past}
         if "attention_mask" in inputs:
             feeds["attention_mask"] = np.ones((1, length + count), np.int64)
+        if "use_cache_branch" in inputs:
+            feeds["use_cache_branch"] = np.array([length > 0])
         if "position_ids" in inputs:
             feeds["position_ids"] = np.arange(length, length + count)[None]
         made = dict(zip(names, session.run(None, feeds), strict=True))
@@ -227,6 +230,53 @@ def test_attention_in_one_node(tmp_path: Path, kind: str, cache: str) -> None:
     with runtime.load(tmp_path / "b") as session:
         for ids, wanted in zip(chunks(), reference(path, chunks()), strict=True):
             assert close(session.run({"input_ids": ids})["logits"], wanted, 2e-5 if cache == "float32" else 0.05)
+
+
+def test_a_merged_decoder_chooses_its_branch_by_itself(tmp_path: Path) -> None:
+    """Named as most files of the kind are."""
+    path = save(merged(gpt2(layers=1)), tmp_path / "model.onnx")
+    qcompile.compile(path, precision="fp32", state=["auto"], max_length=PLACES, output=tmp_path / "b")
+    with runtime.load(tmp_path / "b") as session:
+        assert [tensor.name for tensor in session.inputs] == ["input_ids"]
+        for ids, wanted in zip(chunks(), reference(path, chunks()), strict=True):
+            assert close(session.run({"input_ids": ids})["logits"], wanted)
+    shapes = {v.name: (1, 4, 5, 8) for v in onnx.load(path).graph.input if v.name.startswith("past")}
+    shapes |= {"input_ids": (1, 3), "attention_mask": (1, 8)}
+    with pytest.raises(UnsupportedOpError, match="input 'use_cache_branch' decides which branch is run") as raised:
+        import_onnx(path, shapes)
+    assert "--input-value use_cache_branch=1" in str(raised.value.hint)
+
+
+def test_a_branch_that_means_another_thing_is_refused(tmp_path: Path) -> None:
+    model = merged(gpt2(layers=1))
+    branch = next(a.g for a in model.graph.node[0].attribute if a.name == "else_branch")
+    last = next(node for node in branch.node if "logits" in node.output)
+    last.output[0] = "half"
+    branch.node.append(onnx.helper.make_node("Add", ["half", "half"], ["logits"]))
+    path = save(model, tmp_path / "model.onnx")
+    with pytest.raises(UnsupportedOpError, match=r"with a past of 0 and .* output 'logits' differs"):
+        prepared(path, max_length=PLACES)
+
+
+def test_keys_and_values_of_an_encoder_are_given(tmp_path: Path) -> None:
+    path = save(crossing(), tmp_path / "decoder.onnx")
+    with pytest.raises(UsageError, match="open extent 'encoder_sequence_length', of another sequence") as raised:
+        prepared(path, max_length=PLACES)
+    assert "--input-shape past_key_values.0.encoder." in str(raised.value.hint)
+    shapes: dict[str, Any] = {"encoder_attention_mask": [1, 9]}
+    settings: dict[str, Any] = {"state": ["auto"], "max_length": PLACES, "input_shapes": shapes}
+    qcompile.compile(path, precision="fp32", output=tmp_path / "b", **settings)
+    rng = np.random.default_rng(0)
+    names = [f"past_key_values.0.encoder.{part}" for part in ("key", "value")]
+    given: dict[str, Any] = {name: rng.normal(0, 1, (1, 4, 9, 8)).astype(np.float32) for name in names}
+    given["encoder_attention_mask"] = np.array([[1] * 6 + [0] * 3])
+    whole = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    empty = {f"past_key_values.0.{part}": np.zeros((1, 4, 0, 8), np.float32) for part in ("key", "value")}
+    ids = np.concatenate(chunks(), axis=1)
+    (wanted,) = whole.run(["logits"], {"input_ids": ids, **given, **empty})
+    with runtime.load(tmp_path / "b") as session:
+        found = [session.run({"input_ids": part, **given})["logits"] for part in chunks()]
+    assert close(np.concatenate(found, axis=1), wanted)
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------
