@@ -14,6 +14,7 @@ from qcompile.errors import InternalError, QCompileError, UnsupportedOpError, Us
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.symbol import Symbol
 from qcompile.onnx_import import import_onnx
+from qcompile.onnx_import.separate import separate_rows
 from qcompile.ops.interpreter import Interpreter
 from qcompile.shapes.specialize import Specializer
 
@@ -106,6 +107,8 @@ def import_bounded(
     """
     largest, symbols = read_bounds(shapes)
     graph = import_onnx(model, largest, values, symbols=symbols)
+    if len(symbols) > 1:
+        separate_rows(graph)
     specializer = Specializer(graph)
     for size in _probes(symbols):
         given = {n: tuple(d if isinstance(d, int) else size[d.partition(":")[0]] for d in s) for n, s in shapes.items()}

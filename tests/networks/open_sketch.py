@@ -261,6 +261,19 @@ def summed(s: Sketch) -> None:
         s.add(axes, "CumSum", [name, s.constant(np.array(opened[0]))], reverse=s.draw(st.integers(0, 1)))
 
 
+def rows(s: Sketch) -> None:
+    """Join batch and sequence to rows, compute row by row, and split them again."""
+    name, axes = s.pick(3)
+    if axes != (BATCH, OPEN, FIXED):
+        return
+    flat = s.node("Reshape", [name, s.constant(np.array([-1, WIDTH]))])
+    made = s.node("Gemm", [flat, s.weights(WIDTH, WIDTH), s.weights(WIDTH)])
+    made = s.node(s.draw(st.sampled_from(["Softmax", "Relu", "LogSoftmax"])), [made])
+    if s.draw(st.booleans()):
+        made = s.node("Add", [made, flat])
+    s.add(axes, "Reshape", [made, s.node("Shape", [name])])
+
+
 def flattened(s: Sketch) -> None:
     """Join the width and the open axis, in this order, and split them again."""
     name, axes = s.pick(3)
@@ -272,7 +285,7 @@ def flattened(s: Sketch) -> None:
 
 
 STEPS = (unary, with_constant, combined, product, attention, normalized, softmax, reduced, spread, transposed, part,
-         picked, joined, heads, by_length, windows, resized, recurrent, scanned, summed, flattened)  # fmt: skip
+         picked, joined, heads, by_length, windows, resized, recurrent, scanned, summed, flattened, rows)  # fmt: skip
 
 
 @st.composite
