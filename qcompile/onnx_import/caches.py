@@ -23,6 +23,7 @@ from qcompile.ir.symbol import Symbol
 from qcompile.onnx_import.cache_readers import Reader, find_readers
 from qcompile.onnx_import.growing import GrowingModel
 from qcompile.onnx_import.lockstep import Twins, match_nodes
+from qcompile.onnx_import.padding import KEPT_MASK, keep_masks
 from qcompile.onnx_import.place_tables import Places, tabulate
 from qcompile.onnx_import.uniform import spread_uniform
 from qcompile.ops.cache_advance import LENGTH
@@ -90,8 +91,9 @@ def import_growing(grown: GrowingModel) -> Graph:
     counted = rewriter.insert(
         first, ops.get("cache_advance"), [length, source], ops.get("cache_advance").Attrs(axis=axis), name="cache_total"
     )
+    masks = keep_masks(graph, grown, first, length, counted.output)
     Places(rewriter, length, source, axis, first, total).insert(tables)
-    states = [_keep(rewriter, growth, length, counted.output, total) for growth in growths]
+    states = [*masks, *(_keep(rewriter, growth, length, counted.output, total) for growth in growths)]
     graph.outputs.append(counted.output)
     graph.output_names.append(f"{KEPT_LENGTH}_next")
     graph.states = (*states, State(KEPT_LENGTH, f"{KEPT_LENGTH}_next"))
@@ -170,7 +172,7 @@ def _set_symbols(graph: Graph, grown: GrowingModel) -> None:
             for value in graph.inputs
             if value.name not in caches
             for axis, role in enumerate(grown.roles.get(value.name, ()))
-            if role == "new"
+            if role in ("new", "total")
         )
         symbols.append(Symbol("S", 1, lengths.new, 1, places))
     added = str(lengths.new) if lengths.fixed else "S"
@@ -195,12 +197,13 @@ def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool]) -
     interpreter, generator = Interpreter(graph), np.random.default_rng(0)
     for past, new in dict.fromkeys(probes):
         wanted = grown.at(past, new, first=past == 0)
-        inputs = {v.name: _made_up(v, generator) for v in wanted.inputs}
+        inputs = {v.name: _made_up(v, generator, grown, past) for v in wanted.inputs}
         caches = {v.name: v for v in graph.inputs if v.name in transposed}
         given = {n: a for n, a in inputs.items() if n not in caches}
         for name, value in caches.items():
             given[name] = _placed(inputs.get(name), value, transposed[name])
         given[KEPT_LENGTH] = np.array([past], np.int64)
+        _cut_masks(graph, grown, given, past)
         try:
             with np.errstate(all="ignore"):
                 expected, found = Interpreter(wanted).run(inputs), interpreter.run(given)
@@ -216,10 +219,26 @@ def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool]) -
                 raise _mismatch(past, new, f"output '{name}' differs")
 
 
-def _made_up(value: Value, generator: np.random.Generator) -> Any:
+def _made_up(value: Value, generator: np.random.Generator, grown: GrowingModel, past: int) -> Any:
+    """Return an input; of a batch the sequences begin one place later each, while these are past."""
+    roles = grown.roles.get(value.name, ())
+    if "total" in roles:
+        starts = np.minimum(np.arange(value.shape[0]), past)
+        return (np.arange(value.shape[-1]) >= starts[:, None]).astype(value.dtype)
     if value.dtype.startswith("float"):
         return generator.standard_normal(value.shape).astype(value.dtype)
     return generator.integers(0, 2, value.shape).astype(value.dtype)
+
+
+def _cut_masks(graph: Graph, grown: GrowingModel, given: dict[str, Any], past: int) -> None:
+    """Turn masks of all places into what is kept of them, and those of the new places."""
+    for value in graph.inputs:
+        name = KEPT_MASK.format(value.name)
+        if "total" in grown.roles.get(value.name, ()) and any(v.name == name for v in graph.inputs):
+            whole = given[value.name]
+            kept = next(v for v in graph.inputs if v.name == name)
+            given[name] = _placed(whole[:, :past, None], kept, transposed=False)
+            given[value.name] = np.ascontiguousarray(whole[:, past:])
 
 
 def _placed(past: Any, value: Value, transposed: bool) -> Any:
@@ -246,6 +265,10 @@ def _say(graph: Graph, grown: GrowingModel) -> None:
         f"{len(grown.pairs)} growing caches are kept: up to {lengths.total} places, {runs} in a run"
         f" (--max-length, --input-shape)"
     )
+    masks = [name for name, roles in grown.roles.items() if grown.padded and "total" in roles]
+    if masks:
+        listed = ", ".join(f"'{name}'" for name in masks)
+        graph.notes.append(f"{listed} is given for the new places of a run; that of all places before is kept")
     fixed = [n for n in grown.roles if grown.follows(n)]
     if fixed:
         listed = ", ".join(f"'{name}'" for name in fixed)

@@ -77,7 +77,7 @@ def _if(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     given = view.value(0)
     if given.data is None and given.producer is None:
         hint = f"fix it with --input-value {given.name}=1 or {given.name}=0; --state auto does where caches grow"
-        view.fail(f"input '{given.name}' decides which branch is run", hint=hint)
+        view.fail(f"its condition is computed at run time: input '{given.name}' decides which branch is run", hint=hint)
     condition = bool(view.array(0, "its condition").reshape(-1)[0])
     branch = subgraph(node, "then_branch" if condition else "else_branch")
     return tuple(_run(view, host, branch, (), len(node.output), f"{view.name}/"))

@@ -59,6 +59,7 @@ class GrowingModel:
         given: values of inputs that the user fixes, by name.
         lengths: how long sequences may be.
         branches: inputs that choose between the first run, without caches, and all others.
+        padded: whether the mask of keys and the places are the caller's, since sequences of a batch differ in length.
     """
 
     model: Any
@@ -67,11 +68,13 @@ class GrowingModel:
     given: Mapping[str, Any]
     lengths: Lengths
     branches: tuple[str, ...] = ()
+    padded: bool = False
 
     def at(self, past: int, new: int, *, first: bool = False) -> Graph:
         """Import the model at one size.
 
-        The mask of keys is all ones, the places are those behind the past; both become constants.
+        The mask of keys is all ones, the places are those behind the past; both become constants, unless they are the
+        caller's.
 
         Args:
             past: places that are filled, 0 or more.
@@ -106,6 +109,8 @@ class GrowingModel:
         roles = self.roles[name]
         if 0 in shape:
             return np.zeros(shape, dtype)
+        if self.padded:
+            return None
         if "total" in roles and np.dtype(dtype).kind in "iub":
             return np.ones(shape, dtype)
         if _is_place(name) and "new" in roles:
@@ -120,7 +125,9 @@ class GrowingModel:
 
     def follows(self, name: str) -> bool:
         """Return whether an input follows from the lengths, so that the caller does not give it."""
-        return name in self.branches or "total" in self.roles[name] or (_is_place(name) and "new" in self.roles[name])
+        if name in self.branches or self.padded:
+            return name in self.branches
+        return "total" in self.roles[name] or (_is_place(name) and "new" in self.roles[name])
 
 
 def _is_place(name: str) -> bool:
@@ -212,9 +219,9 @@ def describe(
             raise UsageError(f"{loaded.source} has no input named '{name}'")
     roles: dict[str, tuple[int | str, ...]] = {}
     told: dict[str, int | str] = {}
-    others = _other_sequences(known, caches, shapes)
+    others, batch = _other_sequences(known, caches, shapes), _batch(known, shapes)
     for value in known:
-        dims = _dims(value, shapes.get(value.name))
+        dims = _dims(value, shapes.get(value.name), batch)
         roles[value.name] = tuple(
             _role(value, axis, dim, cache=value.name in caches) if other is None else other
             for axis, (dim, other) in enumerate(zip(dims, _other_dims(value, others), strict=True))
@@ -226,7 +233,31 @@ def describe(
                 hint=f"fix the others: --input-shape {value.name}=1,8,P:0..255,64 (for example)",
             )
     chosen = tuple(name for name in _branches(loaded) if name not in (values or {}))
-    return GrowingModel(model, tuple(pairs), roles, dict(values or {}), _lengths(told, length), chosen)
+    lengths = _lengths(told, length)
+    return GrowingModel(model, tuple(pairs), roles, dict(values or {}), lengths, chosen, padded=batch > 1)
+
+
+def _batch(inputs: Sequence[Any], shapes: Mapping[str, Sequence[int | str]]) -> int:
+    """Return the size of the batch that shapes give, 1 where they give none.
+
+    Raises:
+        UsageError: it is open, or shapes give several.
+    """
+    found: dict[int | str, str] = {}
+    for value in inputs:
+        dims, given = value.type.tensor_type.shape.dim, shapes.get(value.name)
+        if given is not None and len(given) == len(dims) > 1 and dims[0].dim_value <= 0:
+            found.setdefault(given[0], value.name)
+    if len(found) > 1:
+        listed = " and ".join(f"{size} of '{name}'" for size, name in found.items())
+        raise UsageError(f"the batch is {listed}", hint="give all inputs the same")
+    size = next(iter(found), 1)
+    if isinstance(size, str):
+        raise UsageError(
+            f"the batch '{size}' of input '{found[size]}' is open; caches that grow need a fixed one",
+            hint=f"such as --input-shape {found[size]}=4,S",
+        )
+    return size
 
 
 def _other_sequences(
@@ -264,8 +295,8 @@ def _other_dims(value: Any, others: Mapping[str, int]) -> list[int | None]:
     return [others.get(d.dim_param) if d.dim_param else None for d in value.type.tensor_type.shape.dim]
 
 
-def _dims(value: Any, given: Sequence[int | str] | None) -> tuple[int | str, ...]:
-    """Return the extents of an input; an open batch axis is 1."""
+def _dims(value: Any, given: Sequence[int | str] | None, batch: int) -> tuple[int | str, ...]:
+    """Return the extents of an input; an open first axis is the batch."""
     dims: list[int | str] = [d.dim_value if d.dim_value > 0 else d.dim_param for d in value.type.tensor_type.shape.dim]
     if given is not None:
         if len(given) != len(dims):
@@ -275,7 +306,7 @@ def _dims(value: Any, given: Sequence[int | str] | None) -> tuple[int | str, ...
                 raise UsageError(f"axis {axis} of input '{value.name}' is {old} in the model, not {new}")
         dims = list(given)
     if len(dims) > 1 and isinstance(dims[0], str) and given is None:
-        dims[0] = 1
+        dims[0] = batch
     return tuple(dims)
 
 

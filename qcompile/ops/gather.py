@@ -15,6 +15,7 @@ from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.open_part import open_gathered
 from qcompile.ops.packed_weights import packed_source
+from qcompile.ops.reshape import reshaped
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,16 @@ def _from_onnx(node: OnnxNode) -> Value:
         outside = known[(known < -extent) | (known >= extent)]
         if outside.size:
             node.fail(f"index {int(outside.reshape(-1)[0])} is out of range for an axis of {extent} elements")
+    if indices.data is not None and axis == 0 and indices.data.ndim > 1 and in_order(indices.data, x.type.size):
+        # Exporters look up the whole mask of keys by a table of all its places.
+        return reshaped(node, x, (*indices.shape, *x.shape[1:]))
     found = open_gathered(node, x, indices, axis) if node.open is not None else None
     return node.add("gather", [x, indices], axis=axis) if found is None else found
+
+
+def in_order(places: Array, size: int) -> bool:
+    """Return whether places are all of a tensor's elements, more than one, in their order."""
+    return 1 < size == places.size and bool((places.reshape(-1) == np.arange(size)).all())
 
 
 class Gather(OpDef):

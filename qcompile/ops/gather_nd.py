@@ -11,7 +11,9 @@ import numpy as np
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
+from qcompile.ops.gather import in_order
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.reshape import reshaped
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,14 @@ class GatherNdAttrs:
 
 
 def _from_onnx(node: OnnxNode) -> Value:
-    return node.add("gather_nd", [node.value(0), node.value(1)], batch_dims=int(node.attr("batch_dims", 0)))
+    x, indices = node.value(0), node.value(1)
+    batch = int(node.attr("batch_dims", 0))
+    if indices.data is not None and not batch and indices.shape[-1:] == (len(x.shape),) and indices.data.ndim > 2:
+        tuples = np.moveaxis(indices.data, -1, 0)
+        inside = all(((t >= 0) & (t < d)).all() for t, d in zip(tuples, x.shape, strict=True))
+        if inside and in_order(np.ravel_multi_index(tuple(tuples), x.shape), x.type.size):
+            return reshaped(node, x, indices.shape[:-1])
+    return node.add("gather_nd", [x, indices], batch_dims=batch)
 
 
 class GatherNd(OpDef):

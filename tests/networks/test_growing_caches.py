@@ -279,6 +279,93 @@ def test_keys_and_values_of_an_encoder_are_given(tmp_path: Path) -> None:
     assert close(np.concatenate(found, axis=1), wanted)
 
 
+# -- batches -------------------------------------------------------------------------------------------------------
+
+LENGTHS = (9, 4, 7)
+
+
+def padded_runs(seed: int = 5) -> list[dict[str, Any]]:
+    """Return runs of three sequences: a prompt with padding in front of the shorter ones, then tokens one by one."""
+    rng, most = np.random.default_rng(seed), max(LENGTHS)
+    mask = np.array([[0] * (most - n) + [1] * n for n in LENGTHS])
+    places = np.maximum(mask.cumsum(1) - 1, 0)
+    runs = [{"input_ids": rng.integers(0, 31, mask.shape), "attention_mask": mask, "position_ids": places}]
+    for step, count in enumerate((1, 3, 1)):
+        done = sum((1, 3, 1)[:step])
+        new = np.array(LENGTHS)[:, None] + done + np.arange(count)
+        ids = rng.integers(0, 31, (3, count))
+        runs.append({"input_ids": ids, "attention_mask": np.ones((3, count), np.int64), "position_ids": new})
+    return runs
+
+
+def batch_reference(path: Path, runs: Sequence[dict[str, Any]]) -> list[Any]:
+    """Return ONNX Runtime's logits; it wants the mask of all places."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    inputs = {i.name: i.shape for i in session.get_inputs()}
+    past = {n: np.zeros([3, s[1], 0, s[3]], np.float32) for n, s in inputs.items() if n.startswith("past")}
+    results, mask = [], np.zeros((3, 0), np.int64)
+    for run in runs:
+        mask = np.concatenate([mask, run["attention_mask"]], 1)
+        feeds = {name: array for name, array in {**run, "attention_mask": mask}.items() if name in inputs}
+        made = dict(zip(names, session.run(None, {**feeds, **past}), strict=True))
+        past = {name: made[name.replace("past_key_values", "present")] for name in past}
+        results.append(made["logits"])
+    return results
+
+
+@pytest.mark.parametrize("cache", ["float32", "int8"])
+def test_a_batch_with_padding(model: Path, tmp_path: Path, cache: str) -> None:
+    shapes: dict[str, Any] = {"input_ids": [3, "S"]}
+    settings: dict[str, Any] = {"state": ["auto"], "max_length": 24, "input_shapes": shapes, "cache": cache}
+    qcompile.compile(model, precision="fp32", output=tmp_path / "b", **settings)
+    runs = padded_runs()
+    with runtime.load(tmp_path / "b", threads=2) as session:
+        names = [tensor.name for tensor in session.inputs]
+        assert {"input_ids", "attention_mask"} <= set(names)
+        for _ in range(2):
+            session.reset()
+            for run, wanted in zip(runs, batch_reference(model, runs), strict=True):
+                found = session.run({name: run[name] for name in names})["logits"]
+                real = run["attention_mask"].astype(bool)
+                # What stands where padding is has no meaning: all its keys are hidden.
+                assert close(found[real], wanted[real], 2e-5 if cache == "float32" else 0.05)
+
+
+def test_a_sequence_of_a_batch_is_what_it_is_alone(tmp_path: Path) -> None:
+    path = save(llama(layers=1), tmp_path / "decoder.onnx")
+    graph = prepared(path, max_length=24, input_shapes={"input_ids": [3, "S"]})
+    alone = prepared(path, max_length=24)
+    runs, kept, results = padded_runs(), initial_states(graph), []
+    for run in runs:
+        made = Interpreter(graph).run({**run, **kept})
+        kept = {state.input: made[state.output] for state in graph.states}
+        results.append(made["logits"])
+    for row, length in enumerate(LENGTHS):
+        kept = initial_states(alone)
+        for number, (run, found) in enumerate(zip(runs, results, strict=True)):
+            start = max(LENGTHS) - length if number == 0 else 0
+            made = Interpreter(alone).run({"input_ids": run["input_ids"][row : row + 1, start:], **kept})
+            kept = {state.input: made[state.output] for state in alone.states}
+            assert close(found[row, start:], made["logits"][0])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"input_ids": ["B:1..4", "S"]}, "the batch 'B:1..4' of input 'input_ids' is open"),
+        (
+            {"input_ids": [2, "S"], "attention_mask": [3, "T"]},
+            "the batch is 2 of 'input_ids' and 3 of 'attention_mask'",
+        ),
+    ],
+)
+def test_batches_that_do_not_fit(tmp_path: Path, shapes: dict[str, Any], message: str) -> None:
+    path = save(gpt2(layers=1), tmp_path / "decoder.onnx")
+    with pytest.raises(UsageError, match=message):
+        prepared(path, max_length=24, input_shapes=shapes)
+
+
 # -- refusals ------------------------------------------------------------------------------------------------------
 
 
