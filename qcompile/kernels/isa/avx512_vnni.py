@@ -17,7 +17,7 @@ from qcompile.kernels.builder import (
     lanes_of,
     shuffle,
 )
-from qcompile.kernels.depthwise_micro import FmaDepthwise
+from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
@@ -101,7 +101,7 @@ AVX512_VNNI = Isa(
     narrows_pixels=True,
     eases=True,
     depthwise_int8=_DEPTHWISE,
-    depthwise_float32=FmaDepthwise(lanes=16),
+    depthwise_float32=DirectFmaDepthwise(lanes=16, tail=DirectFmaDepthwise(lanes=16, vectors=1)),
     float16=HalfMicroKernel(lanes=32, sum_lanes=16, tiles=_FLOAT_TILES, unroll=4, by_lane=False),
     depthwise_float16=HalfDepthwise(half_lanes=32, lanes=16, vectors=1),
     single_int8=SingleRow(VnniMicroKernel(lanes=16, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),

@@ -126,3 +126,28 @@ def test_matrix_tiles_do_the_products() -> None:
     assert best.count("tdpbusd") >= 4
     assert best.count("tileloadd") == best.count("tdpbusd")
     assert len(best) <= 4 * best.count("tdpbusd")
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_float_depthwise_loads_a_pixel_once(size: int, stride: int) -> None:
+    target, pad = x86_machines.x86_target("avx512_vnni"), size // 2
+    work = ConvWorkload(
+        1,
+        56,
+        56,
+        96,
+        96,
+        (size, size),
+        (stride, stride),
+        pads=(pad,) * 4,
+        groups=96,
+        precision="float32",
+        output="float32",
+    )
+    loops = hot_loops(assembly([plan_conv(work, instruction_sets.load("avx512_vnni"), target)], target))
+    hot = max(loops, key=lambda body: sum("vfmadd" in line for line in body))
+    products = sum("vfmadd" in line for line in hot)
+    assert products >= 2 * size * size
+    assert products / len(hot) >= 0.45
+    assert sum("%rsp" in line for line in hot) <= 0.07 * len(hot)
