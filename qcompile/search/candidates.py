@@ -89,6 +89,7 @@ class Candidates:
         self._calibrated: OrderedDict[str, Made] = OrderedDict()
         self._made: OrderedDict[str, Made] = OrderedDict()
         self._scores: dict[str, Score] = {}
+        self._prefix = ""
         self._gathered: dict[str, Any] = {}
 
     def estimate(self, recipe: Recipe, what: str) -> Score:
@@ -109,6 +110,14 @@ class Candidates:
         """
         return self._known("score", recipe, what)
 
+    def on_all_samples(self) -> Candidates:
+        """Return the same candidates, calibrated on the samples kept for verification too."""
+        made = Candidates(
+            self._graph, self._context, self._split.whole(), self.registry, self._state, self._jobs, self._metric
+        )
+        made._evaluator, made._prefix = self._measuring(), "all samples "
+        return made
+
     @property
     def has_metric(self) -> bool:
         """Whether drops are those of the user's metric, which takes longer than an estimate."""
@@ -116,7 +125,8 @@ class Candidates:
 
     def _known(self, kind: str, recipe: Recipe, what: str) -> Score:
         """Return a measurement; graphs that are equal are measured once."""
-        known = self._state.get(kind, recipe.text)
+        stored = self._prefix + kind
+        known = self._state.get(stored, recipe.text)
         if known is not None:
             return Score.from_json(known)
         digest = f"{kind}{self._digest(self._up_to_calibration(recipe), recipe)}"
@@ -125,10 +135,10 @@ class Candidates:
             if kind == "estimate":
                 self._scores[digest] = self._measuring().estimate(graph, what)
             else:
-                estimate = self._state.get("estimate", recipe.text)
+                estimate = self._state.get(f"{self._prefix}estimate", recipe.text)
                 known = Score.from_json(estimate) if estimate is not None else None
                 self._scores[digest] = self._measuring().score(graph, what, known)
-        self._state.put(kind, recipe.text, self._scores[digest].to_json())
+        self._state.put(stored, recipe.text, self._scores[digest].to_json())
         return self._scores[digest]
 
     def _measuring(self) -> Evaluator:

@@ -56,6 +56,10 @@ class Split:
     indices: frozenset[int]
     total: int
 
+    def whole(self) -> Split:
+        """Return the division in which all samples calibrate; the same ones verify, and no longer say anything new."""
+        return replace(self, indices=frozenset())
+
     def calibration(self) -> SampleIterator:
         """Return a pass over the samples for calibration."""
         return SampleIterator(self._calibration(), self.total - len(self.indices))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from qcompile.search.candidates import Candidates
 from qcompile.search.goal import Goal
 from qcompile.search.leaving import Kept
-from qcompile.search.mixed_precision import MOST_CHECKS, Choice, PrefixSearch
+from qcompile.search.mixed_precision import Choice, PrefixSearch
 from qcompile.search.plan import Plan, Step
 from qcompile.search.reason import count_text, reason
 from qcompile.search.recipe import Recipe
@@ -44,7 +44,7 @@ RUNGS: tuple[Rung, ...] = (
 )
 """Means in order of cost; those that need more time on the device, int16 or float32 for some nodes, come last."""
 
-MOST_SLOW_CHECKS = 5
+MOST_SLOW_CHECKS = 4
 """Candidates with such passes that are measured at most, once nodes leave int8."""
 
 WORTH_DB = 0.1
@@ -178,35 +178,52 @@ class Ladder:
     def _shortest(self, recipe: Recipe, score: Score, steps: list[Step], form: Form) -> Choice:
         """Return the shortest prefix of the plan that meets the goal.
 
-        Where passes behind quantization take long, the search is made without them, towards a goal that is easier
-        by as much as they gain, and only its end with them.
+        Where passes behind quantization take long, prefixes are searched without them, towards a goal that is easier
+        by as much as they gain. What comes out is measured with them, which tells better what they gain there.
         """
         slow = [rung.name for rung in self._rungs if rung.after == QUANTIZED and recipe.has(rung.name)]
         if not slow:
-            return self._search(recipe, steps, self._goal, form, "", 0, MOST_CHECKS)
+            return self._search(recipe, steps, self._goal, form, "")
         quick, before = recipe.without(slow), f", before {slow[-1]}"
         plain = self._candidates.score(quick, "checking without the slow passes")
-        easier = self._goal.relaxed(self._goal.shortfall_db(plain) - self._goal.shortfall_db(score))
-        start = self._search(quick, steps, easier, form, before, 0, MOST_CHECKS).index
-        return self._search(recipe, steps, self._goal, form, "", start, MOST_SLOW_CHECKS)
+        gain = self._goal.shortfall_db(plain) - self._goal.shortfall_db(score)
+        low, high, known = 0, len(steps), {0: score}
+        for _ in range(MOST_SLOW_CHECKS):
+            index = self._search(quick, steps, self._goal.relaxed(gain), form, before).index
+            index = min(max(index, low + 1), high - 1) if self._goal.max_ms is None else index
+            if index in known:
+                break
+            known[index] = self._measured(recipe, form(steps[index]), "")
+            gain -= self._goal.shortfall_db(known[index])
+            low, high = (low, index) if self._goal.is_accurate(known[index]) else (max(low, index), high)
+        return self._best(known, len(steps) - 1, lambda: self._measured(recipe, form(steps[-1]), ""))
 
-    def _search(
-        self, recipe: Recipe, steps: list[Step], goal: Goal, form: Form, what: str, start: int, most: int
-    ) -> Choice:
+    def _best(self, known: dict[int, Score], last: int, measure: Callable[[], Score]) -> Choice:
+        """Return the shortest prefix that meets the goal; where none is known to, the whole plan if it is fast."""
+        good = [i for i, s in known.items() if self._goal.is_accurate(s) and self._goal.is_fast(s)]
+        if not good and last not in known and self._goal.max_ms is None:
+            known[last] = measure()
+            good = [last] if self._goal.is_accurate(known[last]) else []
+        index = min(good, default=None)
+        if index is None:
+            order = sorted(known, key=lambda i: (not self._goal.is_fast(known[i]), self._goal.shortfall_db(known[i])))
+            index = order[0]
+        return Choice(index, known[index])
+
+    def _search(self, recipe: Recipe, steps: list[Step], goal: Goal, form: Form, what: str) -> Choice:
         """Search for the shortest prefix of the plan that meets a goal, and remember what was measured."""
+        return PrefixSearch(steps, goal, lambda i: self._measured(recipe, form(steps[i]), what)).run()
 
-        def measure(index: int) -> Score:
-            kept = form(steps[index])
-            return self._candidates.score(recipe.keeping(kept), count_text(kept) + what)
-
-        search = PrefixSearch(steps, goal, measure, start=start, most=most)
-        chosen = search.run()
-        for choice in search.measured:
-            kept = form(steps[choice.index])
-            if choice.index:
-                title = count_text(kept) + what
-                self._attempts.append(Attempt(title, "checked", choice.score, len(kept.real), len(kept.wide)))
-        return chosen
+    def _measured(self, recipe: Recipe, kept: Kept, what: str) -> Score:
+        """Measure a recipe with nodes outside int8, and remember that."""
+        if not kept:
+            return self._candidates.score(recipe, f"all in int8{what}")
+        title = count_text(kept) + what
+        found = self._candidates.score(recipe.keeping(kept), title)
+        attempt = Attempt(title, "checked", found, len(kept.real), len(kept.wide))
+        if attempt not in self._attempts:
+            self._attempts.append(attempt)
+        return found
 
 
 def _is_promising(before: Score, after: Score) -> bool:

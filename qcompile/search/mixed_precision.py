@@ -10,7 +10,7 @@ from qcompile.search.plan import Step
 from qcompile.search.score import Score
 
 MOST_CHECKS = 9
-"""Candidates that are measured at most."""
+"""Prefixes that are measured at most, as far as an accurate one is known by then."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,12 @@ class PrefixSearch:
         steps: of `plan_steps`.
         goal: targets.
         measure: scores the prefix of an index.
-        start: the prefix to measure first.
-        most: prefixes to measure at most, as far as an accurate one is known by then.
     """
 
-    def __init__(
-        self,
-        steps: Sequence[Step],
-        goal: Goal,
-        measure: Callable[[int], Score],
-        *,
-        start: int = 0,
-        most: int = MOST_CHECKS,
-    ) -> None:
+    def __init__(self, steps: Sequence[Step], goal: Goal, measure: Callable[[int], Score]) -> None:
         self._steps = steps
         self._goal = goal
         self._measure = measure
-        self._start = start
-        self._most = most
         self._known: dict[int, Score] = {}
 
     @property
@@ -82,8 +70,8 @@ class PrefixSearch:
     def _shortest_accurate(self) -> int | None:
         """Return the shortest prefix found that is accurate, None where not even the whole plan is."""
         low, high, last = -1, None, len(self._steps) - 1
-        candidate = self._start
-        while len(self._known) < self._most or high is None:
+        candidate = 0
+        while len(self._known) < MOST_CHECKS or high is None:
             if self._goal.is_accurate(self._score(candidate)):
                 high = candidate
             else:
@@ -92,7 +80,7 @@ class PrefixSearch:
                 break
             candidate = self._next(low, high if high is not None else last + 1)
             # Half of the measurements are left to come back from the end of the plan, which is float32 throughout.
-            if high is None and 2 * len(self._known) >= self._most:
+            if high is None and 2 * len(self._known) >= MOST_CHECKS:
                 candidate = last
         return high
 

@@ -56,6 +56,7 @@ class SearchResult:
         metric: the user's, as `UserMetric.to_json` returns it; None where drops are estimated without labels.
         left_out: means that were not tried, and why.
         made: what the recipe made; None where that is not known.
+        whole: whether it was made, in the end, with all samples: those that verified took part only then.
     """
 
     goal: Goal
@@ -73,6 +74,7 @@ class SearchResult:
     metric: dict[str, Any] | None = None
     left_out: tuple[str, ...] = ()
     made: Made | None = None
+    whole: bool = False
 
     def front(self) -> list[Attempt]:
         """Return the candidates that no other one beats in both time and accuracy, the fastest first."""
@@ -90,7 +92,11 @@ class SearchResult:
             "met": self.met,
             "score": self.score.to_json(),
             "stopped": self.reason,
-            "samples": {"calibration": self.calibration, "verification": self.verification},
+            "samples": {
+                "calibration": self.calibration,
+                "verification": self.verification,
+                "all_in_the_end": self.whole,
+            },
             "attempts": [_attempt(a) for a in self.attempts],
             "left_out": list(self.left_out),
             "front": [_attempt(a) for a in self.front()],

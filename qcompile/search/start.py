@@ -15,7 +15,7 @@ import numpy.typing as npt
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.config import CompileConfig, read_labels
 from qcompile.cost import NodeCosts
-from qcompile.errors import UsageError
+from qcompile.errors import QCompileError, UsageError
 from qcompile.ir.graph import Graph
 from qcompile.passmgr import PassContext, PassRegistry
 from qcompile.search.candidates import Candidates
@@ -80,8 +80,8 @@ def search(
 ) -> SearchResult:
     """Search for the cheapest recipe that meets a goal.
 
-    The samples for verification take no part in calibration, neither here nor later: `context.samples` gives
-    only the others afterwards.
+    The samples for verification take no part in calibration until the recipe is known. In the end all samples
+    calibrate, as without a search, unless the result is then worse.
 
     Args:
         graph: simplified float graph.
@@ -110,10 +110,30 @@ def search(
     sizes = (split.total - len(split.indices), len(split.verification))
     with _executor(settings.executor):
         found = Ladder(candidates, settings.goal).climb(recipe, sizes, means=settings.means)
+        found = _with_all_samples(found, candidates, split)
     found = replace(found, divided=bool(split.indices), metric=metric.to_json() if metric is not None else None)
-    context.samples = split.calibration
+    context.samples = split.whole().calibration if found.whole else split.calibration
     context.note(f"search: {found.reason}")
+    if found.whole:
+        context.note(
+            f"these figures are of {sizes[1]} samples that took no part in calibration; the bundle is then calibrated "
+            f"on all {split.total}"
+        )
     return found
+
+
+def _with_all_samples(found: SearchResult, candidates: Candidates, split: Split) -> SearchResult:
+    """Return a result whose graph is calibrated on all samples, where that is no worse."""
+    if not split.indices:
+        return found
+    every = candidates.on_all_samples()
+    try:
+        score = every.score(found.recipe, "building with all samples")
+    except QCompileError:
+        return found  # the recipe names nodes that some pass makes from other samples only
+    if found.goal.shortfall_db(score) > max(0.0, found.goal.shortfall_db(found.score)):
+        return found
+    return replace(found, made=every.made(found.recipe), whole=True)
 
 
 def _metric(graph: Graph, settings: SearchSettings, context: PassContext) -> UserMetric | None:
