@@ -87,12 +87,8 @@ class Calibrate(Pass):
     def _statistics(self, graph: Graph, observed: list[Value], context: PassContext) -> dict[str, TensorStatistics]:
         """Return the statistics of the observed tensors, without a run where the same ones are known already."""
         observers = {v.name: make_observer(v.qspec.observer) for v in observed if v.qspec is not None}
-        if context.gathered is None:
-            return self._gather(graph, observers, context)
-        key = _digest(graph, observers)
-        if key not in context.gathered:
-            context.gathered[key] = self._gather(graph, observers, context)
-        return context.gathered[key]
+        key = _digest(graph, observers) if context.memory is not None else ""
+        return context.remembered(key, lambda: self._gather(graph, observers, context))
 
     def _gather(
         self, graph: Graph, observers: Mapping[str, Observer], context: PassContext
@@ -122,7 +118,7 @@ def _digest(graph: Graph, observers: Mapping[str, Observer]) -> str:
         value.qspec = None
     names = [value.name for value in (*bare.inputs, *(v for node in bare.nodes for v in node.outputs))]
     kept = [(name, observer.new_statistics(name).momentum) for name, observer in observers.items()]
-    return hashlib.sha256(f"{bare.structural_hash()}{names}{kept}".encode()).hexdigest()
+    return hashlib.sha256(f"statistics{bare.structural_hash()}{names}{kept}".encode()).hexdigest()
 
 
 def _function_of(value: Value, graph: Graph) -> Node | None:

@@ -9,7 +9,6 @@ import numpy as np
 
 from qcompile import ops
 from qcompile.calibrate.concat_ranges import share_concat_ranges
-from qcompile.calibrate.constant_ranges import share_constant_ranges
 from qcompile.calibrate.weights import grid_scales, raise_for_bias, weight_scales
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
@@ -70,7 +69,6 @@ class Quantize(Pass):
         if not any(node.is_integer for node in graph.nodes):
             context.reference = graph.clone()
         share_concat_ranges(graph)
-        share_constant_ranges(graph)
         builder = _IntegerBuilder(context, graph, self.wide)
         for node in list(graph.nodes):
             if node.is_integer:
@@ -289,7 +287,8 @@ class _IntegerBuilder:
         weight, bias, spec = node.inputs[1], node.inputs[2].constant(), node.inputs[1].qspec
         if spec is None:
             raise InternalError(f"{node}: the weight has no QSpec")
-        chosen = _chosen_scales(weight.constant(), spec)
+        key = f"scales{weight.content_digest()}{weight.type}{spec.observer}{spec.axis}"
+        chosen = self.context.remembered(key, lambda: _chosen_scales(weight.constant(), spec))
         scales = np.broadcast_to(chosen, bias.shape)
         scales = raise_for_bias(scales, bias, x.qparams.scalar_scale)
         w_params = QParams(tuple(scales.tolist()), (0,), "int8", -127, 127, axis=0)

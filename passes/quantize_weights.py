@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -95,7 +96,6 @@ class QuantizeWeights(Pass):
         rewriter = context.rewriter(graph)
         fitted = self._fitted(graph, weights, context)
         for number, (value, readers) in enumerate(weights.items()):
-            context.progress(number, len(weights), "quantizing weights")
             if len(readers) != len(value.uses):
                 for node, _ in readers:
                     context.skip(node, f"{value.name} has other readers")
@@ -105,8 +105,8 @@ class QuantizeWeights(Pass):
                 node = readers[0][0]
                 rewriter.set_operand(node, 2, rewriter.constant(node.inputs[2].name, bias))
             else:
-                matrix = value.constant().reshape(value.shape[0], -1)
-                made = quantize_groups(matrix, self.bits, self.group_size, symmetric=self.symmetric)
+                key = f"groups{value.content_digest()}{value.type}{self.bits}/{self.group_size}/{self.symmetric}"
+                made = context.remembered(key, partial(self._quantized, value))
             operands = [rewriter.constant(f"{value.name}.q", packed(made.codes, self.bits))]
             operands.append(rewriter.constant(f"{value.name}.scale", made.scale))
             if made.zero_point is not None:
@@ -116,6 +116,11 @@ class QuantizeWeights(Pass):
             node = rewriter.insert(first, ops.get("unpack_groups"), operands, attrs, name=name, loc=first.loc)
             for reader, operand in readers:
                 rewriter.set_operand(reader, operand, node.output)
+            context.progress(number + 1, len(weights), "quantizing weights")
+
+    def _quantized(self, value: Value) -> GroupedWeights:
+        matrix = value.constant().reshape(value.shape[0], -1)
+        return quantize_groups(matrix, self.bits, self.group_size, symmetric=self.symmetric)
 
     def _fitted(
         self, graph: Graph, weights: dict[Value, list[tuple[Node, int]]], context: PassContext

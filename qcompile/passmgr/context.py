@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy.typing as npt
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from qcompile.calibrate.histogram import TensorStatistics
     from qcompile.calibrate.preprocess import Preprocess
     from qcompile.targets import Target
+
+T = TypeVar("T")
 
 Sample = dict[str, npt.NDArray[Any]]
 """One array per graph input, by name."""
@@ -47,8 +49,8 @@ class PassContext:
         samples: returns a fresh iterator of calibration samples each time it is called; None without
             calibration data.
         statistics: what calibration saw, by value name; `calibrate` fills it.
-        gathered: statistics of float graphs on the same samples, by digest, for those who calibrate the same graph
-            several times; None keeps none. `calibrate` fills it.
+        memory: results that depend on their key and the samples alone, for those who run the same passes several
+            times; None keeps none. See `remembered`.
         reference: the float graph that `quantize` rewrote, for passes that compare; never to be changed.
         preprocess: how a photograph becomes an input, for made-up ones; None takes the defaults.
         on_progress: called with (done, total, what) by `progress`; total is 0 where it is not known.
@@ -64,7 +66,7 @@ class PassContext:
     target: Target | None = None
     samples: Callable[[], Iterator[Sample]] | None = None
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
-    gathered: dict[str, dict[str, TensorStatistics]] | None = None
+    memory: dict[str, Any] | None = None
     reference: Graph | None = None
     preprocess: Preprocess | None = None
     on_progress: Callable[[int, int, str], None] | None = None
@@ -89,6 +91,20 @@ class PassContext:
         """Tell the user something that matters for the result, on screen and in the manifest."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def remembered(self, key: str, compute: Callable[[], T]) -> T:
+        """Return what a function gives, or gave before under the same key.
+
+        Args:
+            key: stands for all that the result depends on besides the samples.
+            compute: takes long; nobody changes what it returns.
+        """
+        if self.memory is None:
+            return compute()
+        if key not in self.memory:
+            self.memory[key] = compute()
+        found: T = self.memory[key]
+        return found
 
     def progress(self, done: int, total: int, what: str) -> None:
         """Report how far a long pass has come.

@@ -90,7 +90,7 @@ class Candidates:
         self._made: OrderedDict[str, Made] = OrderedDict()
         self._scores: dict[str, Score] = {}
         self._prefix = ""
-        self._gathered: dict[str, Any] = {}
+        self._memory: dict[str, Any] = {}
 
     def estimate(self, recipe: Recipe, what: str) -> Score:
         """Return the score of a recipe whose drop is estimated even where the user has a metric; that takes less time.
@@ -231,7 +231,7 @@ class Candidates:
             self._context,
             samples=self._split.calibration,
             statistics={},
-            gathered=self._gathered,
+            memory=self._memory,
             reference=None,
             on_progress=report,
             notes=[],
