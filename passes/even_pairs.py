@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from qcompile.calibrate.layer_correction import replace_constant
 from qcompile.calibrate.paired_run import pair_layers
-from qcompile.cost import multiplies_pairs
+from qcompile.cost import paired_run
 from qcompile.ir.graph import Graph, Node
+from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import INTEGER, Fact
 from qcompile.quant.byte_pairs import nearest_even, needing_halves
@@ -58,7 +59,7 @@ class EvenPairs(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (INTEGER,)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(20.0)
 
-    most_loss: float = 1.0
+    most_loss: float = 0.75
     isa: str = ""
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -69,20 +70,24 @@ class EvenPairs(Pass):
         if context.reference is not None:
             originals = {pair.node: pair.reference for pair in pair_layers(context.reference, graph)[0]}
         for node in graph.nodes:
-            if not node.is_integer or not multiplies_pairs(node, isa) or node.inputs[1].data is None:
-                continue
-            integers = node.inputs[1].constant()
-            if not needing_halves(integers).any():
-                continue
-            wanted = _wanted(node, originals.get(node))
-            even = nearest_even(wanted, integers)
-            loss = _loss(wanted, integers, even)
-            if loss > self.most_loss or not self.most_loss:
-                context.skip(node, f"even weights would be {loss:.1f} dB further from the real ones")
-                continue
-            params = node.inputs[1].qparams
-            assert params is not None
-            replace_constant(rewriter, node, 1, even.astype(np.int8), params)
+            run = paired_run(node, isa) if node.is_integer else None
+            if run is not None and node.inputs[1].is_constant:
+                self._make_even(rewriter, context, node, originals.get(node), run)
+
+    def _make_even(self, rewriter: Rewriter, context: PassContext, node: Node, original: Node | None, run: int) -> None:
+        """Replace the weights of one layer, unless too much is lost."""
+        shape, params = node.inputs[1].shape, node.inputs[1].qparams
+        assert params is not None, "an integer layer has quantized weights"
+        integers = node.inputs[1].constant().reshape(shape[0], -1)
+        if not needing_halves(integers, run).any():
+            return
+        wanted = _wanted(node, original).reshape(integers.shape)
+        even = nearest_even(wanted, integers, run)
+        loss = _loss(wanted, integers, even)
+        if loss > self.most_loss or not self.most_loss:
+            context.skip(node, f"even weights would be {loss:.1f} dB further from the real ones")
+            return
+        replace_constant(rewriter, node, 1, even.astype(np.int8).reshape(shape), params)
 
 
 def _wanted(node: Node, original: Node | None) -> Array:

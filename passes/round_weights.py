@@ -8,7 +8,7 @@ from typing import ClassVar
 from qcompile.calibrate.calibration_set import usual_count
 from qcompile.calibrate.layer_correction import LayerData, correct_layers, replace_weights
 from qcompile.calibrate.weight_rounding import best_scales, compensated_weights, damped, round_pairs, round_weights
-from qcompile.cost import multiplies_pairs
+from qcompile.cost import paired_run
 from qcompile.ir.graph import Graph
 from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
@@ -61,7 +61,7 @@ class RoundWeights(Pass):
     feedback: bool = True
     sweeps: int = 2
     synthetic: int = 0
-    pair_loss: float = 1.0
+    pair_loss: float = 0.75
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Replace the constants of every layer."""
@@ -92,8 +92,9 @@ class RoundWeights(Pass):
             integers, scale = best_scales(wanted, data.scale, hessian, data.least_scale, sweeps=self.sweeps)
             if self.feedback and not data.pair.node.attrs.residual:
                 scale = data.steepened(integers, scale)
-        if self.pair_loss > 0.0 and multiplies_pairs(data.pair.node, context.target.isa if context.target else ""):
-            paired, loss = round_pairs(wanted, scale, integers, hessian)
+        run = paired_run(data.pair.node, context.target.isa if context.target else "")
+        if self.pair_loss > 0.0 and run is not None:
+            paired, loss = round_pairs(wanted, scale, integers, hessian, run)
             if loss <= self.pair_loss:
                 integers = paired
         replace_weights(rewriter, data, integers, scale)

@@ -145,7 +145,7 @@ class CompileConfig:
     observer: str = "mse"
     weights: str = "mse"
     per_channel: bool = True
-    pair_loss: float = 1.0
+    pair_loss: float = 0.75
     weight_bits: int | None = None
     group_size: int = 32
     store: str = "float32"

@@ -100,19 +100,25 @@ def is_layer(node: Node) -> bool:
     return node.op.name in ("conv2d", "dense", "conv_transpose2d")
 
 
-def multiplies_pairs(node: Node, isa: str) -> bool:
-    """Return whether the kernel of an int8 layer sums two products of bytes in 16 bits if its weights allow it.
+def paired_run(node: Node, isa: str) -> int | None:
+    """Return in which runs of weights the kernel of an int8 layer may sum two products of bytes in 16 bits.
 
-    Layers that may rather share products (`kernels.winograd`), or whose pairs depend on the kernel, do not count.
+    Layers that may rather share products (`kernels.winograd`) do not count.
 
     Args:
         node: of an integer graph.
         isa: name of an instruction set.
+
+    Returns:
+        Neighbouring weights of a filter whose pixels are neighbours, too; None where kernels multiply no pairs.
     """
     work = _workload(node, "int8") if isa in PAIRING and precision_of(node) == "int8" else None
-    if work is None or work.groups > 1 or work.channels % 2 or is_sharable(work):
-        return False
-    return work.batch * work.out_height * work.out_width >= LEAST_PIXELS
+    if work is None or work.groups > 1 or is_sharable(work):
+        return None
+    if work.batch * work.out_height * work.out_width < LEAST_PIXELS:
+        return None
+    columns = work.kernel[1] if work.dilations[1] == 1 else 1
+    return columns * work.channels
 
 
 def step_fields(node: Node, precision: str | None = None) -> dict[str, Any]:

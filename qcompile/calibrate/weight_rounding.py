@@ -120,7 +120,7 @@ def best_scales(
 
 
 def round_pairs(
-    weight: Array, scale: Array, integers: Array, hessian: Array, *, qmax: int = 127, rounds: int = 4
+    weight: Array, scale: Array, integers: Array, hessian: Array, run: int, *, qmax: int = 127, rounds: int = 4
 ) -> tuple[Array, float]:
     """Make the weights of crowded pairs even, so that the errors still cancel at the output.
 
@@ -131,8 +131,9 @@ def round_pairs(
     Args:
         weight: real units, [groups, outputs, terms].
         scale: real units per LSB, [groups, outputs].
-        integers: what `round_weights` found, LSB, [groups, outputs, terms], terms even.
+        integers: what `round_weights` found, LSB, [groups, outputs, terms].
         hessian: H, positive definite, [groups, terms, terms].
+        run: terms of which pairs are counted from the first, as for `quant.byte_pairs.needing_halves`.
         qmax: largest integer, LSB.
         rounds: of coordinate descent.
 
@@ -142,12 +143,12 @@ def round_pairs(
     w, z = weight / scale[:, :, None], np.array(integers, np.float64)
     even = np.zeros(z.shape, np.bool_)
     for _ in range(rounds):
-        odd = needing_halves(z)
+        odd = needing_halves(z, run)
         if not odd.any():
             break
         even |= odd
         _descend(w, z, hessian, qmax, np.where(even, 2.0, 1.0))
-    z = nearest_even(z, z)
+    z = nearest_even(z, z, run)
     before, after = ((_cost(w - one, hessian) * scale**2).sum() for one in (integers, z))
     return z, 10 * float(np.log10(after / before)) if before > 0.0 else 0.0
 

@@ -51,7 +51,8 @@ class ConvWorkload:
         full_range: an "int8" output is clamped to all of int8, to which narrowing saturates anyway.
         low: the input is the upper plane of a 16-bit tensor, and sums over its lower plane, int32 in the output's
             shape, join in before requantizing (`qcompile.quant.int16.combine`); "int8" precision only.
-        bounded: every sum times its multiplier lies within int32, so that nothing needs to saturate.
+        bounded: every sum times its multiplier lies within int32, so that nothing needs to saturate; with a residual,
+            within +-2^30.
         from_zero: the results' zero point is 0 as stored.
         in_pitch: elements from an input pixel to the next, where the input lies between channels of others; 0 for
             as many as channels.

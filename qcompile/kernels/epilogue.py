@@ -306,14 +306,27 @@ class Epilogue:
             if self._work.bounded and self._isa.round_bounded is not None:
                 saturate = self._isa.round_bounded
             return b.let(saturate(scaled))
-        q = b.let(self._isa.round_clamp(scaled, self._float(at.LO), self._float(at.HI)))
+        near = self._sums_stay_near
+        if near and self._work.residual and self._isa.round_bounded is not None:
+            q = b.let(self._isa.round_bounded(scaled))
+        else:
+            q = b.let(self._isa.round_clamp(scaled, self._float(at.LO), self._float(at.HI)))
         if self._work.residual:
             other = cast(integers, self._residual.load(self._beside(to), self._lanes))
-            q = q + other * self._integer(at.RESIDUAL_FACTOR) + self._integer(at.RESIDUAL_OFFSET)
+            factor = self._integers.load(at.RESIDUAL_FACTOR)
+            if near:  # LLVM multiplies in 16 bits if it sees that it may
+                factor = cast("int32", cast("int16", factor))
+            q = q + other * splat(factor, self._lanes) + self._integer(at.RESIDUAL_OFFSET)
             q = b.let(q >> const(WIDE_SHIFT, integers))
             if self._narrowing is None:
                 q = b.let(tirx.Min(tirx.Max(q, self._integer(at.INT_LO)), self._integer(at.INT_HI)))
         return q
+
+    @property
+    def _sums_stay_near(self) -> bool:
+        """Whether sums need no clamp before a residual joins them: narrowing then makes the same of them."""
+        bounded = self._work.bounded and self._work.bounded_residual
+        return bounded and self._narrowing is not None and self._isa.round_bounded is not None
 
     def _scaled(self, total: Expr, scale: Scale, to: Index) -> Expr:
         """Sums in steps of the result, behind the activation."""

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+_MOST_SCALED = 2.0**31 * (1 - 2.0**-20)
+_ROOM = 0.5
+"""Magnitude of scaled sums, less what float32 may round up, and the share of it that leaves a residual room."""
+
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -92,11 +96,11 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
             _activate(context, node, target)
         return
     end = epilogue(node, fuse_activation=not separate)
-    work = replace(_easier(shape, end, context.isa), **end.fields, weights=packed_kind(node))
     target = node.output
     if separate:
         target = Value(f"{node.output.name}.sum", node.output.type.with_dtype("float32"))
     weight, bias = constants(node)
+    work = replace(_easier(shape, end, context.isa, weight, bias), **end.fields, weights=packed_kind(node))
     work = replace(work, byte_pairs=_has_byte_pairs(work, weight, context.isa))
     packed = pack_conv(work, context.isa, weight, bias, end.multipliers, end.scalars, context.plan(work, node.output))
     residual = node.inputs[3] if node.attrs.residual else None
@@ -105,19 +109,21 @@ def layer(context: LoweringContext, node: Node, shape: ConvWorkload) -> None:
         _activate(context, node, target)
 
 
-def _easier(work: ConvWorkload, end: Epilogue, isa: Isa) -> ConvWorkload:
-    """Say what the epilogue of an int8 result may leave out, on an instruction set that gains by it.
-
-    A sum lies within int32, so it stays there when a multiplier below 1 scales it.
-    """
+def _easier(work: ConvWorkload, end: Epilogue, isa: Isa, weight: Array, bias: Array) -> ConvWorkload:
+    """Say what the epilogue of an int8 result may leave out, on an instruction set that gains by it."""
     if not isa.eases or end.fields["output"] != "int8":
         return work
     scalars, stored = end.scalars, 128 if isa.activation_dtype == "uint8" else 0
-    return replace(
-        work,
-        bounded=bool(np.max(np.abs(end.multipliers), initial=0.0) * end.gain < 1.0),
-        from_zero=scalars.y_zero_point + stored == 0,
-    )
+    from_zero = scalars.y_zero_point + stored == 0
+    return replace(work, bounded=_is_bounded(end, weight, bias), from_zero=from_zero)
+
+
+def _is_bounded(end: Epilogue, weight: Array, bias: Array) -> bool:
+    """Return whether sums stay within int32 when they are scaled, with room for a residual where there is one."""
+    rows = np.abs(weight.reshape(len(weight), -1).astype(np.int64)).sum(axis=1)
+    reach = np.minimum(255 * rows + np.abs(bias.astype(np.int64)), 2**31)
+    scaled = float(np.max(reach * np.abs(np.asarray(end.multipliers, np.float64)), initial=0.0)) * end.gain
+    return scaled < (_ROOM if end.fields.get("residual") else 1.0) * _MOST_SCALED
 
 
 def _has_byte_pairs(work: ConvWorkload, weight: Array, isa: Isa) -> bool:

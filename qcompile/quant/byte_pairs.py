@@ -46,19 +46,23 @@ def halvable(weights: Array) -> npt.NDArray[np.bool_]:
     return crowded(weights) & ~odd
 
 
-def needing_halves(weights: Array) -> npt.NDArray[np.bool_]:
+def needing_halves(weights: Array, run: int) -> npt.NDArray[np.bool_]:
     """Return which weights of crowded pairs would have to be even, but are not all.
 
     Args:
-        weights: as for `crowded`.
+        weights: integers, LSB, [..., runs of weights].
+        run: weights of a run, which are neighbours in memory; pairs are counted from the start of each.
 
     Returns:
         Of weights, true for both of a pair.
     """
-    return np.repeat(crowded(weights) & ~halvable(weights), 2, axis=-1)
+    runs = weights.reshape(*weights.shape[:-1], -1, run)
+    runs = np.pad(runs, [(0, 0)] * (runs.ndim - 1) + [(0, run % 2)])
+    needing = np.repeat(crowded(runs) & ~halvable(runs), 2, axis=-1)
+    return np.ascontiguousarray(needing[..., :run]).reshape(weights.shape)
 
 
-def nearest_even(wanted: Array, integers: Array) -> Array:
+def nearest_even(wanted: Array, integers: Array, run: int) -> Array:
     """Round the weights of crowded pairs to even numbers.
 
     Formula:
@@ -66,12 +70,13 @@ def nearest_even(wanted: Array, integers: Array) -> Array:
 
     Args:
         wanted: real weights, LSB, of the shape of the integers.
-        integers: the same, rounded to whole numbers, LSB.
+        integers: the same, rounded to whole numbers, as for `needing_halves`.
+        run: as for `needing_halves`.
 
     Returns:
         Integers of which no pair needs halves that it does not have.
     """
     found = np.array(integers, np.float64)
-    while (odd := needing_halves(found)).any():
+    while (odd := needing_halves(found, run)).any():
         found = np.where(odd, np.clip(2 * np.rint(wanted / 2), -126, 126), found)
     return found

@@ -18,26 +18,33 @@ def test_pairs_are_crowded_where_sums_of_two_products_can_leave_16_bits() -> Non
     np.testing.assert_array_equal(crowded(weights), (ends[0] > 32767) | (ends[1] < -32768))
     even = (pairs % 2 == 0).all(axis=-1)
     np.testing.assert_array_equal(halvable(weights), crowded(weights) & even)
-    np.testing.assert_array_equal(needing_halves(weights)[:, ::2], crowded(weights) & ~even)
+    np.testing.assert_array_equal(needing_halves(weights, 4)[:, ::2], crowded(weights) & ~even)
+
+
+def test_pairs_are_counted_from_the_start_of_each_run_and_the_last_may_be_alone() -> None:
+    weights = np.array([[1, 2, 127, 127, 127, 3], [127, 127, 127, 127, 127, 126]])
+    found = needing_halves(weights, 3)
+    np.testing.assert_array_equal(found, [[0, 0, 0, 1, 1, 0], [1, 1, 0, 1, 1, 0]])
 
 
 def test_nearest_even_numbers() -> None:
     wanted = np.array([101.4, 54.6, 126.9, 127.0, 100.0, 28.4, -127.0, 127.0])
-    found = nearest_even(wanted, np.rint(wanted))
+    found = nearest_even(wanted, np.rint(wanted), 8)
     np.testing.assert_array_equal(found, [102, 54, 126, 126, 100, 28, -127, 127])
 
 
+@pytest.mark.parametrize("run", [64, 16])
 @pytest.mark.parametrize("related", [False, True])
-def test_errors_of_even_weights_cancel_at_the_output(related: bool) -> None:
+def test_errors_of_even_weights_cancel_at_the_output(related: bool, run: int) -> None:
     rng = np.random.default_rng(1)
     weight = rng.normal(0, 1, (1, 16, 64))
     inputs = np.maximum(rng.normal(0, 1, (400, 64)) + (rng.normal(0, 2, (400, 1)) if related else 0), 0)
     hessian = damped(np.cov(inputs.T)[None], 0.01)
     scale = np.abs(weight).max(axis=2) / 127
     integers = round_weights(weight, scale, hessian)
-    assert needing_halves(integers).any()
-    found, loss = round_pairs(weight, scale, integers, hessian)
-    assert not needing_halves(found).any()
+    assert needing_halves(integers, run).any()
+    found, loss = round_pairs(weight, scale, integers, hessian, run)
+    assert not needing_halves(found, run).any()
     assert np.abs(found).max() <= 127
 
     def error(z: np.ndarray) -> float:
@@ -46,11 +53,11 @@ def test_errors_of_even_weights_cancel_at_the_output(related: bool) -> None:
 
     assert loss == pytest.approx(10 * np.log10(error(found) / error(integers)))
     assert loss < 2.5
-    assert error(found) < error(nearest_even(weight / scale[:, :, None], integers))
+    assert error(found) < error(nearest_even(weight / scale[:, :, None], integers, run))
 
 
 def test_weights_without_crowded_pairs_stay() -> None:
     integers = np.tile([64.0, 64.0, -127.0, 127.0], (1, 3, 2))
-    found, loss = round_pairs(integers * 0.1, np.full((1, 3), 0.1), integers, np.eye(8)[None])
+    found, loss = round_pairs(integers * 0.1, np.full((1, 3), 0.1), integers, np.eye(8)[None], 8)
     np.testing.assert_array_equal(found, integers)
     assert loss == 0.0

@@ -78,6 +78,10 @@ def make_layer(work: ConvWorkload, rng: np.random.Generator) -> Layer:
         multipliers *= np.float32(1 << WIDE_SHIFT)
         multipliers[::5] *= np.float32(1 << 13)  # past the wide limit, and past int32
     bias = rng.integers(-(1 << 14), 1 << 14, work.filters).astype(np.int32)
+    if work.bounded:  # some sums then reach all that they may
+        reach = 255.0 * np.abs(weights.astype(np.float64)).reshape(work.filters, -1).sum(axis=1) + np.abs(bias)
+        most = (2.0**30 if work.residual else 2.0**31) * (1 - 2.0**-20) / np.maximum(reach, 1)
+        multipliers = np.minimum(multipliers, most).astype(np.float32)
     residual = rng.integers(-128, 128, out).astype(np.int8)
     table = rng.integers(-128, 128, 256).astype(np.int8)
     return Layer(work, x, weights, bias, multipliers, scalars, residual, table)
@@ -201,6 +205,9 @@ def epilogues(work: ConvWorkload, rng: np.random.Generator) -> ConvWorkload:
         {"residual": True, "bounded_residual": True},
         {"residual": True, "bounded_residual": True, "full_range": True},
         {"residual": True, "bounded_residual": True, "table": True},
+        {"residual": True, "bounded_residual": True, "bounded": True},
+        {"residual": True, "bounded_residual": True, "bounded": True, "full_range": True},
+        {"bounded": True},
         {"full_range": True},
         {"output": "int32"},
         {"output": "float32"},

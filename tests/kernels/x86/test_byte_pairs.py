@@ -23,6 +23,7 @@ CASES = [
     dense(37, 64, 70),
     dense(12, 5, 3, table=True),
     dense(300, 24, 144, residual=True),
+    dense(300, 24, 144, residual=True, bounded_residual=True, bounded=True),
     ConvWorkload(1, 9, 11, 18, 24, (3, 3), pads=(1, 1, 1, 1)),
     ConvWorkload(2, 9, 11, 7, 24, (3, 3), (2, 2), pads=(0, 1, 2, 1), residual=True, bounded_residual=True),
     ConvWorkload(1, 12, 13, 10, 9, (5, 3), dilations=(2, 1)),
