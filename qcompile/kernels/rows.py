@@ -59,12 +59,16 @@ def rows_kernel(work: RowsWorkload, isa: Isa) -> Kernel:
     return Kernel(name, emit.b.function(name), nest.tiles, 0, nest.levels(work.length))
 
 
+_LOWEST = -3.4028234663852886e38
+"""The smallest float32 that is a number."""
+
+
 class _Rows:
     """Emits the normalization of one row, or of a vector of neighbouring columns."""
 
     def __init__(self, work: RowsWorkload, isa: Isa) -> None:
         self.work, self.b = work, Builder()
-        self.lanes = isa.row_lanes or isa.float32.lanes
+        self.lanes = isa.float32.lanes
         self.x, self.y = self.b.argument(0, "float32"), self.b.argument(1, "float32")
         self.scale, self.bias = self.b.argument(2, "float32"), self.b.argument(3, "float32")
 
@@ -87,7 +91,7 @@ class _Rows:
             total.set(total.get() + power)
             if not logarithmic:
                 self.y.store(at, power, lanes)
-        factor = self._factor(total.get(), lanes)
+        factor = self._defined(self._factor(total.get(), lanes), most, lanes)
         with b.loop(work.length, stem="k") as k:
             at = b.let(first + index(k) * index(work.inner))
             value = shifted(at) - factor if logarithmic else self.y.load(at, lanes) * factor
@@ -106,6 +110,12 @@ class _Rows:
         if self.work.kind == "log_softmax":
             return self.b.let(math.log(self.b, math.let(self.b, total)))
         return self.b.let(const(1.0, _wide("float32", lanes)) / total)
+
+    def _defined(self, factor: Expr, most: Expr, lanes: int) -> Expr:
+        """Return the factor, NaN where all elements are −∞: models ask for it (IsNaN) where a mask hides everything."""
+        wide = _wide("float32", lanes)
+        finite = most >= const(_LOWEST, wide)
+        return self.b.let(tirx.Select(finite, factor, const(float("nan"), wide)))
 
     # -- along: one row, lanes along it ---------------------------------------------------------------------
 
@@ -129,7 +139,7 @@ class _Rows:
             return value
 
         total = self._row(self.x, first, 0.0, power, lambda total, x: total + x)
-        factor = self._factor(total, 1)
+        factor = self._defined(self._factor(total, 1), most, 1)
 
         def finish(at: Index, lanes: int) -> None:
             here = b.let(first + at)

@@ -183,7 +183,14 @@ def _check_outputs(graph: Graph) -> None:
     """Refuse results whose extent is that of the whole sequence: their memory would be the caller's."""
     from qcompile.shapes.analysis import analyse
 
-    analysis, kept = analyse(graph), {state.output for state in graph.states}
+    kept = {state.output for state in graph.states}
+    try:
+        analysis = analyse(graph)
+    except UnsupportedOpError as error:
+        raise UnsupportedOpError(
+            f"the model's caches cannot grow: {error.message}",
+            hint="caches of one length can be kept: give their inputs fixed extents with --input-shape",
+        ) from error
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         if name not in kept and any(e is not None and e.symbol == "length" for e in analysis.of(value)):
             raise UnsupportedOpError(f"output '{name}' {value.type} grows with the sequence, but is not kept")

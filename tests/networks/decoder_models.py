@@ -168,8 +168,12 @@ def repeated(b: Export, x: str, heads: int) -> str:
     return b("Reshape", b("Expand", b("Unsqueeze", x, b.constant([2])), wide), flat)
 
 
-def llama(**sizes: int) -> Any:
-    """Rotary places, shared key heads, RMS normalization, a gated MLP; masks by Range and comparison."""
+def llama(boolean: bool = False, **sizes: int) -> Any:
+    """Rotary places, shared key heads, RMS normalization, a gated MLP; masks by Range and comparison.
+
+    With `boolean`, masks are those of scaled dot product attention in newer exports: −∞ where nothing is seen, and
+    zeros for rows that see nothing at all.
+    """
     b = Export(**{"kept": 2, **sizes})
     w = b.width
     b.inputs.append(b._input("position_ids", TensorProto.INT64, "batch_size", "sequence_length"))
@@ -191,6 +195,9 @@ def llama(**sizes: int) -> Any:
     keys = b("Unsqueeze", b("Unsqueeze", "attention_mask", b.constant([1])), b.constant([1]))
     padding = b("Equal", b("Add", mask, b("Cast", keys, to=1)), b.constant(0.0, "float32"))
     mask = b("Where", padding, b.constant(low, "float32"), mask)
+    if boolean:
+        seen = b("And", b("Cast", b("LessOrEqual", columns, rows), to=9), b("Cast", keys, to=9))
+        mask = b("Where", seen, b.constant(0.0, "float32"), b.constant(-np.inf, "float32"))
     for layer in range(b.layers):
         n = normalized(b, x)
         q = rotated(b, b.split_heads(b("MatMul", n, b.weight(w, w)), b.heads), cos, sin)
@@ -200,6 +207,8 @@ def llama(**sizes: int) -> Any:
         k, v = repeated(b, k, b.heads), repeated(b, v, b.heads)
         scores = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), b.constant(b.size**-0.5, "float32"))
         shares = b("Softmax", b("Add", scores, mask), axis=-1)
+        if boolean:
+            shares = b("Where", b("IsNaN", shares), b.constant(0.0, "float32"), shares)
         x = b("Add", x, b("MatMul", b.join_heads(b("MatMul", shares, v)), b.weight(w, w)))
         n = normalized(b, x)
         gate = b("MatMul", n, b.weight(w, 3 * w))

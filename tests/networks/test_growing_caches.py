@@ -332,6 +332,17 @@ def test_a_batch_with_padding(model: Path, tmp_path: Path, cache: str) -> None:
                 assert close(found[real], wanted[real], 2e-5 if cache == "float32" else 0.05)
 
 
+def test_places_that_see_nothing(tmp_path: Path) -> None:
+    """A softmax over nothing but −∞ is NaN, here as everywhere, and the model makes zeros of it."""
+    path = save(llama(boolean=True, layers=1), tmp_path / "decoder.onnx")
+    settings: dict[str, Any] = {"state": ["auto"], "max_length": 24, "input_shapes": {"input_ids": [3, "S"]}}
+    qcompile.compile(path, precision="fp32", output=tmp_path / "b", **settings)
+    runs = padded_runs()
+    with runtime.load(tmp_path / "b") as session:
+        for run, wanted in zip(runs, batch_reference(path, runs), strict=True):
+            assert close(session.run(run)["logits"], wanted)
+
+
 def test_a_sequence_of_a_batch_is_what_it_is_alone(tmp_path: Path) -> None:
     path = save(llama(layers=1), tmp_path / "decoder.onnx")
     graph = prepared(path, max_length=24, input_shapes={"input_ids": [3, "S"]})

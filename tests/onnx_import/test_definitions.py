@@ -149,6 +149,30 @@ def test_lengths_that_are_known_at_run_time_are_refused() -> None:
         import_onnx(model("group_query")[0])
 
 
+def test_padding_behind_sequences_of_a_batch() -> None:
+    """Without a past, lengths may be computed at run time: keys behind the end of a sequence do not count."""
+    batch, length, heads, kept, size = 3, 6, 4, 2, 16
+    columns = {"q": heads * size, "k": kept * size, "v": kept * size}
+    names = ["q", "k", "v", "", "", "ends", "total"]
+    sizes = {"num_heads": heads, "kv_num_heads": kept}
+    node = helper.make_node("GroupQueryAttention", names, ["y", "pk", "pv"], domain="com.microsoft", **sizes)
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, length, c]) for n, c in columns.items()]
+    inputs.append(helper.make_tensor_value_info("ends", TensorProto.INT32, [batch]))
+    total = helper.make_tensor("total", TensorProto.INT32, [], [length])
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("y", "pk", "pv")]
+    graph = helper.make_graph([node], "g", inputs, outputs, [total])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    rng = np.random.default_rng(0)
+    given = {n: rng.normal(0, 1, (batch, length, c)).astype(np.float32) for n, c in columns.items()}
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for ends in ([5, 2, 3], [5, 5, 5], [0, 1, 4]):
+        feed = {**given, "ends": np.array(ends, np.int32)}
+        got = Interpreter(import_onnx(proto)).run(feed)
+        for name, array in zip(("y", "pk", "pv"), session.run(None, feed), strict=True):
+            np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=1e-5)
+
+
 def test_forms_beyond_a_definition_are_refused() -> None:
     proto, _ = model("attention")
     proto.graph.input[3].CopyFrom(helper.make_tensor_value_info("i3", TensorProto.INT32, [7]))

@@ -68,7 +68,7 @@ def _group_query(body: Body) -> None:
     batch, length, columns = body.shape(0)
     size = columns // heads if body.has(1) else columns // (heads + 2 * kept)
     past = body.shape(3)[2] if body.has(3) else 0
-    _check_lengths(body, past + length)
+    ends = _lengths(body, past, length)
     q, k, v = _operands(body, (batch, heads, kept, size))
     if body.attr("do_rotary", 0):
         places = body.input(9) if body.has(9) else body.constant(np.arange(past, past + length)[None], "int64")
@@ -83,19 +83,30 @@ def _group_query(body: Body) -> None:
     scores = body.add("Mul", [scores, body.constant(scale)])
     later = np.arange(past + length)[None, :] > np.arange(past, past + length)[:, None]
     low = np.where(later, np.finfo(np.float32).min, 0.0)[None, None]
-    shares = body.add("Softmax", [body.add("Add", [scores, body.constant(low)])], axis=-1)
+    scores = body.add("Add", [scores, body.constant(low)])
+    if ends is not None:
+        behind = body.add("Greater", [body.constant(np.arange(length).reshape(1, 1, 1, -1), "int64"), ends])
+        scores = body.add("Where", [behind, body.constant(np.finfo(np.float32).min), scores])
+    shares = body.add("Softmax", [scores], axis=-1)
     mixed = body.add("Transpose", [body.add("MatMul", [shares, v])], perm=[0, 2, 1, 3])
     body.add("Reshape", [mixed, body.constant([0, 0, -1], "int64")], body.output(0))
 
 
-def _check_lengths(body: Body, total: int) -> None:
-    """Refuse sequences of a batch that end at different places."""
+def _lengths(body: Body, past: int, length: int) -> str | None:
+    """Return the last places of sequences of a batch that end at different ones, [batch, 1, 1, 1], else None.
+
+    Without a past the rest of a sequence is padding. With one, new rows would have to go behind the actual end of each.
+    """
     lengths = body.value(5).data if body.has(5) else None
-    if lengths is None or not (np.asarray(lengths) == total - 1).all():
+    if lengths is not None and (np.asarray(lengths) == past + length - 1).all():
+        return None
+    if past or not body.has(5):
         body.fail(
-            "lengths of sequences (seqlens_k) that are computed at run time or are not those of whole sequences;"
-            " give the attention mask a value (--input-value attention_mask=1) or keep the caches (--state auto)"
+            "lengths of sequences (seqlens_k) that differ, or are computed at run time, beside a past: all of a batch"
+            " must be equally long; give the attention mask a value (--input-value attention_mask=1), or keep the"
+            " caches of one sequence (--state auto)"
         )
+    return body.reshape(body.add("Cast", [body.input(5)], to=7), (-1, 1, 1, 1))
 
 
 def _operands(body: Body, sizes: tuple[int, int, int, int]) -> tuple[str, str, str]:
