@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -21,10 +21,10 @@ from qcompile.passmgr.selection import selected
 from qcompile.shapes.analysis import analyse
 
 LAYERS = frozenset({"conv2d", "dense"})
-"""Operations that multiply in float16."""
+"""Operations that multiply numbers of 16 bits."""
 
 TABLE = "gather"
-"""Operation that picks rows of a table, which is stored in float16."""
+"""Operation that picks rows of a table, which is stored in 16 bits."""
 
 FOLLOWERS = frozenset({
     "abs", "add", "avg_pool", "clip", "concat", "div", "elu", "expand", "gelu", "global_avg_pool", "global_max_pool",
@@ -32,7 +32,7 @@ FOLLOWERS = frozenset({
     "reduce_max", "reduce_mean", "relu", "reshape", "resize", "sigmoid", "silu", "slice", "split", "sub", "tanh",
     "transpose",
 })  # fmt: skip
-"""Operations that compute in float32 in registers, and read and write float16 where an operand is float16 anyway."""
+"""Operations that compute in float32 in registers, and read and write 16 bits where an operand has 16 bits anyway."""
 
 _LARGEST = 65504.0
 _MARGIN = 2.0
@@ -43,7 +43,7 @@ _SAMPLES, _SYNTHETIC = 16, 2
 
 @dataclass(frozen=True)
 class NarrowFloats(Pass):
-    """Store the activations and weights of float layers as float16, and multiply in it.
+    """Store the activations and weights of float layers in 16 bits, and multiply such numbers.
 
     Before:
         %y = conv2d(%x, @w, @b) : f32[1,8,8,16]
@@ -54,24 +54,27 @@ class NarrowFloats(Pass):
         %y = cast(%y.half) {dtype="float32"} : f32[1,8,8,16]
         %p = softmax(%y) : f32[1,8,8,16]
 
-    A float16 tensor is rounded to nearest, ties to even, once, when it is stored. Kernels sum products in float16
-    for short stretches and in float32 beyond (`qcompile.kernels.half_micro`); biases, residuals, activations,
+    A tensor of 16 bits is rounded to nearest, ties to even, once, when it is stored. Kernels sum products of float16
+    in float16 for short stretches and in float32 beyond (`qcompile.kernels.half_micro`), those of bfloat16 in
+    float32 (`qcompile.kernels.bfloat_micro`); biases, residuals, activations,
     pooling and arithmetic are float32 in registers. Softmax, normalizations, exponentials and products of two
-    activations, and means over open axes, stay in float32 altogether. Large tables that `gather` reads are float16 too.
+    activations, and means over open axes, stay in float32 altogether. Large tables that `gather` reads have 16 bits too.
 
     Options:
+        type: "float16" (11 bits of precision, up to 65504) or "bfloat16" (8 bits, the range of float32).
         keep_float: nodes that stay in float32: names, globs, "/regular expressions/", "op:dense", "from..to".
 
     Preconditions: to-nhwc ran. Magnitudes come from the calibration samples, else from made-up inputs.
 
-    Refusals: integer operations; weights computed at run time or packed; a tensor of which twice the largest
-    number, or twice what 64 products can sum up to, is beyond 65504.
+    Refusals: integer operations; weights computed at run time or packed; of float16 a tensor of which twice the
+    largest number, or twice what 64 products can sum up to, is beyond 65504.
     """
 
     name: ClassVar[str] = "narrow-floats"
     requires: ClassVar[tuple[Fact, ...]] = (CHANNELS_LAST,)
-    tolerance: ClassVar[Tolerance] = MinSqnrDb(40.0)
+    tolerance: ClassVar[Tolerance] = MinSqnrDb(35.0)
 
+    type: Literal["float16", "bfloat16"] = "float16"
     keep_float: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -82,8 +85,8 @@ class NarrowFloats(Pass):
             return
         # A mean over an open axis is rescaled to the actual extent, and rounded after that.
         wide = set(analyse(graph).means) if graph.symbols else set()
-        magnitudes = _magnitudes(graph, context)
-        narrow = _Narrowing(context.rewriter(graph))
+        magnitudes = _magnitudes(graph, context) if self.type == "float16" else {}
+        narrow = _Narrowing(context.rewriter(graph), self.type)
         for node in list(graph.nodes):
             if (
                 node in wide
@@ -91,7 +94,7 @@ class NarrowFloats(Pass):
                 or not (node.op.name in LAYERS or _is_table(node) or narrow.reads_half(node))
             ):
                 continue
-            reason = "keep_float names it" if node in kept else _obstacle(node, magnitudes)
+            reason = "keep_float names it" if node in kept else _obstacle(node, self.type, magnitudes)
             if reason is None:
                 narrow.rewrite(node)
             elif node.op.name in LAYERS:
@@ -100,18 +103,18 @@ class NarrowFloats(Pass):
 
 
 class _Narrowing:
-    """Puts float16 forms beside the float32 tensors of a graph."""
+    """Puts forms of 16 bits beside the float32 tensors of a graph."""
 
-    def __init__(self, rewriter: Rewriter) -> None:
-        self.rewriter = rewriter
+    def __init__(self, rewriter: Rewriter, dtype: str) -> None:
+        self.rewriter, self.dtype = rewriter, dtype
         self._half: dict[Value, Value] = {}
 
     def reads_half(self, node: Node) -> bool:
-        """Return whether a node may follow: it reads a tensor that is float16 already."""
+        """Return whether a node may follow: it reads a tensor that has 16 bits already."""
         return node.op.name in FOLLOWERS and any(value in self._half for value in node.inputs if not value.is_constant)
 
     def rewrite(self, node: Node) -> None:
-        """Compute a node on float16 tensors; its results are widened for those that read float32."""
+        """Compute a node on tensors of 16 bits; its results are widened for those that read float32."""
         inputs = [self._narrowed(v, node) if k in _operands(node) else v for k, v in enumerate(node.inputs)]
         names = [f"{value.name}.half" for value in node.outputs]
         graph = self.rewriter.graph
@@ -129,11 +132,10 @@ class _Narrowing:
         if value not in self._half:
             name = f"{value.name}.half"
             if value.data is not None:
-                self._half[value] = self.rewriter.constant(name, value.data.astype(np.float16))
+                self._half[value] = self.rewriter.constant(name, value.data.astype(self.dtype))
             else:
-                cast = self.rewriter.insert(
-                    reader, ops.get("cast"), [value], _cast("float16"), name=name, loc=reader.loc
-                )
+                to = _cast(self.dtype)
+                cast = self.rewriter.insert(reader, ops.get("cast"), [value], to, name=name, loc=reader.loc)
                 self._half[value] = cast.output
         return self._half[value]
 
@@ -143,7 +145,7 @@ def _cast(dtype: str) -> Any:
 
 
 def _operands(node: Node) -> tuple[int, ...]:
-    """Return the operands that become float16: of layers all but the bias, of a look-up the table."""
+    """Return the operands that get 16 bits: of layers all but the bias, of a look-up the table."""
     if node.op.name in LAYERS:
         return tuple(k for k in range(len(node.inputs)) if k != 2)
     return tuple(k for k, value in enumerate(node.inputs) if value.dtype == "float32")
@@ -160,8 +162,15 @@ def _is_table(node: Node) -> bool:
     return node.inputs[0].data is not None and node.inputs[0].type.size >= _SMALLEST_TABLE
 
 
-def _obstacle(node: Node, magnitudes: Mapping[str, float]) -> str | None:
-    """Return why a node cannot compute on float16, or None."""
+def _obstacle(node: Node, dtype: str, magnitudes: Mapping[str, float]) -> str | None:
+    """Return why a node cannot compute on 16 bits, or None."""
+    if node.op.name in LAYERS and node.inputs[1].data is None:
+        return f"its weights ({node.inputs[1].name}) are computed at run time"
+    return _overflow(node, magnitudes) if dtype == "float16" else None
+
+
+def _overflow(node: Node, magnitudes: Mapping[str, float]) -> str | None:
+    """Return what float16 cannot hold of a node, or None."""
     values = [node.inputs[k] for k in _operands(node)]
     for value in (*values, *node.outputs):
         largest = magnitudes.get(value.name, 0.0) * _MARGIN
@@ -171,10 +180,8 @@ def _obstacle(node: Node, magnitudes: Mapping[str, float]) -> str | None:
             return f"{value.name} has numbers that float16 may not hold"
     if node.op.name not in LAYERS:
         return None
-    weight = node.inputs[1]
-    if weight.data is None:
-        return f"its weights ({weight.name}) are computed at run time"
-    rows = np.sort(np.abs(weight.data).reshape(weight.shape[0], -1), axis=1)
+    weight = node.inputs[1].constant()
+    rows = np.sort(np.abs(weight).reshape(weight.shape[0], -1), axis=1)
     reach = float(rows[:, -_SUMMED:].sum(axis=1).max(initial=0.0)) * magnitudes.get(node.inputs[0].name, 0.0)
     if not reach * _MARGIN <= _LARGEST:
         return f"{_SUMMED} products of {node.inputs[0].name} may sum up to more than float16 holds"

@@ -32,6 +32,9 @@ def compile_model(
     fp16: Annotated[
         bool, typer.Option("--fp16", help="Compute layers in 16-bit floating point, on machines that do.")
     ] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Multiply in bfloat16 and sum in float32, on machines that do.")
+    ] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Keep 32-bit floating point.")] = False,
     weight_bits: Annotated[
         int | None, number("Bits of weights alone, 8, 4, 2 or 1; activations stay in floating point.")
@@ -41,7 +44,10 @@ def compile_model(
         str | None, typer.Option(metavar="TYPE", help="Constants of floats: float32 (default), float16, bfloat16.")
     ] = None,
     floats: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="What layers that stay float compute in: float32 or float16.")
+        str | None,
+        typer.Option(
+            metavar="TYPE", help="What layers that stay float compute in: float32 (default), float16, bfloat16."
+        ),
     ] = None,
     calib: Calib = None,
     samples: Annotated[int | None, number("Calibration samples to use at most (64; more of tiny networks).")] = None,
@@ -134,7 +140,7 @@ def compile_model(
     started = time.monotonic()
     settings: dict[str, Any] = {
         "target": target,
-        "precision": _precision(int8=int8, dynamic=dynamic, fp16=fp16, fp32=fp32),
+        "precision": _precision(int8=int8, dynamic=dynamic, fp16=fp16, bf16=bf16, fp32=fp32),
         "weight_bits": weight_bits,
         "group_size": group_size,
         "store": store,

@@ -13,7 +13,9 @@ from qcompile.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-PRECISIONS = ("int8", "dynamic", "fp16", "fp32")
+PRECISIONS = ("int8", "dynamic", "fp16", "bf16", "fp32")
+
+_HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 
 ACCURACIES = ("fast", "auto")
 
@@ -55,7 +57,7 @@ SCHEMA: dict[str, Any] = {
         "weight_bits": {"enum": [8, 4, 2, 1]},
         "group_size": _POSITIVE,
         "store": {"enum": ["float32", "float16", "bfloat16"]},
-        "floats": {"enum": ["float32", "float16"]},
+        "floats": {"enum": ["float32", "float16", "bfloat16"]},
         "keep_float": _STRINGS,
         "keep_int16": _STRINGS,
         "io": {"enum": ["float", "int8"]},
@@ -87,7 +89,7 @@ class CompileConfig:
 
     Args:
         target: name of a target, path of a target's YAML file, or "host".
-        precision: "int8", "dynamic" (activations are quantized at run time), "fp16" or "fp32".
+        precision: "int8", "dynamic" (activations are quantized at run time), "fp16", "bf16" or "fp32".
         calib: calibration set: folder, file or `module:function`; None for none.
         samples: largest number of calibration samples; None takes 64, of very small networks up to 512.
         crops_per_image: samples to cut from each photograph; None lets `samples` decide.
@@ -106,7 +108,8 @@ class CompileConfig:
             rounding.
         group_size: neighbouring weights that then share a scale.
         store: how float constants are stored, "float32", "float16" or "bfloat16"; arithmetic stays float32.
-        floats: what layers compute in that are not quantized, "float32" or "float16"; "fp16" is all layers in float16.
+        floats: what layers compute in that are not quantized, "float32", "float16" or "bfloat16"; "fp16" and "bf16" are
+            all layers in it.
         keep_float: nodes that stay in float32: names, globs, /regular expressions/, op:softmax, from..to.
         keep_int16: nodes that compute on 16-bit activations, chosen alike; those that `keep_float` names stay in float.
         io: "float", or "int8" to keep inputs and outputs quantized.
@@ -187,7 +190,13 @@ class CompileConfig:
             other = f"--{self.precision}"
             raise UsageError(f"--weight-bits keeps activations in float32, {other} does not", hint="give one of them")
         if self.weight_bits is not None and self.narrows:
-            raise UsageError("--weight-bits keeps activations in float32, float16 does not", hint="give one of them")
+            raise UsageError(
+                f"--weight-bits keeps activations in float32, {self.narrow_type} does not", hint="give one of them"
+            )
+        if self.precision in _HALVES and self.floats not in ("float32", self.narrow_type):
+            raise UsageError(
+                f"--{self.precision} and --floats {self.floats} exclude each other", hint="give one of them"
+            )
         if self.metric is not None and self.eval_data is None:
             raise UsageError("--metric needs labelled samples", hint="give them with --eval-data")
         if self.eval_data is not None and not self.searches:
@@ -206,8 +215,13 @@ class CompileConfig:
 
     @property
     def narrows(self) -> bool:
-        """Whether layers that are not quantized compute in float16."""
-        return self.precision == "fp16" or self.floats == "float16"
+        """Whether layers that are not quantized compute in 16 bits."""
+        return self.narrow_type is not None
+
+    @property
+    def narrow_type(self) -> str | None:
+        """Type of 16 bits that they compute in, "float16" or "bfloat16"; None: float32."""
+        return _HALVES.get(self.precision, None if self.floats == "float32" else self.floats)
 
     @property
     def compares(self) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcompile.ir.cost import modelled_ns
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.types import NARROW
 from qcompile.kernels.conv_workload import LEAST_PIXELS, ConvWorkload, dense, workload_fields
 from qcompile.kernels.winograd import is_sharable
 from qcompile.tuning.database import Database
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 PAIRING = ("avx2",)
 """Instruction sets whose kernels sum two products of bytes in 16 bits, and are slower where weights are too great."""
 
-_ELEMENT_BYTES = {"int8": 1, "int16": 2, "float16": 2}
+_ELEMENT_BYTES = {"int8": 1, "int16": 2, "float16": 2, "bfloat16": 2}
 _EPILOGUE = ("output", "residual", "table", "activation")
 """Fields of a workload that hardly matter for its time."""
 
@@ -64,7 +65,7 @@ class NodeCosts:
 
         Args:
             node: of a float or an integer graph.
-            precision: "int8", "int16", "float16" or "float32"; None for the form that the node has.
+            precision: "int8", "int16", "float16", "bfloat16" or "float32"; None for the form that the node has.
         """
         precision = precision or precision_of(node)
         ns = self._measured.get(_key(_fields(node, precision))) if self._measured else None
@@ -89,9 +90,9 @@ class NodeCosts:
 
 
 def precision_of(node: Node) -> str:
-    """Return what a node computes in: "int8", "int16", "float16" or "float32"."""
+    """Return what a node computes in: "int8", "int16", "float16", "bfloat16" or "float32"."""
     if not node.is_integer:
-        return "float16" if node.outputs[0].dtype == "float16" else "float32"
+        return node.outputs[0].dtype if node.outputs[0].dtype in NARROW else "float32"
     return "int16" if node.inputs[0].dtype == "int16" else "int8"
 
 
@@ -145,7 +146,7 @@ def _key(fields: dict[str, Any]) -> str:
 
 def _workload(node: Node, precision: str) -> ConvWorkload | None:
     """Return the kernel's workload of a layer without its epilogue; None where the node is no such layer."""
-    if precision not in ("int8", "float16", "float32") or node.op.name not in ("conv2d", "dense"):
+    if precision not in ("int8", *NARROW, "float32") or node.op.name not in ("conv2d", "dense"):
         return None
     x, weight = node.inputs[0], node.inputs[1]
     output = precision

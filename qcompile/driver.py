@@ -102,7 +102,7 @@ def compile(
     Args:
         model: path of the ONNX file; settings in a `model.yaml` beside it apply first.
         target: name or YAML path of a target; "host" by default.
-        precision: "int8" (default), "dynamic", "fp16" or "fp32".
+        precision: "int8" (default), "dynamic", "fp16", "bf16" or "fp32".
         calibration: samples as {input name: array}, or a folder, file or `module:function`; None makes samples up.
         input_shapes: extents of inputs with open ones, by name.
         config: further settings: a YAML file, a mapping, or a record that is complete; the arguments win over it.
@@ -198,10 +198,10 @@ def prepare(
     from qcompile.calibrate.preprocess import Preprocess
     from qcompile.onnx_import.kept import import_kept
     from qcompile.passmgr import PassContext
-    from qcompile.targets import load, with_float16
+    from qcompile.targets import load, with_arithmetic
     from qcompile.tuning.database import open_database
 
-    target = with_float16(load(config.target)) if config.narrows else load(config.target)
+    target = with_arithmetic(load(config.target), config.narrow_type)
     make_observer(config.observer)
     preprocess = Preprocess.from_mapping(config.preprocess)
     states = (config.state, config.state_initial, config.max_length, config.cache)
@@ -287,9 +287,9 @@ def to_precision(
     from qcompile.passmgr.selection import check_selection
     from qcompile.search.safety_net import protect
 
-    if config.precision == "fp16":
+    if config.precision in ("fp16", "bf16"):
         check_selection(graph, config.keep_float, option="--keep-float")
-    if config.precision in ("fp16", "fp32"):
+    if config.precision in ("fp16", "bf16", "fp32"):
         return _run(finish_pipeline(config), graph, config, context, instruments)
     if is_quantized(graph):
         context.note("the model is quantized already: its own scales are used, no calibration")
@@ -340,8 +340,9 @@ def narrow_pipeline(config: CompileConfig) -> str:
     """Return the end of a pipeline text that computes or stores what is float, or caches, in fewer bits."""
     from qcompile.ir.printer import print_literal
 
-    kept = config.keep_float if config.precision == "fp16" else ()
-    narrow = f",narrow-floats{{keep_float={print_literal(kept)}}}" if config.narrows else ""
+    kept = config.keep_float if config.precision in ("fp16", "bf16") else ()
+    options = f'type="{config.narrow_type}", keep_float={print_literal(kept)}'
+    narrow = f",narrow-floats{{{options}}}" if config.narrows else ""
     narrow += "" if config.store == "float32" else f',store-floats{{type="{config.store}"}}'
     return narrow if config.cache == "float32" else f'{narrow},store-caches{{type="{config.cache}"}}'
 
@@ -440,9 +441,10 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
     """Compare the quantized graph with the float one, tensor by tensor; None for a float build."""
     from qcompile.evaluate.comparison import compare_graphs
     from qcompile.ir.state import state_input
+    from qcompile.ir.types import NARROW
     from qcompile.ops.packed_weights import PACKED
 
-    halves = any(value.dtype == "float16" for value in final.values())
+    halves = any(value.dtype in NARROW for value in final.values())
     narrow = halves or any(state_input(final, state).dtype == "int8" for state in final.states if state.in_place)
     if not narrow and not any(n.is_integer or n.op.rounds or n.op.name in PACKED for n in final.nodes):
         return None

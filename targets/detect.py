@@ -15,7 +15,7 @@ _V4_VNNI = (*_V3, "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "av
 _V4_AMX = (*_V4_VNNI, "amx_tile", "amx_int8")
 _V8_2 = ("asimd", "crc32", "atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "asimddp")
 _V8_4 = (*_V8_2, "asimdfhm", "bf16", "i8mm")
-_X86_OPTIONAL = ("avx512fp16",)
+_X86_OPTIONAL = ("avx512fp16", "avx512bf16", "amx_bf16")
 _ARM_CORES = {"0xd03": "cortex-a53", "0xd08": "cortex-a72", "0xd0b": "cortex-a76", "0xd0c": "neoverse-n1",
               "0xd40": "neoverse-v1"}  # fmt: skip
 _FOUND_V8_0 = ("cortex-a53", "cortex-a72")

@@ -12,6 +12,7 @@ import numpy as np
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph
 from qcompile.ir.state import initial_states
+from qcompile.ir.types import NARROW
 from qcompile.ops.interpreter import Interpreter
 from qcompile.runtime import self_test
 
@@ -19,7 +20,7 @@ FLOAT_TOLERANCE = 1e-3
 """For a float model, relative to the largest value: far more than rounding gives, far less than any fault."""
 
 HALF_TOLERANCE = 0.03
-"""For float16: kernels sum products in another precision than the interpreter, some 50 dB a layer."""
+"""For numbers of 16 bits: kernels sum products in another precision than the interpreter, some 50 dB a layer."""
 
 MIXED_TOLERANCE = 0.05
 """Where integers follow a float operation, one rounding error can become one step of a quantized tensor."""
@@ -66,7 +67,7 @@ def foresee(graph: Graph, seed: int) -> dict[str, Any]:
     outputs = {name: array for name, array in outputs.items() if name not in {s.output for s in graph.states}}
     integers = [node.is_integer or node.op.rounds for node in graph.nodes if node.op.name not in _COPIES]
     tolerance = 0.0 if all(integers) else MIXED_TOLERANCE if any(integers) else FLOAT_TOLERANCE
-    if any(value.dtype == "float16" for value in graph.values()):
+    if any(value.dtype in NARROW for value in graph.values()):
         tolerance = max(tolerance, HALF_TOLERANCE)
     records = {name: self_test.record(array, tolerance) for name, array in outputs.items()}
     return {"seed": seed, "runs": runs, "tolerance": tolerance, "outputs": records}

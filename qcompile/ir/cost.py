@@ -39,9 +39,11 @@ def modelled_ns(macs: int, bytes_moved: int, precision: str, isa: str = "") -> f
     Args:
         macs: multiply-accumulates.
         bytes_moved: bytes read and written.
-        precision: "int8", "int16", "float16" or "float32"; anything else counts as float32.
+        precision: "int8", "int16", "float16", "bfloat16" or "float32"; anything else counts as float32.
         isa: instruction set of the kernels; "" for a typical one.
     """
     integer, real, byte = _ISA_NS.get(isa, (MAC_NS["int8"], MAC_NS["float32"], BYTE_NS))
-    one = {"int8": integer, "int16": _INT16 * integer, "float16": _FLOAT16 * real}.get(precision, real)
+    one = {"int8": integer, "int16": _INT16 * integer, "float16": _FLOAT16 * real, "bfloat16": _FLOAT16 * real}.get(
+        precision, real
+    )
     return one * macs + byte * bytes_moved

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import ml_dtypes  # NumPy learns "bfloat16" from it  # noqa: F401
 import numpy as np
 
 SHORT_DTYPE = {
     "float32": "f32",
     "float64": "f64",
     "float16": "f16",
+    "bfloat16": "bf16",
     "int8": "i8",
     "uint8": "u8",
     "uint16": "u16",
@@ -24,6 +26,9 @@ SHORT_DTYPE = {
 """NumPy's name of every element type the IR knows, and how the printer writes it."""
 
 LONG_DTYPE = {short: long for long, short in SHORT_DTYPE.items()}
+
+NARROW = frozenset({"float16", "bfloat16"})
+"""Types of real numbers of 16 bits: each is rounded when it is stored, and float32 in registers."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Convolution with AMX tiles: ``tdpbusd`` multiplies 16 pixels by 64 channels of K by 16 filters.
 
+``tdpbf16ps`` does so for 32 channels of bfloat16 numbers.
+
 Two tiles of pixels meet two of weights in four tiles of sums, which fills all eight.  The pixels of a tile
 lie at a fixed stride in a row of the input (or of its padded copy), so they are loaded from where they
 are; a row whose width is no multiple of the tile ends in a tile that overlaps the one before, and only
@@ -31,29 +33,57 @@ _FEW_PIXELS = 64
 class AmxKernel:
     """What the generator and the packing of weights need to know; the tiles are emitted by ``AmxTiles``.
 
-    The packed weights are those of the dot instructions: 4 values of K together.
+    The packed weights are those of the dot instructions: 4 bytes of K together.
+
+    Attributes:
+        precision: of the layers that it computes.
+        product: the instruction.
+        sums: element type of the sums.
+        exact: what lies past a run of K must not be read, even if its weights are zero: it may be no number.
     """
 
     a_dtype: str = "uint8"
     b_dtype: str = "int8"
     lanes: int = _LANES
     group: int = 4
+    precision: str = "int8"
+    product: str = "llvm.x86.tdpbusd"
+    sums: str = "int32"
+    exact: bool = False
     unroll: int = 1
     tiles: Sequence[tuple[int, int]] = ((32, 2),)
 
     def fits(self, work: ConvWorkload) -> bool:
         """Return whether a layer is worth tiles: pixels to fill half of one, and products to pay for the stores."""
-        if work.precision != "int8" or work.groups > 1 or work.reduction < _LEAST_PRODUCTS:
+        if work.precision != self.precision or work.groups > 1 or work.reduction < _LEAST_PRODUCTS:
+            return False
+        if self.exact and not self._fills_tiles(work.channels * (work.kernel[1] if work.dilations[1] == 1 else 1)):
             return False
         return work.batch * work.out_height * work.out_width >= _LEAST_PIXELS
 
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of a value of K; those of a dot are 4."""
+        return 4 // self.group
+
     def padded(self, run: int) -> int:
-        """Return the length of a run of K that was cut into equal chunks of at most 64."""
-        return self.chunk(run) * -(-run // _BYTES)
+        """Return the length of a run of K that was cut into equal chunks of at most 64 bytes."""
+        return self.chunk(run) * self._chunks(run)
 
     def chunk(self, run: int) -> int:
-        """Return K values of one tile, a multiple of 4."""
-        return -(-run // (-(-run // _BYTES) * self.group)) * self.group
+        """Return K values of one tile, a multiple of the group."""
+        return -(-run // (self._chunks(run) * self.group)) * self.group
+
+    def _chunks(self, run: int) -> int:
+        """Return how many tiles a run takes: the fewest, or the fewest that it fills exactly."""
+        fewest = -(-run * self.element_bytes // _BYTES)
+        if not self.exact:
+            return fewest
+        return next(count for count in range(fewest, run + 1) if run % (count * self.group) == 0)
+
+    def _fills_tiles(self, run: int) -> bool:
+        """Return whether a run can be cut into whole tiles, not many more than their bytes would take."""
+        return run % self.group == 0 and self._chunks(run) <= 2 * -(-run * self.element_bytes // _BYTES)
 
     def tile(self, work: ConvWorkload) -> tuple[int, int, int]:
         """Return rows, columns and vectors of the register tile.
@@ -70,6 +100,18 @@ class AmxKernel:
         return 1, min(count * width, work.out_width), nv
 
 
+BFLOAT16 = AmxKernel(
+    a_dtype="bfloat16",
+    b_dtype="bfloat16",
+    group=2,
+    precision="bfloat16",
+    product="llvm.x86.tdpbf16ps",
+    sums="float32",
+    exact=True,
+)
+"""The form for bfloat16."""
+
+
 def pixels_of_tile(width: int) -> int:
     """Pixels of each tile when a row is cut evenly."""
     return -(-width // -(-width // _ROWS))
@@ -80,7 +122,7 @@ class Pixels:
     """Where a rectangle of output pixels finds its input.
 
     Args:
-        memory: 8-bit pixels.
+        memory: pixels.
         entry: element under the first output's first tap.
         row_step: elements from an output row's pixels to the next one's.
         column_step: elements from an output column's pixels to the next one's.
@@ -127,6 +169,7 @@ class AmxTiles:
         work: canonical workload.
         epilogue: of the layer.
         runs: (filter rows, runs in a row, padded K of a run).
+        micro: the instruction and its types.
         chunk: K values of a tile.
         nv: vectors of channels in a whole block.
         scratch: first free byte of scratch.
@@ -141,11 +184,13 @@ class AmxTiles:
         work: ConvWorkload,
         epilogue: Epilogue,
         runs: tuple[int, int, int],
+        micro: AmxKernel,
         chunk: int,
         nv: int,
         scratch: int,
     ) -> None:
         self._b, self._work, self._epilogue, self._runs, self._chunk = b, work, epilogue, runs, chunk
+        self._micro = micro
         self.prefetch: Callable[[Index, Index, Expr], None] | None = None
         self._scratch, self._width = scratch, pixels_of_tile(work.out_width)
         self._pixels: tuple[int, ...] = (4, 5) if nv > 1 else (4, 5, 6)
@@ -162,8 +207,8 @@ class AmxTiles:
         config = bytearray(_CONFIG_BYTES)
         config[0] = 1
         sizes = dict.fromkeys(_SUMS, (self._width, _BYTES))
-        sizes.update(dict.fromkeys(self._pixels, (self._width, self._chunk)))
-        sizes.update(dict.fromkeys(self._weights, (self._chunk // 4, _BYTES)))
+        sizes.update(dict.fromkeys(self._pixels, (self._width, self._chunk * self._micro.element_bytes)))
+        sizes.update(dict.fromkeys(self._weights, (self._chunk // self._micro.group, _BYTES)))
         for tile, (rows, row_bytes) in sizes.items():
             config[16 + 2 * tile], config[48 + tile] = row_bytes, rows
         words, at = b.scratch("int64"), self._scratch // 8
@@ -207,19 +252,19 @@ class AmxTiles:
                     self.prefetch(filters.ahead, kh * taps + kw, k)
 
     def _multiply(self, pixels: Pixels, at: Sequence[Index], filters: Filters, weights: Expr) -> None:
-        b, nv = self._b, filters.nv
+        b, nv, size = self._b, filters.nv, self._micro.element_bytes
         for j in range(nv):
-            start, step = filters.memory.address(weights + j * _BYTES), index(nv * _BYTES)
+            start, step = filters.memory.address(weights + j * (_BYTES // size)), index(nv * _BYTES)
             b.call("llvm.x86.tileloadd64", *_tile(self._weights[j]), start, step)
         for number, start in enumerate(at):
-            tile = self._pixels[number % len(self._pixels)]
-            b.call("llvm.x86.tileloadd64", *_tile(tile), pixels.memory.address(start), index(pixels.column_step))
+            tile, step = self._pixels[number % len(self._pixels)], pixels.column_step * size
+            b.call("llvm.x86.tileloadd64", *_tile(tile), pixels.memory.address(start), index(step))
             for j in range(nv):
-                b.call("llvm.x86.tdpbusd", *_tile(number * nv + j, tile, self._weights[j]))
+                b.call(self._micro.product, *_tile(number * nv + j, tile, self._weights[j]))
 
     def _finish(self, parts: Sequence[tuple[int, int, int]], filters: Filters) -> None:
         """Bring the sums through scratch into vector registers, some pixels at a time."""
-        b, work, nv, sums = self._b, self._work, filters.nv, self._b.scratch("int32")
+        b, work, nv, sums = self._b, self._work, filters.nv, self._b.scratch(self._micro.sums)
         buffer = (self._scratch + _CONFIG_BYTES) // 4
         for number in range(len(parts)):
             for j in range(nv):

@@ -17,11 +17,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
 from tvm import tirx
-from tvm.ir import PointerType, PrimType
+from tvm.ir import PointerType, PrimType, StringImm
 
 POINTERS = 8
 _WHOLE = 1 << 30
@@ -101,6 +102,19 @@ def less(x: Index, y: Index) -> Expr:
     return tirx.LT(index(x), index(y))
 
 
+@dataclass(frozen=True)
+class Inlined:
+    """A function in LLVM's own language, for instructions on types that TVM has no name for.
+
+    Args:
+        name: what it defines.
+        text: declarations, and the definition with the attributes ``#0``.
+    """
+
+    name: str
+    text: str
+
+
 class Memory:
     """A typed view of memory, indexed by element."""
 
@@ -160,6 +174,7 @@ class Builder:
 
     def __init__(self) -> None:
         self._blocks: list[list[Any]] = [[]]
+        self._inlined: set[Inlined] = set()
         self._count = 0
         pointer = PointerType(PrimType("uint8"), "global")
         self._pointers = [tirx.Var(f"p{i}", pointer) for i in range(POINTERS)]
@@ -193,13 +208,19 @@ class Builder:
         """Call an LLVM intrinsic for its effect."""
         self.emit(tirx.Evaluate(tirx.call_intrin("void", "tirx.call_llvm_intrin", _intrinsic_id(intrinsic), *args)))
 
+    def inline(self, function: Inlined, dtype: str, *args: Expr) -> Expr:
+        """Return the result of a function that is given in LLVM's own language; it becomes part of the kernel."""
+        self._inlined.add(function)
+        return tirx.call_pure_extern(dtype, function.name, *args)
+
     def _view(self, pointer: Any, dtype: str, stem: str) -> Memory:
-        buffer = tirx.decl_buffer((_WHOLE,), dtype, name=self._name(stem), layout=None)
+        stored = "uint16" if dtype == "bfloat16" else dtype
+        buffer = tirx.decl_buffer((_WHOLE,), stored, name=self._name(stem), layout=None)
         self.emit(tirx.DeclBuffer(buffer, data=pointer))
         return Memory(self, buffer, dtype)
 
     def argument(self, position: int, dtype: str) -> Memory:
-        """View pointer argument ``p<position>`` as an array of ``dtype``."""
+        """View pointer argument ``p<position>`` as an array of ``dtype``; bfloat16 numbers are their bits, uint16."""
         return self._view(self._pointers[position], dtype, f"p{position}_")
 
     def scratch(self, dtype: str) -> Memory:
@@ -267,6 +288,9 @@ class Builder:
         body = self._close()
         zero, one = tirx.IntImm("int32", 0), tirx.IntImm("int32", 1)
         body = tirx.AttrStmt("default", "device_id", zero, tirx.AttrStmt("default", "device_type", one, body))
+        for inlined in sorted(self._inlined, key=lambda function: function.name):
+            text = f"{inlined.text}attributes #0 = {{ alwaysinline nounwind memory(none) }}\n"
+            body = tirx.AttrStmt(zero, "pragma_import_llvm", StringImm(text), body)
         parameters = [*self._pointers, self._scratch, *self._range]
         function = tirx.PrimFunc(parameters, tirx.SeqStmt([body, tirx.Return(zero)]), ret_type=PrimType("int32"))
         return function.with_attr({"global_symbol": name, "calling_conv": 0, "tirx.is_entry_func": False})

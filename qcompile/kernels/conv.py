@@ -127,7 +127,7 @@ class _Generator:
         self.matrix: AmxTiles | None = None
         if isinstance(self.micro, AmxKernel):
             runs, chunk = (self.walk.rows, self.walk.taps, self.walk.padded), self.micro.chunk(self.walk.run)
-            self.matrix = AmxTiles(self.b, work, self.epilogue, runs, chunk, tiling.nv, self._copied_bytes)
+            self.matrix = AmxTiles(self.b, work, self.epilogue, runs, self.micro, chunk, tiling.nv, self._copied_bytes)
             self.matrix.prefetch = self._prefetch if self.streamed else None
 
     @property
@@ -342,6 +342,10 @@ class _Generator:
 
             if flush is None or once:
                 self._run(step, run, places.ahead)
+                if self._left:
+                    rows = [entry + self._stepped + corner for corner in corners]
+                    at = weights + self._stepped * lanes
+                    micro.partial(b, state, source.memory, rows, self.weights, at, self._left)  # type: ignore[attr-defined]
             else:
                 self._run_in_blocks(step, partial(flush, b, state), run, places.ahead)
         if flush is not None and once:
@@ -350,7 +354,7 @@ class _Generator:
     def _run(self, step: Callable[[Index, int], None], run: Index, ahead: Index) -> None:
         """Emit the steps of one run of K; ``step`` gets where it starts and its groups."""
         b, size, unroll = self.b, self._step, self._step // self.micro.group
-        steps, rest = divmod(self.walk.padded, size)
+        steps, rest = divmod(self._stepped, size)
         apart = 1 if self._first_step_apart(steps) else 0
         if apart:
             step(0, unroll)
@@ -387,6 +391,16 @@ class _Generator:
             step(steps * size, rest // self.micro.group)
         if left or rest:
             flush()
+
+    @property
+    def _left(self) -> int:
+        """Values at the end of a run that fill no group, of kernels which then must not read past it."""
+        return self.walk.run % self.micro.group if hasattr(self.micro, "partial") else 0
+
+    @property
+    def _stepped(self) -> int:
+        """Values of a run that whole groups take."""
+        return self.walk.run - self._left if self._left else self.walk.padded
 
     @property
     def _step(self) -> int:

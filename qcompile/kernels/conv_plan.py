@@ -23,12 +23,17 @@ _ITEM_MACS = 200_000
 
 def micro_kernel(workload: ConvWorkload, isa: Isa) -> MicroKernel | AmxKernel:
     """The inner kernel for the workload's precision and shape."""
-    if isa.matrix_int8 is not None and isa.matrix_int8.fits(workload):
-        return isa.matrix_int8
+    for matrix in (isa.matrix_int8, isa.matrix_bfloat16):
+        if matrix is not None and matrix.fits(workload):
+            return matrix
     if workload.precision == "float16":
         if isa.float16 is None:
             raise LoweringError(f"no {isa.name} kernel multiplies float16", hint="keep the layer in float32")
         return isa.float16
+    if workload.precision == "bfloat16":
+        if isa.bfloat16 is None:
+            raise LoweringError(f"no {isa.name} kernel multiplies bfloat16", hint="keep the layer in float32")
+        return isa.bfloat16
     pixels = workload.batch * workload.out_height * workload.out_width
     if isa.single_int8 is not None and workload.precision == "int8" and pixels == 1:
         return isa.single_int8

@@ -40,8 +40,9 @@ class ConvWorkload:
         dilations: (rows, columns).
         pads: (top, left, bottom, right), pixels; filled with the zero point.
         groups: channel groups; filter o sees channels of group o // (filters / groups).
-        precision: "int8", "float32", or "float16": products of float16, the sums as `half_micro` says.
-        output: "int8" or "int16" (requantized), "int32" (raw sums, int8 only), "float32" or "float16".
+        precision: "int8", "float32", "float16": products of float16, the sums as `half_micro` says, or "bfloat16":
+            products of bfloat16, summed in float32.
+        output: "int8" or "int16" (requantized), "int32" (raw sums, int8 only), "float32", "float16" or "bfloat16".
         residual: a tensor of the output's shape is added; it is of the layer's precision, and the output too, or real.
         table: a 256-entry table is applied after requantizing, "int8" output only.
         activation: one of ``ACTIVATIONS``, with int8 precision of ``SCALED``, before the only rounding.
@@ -146,7 +147,7 @@ class ConvWorkload:
     @property
     def element_bytes(self) -> int:
         """Bytes of a number that it multiplies."""
-        return {"float32": 4, "float16": 2}.get(self.precision, 1)
+        return {"float32": 4, "float16": 2, "bfloat16": 2}.get(self.precision, 1)
 
     @property
     def out_height(self) -> int:
@@ -203,8 +204,10 @@ _OUTPUTS = {
     ("float32", "float32"),
     ("float16", "float16"),
     ("float16", "float32"),
+    ("bfloat16", "bfloat16"),
+    ("bfloat16", "float32"),
 }
-_RESIDUAL = {("int8", "int8"), ("float32", "float32"), ("float16", "float16"), ("float16", "float32")}
+_RESIDUAL = _OUTPUTS - {("int8", "int16"), ("int8", "int32"), ("int8", "float32")}
 
 
 def dense(rows: int, inputs: int, outputs: int, **epilogue: object) -> ConvWorkload:

@@ -35,7 +35,12 @@ def depthwise_kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel | Dire
     """The kernel to use for a workload, or None where it is not depthwise or there is none."""
     if not workload.channels == workload.filters == workload.groups or workload.groups == 1:
         return None
-    by_precision = {"int8": isa.depthwise_int8, "float32": isa.depthwise_float32, "float16": isa.depthwise_float16}
+    by_precision = {
+        "int8": isa.depthwise_int8,
+        "float32": isa.depthwise_float32,
+        "float16": isa.depthwise_float16,
+        "bfloat16": isa.depthwise_float32,  # rows are widened once, in scratch
+    }
     micro = by_precision[workload.precision]
     micro = getattr(micro, "strided", None) or micro if workload.strides[1] > 1 else micro
     if is_direct(micro) and (workload.output != "int8" or workload.residual or workload.low):

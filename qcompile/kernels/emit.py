@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from tvm import tirx
 
 from qcompile.errors import InternalError
@@ -25,8 +26,8 @@ _CONVEX = ("and", "lt", "le")
 
 
 def memory_dtype(dtype: str) -> str:
-    """Return the element type that a tensor is read and written as; truth values are bytes."""
-    return "uint8" if dtype == "bool" else dtype
+    """Return the element type that a tensor is read and written as; truth values are bytes, bfloat16 its bits."""
+    return {"bool": "uint8", "bfloat16": "uint16"}.get(dtype, dtype)
 
 
 class Emitter:
@@ -87,7 +88,7 @@ class Emitter:
     def _emit(self, node: ex.Expr, of: Callable[[ex.Expr], Expr], lanes: int) -> Expr:
         dtype = _typed(node.dtype, lanes)
         if node.op == "const":
-            return const(node.data[0], dtype)
+            return const(_bits(node.data[0]) if node.dtype == "bfloat16" else node.data[0], dtype)
         if node.op == "index":
             start = index(self.place[node.data])
             return tirx.Ramp(start, index(1), lanes) if lanes > 1 else start
@@ -105,6 +106,8 @@ class Emitter:
                 return narrowed(self.b, self.isa, codes, of(codes.value), lanes)
         if node.op == "round_clamp":
             return self._round_clamp([of(part) for part in node.args], lanes)
+        if node.op == "cast" and "bfloat16" in (node.dtype, node.args[0].dtype):
+            return self._through_float32(node, of)
         emit = _EMIT.get(node.op)
         if emit is None:
             raise InternalError(f"no code for the expression {node.op}")
@@ -112,6 +115,13 @@ class Emitter:
 
     def _truth(self, node: ex.Expr, value: Expr, lanes: int) -> Expr:
         return tirx.NE(value, const(0, _typed("uint8", lanes))) if node.dtype == "bool" else value
+
+    def _through_float32(self, node: ex.Expr, of: Callable[[ex.Expr], Expr]) -> Expr:
+        """Emit a conversion from or to bfloat16."""
+        (part,) = node.args
+        if part.dtype == "bool":
+            part = ex.cast(part, "float32")
+        return halves.converted(self.b, of(part), part.dtype, node.dtype)
 
     # -- memory -------------------------------------------------------------------------------------------
 
@@ -196,7 +206,12 @@ class Emitter:
         return shuffle(rounded, range(lanes))
 
 
+def _bits(number: float) -> int:
+    return int(np.asarray(number, "bfloat16").view(np.uint16))
+
+
 def _typed(dtype: str, lanes: int) -> str:
+    dtype = "uint16" if dtype == "bfloat16" else dtype
     return f"{dtype}x{lanes}" if lanes > 1 else dtype
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from tvm import tirx
 
+from qcompile.ir.types import NARROW
 from qcompile.kernels import parameters as at
 from qcompile.kernels.activation import ACTIVATIONS
 from qcompile.kernels.activation import SCALED as SCALED_ACTIVATIONS
@@ -28,6 +29,7 @@ from qcompile.kernels.builder import (
     splat,
 )
 from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.halves import converted
 from qcompile.kernels.isa import Isa
 from qcompile.quant.int16 import LOW_BITS
 from qcompile.quant.requantize import WIDE_SHIFT
@@ -197,10 +199,10 @@ class Epilogue:
         if self._work.output == "float16" and self._work.activation in _BOUNDS:
             yield from self._half_vectors(sums, to)
             return
-        if self._work.output in ("float32", "float16"):
+        if self._work.output in ("float32", *NARROW):
             for j, (total, factor) in enumerate(zip(sums, scales, strict=True)):
                 real = self._finish_float(total, factor, to + j * self._lanes)
-                yield j * self._lanes, _convert(real, self._work.output, self._lanes)
+                yield j * self._lanes, converted(self._b, real, "float32", self._work.output)
             return
         j = 0
         while j < len(sums):
@@ -235,7 +237,8 @@ class Epilogue:
         """Add the residual to float32 sums, where there is one."""
         if not self._work.residual:
             return value
-        return value + _convert(self._residual.load(self._beside(to), self._lanes), "float32", self._lanes)
+        residual = self._residual.load(self._beside(to), self._lanes)
+        return value + converted(self._b, residual, self._residual.dtype, "float32")
 
     def _beside(self, to: Index) -> Index:
         """Where the element is that joins an element of the output."""
@@ -378,16 +381,11 @@ def copy_elements(b: Builder, source: Memory, start: Index, to: Memory, first: I
     whole = count // wide
     if whole:
         with b.loop(whole, stem="v") as v:
-            to.store(first + v * wide, _convert(source.load(start + v * wide, wide), to.dtype, wide), wide)
+            to.store(first + v * wide, converted(b, source.load(start + v * wide, wide), source.dtype, to.dtype), wide)
     done, piece = whole * wide, wide
     while done < count:
         if done + piece <= count:
-            to.store(first + done, _convert(source.load(start + done, piece), to.dtype, piece), piece)
+            to.store(first + done, converted(b, source.load(start + done, piece), source.dtype, to.dtype), piece)
             done += piece
         else:
             piece //= 2
-
-
-def _convert(value: Expr, dtype: str, lanes: int) -> Expr:
-    wanted = f"{dtype}x{lanes}" if lanes > 1 else dtype
-    return value if str(value.ty) == wanted else cast(wanted, value)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcompile.errors import InternalError
+from qcompile.ir.types import NARROW
 
 _RANK = {"bool": 0, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 3, "uint32": 3, "int64": 4, "uint64": 4,
-         "float16": 5, "float32": 6, "float64": 7}  # fmt: skip
+         "float16": 5, "bfloat16": 5, "float32": 6, "float64": 7}  # fmt: skip
 
 ITEMSIZE = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8,
-            "float16": 2, "float32": 4, "float64": 8}  # fmt: skip
+            "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}  # fmt: skip
 """Bytes of an element in memory."""
 
 Build = Callable[[], "Expr"]
@@ -114,9 +115,14 @@ def make(op: str, dtype: str, args: tuple[Expr, ...] = (), data: Any = None) -> 
     return found
 
 
+def is_real(dtype: str) -> bool:
+    """Return whether an element type is one of floating point numbers."""
+    return dtype.startswith(("float", "bfloat"))
+
+
 def constant(value: float, dtype: str) -> Expr:
     """Return a constant of an element type."""
-    plain = float(value) if dtype.startswith("float") else int(value)
+    plain = float(value) if is_real(dtype) else int(value)
     # repr() separates 0.0 from -0.0, which compare equal.
     return make("const", dtype, (), (plain, repr(plain)))
 
@@ -148,11 +154,11 @@ def cast(value: Expr, dtype: str) -> Expr:
     """Convert numerically; float to integer truncates."""
     if value.dtype == dtype:
         return value
-    if value.op == "const" and not (value.dtype.startswith("float") and not dtype.startswith("float")):
+    if value.op == "const" and not (is_real(value.dtype) and not is_real(dtype)):
         return constant(value.data[0], dtype)
     if value.op == "flip" and value.dtype == "int8" and dtype in ("int16", "int32", "int64"):
         return cast(value.args[0], dtype) - 128
-    if value.op == "cast" and value.dtype == "float32" and value.args[0].dtype == dtype == "float16":
+    if value.op == "cast" and value.dtype == "float32" and value.args[0].dtype == dtype and dtype in NARROW:
         return value.args[0]  # it was widened, which changes nothing
     return make("cast", dtype, (value,))
 
@@ -215,7 +221,7 @@ _COMPARISONS = ("lt", "le", "eq")
 def _arithmetic(op: str, x: Any, y: Any) -> Expr:
     x, y = _unify(x, y)
     dtype = "bool" if op in _COMPARISONS else x.dtype
-    if x.op == y.op == "const" and op in _FOLD and not x.dtype.startswith("float"):
+    if x.op == y.op == "const" and op in _FOLD and not is_real(x.dtype):
         return constant(_FOLD[op](x.data[0], y.data[0]), dtype)
     simple = _simplify(op, x, y)
     return make(op, dtype, (x, y)) if simple is None else simple
@@ -223,7 +229,7 @@ def _arithmetic(op: str, x: Any, y: Any) -> Expr:
 
 def _simplify(op: str, x: Expr, y: Expr) -> Expr | None:
     """Return an equal, simpler expression of integers, or None."""
-    if x.dtype.startswith("float"):
+    if is_real(x.dtype):
         return None
     if op in ("add", "sub") and _is(y, 0):
         return x
@@ -269,7 +275,7 @@ def _unify(x: Any, y: Any) -> tuple[Expr, Expr]:
 
 
 def _number(value: Any, dtype: str) -> Expr:
-    if isinstance(value, float) and not dtype.startswith("float"):
+    if isinstance(value, float) and not is_real(dtype):
         return constant(value, "float32")
     if dtype in ("int8", "uint8") and not -128 <= value <= 127:
         return constant(value, "int32")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, cast, const, lanes_of
+from qcompile.kernels.builder import Builder, Expr, Index, Inlined, Memory, bitcast, cast, const, lanes_of
 from qcompile.kernels.isa import Isa
 
 _HIDDEN = 0x38000000
@@ -68,6 +68,44 @@ def from_bfloat16(bits: Expr) -> Expr:
     lanes = lanes_of(bits)
     floats, integers = (f"{kind}x{lanes}" if lanes > 1 else kind for kind in ("float32", "int32"))
     return bitcast(floats, cast(integers, bits) << const(16, integers))
+
+
+def to_bfloat16(b: Builder, value: Expr) -> Expr:
+    """Return the bits of the bfloat16 numbers nearest to float32 numbers, ties to even: uint16.
+
+    On a machine with bfloat16 arithmetic this is an instruction; on x86 it takes what is below 2^-126 as zero.
+    """
+    lanes = lanes_of(value)
+    floats, halves, bits = (f"<{lanes} x {kind}>" for kind in ("float", "bfloat", "i16"))
+    name = f"qc_to_bfloat16_{lanes}"
+    if lanes == 1:
+        floats, halves, bits = "float", "bfloat", "i16"
+    text = f"""define {bits} @{name}({floats} %x) #0 {{
+  %y = fptrunc {floats} %x to {halves}
+  %z = bitcast {halves} %y to {bits}
+  ret {bits} %z
+}}
+"""
+    return b.inline(Inlined(name, text), f"uint16x{lanes}" if lanes > 1 else "uint16", value)
+
+
+def converted(b: Builder, value: Expr, source: str, dtype: str) -> Expr:
+    """Return numbers as another element type has them; bfloat16 are their bits, uint16.
+
+    Args:
+        b: builder.
+        value: scalar or vector of `source`.
+        source: element type that they have.
+        dtype: element type that they are to have.
+    """
+    if source == dtype:
+        return value
+    lanes = lanes_of(value)
+    if source == "bfloat16":
+        return converted(b, from_bfloat16(value), "float32", dtype)
+    if dtype == "bfloat16":
+        return to_bfloat16(b, converted(b, value, source, "float32"))
+    return cast(f"{dtype}x{lanes}" if lanes > 1 else dtype, value)
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from qcompile.kernels import parameters as at
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, cast, less, splat
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, less, splat
 from qcompile.kernels.conv_plan import Blocking
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.epilogue import copy_elements
+from qcompile.kernels.halves import converted
 
 SLACK_BYTES = 128
 """Room past the staged block for reads and writes in whole vectors."""
 
-_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "float16": 2, "float32": 4}
+_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Stage:
         pad = b.argument(7, "float32" if work.real else "int32")
         wide = self.vector_bytes // _BYTES[self.dtype]
         zero = pad.load(at.PAD if work.real else at.IN_ZERO)
-        fill = b.let(splat(zero if self.dtype == "float32" else cast(self.dtype, zero), wide))
+        fill = b.let(splat(converted(b, zero, "float32" if work.real else "int32", self.dtype), wide))
         height = (rows - 1) * work.strides[0] + (work.kernel[0] - 1) * work.dilations[0] + 1
         with b.loop(height, stem="r") as r:
             input_row = b.let(row * work.strides[0] + r - work.pads[0])

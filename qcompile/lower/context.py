@@ -12,6 +12,7 @@ from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.program import MAX_ARGS
 from qcompile.ir.symbol import Axes
+from qcompile.ir.types import NARROW
 from qcompile.kernels import expression as ex
 from qcompile.kernels import isa as instruction_sets
 from qcompile.kernels.conv_plan import ConvPlan
@@ -215,7 +216,7 @@ class LoweringContext(TensorMemory):
         position = tuple(ex.index(n) for n in range(rank))
         window = tuple(ex.index(rank + n) for n in range(len(extents)))
         builder = ExpressionBuilder(node, output, self.sources)
-        start, dtype = init[0], "float32" if init[1] == "float16" else init[1]
+        start, dtype = init[0], "float32" if init[1] in NARROW else init[1]
         element = self.fused(output.type.size, lambda: body(builder, position, window), repeated=True)
         self.sources.inline = frozenset()
         last = self.sources.stored(output, finish(builder, accumulator(dtype), position))

@@ -9,6 +9,7 @@ import numpy as np
 
 from qcompile.errors import InternalError, LoweringError
 from qcompile.ir.graph import Node, Value
+from qcompile.ir.types import NARROW
 from qcompile.kernels import expression as ex
 from qcompile.kernels.expression import Expr
 from qcompile.quant.qparams import QParams
@@ -56,7 +57,7 @@ class ExpressionBuilder:
     # -- operands -----------------------------------------------------------------------------------------
 
     def load(self, operand: int, *position: Index) -> Expr:
-        """Return an element of an operand: a real number, float32 for float16, or the code q of a quantized one."""
+        """Return an element of an operand: a real number, float32 for 16 bits, or the code q of a quantized one."""
         value = self.node.inputs[operand]
         return _widened(self._sources.read(value, tuple(as_index(p) for p in position), None, None))
 
@@ -259,8 +260,8 @@ class ExpressionBuilder:
 
 
 def _widened(element: Expr) -> Expr:
-    """Return float16 as float32: nothing is computed in float16 but products of layers."""
-    return ex.cast(element, "float32") if element.dtype == "float16" else element
+    """Return numbers of 16 bits as float32: nothing is computed in fewer bits but products of layers."""
+    return ex.cast(element, "float32") if element.dtype in NARROW else element
 
 
 _EXACT_CLAMP = 2**22

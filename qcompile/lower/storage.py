@@ -90,7 +90,8 @@ class DraftStep:
     @property
     def grain(self) -> int:
         """Fewest tiles worth a thread of their own: one or two microseconds of work."""
-        cycles = self.macs / {"int8": 64, "int16": 32, "float16": 32}.get(self.precision, 16) + self.bytes / 8
+        macs_per_cycle = {"int8": 64, "int16": 32, "float16": 32, "bfloat16": 32}.get(self.precision, 16)
+        cycles = self.macs / macs_per_cycle + self.bytes / 8
         per_tile = max(1.0, cycles / max(1, self.kernel.tiles))
         return max(1, min(self.kernel.tiles, round(_GRAIN_CYCLES / per_tile)))
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from qcompile.errors import InternalError, UsageError
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.types import NARROW
 
 if TYPE_CHECKING:
     from qcompile.ops.sized_run import SizedRun
@@ -100,17 +101,17 @@ class Interpreter:
 
 
 def _rounded(result: Array, value: Value) -> Array:
-    """Return a float32 result as it is stored: float16 is rounded to nearest, ties to even, too large is infinite."""
-    if value.dtype != "float16":
+    """Return a float32 result as it is stored: 16 bits are rounded to nearest, ties to even, too large is infinite."""
+    if value.dtype not in NARROW:
         return result
     with np.errstate(over="ignore"):
-        return np.asarray(result).astype(np.float16)
+        return np.asarray(result).astype(value.dtype)
 
 
 def evaluate_node(node: Node, inputs: list[Array]) -> tuple[Array, ...]:
     """Evaluate one node on given operands, in its float or integer form.
 
-    Tensors of float16 are float32 within a node, and rounded once at its end.
+    Tensors of 16-bit real numbers are float32 within a node, and rounded once at its end.
 
     Args:
         node: decides the form: integer where an activation carries QParams.
@@ -119,9 +120,9 @@ def evaluate_node(node: Node, inputs: list[Array]) -> tuple[Array, ...]:
     Raises:
         InternalError: the results do not have the types the graph says.
     """
-    half = any(value.dtype == "float16" for value in (*node.inputs, *node.outputs))
+    half = any(value.dtype in NARROW for value in (*node.inputs, *node.outputs))
     if half:
-        inputs = [x.astype(np.float32) if x.dtype == np.float16 else x for x in inputs]
+        inputs = [x.astype(np.float32) if x.dtype.name in NARROW else x for x in inputs]
     results = node.op.evaluate_integer(node, inputs) if node.is_integer else node.op.evaluate(node.attrs, inputs)
     if half:
         results = tuple(_rounded(result, value) for value, result in zip(node.outputs, results, strict=True))

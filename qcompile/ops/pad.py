@@ -10,7 +10,7 @@ import numpy as np
 
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
-from qcompile.ir.types import TensorType
+from qcompile.ir.types import NARROW, TensorType
 from qcompile.ops.layout import axis_indices
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.open_part import open_padded
@@ -166,7 +166,7 @@ def _constant_element(node: Node) -> Any:
                 inside = bound if inside is None else e.and_(inside, bound)
         if qparams is not None:
             fill = e.clamp_store(e.i32(quantized_fill(node.attrs, qparams) - qparams.scalar_zero_point))
-        elif node.inputs[0].dtype in ("float32", "float16"):
+        elif node.inputs[0].dtype in ("float32", *NARROW):
             fill = e.f32(node.attrs.value)
         else:
             fill = e.cast(e.i32(int(node.attrs.value)), node.inputs[0].dtype)

@@ -11,7 +11,7 @@ import numpy as np
 
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
-from qcompile.ir.types import TensorType
+from qcompile.ir.types import NARROW, TensorType
 from qcompile.ops.interpolation import COORDINATES, ROUNDINGS, Axis, fixed_point, regular_factor
 from qcompile.ops.layout import axis_indices
 from qcompile.ops.onnx_node import OnnxNode
@@ -222,7 +222,7 @@ class Resize(OpDef):
         x = inputs[0]
         if x.rank != 4 or 0 in x.shape:
             raise ValueError(f"resize needs a 4-D operand, got {x}")
-        if attrs.mode != "nearest" and x.dtype not in ("float32", "float64", "float16", "int8"):
+        if attrs.mode != "nearest" and x.dtype not in ("float32", "float64", *NARROW, "int8"):
             raise ValueError(f"{attrs.mode} interpolation of {x}")
         channels = x.shape[1] if attrs.layout == "NCHW" else x.shape[3]
         return (x.with_shape(with_spatial(x.shape, attrs.layout, attrs.size, channels)),)

@@ -107,8 +107,8 @@ def _share(steps: Sequence[dict[str, Any]], precision: str) -> float:
 
 
 def _shares(steps: Sequence[dict[str, Any]]) -> str:
-    """Return in what the multiply-accumulates run, in words: int8, and int16 and float16 where there are any."""
-    shares = {kind: _share(steps, kind) for kind in ("int8", "int16", "float16")}
+    """Return in what the multiply-accumulates run, in words: int8, and 16 bits of any kind where there are any."""
+    shares = {kind: _share(steps, kind) for kind in ("int8", "int16", "float16", "bfloat16")}
     named = [f"{share:.0%} in {kind}" for kind, share in shares.items() if share]
     return ", ".join(named) or "0% in int8"
 

@@ -97,7 +97,8 @@ def reduction(sketch: Sketch) -> None:
 def transpose(sketch: Sketch) -> None:
     name, shape = sketch.pick() or ("", ())
     order = sketch.draw(st.permutations(range(len(shape))))
-    sketch.add("Transpose", [name], tuple(shape[a] for a in order), perm=list(order))
+    given = {"perm": list(order)} if order else {}
+    sketch.add("Transpose", [name], tuple(shape[a] for a in order), **given)
 
 
 def reshape(sketch: Sketch) -> None:

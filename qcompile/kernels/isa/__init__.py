@@ -46,7 +46,8 @@ class MicroKernel(Protocol):
     Others are ``short_unroll``, groups of a full step where K has less than two of ``unroll``;
     ``starts_at_zero``: the first step costs less if LLVM sees that it is the first;
     ``gather_cycles``, what laying 16 pixels beside others costs; ``block``, values of K after which its method
-    ``flush(b, state)`` is to be called; and ``sum_lanes``, lanes of bias and results where they are not ``lanes``.
+    ``flush(b, state)`` is to be called; ``partial``, a method for the values at the end of a run that fill no
+    group, where nothing past it may be read; and ``sum_lanes``, lanes of bias and results where they are not ``lanes``.
     """
 
     @property
@@ -230,6 +231,8 @@ class Isa:
         float16: inner kernel for float16 on machines that compute in it; None: there is none.
         bound_half: ``f(value, low, high)``: a float16 vector, at least ``low`` and at most ``high`` where these are.
         depthwise_float16: kernel of float16 depthwise convolutions; None: they run as grouped ones.
+        bfloat16: inner kernel for bfloat16 on machines that multiply it; None: there is none.
+        matrix_bfloat16: kernel by matrix tiles for those bfloat16 layers that it fits.
         matrix_int8: kernel by matrix tiles for those 8-bit layers that it fits.
         single_int8: inner kernel for 8-bit layers of one output pixel; None: ``int8`` computes them too.
         product_int8: inner kernel for products of two activations, which may both be -128; None: computed as floats,
@@ -264,6 +267,8 @@ class Isa:
     float16: MicroKernel | None = None
     bound_half: Callable[[Expr, Expr | None, Expr | None], Expr] = _bound
     depthwise_float16: DepthwiseKernel | None = None
+    bfloat16: MicroKernel | None = None
+    matrix_bfloat16: AmxKernel | None = None
     matrix_int8: AmxKernel | None = None
     single_int8: MicroKernel | None = None
     product_int8: MicroKernel | None = None

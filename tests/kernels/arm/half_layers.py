@@ -1,4 +1,4 @@
-"""Layers on float16 numbers, and how far from the exact sums their kernels may be."""
+"""Layers on numbers of 16 bits, and how far from the exact sums their kernels may be."""
 
 from __future__ import annotations
 
@@ -21,14 +21,24 @@ SHAPES = [
 ]
 """Runs of K shorter and longer than a block of products, more taps than one, every kind of epilogue."""
 
+BFLOAT_SHAPES = [
+    *(replace(work, precision="bfloat16", output="bfloat16") for work in SHAPES),
+    *(
+        ConvWorkload(1, 12, 20, c, 40, k, pads=(1, 1, 1, 1), precision="bfloat16", output="float32")
+        for c in (24, 31, 48, 80, 144)
+        for k in ((1, 1), (3, 3))
+    ),
+]
+"""Runs that fill matrix tiles and groups of a dot product, or do not."""
+
 
 def half_layer(work: ConvWorkload, rng: np.random.Generator) -> conv_reference.Layer:
-    """Return a layer with random float16 operands."""
+    """Return a layer with random operands of the type that it multiplies."""
     layer = conv_reference.make_layer(replace(work, precision="float32", output="float32"), rng)
     layer.work = work
     spread = np.float32(1 / np.sqrt(work.reduction))
-    layer.x, layer.weights = layer.x.astype(np.float16), (layer.weights * spread).astype(np.float16)
-    layer.residual = layer.residual.astype(np.float16)
+    layer.x, layer.weights = layer.x.astype(work.precision), (layer.weights * spread).astype(work.precision)
+    layer.residual = layer.residual.astype(work.output)
     return layer
 
 
@@ -41,5 +51,6 @@ def assert_close(layer: conv_reference.Layer, result: np.ndarray) -> None:
     elif work.activation == "silu":
         wanted = wanted / (1 + np.exp(-wanted))
     error = result.astype(np.float64) - wanted
-    assert np.abs(error).max() <= 0.01 * max(1.0, float(np.abs(wanted).max())), work
-    assert np.square(error).sum() <= 1e-5 * np.square(wanted).sum() + 1e-9, work
+    coarse = 8 if layer.work.output == "bfloat16" else 1
+    assert np.abs(error).max() <= 0.01 * coarse * max(1.0, float(np.abs(wanted).max())), work
+    assert np.square(error).sum() <= 1e-5 * coarse * np.square(wanted).sum() + 1e-9, work
