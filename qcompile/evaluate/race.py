@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from qcompile.errors import BundleError, UsageError, did_you_mean
+from qcompile.ir.types import NARROW
 
 PEERS = {
     "onnxruntime": (".onnx", "onnxruntime"),
@@ -65,7 +66,7 @@ class Race:
 
     Args:
         bundle: directory.
-        precision: "int8" or "float32", of the bundle and so of the peers.
+        precision: "int8", "float32", "float16" or "bfloat16", of the bundle and so of the peers that have it.
         threads: of each.
         rounds: turns that each had.
         standings: the bundle first.
@@ -164,7 +165,7 @@ def race(
                 paths[name] = _prepared(name, model, precision, shapes, folder, python)
         contenders = []
         for name, path in paths.items():
-            contender = _Contender(name, path, threads, _python(name, pythons), environment)
+            contender = _Contender(name, path, threads, precision, _python(name, pythons), environment)
             contenders.append(contender)
             stack.callback(contender.close)
             contender.ready()
@@ -202,7 +203,8 @@ def _facts(bundle: Path) -> tuple[str, dict[str, list[int]]]:
     with runtime.load(bundle) as session:
         shapes = {tensor.name: list(tensor.shape) for tensor in session.inputs}
         steps = session.profile(session.zeros())
-    return "int8" if any(step["precision"] == "int8" for step in steps) else "float32", shapes
+    found = {step["precision"] for step in steps}
+    return next((kind for kind in ("int8", *NARROW) if kind in found), "float32"), shapes
 
 
 def _python(name: str, pythons: Mapping[str, str] | None) -> str:
@@ -241,10 +243,10 @@ class _Contender:
     """A process that waits for its turn."""
 
     def __init__(
-        self, name: str, model: Path, threads: int, python: str, environment: Mapping[str, str] | None
+        self, name: str, model: Path, threads: int, precision: str, python: str, environment: Mapping[str, str] | None
     ) -> None:
         self.name, self.version, self.load_ms, self.first_ms, self.peak_mb = name, "", 0.0, 0.0, 0.0
-        wanted = json.dumps({"runtime": name, "model": str(model), "threads": threads})
+        wanted = json.dumps({"runtime": name, "model": str(model), "threads": threads, "precision": precision})
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - see close
         self._process = subprocess.Popen(
             [python, str(Path(__file__).with_name("contender.py")), wanted],

@@ -57,7 +57,9 @@ class AmxKernel:
         """Return whether a layer is worth tiles: pixels to fill half of one, and products to pay for the stores."""
         if work.precision != self.precision or work.groups > 1 or work.reduction < _LEAST_PRODUCTS:
             return False
-        if self.exact and not self._fills_tiles(work.channels * (work.kernel[1] if work.dilations[1] == 1 else 1)):
+        joined = work.dilations[1] == 1 or work.kernel[1] == 1
+        run = work.channels * (work.kernel[1] if joined else 1)
+        if self.gathers(run) and (work.kernel[0] == 1 or not joined):
             return False
         return work.batch * work.out_height * work.out_width >= _LEAST_PIXELS
 
@@ -75,15 +77,14 @@ class AmxKernel:
         return -(-run // (self._chunks(run) * self.group)) * self.group
 
     def _chunks(self, run: int) -> int:
-        """Return how many tiles a run takes: the fewest, or the fewest that it fills exactly."""
+        """Return how many tiles a run takes: the fewest, or not many more that it fills exactly."""
         fewest = -(-run * self.element_bytes // _BYTES)
-        if not self.exact:
-            return fewest
-        return next(count for count in range(fewest, run + 1) if run % (count * self.group) == 0)
+        exact = [count for count in range(fewest, 2 * fewest + 1) if run % (count * self.group) == 0]
+        return exact[0] if self.exact and exact else fewest
 
-    def _fills_tiles(self, run: int) -> bool:
-        """Return whether a run can be cut into whole tiles, not many more than their bytes would take."""
-        return run % self.group == 0 and self._chunks(run) <= 2 * -(-run * self.element_bytes // _BYTES)
+    def gathers(self, run: int) -> bool:
+        """Return whether pixels are to be laid side by side, with zeros behind them: their runs fill no tiles."""
+        return self.exact and self.padded(run) != run
 
     def tile(self, work: ConvWorkload) -> tuple[int, int, int]:
         """Return rows, columns and vectors of the register tile.

@@ -115,7 +115,8 @@ class _Generator:
         self.gather: Gather | None = None
         if self.walk.gathered:
             used = self.stage.scratch_bytes if self.stage else 0
-            self.gather = Gather(work, blocking, self.walk.padded, used)
+            cleared = isinstance(self.micro, AmxKernel) and self.micro.exact
+            self.gather = Gather(work, blocking, self.walk.padded, used, self.micro.a_dtype, cleared)
         self.b = Builder()
         self.input = self.b.argument(0, self.stored)
         self.weights = self.b.argument(1, self.micro.b_dtype)
@@ -212,7 +213,7 @@ class _Generator:
             with b.when(tirx.Or(equal(item, b.begin), equal(part, 0))):
                 copy()  # the parts of one block of pixels follow one another and share its copy
         if self.gather is not None:
-            record, first = self.gather.record, self.gather.first
+            record, first = self.gather.record, self.gather.start
             return _Source(b.scratch(self.micro.a_dtype), first, self.blocking.columns * record, record, 0, 0)
         taps = work.dilations[0] * row_stride, work.dilations[1] * pixel
         steps = work.strides[0] * row_stride, work.strides[1] * pixel

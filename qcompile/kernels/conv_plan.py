@@ -78,6 +78,8 @@ def walk(workload: ConvWorkload, micro: MicroKernel | AmxKernel) -> Walk:
     taps = 1 if joined else kernel_columns
     run = per_group * kernel_columns if joined else per_group
     if isinstance(micro, AmxKernel):
+        if micro.gathers(run):
+            return Walk(1, 1, kernel_rows * run, micro.padded(kernel_rows * run), gathered=True)
         return Walk(kernel_rows, taps, run, micro.padded(run))
     plain = Walk(kernel_rows, taps, run, _rounded(run, micro.group))
     if not joined or kernel_rows == 1 or workload.precision != "int8":

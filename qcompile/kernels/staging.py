@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from qcompile.kernels import parameters as at
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, less, splat
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, const, less, splat
 from qcompile.kernels.conv_plan import Blocking
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.epilogue import copy_elements
@@ -147,18 +147,28 @@ class Gather:
         work: canonical workload, without groups or column dilation.
         blocking: output rows and columns of a block.
         record: elements of a record, at least what a filter sees.
-        first: element of scratch where the records start.
+        first: byte of scratch where the records start.
+        dtype: element type in scratch.
+        cleared: whether what a record has more than a filter sees must be zero.
     """
 
     work: ConvWorkload
     blocking: Blocking
     record: int
     first: int
+    dtype: str
+    cleared: bool
+
+    @property
+    def start(self) -> int:
+        """Element of scratch where the records start."""
+        return self.first // _BYTES[self.dtype]
 
     @property
     def scratch_bytes(self) -> int:
         """Bytes up to the end of the records, a multiple of 64."""
-        used = self.first + self.blocking.rows * self.blocking.columns * self.record + SLACK_BYTES
+        elements = self.blocking.rows * self.blocking.columns * self.record
+        used = self.first + elements * _BYTES[self.dtype] + SLACK_BYTES
         return -(-used // 64) * 64
 
     def emit(self, b: Builder, source: Memory, base: Index, row_stride: int, rows: Index, columns: Index) -> None:
@@ -166,7 +176,7 @@ class Gather:
 
         Args:
             b: builder.
-            source: 8-bit pixels, padding included.
+            source: pixels, padding included.
             base: element under the block's first output and first tap.
             row_stride: elements from an input row to the next.
             rows: output rows that exist in the block.
@@ -176,12 +186,17 @@ class Gather:
         run = work.channels * work.kernel[1]
         with b.loop(rows, stem="y") as y, b.loop(columns, stem="x") as x:
             start = b.let(base + y * (work.strides[0] * row_stride) + x * (work.strides[1] * work.channels))
-            to = b.let(self.first + (y * self.blocking.columns + x) * self.record)
+            to = b.let(self.start + (y * self.blocking.columns + x) * self.record)
             for i in range(work.kernel[0]):
                 for done in range(0, run, 16):
                     wide = min(16, 1 << (run - done - 1).bit_length())
                     pixels = source.load(start + i * work.dilations[0] * row_stride + done, wide)
                     staged.store(to + i * run + done, pixels, wide)
+            seen = run * work.kernel[0]
+            while self.cleared and seen < self.record:
+                wide = 1 << ((self.record - seen).bit_length() - 1)
+                staged.store(to + seen, const(0, f"uint16x{wide}" if wide > 1 else "uint16"), wide)
+                seen += wide
 
 
 def _reach(outputs: int, work: ConvWorkload, axis: int) -> int:

@@ -4,6 +4,7 @@
                                   [--network mobilenetv2 ...] [--peer-python PYTHON] [--folder DIR] [--json]
 
 INT8 models are quantized by each runtime's own tool (ONNX Runtime: static QDQ, per channel; OpenVINO: NNCF).
+With bf16 and fp16 OpenVINO is told to infer in that type, ONNX Runtime computes in float32.
 LiteRT takes part with --against litert and a folder of NAME.tflite files (--tflite DIR), made by another tool.
 
 With one thread, times are processor time; a ratio is the median over rounds of the quickest run's time by
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("--network", action="append", help=f"of {', '.join(NAMES)}; default: {', '.join(USUAL)}")
     parser.add_argument("--input-shape", action="append", default=[], help="NAME=EXTENTS of open inputs of FILE.onnx")
     parser.add_argument("--target", default="host")
-    parser.add_argument("--precision", choices=["int8", "fp32"], default="int8")
+    parser.add_argument("--precision", choices=["int8", "fp32", "fp16", "bf16"], default="int8")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--against", default="onnxruntime,openvino")

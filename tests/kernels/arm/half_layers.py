@@ -28,6 +28,8 @@ BFLOAT_SHAPES = [
         for c in (24, 31, 48, 80, 144)
         for k in ((1, 1), (3, 3))
     ),
+    ConvWorkload(1, 30, 26, 3, 40, (7, 7), (2, 2), pads=(3, 3, 3, 3), precision="bfloat16", output="bfloat16"),
+    ConvWorkload(1, 12, 11, 5, 24, (3, 3), precision="bfloat16", output="bfloat16", activation="relu"),
 ]
 """Runs that fill matrix tiles and groups of a dot product, or do not."""
 
