@@ -89,7 +89,7 @@ def real_fill(attrs: MaskTailAttrs, dtype: np.dtype[Any]) -> Any:
     if dtype.kind in "iu" and math.isinf(fill):
         info = np.iinfo(dtype)
         return int(info.max if fill > 0 else info.min)
-    return fill if dtype.kind == "f" else int(fill)
+    return int(fill) if dtype.kind in "iub" else fill
 
 
 def fill_code(node: Node) -> int:

@@ -59,16 +59,21 @@ def assert_close(found: Any, wanted: Any, tolerance: float = 6e-3) -> None:
     assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
-def test_a_network_of_windows(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "kind", "tolerance"), [("fp16", "float16", 6e-3), ("bf16", "bfloat16", 4e-2)])
+def test_a_network_of_windows(tmp_path: Path, precision: str, kind: str, tolerance: float) -> None:
+    flag = {"fp16": "avx512_fp16", "bf16": "avx512_bf16"}[precision]
+    info = Path("/proc/cpuinfo")
+    if not info.exists() or flag not in info.read_text():
+        pytest.skip(f"this processor lacks {flag}")
     onnx.save(pyramid(), tmp_path / "m.onnx")
     reference = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
-    qcompile.compile(tmp_path / "m.onnx", precision="fp16", input_shapes={"x": SHAPE}, output=tmp_path / "b")
+    qcompile.compile(tmp_path / "m.onnx", precision=precision, input_shapes={"x": SHAPE}, output=tmp_path / "b")
     with runtime.load(tmp_path / "b", threads=2) as session:
         precisions = {step["precision"] for step in session.profile(runs=1) if step["op"] in ("conv2d", "dense")}
-        assert precisions == {"float16"}
+        assert precisions == {kind}
         for given in images():
             for found, wanted in zip(session.run(given).values(), reference.run(None, given), strict=True):
-                assert_close(found, wanted)
+                assert_close(found, wanted, tolerance)
 
 
 @pytest.mark.arm
