@@ -56,9 +56,9 @@ class NarrowFloats(Pass):
 
     A tensor of 16 bits is rounded to nearest, ties to even, once, when it is stored. Kernels sum products of float16
     in float16 for short stretches and in float32 beyond (`qcompile.kernels.half_micro`), those of bfloat16 in
-    float32 (`qcompile.kernels.bfloat_micro`); biases, residuals, activations,
-    pooling and arithmetic are float32 in registers. Softmax, normalizations, exponentials and products of two
-    activations, and means over open axes, stay in float32 altogether. Large tables that `gather` reads have 16 bits too.
+    float32 (`qcompile.kernels.bfloat_micro`); biases, residuals, activations, pooling and arithmetic are float32
+    in registers. Softmax, normalizations, exponentials, products of two activations, and means over open axes stay
+    in float32 altogether. Large tables that `gather` reads have 16 bits too.
 
     Options:
         type: "float16" (11 bits of precision, up to 65504) or "bfloat16" (8 bits, the range of float32).

@@ -250,6 +250,11 @@ def _flip(b: Builder, dtype: str, x: Expr) -> Expr:
     return bitcast(dtype, flipped) if dtype.startswith("int8") else flipped
 
 
+def _binade(b: Builder, dtype: str, x: Expr) -> Expr:
+    bits = dtype.replace("float32", "int32")
+    return bitcast(dtype, bitcast(bits, x) & const(0x7F800000, bits))
+
+
 def like_unsigned(dtype: str) -> str:
     """Return "uint8" with the lanes of an 8-bit type."""
     return "uint8" + dtype.removeprefix("uint8").removeprefix("int8")
@@ -298,6 +303,7 @@ _EMIT: dict[str, Callable[..., Expr]] = {
     "sqrt": lambda b, t, x: call_pure(t, "llvm.sqrt", x),
     "floor": lambda b, t, x: call_pure(t, "llvm.floor", x),
     "abs": lambda b, t, x: math.absolute(x),
+    "binade": _binade,
     "float16": lambda b, t, x: halves.from_float16(b, x),
     "bfloat16": lambda b, t, x: halves.from_bfloat16(x),
 }

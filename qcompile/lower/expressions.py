@@ -213,6 +213,10 @@ class ExpressionBuilder:
         """Return the magnitude."""
         return ex.unary("abs", x)
 
+    def binade(self, x: Expr) -> Expr:
+        """Return 2^floor(log2 x) of a normal number, 0 or less than that of a smaller one; x is not negative."""
+        return ex.unary("binade", x)
+
     def round_clamp(self, x: Expr, low: Expr, high: Expr) -> Expr:
         """Return int32(rne(min(max(x, low), high))) for bounds within ±2^22; NaN gives the lower one."""
         return ex.round_clamp(x, low, high)

@@ -22,7 +22,7 @@ from qcompile.onnx_import.open_shapes import OpenShapes, open_shapes
 from qcompile.onnx_import.operands import operand_problem
 from qcompile.onnx_import.shapes import resolve_inputs
 from qcompile.onnx_import.support import DEFAULT_DOMAINS, converters, is_supported, qualified, report_unsupported
-from qcompile.onnx_import.tensors import CONVERTED, WIDENED, TensorReader, element_name
+from qcompile.onnx_import.tensors import CONVERTED, MARKED, TensorReader, element_name
 from qcompile.ops.onnx_node import OnnxNode
 
 
@@ -79,7 +79,7 @@ class _Conversion:
             *((t.name, t.data_type) for t in proto.initializer),
             *((v.name, v.type.tensor_type.elem_type) for v in inputs),
         ]:
-            if element_name(number) in WIDENED:
+            if element_name(number) in MARKED:
                 self.narrow[name] = element_name(number)
         read = {name for node in needed for name in reads(node)} | {v.name for v in proto.output}
         for name, tensor in tensors.items():
@@ -149,7 +149,7 @@ class _Conversion:
         attributes = attribute_values(node, self.reader)
         for attribute in node.attribute:
             # Constants hold their type in an attribute; what passes a tensor on keeps it.
-            if node.op_type == "Constant" and element_name(attribute.t.data_type) in WIDENED:
+            if node.op_type == "Constant" and element_name(attribute.t.data_type) in MARKED:
                 self.narrow[node.output[0]] = element_name(attribute.t.data_type)
         if node.op_type in _PASSES_ON and node.input[0] in self.narrow:
             self.narrow[node.output[0]] = self.narrow[node.input[0]]

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from qcompile.errors import ModelImportError
 from qcompile.ir.types import SHORT_DTYPE
 from qcompile.onnx_import.load import Model
+from qcompile.ops.round_float import SMALL
 
 Array = npt.NDArray[Any]
 
@@ -23,6 +24,9 @@ CONVERTED = {"FLOAT16": "float16", "DOUBLE": "float64", "BFLOAT16": "bfloat16"}
 
 WIDENED = {"INT4": "int8", "UINT4": "uint8", "INT2": "int8", "UINT2": "uint8"}
 """Element types of less than a byte, and the one whose lowest bits hold them."""
+
+MARKED = frozenset({*WIDENED, *SMALL})
+"""Element types that the IR does not tell from others, but operators do."""
 
 _NUMPY = {
     **WIDENED,
@@ -36,7 +40,7 @@ _NUMPY = {
     "INT32": "int32",
     "INT64": "int64",
     "BOOL": "bool",
-    **dict.fromkeys(CONVERTED, "float32"),
+    **dict.fromkeys((*CONVERTED, *SMALL), "float32"),
 }
 
 
@@ -123,8 +127,8 @@ class TensorReader:
         Raises:
             ModelImportError: the IR has no such type.
         """
-        kind = {"float16": "FLOAT16", "float64": "DOUBLE", "bfloat16": "BFLOAT16"}.get(array.dtype.name)
-        if kind is None and array.dtype.name not in SHORT_DTYPE:
+        kind = array.dtype.name in ("float16", "float64", "bfloat16") or array.dtype.name.startswith("float8")
+        if not kind and array.dtype.name not in SHORT_DTYPE:
             raise ModelImportError(f"tensor '{name}' of {self.model.source} has the unsupported type {array.dtype}")
         return np.asarray(array, np.float32) if kind else array
 

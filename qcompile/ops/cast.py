@@ -12,6 +12,7 @@ from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef
 from qcompile.ir.types import SHORT_DTYPE, TensorType
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.round_float import SMALL, SMALL_TYPES, rounded
 
 _ONNX_DTYPE = {
     1: "float32",
@@ -60,6 +61,8 @@ def _cast(node: OnnxNode) -> Value:
     number = int(node.attr("to"))
     if number in _BITS:
         return _to_bits(node, *_BITS[number])
+    if number in SMALL_TYPES:
+        return rounded(node, node.value(0), SMALL_TYPES[number])
     if number not in _ONNX_DTYPE:
         node.fail(f"a cast to ONNX element type {number}")
     if number in _NARROWED:
@@ -70,6 +73,8 @@ def _cast(node: OnnxNode) -> Value:
 
 def _cast_like(node: OnnxNode) -> Value:
     narrow = node.narrow_type(1)
+    if narrow in SMALL:
+        return rounded(node, node.value(0), narrow)
     if narrow:
         return _to_bits(node, "uint8" if narrow.startswith("U") else "int8", int(narrow[-1]))
     return _to_dtype(node, node.type(1).dtype)

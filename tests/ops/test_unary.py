@@ -65,7 +65,7 @@ FUNCTIONS = {
     "atanh": ("Atanh", 9, (-0.95, 0.95), {}, None),
     "clip": ("Clip", 0, (-5, 8), {"min": -1.0, "max": 6.0}, lambda x: min(max(x, -1.0), 6.0)),
 }  # fmt: skip
-NOT_HERE = {"identity", "cast", "reshape", "transpose", "logical_not", "bitwise_not", "fake_quantize"}
+NOT_HERE = {"identity", "cast", "reshape", "transpose", "logical_not", "bitwise_not", "fake_quantize", "round_float"}
 MONOTONIC = ["relu", "leaky_relu", "hard_sigmoid", "sigmoid", "tanh", "erf", "exp", "elu", "selu", "celu", "softplus",
              "softsign", "floor", "ceil", "round", "sign", "clip"]  # fmt: skip
 TABLES = sorted(name for name in FUNCTIONS if ops.get(name).integer is Quantization.TABLE)

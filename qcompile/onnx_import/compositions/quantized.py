@@ -9,7 +9,7 @@ run time, or integers are seen outside (inputs, outputs, arithmetic on them), th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.round_float import SMALL, SMALL_TYPES
+from qcompile.ops.round_float import rounded as rounded_float
 
 INTEGERS = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32"}
 """Element types that ONNX's type numbers stand for in quantization."""
@@ -93,13 +95,17 @@ def dequantized(node: OnnxNode, q: Value, scale: Value, zero_point: Value | None
         zero_point: the integer that stands for 0; None for 0 itself.
         name: of the result.
     """
+    if q.dtype == "float32":
+        if _matters(zero_point):
+            q = node.add("sub", [q, _aligned(node, zero_point, q, "zero_point")], name=f"{name}.centred")
+        return node.add("mul", [q, _aligned(node, scale, q, "scale")], name=name)
     if scale.data is not None and scale.data.size == 1 and (zero_point is None or zero_point.data is not None):
         zero = 0 if zero_point is None or zero_point.data is None else int(zero_point.data.reshape(-1)[0])
         rounded = _rounded(node, q, float(scale.data.reshape(-1)[0]), zero, name)
         if rounded is not None:
             return rounded
     centred = node.add("cast", [q], name=f"{name}.wide", dtype="int32") if q.dtype != "int32" else q
-    if zero_point is not None and not (zero_point.data is not None and not zero_point.data.any()):
+    if _matters(zero_point):
         offset = _aligned(node, zero_point, q, "zero_point")
         if offset.dtype != "int32":
             offset = node.add("cast", [offset], name=f"{name}.offset", dtype="int32")
@@ -159,6 +165,9 @@ def _moved(node: OnnxNode, mover: Node, scale: float, zero_point: int, name: str
 def _quantize_linear(node: OnnxNode) -> Value:
     x, scale = node.value(0), node.value(1)
     zero_point = node.value(2) if node.has(2) else None
+    small = node.narrow_type(2) or SMALL_TYPES.get(int(node.attr("output_dtype", 0)), "")
+    if small in SMALL:
+        return _small(node, x, scale, zero_point, small)
     if node.narrow_type(2) or int(node.attr("output_dtype", 0)) in _BITS:
         narrow = node.narrow_type(2) or _BITS[int(node.attr("output_dtype"))]
         return quantized(node, x, scale, zero_point, narrow.lower(), node.outputs[0])
@@ -166,6 +175,20 @@ def _quantize_linear(node: OnnxNode) -> Value:
     if dtype is None or x.dtype != "float32":
         node.fail(f"a quantization of {x.type} to ONNX element type {node.attr('output_dtype')}")
     return quantized(node, x, scale, zero_point, dtype, node.outputs[0])
+
+
+def _small(node: OnnxNode, x: Value, scale: Value, zero_point: Value | None, kind: str) -> Value:
+    """Return the numbers of a floating point type of a byte or less that stand for x."""
+    steps = node.add("div", [x, _aligned(node, scale, x, "scale")], name=f"{node.outputs[0]}.steps")
+    if _matters(zero_point):
+        offset = _aligned(node, zero_point, x, "zero_point")
+        steps = node.add("add", [steps, offset], name=f"{node.outputs[0]}.moved")
+    return rounded_float(node, steps, kind)
+
+
+def _matters(zero_point: Value | None) -> TypeGuard[Value]:
+    """Return whether a zero point may be other than 0."""
+    return zero_point is not None and not (zero_point.data is not None and not zero_point.data.any())
 
 
 def _dequantize_linear(node: OnnxNode) -> Value:
