@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from qcompile import ops
 from qcompile.calibrate.weights import grid_scales
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
@@ -53,6 +54,7 @@ class AbsorbQdq(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Decide, annotate and remove the roundings that integers do by themselves."""
         if any(node.op.name == "fake_quantize" for node in graph.nodes):
+            _part_roundings(context.rewriter(graph))
             _round_before_moves(context.rewriter(graph))
             _Absorption(graph, context).run()
         for node in graph.nodes:
@@ -272,6 +274,30 @@ def _round_before_moves(rewriter: Rewriter) -> None:
         name = f"{source.name}.rounded"
         rounding = rewriter.insert(node, readers[0].op, [source], readers[0].attrs, name=name, loc=readers[0].loc)
         rewriter.set_operand(node, 0, rounding.output)
+
+
+def _part_roundings(rewriter: Rewriter) -> None:
+    """Put bounds between a rounding and another one of its result: going from one grid to another is an operation.
+
+    What rounds to the same grid again does nothing and is taken out.
+    """
+    between: dict[tuple[Value, FakeQuantizeAttrs], Value] = {}
+    for node in list(rewriter.graph.nodes):
+        source = node.inputs[0] if _is_rounding(node) else None
+        if source is None or source.producer is None or not _is_rounding(source.producer):
+            continue
+        attrs: FakeQuantizeAttrs = node.attrs
+        if attrs == source.producer.attrs:
+            rewriter.replace_value(node.output, source)
+            rewriter.erase(node)
+            continue
+        if (source, attrs) not in between:
+            ends = [attrs.scale * (end - attrs.zero_point) for end in (attrs.qmin, attrs.qmax)]
+            bounds = ops.get("clip").Attrs(*ends)
+            name = f"{node.output.name}.bounded"
+            bounded = rewriter.insert(node, ops.get("clip"), [source], bounds, name=name, loc=node.loc)
+            between[source, attrs] = bounded.output
+        rewriter.set_operand(node, 0, between[source, attrs])
 
 
 def _is_rounding(node: Node) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from qcompile import ops
 from qcompile.calibrate.concat_ranges import share_concat_ranges
-from qcompile.calibrate.weights import grid_scales, raise_for_bias, weight_scales
+from qcompile.calibrate.weights import grid_scales, raise_for_bias, refine_for_bias, weight_scales
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
@@ -290,6 +290,8 @@ class _IntegerBuilder:
         key = f"scales{weight.content_digest()}{weight.type}{spec.observer}{spec.axis}"
         chosen = self.context.remembered(key, lambda: _chosen_scales(weight.constant(), spec))
         scales = np.broadcast_to(chosen, bias.shape)
+        if spec.observer == "grid":
+            scales = refine_for_bias(scales, weight.constant(), bias, x.qparams.scalar_scale)
         scales = raise_for_bias(scales, bias, x.qparams.scalar_scale)
         w_params = QParams(tuple(scales.tolist()), (0,), "int8", -127, 127, axis=0)
         acc_scales = np.float64(x.qparams.scalar_scale) * np.asarray(w_params.scale, np.float64)

@@ -132,6 +132,36 @@ def grid_scales(weight: Array, axis: int | None = 0, *, steps: int = 127) -> Arr
     return np.asarray(found, np.float32)
 
 
+_BIAS_TOLERANCE = 0.05
+
+
+def refine_for_bias(scales: Array, weight: Array, bias: Array, input_scale: float, *, steps: int = 127) -> Array:
+    """Make the scales of weights on a grid finer where the bias is no multiple of theirs.
+
+    Few weights, or small ones, lie on coarser grids than the one they were trained with (a single one on that of its
+    own size); the bias, in steps of input_scale · scale, would be rounded to multiples of that.
+
+    Formula:
+        scale' = scale / (steps // max |w / scale|), by which the weights stay whole numbers
+
+    Args:
+        scales: one per channel, such that weight / scale are whole numbers.
+        weight: real values, channels first.
+        bias: float [channels], real units.
+        input_scale: scale of the activations that the weights multiply, real units per LSB.
+        steps: largest integer of a weight, LSB.
+
+    Returns:
+        float32 [channels].
+    """
+    rows = np.abs(weight.reshape(len(weight), -1).astype(np.float64))
+    peaks = np.rint(rows.max(axis=1, initial=0.0) / scales)
+    finer = np.maximum(steps // np.maximum(peaks, 1.0), 1.0)
+    parts = np.asarray(bias, np.float64) / (float(input_scale) * np.asarray(scales, np.float64))
+    between = np.abs(parts - np.rint(parts)) > _BIAS_TOLERANCE
+    return np.asarray(np.where(between, scales / finer, scales), np.float32)
+
+
 def _on_grid(rows: Array, scales: Array) -> Array:
     ratio = rows / scales[:, None]
     return np.asarray((np.abs(ratio - np.rint(ratio)) < _GRID_TOLERANCE).all(axis=1))

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qcompile.calibrate.weights import raise_for_bias, weight_scales
+from qcompile.calibrate.weights import grid_scales, raise_for_bias, refine_for_bias, weight_scales
 
 WEIGHTS = hnp.arrays(
     np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=5), elements=st.floats(-8, 8, width=32)
@@ -67,3 +67,21 @@ def test_biases_fit_after_raising(scales, bias, input_scale):
 def test_a_shared_scale_is_raised_for_the_largest_bias():
     raised = raise_for_bias(np.array([1e-12], np.float32), np.array([0.5, -2.0]), 1.0, limit=2**20)
     assert raised.tolist() == [2.0**-19]
+
+
+def test_a_grid_gets_finer_where_the_bias_lies_between():
+    """One weight lies on the grid of its own size, of which the bias is no multiple."""
+    weight = np.array([[0.85], [0.85], [-0.5], [0.0]], np.float32)
+    scales = grid_scales(weight, 0)
+    bias = np.array([0.0305, 0.04, 0.0, 0.3], np.float32)
+    refined = refine_for_bias(scales, weight, bias, bias[0] / scales[0])
+    np.testing.assert_allclose(refined / scales, [1, 1 / 127, 1, 1 / 127], 1e-6)
+    codes = weight[:, 0] / refined
+    np.testing.assert_allclose(codes, np.rint(codes), atol=1e-4)
+    assert np.abs(codes).max() < 127.01
+
+
+def test_a_grid_in_full_use_stays():
+    weight = np.array([[127.0, 3.0], [1.0, 64.0]], np.float32)
+    scales = grid_scales(weight, 0)
+    np.testing.assert_array_equal(refine_for_bias(scales, weight, np.array([0.3, 0.3]), 1.0), scales)
