@@ -341,8 +341,9 @@ def narrow_pipeline(config: CompileConfig) -> str:
     from qcompile.ir.printer import print_literal
 
     kept = config.keep_float if config.precision in ("fp16", "bf16") else ()
-    options = f'type="{config.narrow_type}", keep_float={print_literal(kept)}'
-    narrow = f",narrow-floats{{{options}}}" if config.narrows else ""
+    narrow = (
+        f',narrow-floats{{type="{config.narrow_type}", keep_float={print_literal(kept)}}}' if config.narrows else ""
+    )
     narrow += "" if config.store == "float32" else f',store-floats{{type="{config.store}"}}'
     return narrow if config.cache == "float32" else f'{narrow},store-caches{{type="{config.cache}"}}'
 
@@ -441,10 +442,9 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
     """Compare the quantized graph with the float one, tensor by tensor; None for a float build."""
     from qcompile.evaluate.comparison import compare_graphs
     from qcompile.ir.state import state_input
-    from qcompile.ir.types import NARROW
     from qcompile.ops.packed_weights import PACKED
 
-    halves = any(value.dtype in NARROW for value in final.values())
+    halves = any(value.dtype.endswith("float16") for value in final.values())
     narrow = halves or any(state_input(final, state).dtype == "int8" for state in final.states if state.in_place)
     if not narrow and not any(n.is_integer or n.op.rounds or n.op.name in PACKED for n in final.nodes):
         return None
