@@ -340,10 +340,8 @@ def narrow_pipeline(config: CompileConfig) -> str:
     """Return the end of a pipeline text that computes or stores what is float, or caches, in fewer bits."""
     from qcompile.ir.printer import print_literal
 
-    kept = config.keep_float if config.precision in ("fp16", "bf16") else ()
-    narrow = (
-        f',narrow-floats{{type="{config.narrow_type}", keep_float={print_literal(kept)}}}' if config.narrows else ""
-    )
+    kept = print_literal(config.keep_float if config.precision in ("fp16", "bf16") else ())
+    narrow = f',narrow-floats{{type="{config.narrow_type}", keep_float={kept}}}' if config.narrows else ""
     narrow += "" if config.store == "float32" else f',store-floats{{type="{config.store}"}}'
     return narrow if config.cache == "float32" else f'{narrow},store-caches{{type="{config.cache}"}}'
 
