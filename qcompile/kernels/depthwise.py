@@ -39,7 +39,7 @@ def depthwise_kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel | Dire
         "int8": isa.depthwise_int8,
         "float32": isa.depthwise_float32,
         "float16": isa.depthwise_float16,
-        "bfloat16": isa.depthwise_float32,  # rows are widened once, in scratch
+        "bfloat16": isa.depthwise_bfloat16,
     }
     micro = by_precision[workload.precision]
     micro = getattr(micro, "strided", None) or micro if workload.strides[1] > 1 else micro

@@ -232,6 +232,7 @@ class Isa:
         bound_half: ``f(value, low, high)``: a float16 vector, at least ``low`` and at most ``high`` where these are.
         depthwise_float16: kernel of float16 depthwise convolutions; None: they run as grouped ones.
         bfloat16: inner kernel for bfloat16 on machines that multiply it; None: there is none.
+        depthwise_bfloat16: kernel of bfloat16 depthwise convolutions, rows of which are widened once, in scratch.
         matrix_bfloat16: kernel by matrix tiles for those bfloat16 layers that it fits.
         matrix_int8: kernel by matrix tiles for those 8-bit layers that it fits.
         single_int8: inner kernel for 8-bit layers of one output pixel; None: ``int8`` computes them too.
@@ -268,6 +269,7 @@ class Isa:
     bound_half: Callable[[Expr, Expr | None, Expr | None], Expr] = _bound
     depthwise_float16: DepthwiseKernel | None = None
     bfloat16: MicroKernel | None = None
+    depthwise_bfloat16: DepthwiseKernel | None = None
     matrix_bfloat16: AmxKernel | None = None
     matrix_int8: AmxKernel | None = None
     single_int8: MicroKernel | None = None
