@@ -9,6 +9,7 @@ import numpy as np
 
 from qcompile import ops
 from qcompile.calibrate.concat_ranges import share_concat_ranges
+from qcompile.calibrate.constant_ranges import share_constant_ranges
 from qcompile.calibrate.weights import grid_scales, raise_for_bias, refine_for_bias, weight_scales
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
@@ -69,6 +70,7 @@ class Quantize(Pass):
         if not any(node.is_integer for node in graph.nodes):
             context.reference = graph.clone()
         share_concat_ranges(graph)
+        share_constant_ranges(graph)
         builder = _IntegerBuilder(context, graph, self.wide)
         for node in list(graph.nodes):
             if node.is_integer:

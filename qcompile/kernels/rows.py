@@ -68,7 +68,7 @@ class _Rows:
 
     def __init__(self, work: RowsWorkload, isa: Isa) -> None:
         self.work, self.b = work, Builder()
-        self.lanes = isa.float32.lanes
+        self.lanes = isa.row_lanes or isa.float32.lanes
         self.x, self.y = self.b.argument(0, "float32"), self.b.argument(1, "float32")
         self.scale, self.bias = self.b.argument(2, "float32"), self.b.argument(3, "float32")
 

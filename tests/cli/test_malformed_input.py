@@ -221,7 +221,7 @@ CONFIGURATIONS = {
     "key": ("tagret: rpi4", ("unknown setting 'tagret'", "did you mean 'target'?")),
     "text for a number": ("samples: many", ("samples is 'many', expected a whole number",)),
     "number for a text": ("observer: 3", ("observer is 3, expected a text",)),
-    "choice": ("precision: int4", ("precision is 'int4', expected 'int8' or 'dynamic' or 'fp16' or 'fp32'",)),
+    "choice": ("precision: int4", ("precision is 'int4', expected 'int8' or 'dynamic' or 'fp16' or 'bf16' or 'fp32'",)),
     "range": ("samples: 0", ("samples is 0, expected 1 or more",)),
     "list": ("- target", ("not a mapping of settings",)),
     "text": ("just words", ("not a mapping of settings",)),

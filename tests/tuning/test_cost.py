@@ -104,9 +104,9 @@ def test_the_report_shows_both_columns(model: Path, tmp_path: Path) -> None:
     append_record(file, record("float32", 987_600.0))
     options = {"target": "x86-64-v3", "calib": str(model.with_name("x.npy")), "tuning": str(file)}
     page = driver.compile(model, output=tmp_path / "out", **options).report.read_text()
-    assert "0.1234 ms" in page
-    assert "0.9876 ms" in page
-    assert "≈ 0.1234 ms" not in page
+    assert ">123<" in page
+    assert ">988<" in page
+    assert "≈ 123" not in page
 
 
 def test_a_search_under_a_time_counts_measured_costs(model: Path) -> None:
