@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from qcompile.calibrate.layer_correction import spread
 from qcompile.cost import NodeCosts
-from qcompile.ir.graph import Graph, Node
+from qcompile.ir.graph import Graph, Node, Value
 from qcompile.passmgr import PassContext, PassRecord
 from qcompile.search.drop import is_classifier, single_shape
 from qcompile.search.evaluation import Evaluator
@@ -81,14 +81,18 @@ def targets(graph: Graph) -> list[float]:
         graph: an output of the same shape as an input that it depends on is a state; the one vector of a graph
             with nothing else holds class scores.
     """
-    states = {(value.shape, value.dtype) for value in graph.inputs if value.dtype == "float32"}
-    single = is_classifier(graph)
+    states, single = _states(graph), is_classifier(graph)
     found = []
     for value in graph.outputs:
-        is_state = (value.shape, value.dtype) in states and len(graph.inputs) > 1
         scores = single or _is_vector(single_shape(graph, value))
-        found.append(STATE_DB if is_state else CLASSES_DB if scores else SIGNAL_DB)
+        found.append(STATE_DB if value in states else CLASSES_DB if scores else SIGNAL_DB)
     return found
+
+
+def _states(graph: Graph) -> list[Value]:
+    """Return the outputs that look like states: there are inputs like them, and another input."""
+    given = {(value.shape, value.dtype) for value in graph.inputs if value.dtype == "float32"}
+    return [value for value in graph.outputs if (value.shape, value.dtype) in given and len(graph.inputs) > 1]
 
 
 def _is_vector(shape: Sequence[int]) -> bool:
@@ -204,7 +208,7 @@ class _Net:
         budget = max(MOST_TIME * self._costs.graph_ms(graph) * 1e6, MOST_NS)
         macs = sum(node.op.macs(node) for node in self._nodes.values())
         convolved = sum(node.op.macs(node) for node in self._nodes.values() if node.op.name.startswith("conv"))
-        share = CONV_MACS if STATE_DB not in self._targets and convolved > macs / 2 else OTHER_MACS
+        share = CONV_MACS if not _states(self._calibrated) and convolved > macs / 2 else OTHER_MACS
         chosen = [Step((), steps[0].noise)]
         for before, step in pairwise(steps):
             names = set(chosen[-1].names) | (set(step.names) - set(before.names))
