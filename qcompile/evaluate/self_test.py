@@ -22,8 +22,10 @@ FLOAT_TOLERANCE = 1e-3
 HALF_TOLERANCE = 0.03
 """For numbers of 16 bits: kernels sum products in another precision than the interpreter, some 50 dB a layer."""
 
-MIXED_TOLERANCE = 0.05
-"""Where integers follow a float operation, one rounding error can become one step of a quantized tensor."""
+MIXED_TOLERANCE = 0.2
+"""Where integers follow a float operation, one rounding error can become one step of a quantized tensor, and at a
+softmax that the noise of the self-test leaves undecided a step moves a probability by some hundredths; a fault of the
+program moves it by any amount."""
 
 KEEPING_RUNS = 3
 """How often the self-test runs a model that keeps tensors between runs; the last answer counts."""

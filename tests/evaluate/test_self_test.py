@@ -84,7 +84,7 @@ def written(program: Program, graph: Graph, folder: Path, seed: int = 3) -> Path
 def test_tolerance_follows_from_the_operations(integer: Graph) -> None:
     assert foresee(integer, 0)["tolerance"] == 0.0
     assert foresee(graphs(precision="fp32"), 0)["tolerance"] == 1e-3
-    assert foresee(graphs(keep_float=["op:dense"]), 0)["tolerance"] == 0.05
+    assert foresee(graphs(keep_float=["op:dense"]), 0)["tolerance"] == 0.2
 
 
 @pytest.fixture(scope="module")
