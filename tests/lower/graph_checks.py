@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import emulation
 import numpy as np
+import pytest
 from program_execution import Executable
 
 from qcompile import ops
@@ -75,3 +77,22 @@ def compare(got: dict[str, np.ndarray], want: dict[str, np.ndarray], rtol: float
             np.testing.assert_allclose(got[name], expected, rtol, rtol * finite / 10, err_msg=name)
         else:
             np.testing.assert_array_equal(got[name], expected, err_msg=name)
+
+
+def check_on_this_machine(graph: Graph, target: Target, flag: str, tolerance: float) -> None:
+    """Compare a program with the interpreter where the processor has what it needs, a flag of /proc/cpuinfo."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists() or flag not in info.read_text():
+        pytest.skip(f"this processor lacks {flag}")
+    inputs = random_inputs(graph, 1)
+    program = lower_graph(graph, target, jobs=1)
+    compare(Executable(program).run(inputs, 3), Interpreter(graph).run(inputs), tolerance)
+
+
+def check_emulated(graph: Graph, target: Target, tolerance: float) -> None:
+    """Compare a program with the interpreter on an emulated core."""
+    if emulation.emulator() is None:
+        pytest.skip("qemu-aarch64 is not installed (Debian: qemu-user)")
+    inputs = random_inputs(graph, 2)
+    program = lower_graph(graph, target, jobs=1)
+    compare(emulation.run_emulated(program, inputs), Interpreter(graph).run(inputs), tolerance)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import emulation
 import numpy as np
 import pytest
-from graph_checks import compare, graph_of, random_inputs
-from program_execution import Executable
+from graph_checks import check_emulated, check_on_this_machine, graph_of, random_inputs
 from test_half_programs import LAYERS, MOVES
 
 from qcompile.ir.graph import Graph
 from qcompile.ir.printer import print_graph
-from qcompile.lower import lower_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.targets import load, with_bfloat16
 
@@ -28,24 +23,13 @@ def graphs() -> dict[str, Graph]:
 
 @pytest.mark.parametrize("name", list(TOLERANCES))
 def test_on_this_machine(name: str) -> None:
-    info = Path("/proc/cpuinfo")
-    if not info.exists() or "avx512_bf16" not in info.read_text():
-        pytest.skip("this processor lacks avx512_bf16")
-    graph = graphs()[name]
-    inputs = random_inputs(graph, 1)
-    program = lower_graph(graph, with_bfloat16(load("zen4")), jobs=1)
-    compare(Executable(program).run(inputs, 3), Interpreter(graph).run(inputs), TOLERANCES[name])
+    check_on_this_machine(graphs()[name], with_bfloat16(load("zen4")), "avx512_bf16", TOLERANCES[name])
 
 
 @pytest.mark.arm
 @pytest.mark.parametrize("name", list(TOLERANCES))
 def test_on_an_emulated_core(name: str) -> None:
-    if emulation.emulator() is None:
-        pytest.skip("qemu-aarch64 is not installed (Debian: qemu-user)")
-    graph = graphs()[name]
-    inputs = random_inputs(graph, 2)
-    program = lower_graph(graph, with_bfloat16(load("graviton3")), jobs=1)
-    compare(emulation.run_emulated(program, inputs), Interpreter(graph).run(inputs), TOLERANCES[name])
+    check_emulated(graphs()[name], with_bfloat16(load("graviton3")), TOLERANCES[name])
 
 
 def test_the_interpreter_rounds_each_tensor_once() -> None:
