@@ -87,8 +87,7 @@ class Calibrate(Pass):
     def _statistics(self, graph: Graph, observed: list[Value], context: PassContext) -> dict[str, TensorStatistics]:
         """Return the statistics of the observed tensors, without a run where the same ones are known already."""
         observers = {v.name: make_observer(v.qspec.observer) for v in observed if v.qspec is not None}
-        key = _digest(graph, observers) if context.memory is not None else ""
-        return context.remembered(key, lambda: self._gather(graph, observers, context))
+        return context.remembered(lambda: _digest(graph, observers), lambda: self._gather(graph, observers, context))
 
     def _gather(
         self, graph: Graph, observers: Mapping[str, Observer], context: PassContext

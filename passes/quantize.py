@@ -289,8 +289,10 @@ class _IntegerBuilder:
         weight, bias, spec = node.inputs[1], node.inputs[2].constant(), node.inputs[1].qspec
         if spec is None:
             raise InternalError(f"{node}: the weight has no QSpec")
-        key = f"scales{weight.content_digest()}{weight.type}{spec.observer}{spec.axis}"
-        chosen = self.context.remembered(key, lambda: _chosen_scales(weight.constant(), spec))
+        chosen = self.context.remembered(
+            lambda: f"scales{weight.content_digest()}{weight.type}{spec.observer}{spec.axis}",
+            lambda: _chosen_scales(weight.constant(), spec),
+        )
         scales = np.broadcast_to(chosen, bias.shape)
         if spec.observer == "grid":
             scales = refine_for_bias(scales, weight.constant(), bias, x.qparams.scalar_scale)

@@ -105,8 +105,7 @@ class QuantizeWeights(Pass):
                 node = readers[0][0]
                 rewriter.set_operand(node, 2, rewriter.constant(node.inputs[2].name, bias))
             else:
-                key = f"groups{value.content_digest()}{value.type}{self.bits}/{self.group_size}/{self.symmetric}"
-                made = context.remembered(key, partial(self._quantized, value))
+                made = context.remembered(partial(self._key, value), partial(self._quantized, value))
             operands = [rewriter.constant(f"{value.name}.q", packed(made.codes, self.bits))]
             operands.append(rewriter.constant(f"{value.name}.scale", made.scale))
             if made.zero_point is not None:
@@ -117,6 +116,9 @@ class QuantizeWeights(Pass):
             for reader, operand in readers:
                 rewriter.set_operand(reader, operand, node.output)
             context.progress(number + 1, len(weights), "quantizing weights")
+
+    def _key(self, value: Value) -> str:
+        return f"groups{value.content_digest()}{value.type}{self.bits}/{self.group_size}/{self.symmetric}"
 
     def _quantized(self, value: Value) -> GroupedWeights:
         matrix = value.constant().reshape(value.shape[0], -1)

@@ -438,13 +438,9 @@ def _comparable(simplified: Graph, context: PassContext) -> Graph:
 
 def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, context: PassContext) -> Comparison | None:
     """Compare the quantized graph with the float one, tensor by tensor; None for a float build."""
-    from qcompile.evaluate.comparison import compare_graphs
-    from qcompile.ir.state import state_input
-    from qcompile.ops.packed_weights import PACKED
+    from qcompile.evaluate.comparison import compare_graphs, is_rounded
 
-    halves = any(value.dtype.endswith("float16") for value in final.values())
-    narrow = halves or any(state_input(final, state).dtype == "int8" for state in final.states if state.in_place)
-    if not narrow and not any(n.is_integer or n.op.rounds or n.op.name in PACKED for n in final.nodes):
+    if not is_rounded(final):
         return None
     return compare_graphs(
         reference, final, samples, seed=context.seed, preprocess=context.preprocess, progress=context.progress

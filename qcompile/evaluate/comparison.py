@@ -18,7 +18,10 @@ from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.sequence import from_the_start, growing_states
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Value
+from qcompile.ir.state import state_input
+from qcompile.ir.types import NARROW
 from qcompile.ops.interpreter import Interpreter
+from qcompile.ops.packed_weights import PACKED
 from qcompile.quant.affine import dequantize
 
 Array = npt.NDArray[Any]
@@ -67,6 +70,15 @@ class Comparison:
     def worst_output_db(self) -> float:
         """SQNR of the worst output, dB."""
         return min(self.outputs.values())
+
+
+def is_rounded(graph: Graph) -> bool:
+    """Return whether a graph may answer otherwise than the float one: with integers or with fewer than 32 bits."""
+    if any(value.dtype in NARROW for value in graph.values()):
+        return True
+    if any(state_input(graph, state).dtype == "int8" for state in graph.states if state.in_place):
+        return True
+    return any(node.is_integer or node.op.rounds or node.op.name in PACKED for node in graph.nodes)
 
 
 class _Power:

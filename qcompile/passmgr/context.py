@@ -92,18 +92,20 @@ class PassContext:
         if text not in self.notes:
             self.notes.append(text)
 
-    def remembered(self, key: str, compute: Callable[[], T]) -> T:
+    def remembered(self, key: Callable[[], str], compute: Callable[[], T]) -> T:
         """Return what a function gives, or gave before under the same key.
 
         Args:
-            key: stands for all that the result depends on besides the samples.
+            key: gives what stands for all that the result depends on besides the samples; asked for only where there
+                is a memory, for it usually reads every weight.
             compute: takes long; nobody changes what it returns.
         """
         if self.memory is None:
             return compute()
-        if key not in self.memory:
-            self.memory[key] = compute()
-        found: T = self.memory[key]
+        name = key()
+        if name not in self.memory:
+            self.memory[name] = compute()
+        found: T = self.memory[name]
         return found
 
     def progress(self, done: int, total: int, what: str) -> None:

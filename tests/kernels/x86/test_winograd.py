@@ -120,14 +120,19 @@ def test_the_output_may_overwrite_the_residual() -> None:
     np.testing.assert_array_equal(library.run(kernel, arguments, in_place=4), library.run(kernel, arguments))
 
 
+def assert_chosen(work: ConvWorkload, isa: instruction_sets.Isa, least: int) -> None:
+    """Check that a layer is shared, in at least so many pieces of work, by a plan that can be written down."""
+    plan = shared_plan(work, isa)
+    assert plan is not None
+    assert items(plan, work, isa) >= least
+    assert plan_of(numbers_of(plan)) == plan
+    assert all(is_possible(other, work, isa) for other in shared_plans(work, isa))
+
+
 def test_it_is_chosen_where_it_pays() -> None:
     isa = instruction_sets.load("avx2")
     for work in (layer(56, 56, 64, 64), layer(28, 28, 128, 128), layer(14, 14, 256, 256)):
-        plan = shared_plan(work, isa)
-        assert plan is not None
-        assert items(plan, work, isa) >= 8
-        assert plan_of(numbers_of(plan)) == plan
-        assert all(is_possible(other, work, isa) for other in shared_plans(work, isa))
+        assert_chosen(work, isa, 8)
     plain = layer(56, 56, 64, 64)
     for work in (
         layer(7, 7, 512, 512),  # its weights would take 8 MB and more
@@ -144,11 +149,7 @@ def test_it_is_chosen_where_it_pays() -> None:
 def test_it_is_chosen_where_products_of_bytes_are_slower() -> None:
     isa = instruction_sets.load("avx512_vnni")
     for work in (layer(56, 56, 64, 64), layer(28, 28, 128, 128), layer(28, 28, 96, 96)):
-        plan = shared_plan(work, isa)
-        assert plan is not None
-        assert items(plan, work, isa) >= 12
-        assert plan_of(numbers_of(plan)) == plan
-        assert all(is_possible(other, work, isa) for other in shared_plans(work, isa))
+        assert_chosen(work, isa, 12)
     for work in (
         layer(14, 14, 256, 256),  # its weights would come from far
         layer(14, 14, 128, 128),  # tiles reach past the edges, and few share the weights
