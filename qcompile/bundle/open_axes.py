@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from qcompile.errors import InternalError
 from qcompile.ir.program import Program
+from qcompile.ir.symbol import FIRST_RUN
 
 MOST_EXTENTS = 1024
 """As many as `qc_sizes.c` has room for."""
@@ -15,8 +16,9 @@ def tables(program: Program) -> dict[str, str]:
     """Return what stands for the names in `model.c.in`."""
     if len(program.extents) > MOST_EXTENTS:
         raise InternalError(f"{len(program.extents)} open extents, at most {MOST_EXTENTS}")
-    # The length of a growing sequence has the number behind those that the caller gives.
+    # The length of a growing sequence has the number behind those that the caller gives, then comes the first run.
     names = [symbol.name for symbol in (*program.given, *program.symbols[len(program.given) :])]
+    names.append(FIRST_RUN.symbol)
     single, first = program.single.extents if program.single is not None else (), len(program.extents)
     shifted = [replace(place, tensor=place.tensor + len(program.inputs)) for place in program.open_outputs]
     places = [*program.open_inputs, *shifted]

@@ -56,5 +56,9 @@ class Extent:
         return self.table[0]
 
 
+FIRST_RUN = Extent("first run", (1, 0))
+"""1 in a run that starts a growing sequence, 0 in all others: what the length before the run tells."""
+
+
 Axes = tuple["Extent | None", ...]
 """The open extents of a tensor's axes, None where an axis is fixed."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Node, Value
 from qcompile.kernels.cache import AppendWorkload, CacheWorkload, append_kernel, cache_kernel
+from qcompile.kernels.cache_fill import FillWorkload, fill_kernel
 
 if TYPE_CHECKING:
     from qcompile.lower.context import LoweringContext
@@ -28,8 +29,23 @@ def append(context: LoweringContext, node: Node) -> None:
     buffers = [context.read_buffer(value) for value in (new, cache, total, length)]
     context.emit(node, kernel, [*buffers, context.read_buffer(scales) if scales is not None else None], 1)
     for value, result in zip(kept, node.outputs, strict=True):
-        context.sources.buffers[result] = context.read_buffer(value)
-        context.sources.at_boundary(result)
+        _stays(context, value, result)
+
+
+def fill(context: LoweringContext, node: Node) -> None:
+    """Copy a tensor to a cache in the first run; the result is the memory of the cache."""
+    cache, x, length = node.inputs
+    _check_kept(context, node, cache)
+    work = FillWorkload(math.prod(cache.shape[:-1]), cache.shape[-1], cache.dtype)
+    kernel = context.kernel(work, lambda: fill_kernel(work, context.isa))
+    context.emit(node, kernel, [context.read_buffer(value) for value in (x, cache, length)], 1, part=x)
+    _stays(context, cache, node.output)
+
+
+def _stays(context: LoweringContext, cache: Value, result: Value) -> None:
+    """Let a result be the memory of a cache that was changed where it lies."""
+    context.sources.buffers[result] = context.read_buffer(cache)
+    context.sources.at_boundary(result)
 
 
 def _check_kept(context: LoweringContext, node: Node, value: Value) -> None:

@@ -297,6 +297,10 @@ class LoweringContext(TensorMemory):
         """Write rows behind those of a kept cache."""
         caches.append(self, node)
 
+    def cache_fill(self, node: Node) -> None:
+        """Write a kept tensor in the first run."""
+        caches.fill(self, node)
+
     def cache_scores(self, node: Node) -> None:
         """Multiply queries with kept keys."""
         caches.product(self, node, "scores")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.program import Live, Only, OpenAxis
-from qcompile.ir.symbol import Axes, Extent
+from qcompile.ir.symbol import FIRST_RUN, Axes, Extent
 from qcompile.kernels.conv_plan import ConvPlan, choose_plan
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import depthwise_kernel
@@ -16,6 +16,7 @@ from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel
 from qcompile.shapes.analysis import Analysis, analyse
 from qcompile.shapes.demand import Demand
+from qcompile.shapes.first_run import needed_first
 from qcompile.targets import Target
 
 _ROWS = 8
@@ -35,18 +36,23 @@ class OpenAxes:
     def __init__(self, graph: Graph) -> None:
         self._analysis = analyse(graph) if graph.symbols else Analysis()
         self.extents = list(dict.fromkeys((*graph.extents, *self._analysis.extents())))
-        self._demand = Demand(graph)
+        self._demand, self._first = Demand(graph), needed_first(graph)
 
     def only(self, values: Sequence[Value]) -> Only | None:
         """Return the sizes at which what makes some tensors is run, None for all."""
-        found = [self._demand.of(value) for value in values if value.uses]
+        used = [value for value in values if value.uses]
+        if used and self._first.issuperset(used):
+            return self._from(FIRST_RUN, 1)
+        found = [self._demand.of(value) for value in used]
         needs = [need for need in found if need is not None]
         if not needs or len(needs) < len(found) or len({extent for extent, _ in needs}) > 1:
             return None
-        extent = needs[0][0]
+        return self._from(needs[0][0], min(least for _, least in needs))
+
+    def _from(self, extent: Extent, least: int) -> Only:
         if extent not in self.extents:
             self.extents.append(extent)
-        return Only(self.extents.index(extent), min(least for _, least in needs))
+        return Only(self.extents.index(extent), least)
 
     def of(self, value: Value) -> Axes:
         """Return the open extents of a tensor's axes."""

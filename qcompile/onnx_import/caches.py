@@ -8,7 +8,7 @@ model at several lengths before it is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ from qcompile.onnx_import.growing import GrowingModel
 from qcompile.onnx_import.lockstep import Twins, match_nodes
 from qcompile.onnx_import.padding import KEPT_MASK, keep_masks
 from qcompile.onnx_import.place_tables import Places, tabulate
-from qcompile.onnx_import.uniform import spread_uniform
+from qcompile.onnx_import.uniform import drop_expansions, spread_uniform
+from qcompile.onnx_import.written_once import WrittenOnce, keep_written
 from qcompile.ops.cache_advance import LENGTH
 from qcompile.ops.cache_append import CacheAppendAttrs
 from qcompile.ops.interpreter import Interpreter
@@ -93,15 +94,18 @@ def import_growing(grown: GrowingModel) -> Graph:
     )
     masks = keep_masks(graph, grown, first, length, counted.output)
     Places(rewriter, length, source, axis, first, total).insert(tables)
+    written = [keep_written(graph, pair, length) for pair in grown.once]
     states = [*masks, *(_keep(rewriter, growth, length, counted.output, total) for growth in growths)]
+    states += [state for state, _ in written]
     graph.outputs.append(counted.output)
     graph.output_names.append(f"{KEPT_LENGTH}_next")
     graph.states = (*states, State(KEPT_LENGTH, f"{KEPT_LENGTH}_next"))
     rewriter.eliminate_dead()
+    drop_expansions(graph, (new, total))
     spread_uniform(graph, (new, total))
     _set_symbols(graph, grown)
     _check_outputs(graph)
-    _verify(graph, grown, {g.past.name: g.transposed for g in growths})
+    _verify(graph, grown, {g.past.name: g.transposed for g in growths}, [kept for _, kept in written])
     _say(graph, grown)
     return graph
 
@@ -196,7 +200,7 @@ def _check_outputs(graph: Graph) -> None:
             raise UnsupportedOpError(f"output '{name}' {value.type} grows with the sequence, but is not kept")
 
 
-def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool]) -> None:
+def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool], written: Sequence[WrittenOnce]) -> None:
     """Compare the graph with the model at several lengths."""
     total, most = grown.lengths.total, grown.lengths.new
     least = most if grown.lengths.fixed else 1
@@ -209,6 +213,9 @@ def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool]) -
         given = {n: a for n, a in inputs.items() if n not in caches}
         for name, value in caches.items():
             given[name] = _placed(inputs.get(name), value, transposed[name])
+        for once in written:
+            empty = np.zeros(once.cache.shape, once.cache.dtype)
+            given[once.cache.name] = once.placed(inputs[once.cache.name]) if past else empty
         given[KEPT_LENGTH] = np.array([past], np.int64)
         _cut_masks(graph, grown, given, past)
         try:
@@ -216,8 +223,8 @@ def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool]) -
                 expected, found = Interpreter(wanted).run(inputs), interpreter.run(given)
         except (ValueError, IndexError, QCompileError) as error:
             raise _mismatch(past, new, str(error)) from error
-        for name, array in expected.items():
-            got = found[name]
+        for name in [name for name in expected if name not in dict(grown.once)]:
+            array, got = expected[name], found[name]
             if name in dict(grown.pairs):
                 got = got.swapaxes(-1, -2) if transposed[dict(grown.pairs)[name]] else got
                 got = got[..., : past + new, :]
@@ -276,6 +283,8 @@ def _say(graph: Graph, grown: GrowingModel) -> None:
     if masks:
         listed = ", ".join(f"'{name}'" for name in masks)
         graph.notes.append(f"{listed} is given for the new places of a run; that of all places before is kept")
+    if grown.once:
+        graph.notes.append(f"{len(grown.once)} tensors are computed in the run that starts a sequence, and kept")
     fixed = [n for n in grown.roles if grown.follows(n)]
     if fixed:
         listed = ", ".join(f"'{name}'" for name in fixed)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import helper, numpy_helper
 
-from qcompile.errors import UnsupportedOpError, UsageError
+from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph
 from qcompile.onnx_import.convert import convert_model
 from qcompile.onnx_import.fixed_inputs import fix_inputs
 from qcompile.onnx_import.load import Model, load_model
 from qcompile.onnx_import.states import same_tensor
+from qcompile.onnx_import.written_once import split_branches
 
 DEFAULT_LENGTH = 256
 """Places of a cache where nobody says how many."""
@@ -60,6 +61,7 @@ class GrowingModel:
         lengths: how long sequences may be.
         branches: inputs that choose between the first run, without caches, and all others.
         padded: whether the mask of keys and the places are the caller's, since sequences of a batch differ in length.
+        once: (output, input) names of tensors that the first run computes for all others.
     """
 
     model: Any
@@ -69,6 +71,7 @@ class GrowingModel:
     lengths: Lengths
     branches: tuple[str, ...] = ()
     padded: bool = False
+    once: tuple[tuple[str, str], ...] = ()
 
     def at(self, past: int, new: int, *, first: bool = False) -> Graph:
         """Import the model at one size.
@@ -85,6 +88,8 @@ class GrowingModel:
         fix_inputs(loaded, self.given)
         sizes = {"past": past, "new": new, "total": past + new}
         graph, shapes = loaded.proto.graph, {}
+        if self.once and not first:
+            split_branches(graph, [output for output, _ in self.once], loaded.source)
         for value in list(graph.input):
             if value.name not in self.roles:
                 continue
@@ -153,15 +158,7 @@ def growing_pairs(model: Any, wanted: Sequence[str]) -> tuple[tuple[str, str], .
             found.append((given[value.name], value.name))
         elif "auto" in wanted:
             found += [(output, value.name) for output in outputs if same_tensor(output, value.name)][:1]
-    grown = [pair for pair in found if pair[1] in given or not _stays(loaded, *pair)]
-    if grown and len(grown) < len(found) and _branches(loaded):
-        stays = next(name for output, name in found if (output, name) not in grown)
-        raise UnsupportedOpError(
-            f"'{stays}' does not grow: only the first run of this merged decoder computes it, in a branch of its own",
-            hint="compile decoder_with_past_model.onnx and give it the keys and values of the encoder, which "
-            "decoder_model.onnx computes once",
-        )
-    return tuple(grown)
+    return tuple(pair for pair in found if pair[1] in given or not _stays(loaded, *pair))
 
 
 def _stays(model: Model, output: str, name: str) -> bool:
@@ -180,6 +177,13 @@ def _branches(model: Model) -> tuple[str, ...]:
         if users and all(node.op_type == "If" for node in users):
             found.append(value.name)
     return tuple(found)
+
+
+def _once(model: Model, inputs: Sequence[Any]) -> tuple[tuple[str, str], ...]:
+    """Return the (output, input) names of caches that do not grow, but are results all the same."""
+    outputs, caches = [value.name for value in model.proto.graph.output], [v.name for v in inputs if _is_cache(v)]
+    pairs = [(output, name) for name in caches for output in outputs if same_tensor(output, name)]
+    return tuple(pair for pair in pairs if _stays(model, *pair))
 
 
 def _inputs(model: Model) -> list[Any]:
@@ -214,6 +218,9 @@ def describe(
     loaded = load_model(model)
     caches = [name for _, name in pairs]
     known = [value for value in _inputs(loaded) if value.name not in (values or {})]
+    chosen = tuple(name for name in _branches(loaded) if name not in (values or {}))
+    once = tuple(pair for pair in _once(loaded, known) if pair not in pairs) if chosen else ()
+    known = [value for value in known if value.name not in [name for _, name in once]]
     for name in shapes:
         if name not in [value.name for value in known]:
             raise UsageError(f"{loaded.source} has no input named '{name}'")
@@ -232,9 +239,20 @@ def describe(
                 f"cache '{value.name}' [{', '.join(map(str, dims))}] must have one open axis, the one that grows",
                 hint=f"fix the others: --input-shape {value.name}=1,8,P:0..255,64 (for example)",
             )
-    chosen = tuple(name for name in _branches(loaded) if name not in (values or {}))
     lengths = _lengths(told, length)
-    return GrowingModel(model, tuple(pairs), roles, dict(values or {}), lengths, chosen, padded=batch > 1)
+    grown = GrowingModel(model, tuple(pairs), roles, dict(values or {}), lengths, chosen, padded=batch > 1)
+    return _with_once(grown, once)
+
+
+def _with_once(grown: GrowingModel, once: tuple[tuple[str, str], ...]) -> GrowingModel:
+    """Return a model with tensors that the first run makes: it has the shapes of these."""
+    if not once:
+        return grown
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in _inputs(load_model(grown.model))}
+    unread = {name: (1,) * ranks[name] for _, name in once}
+    first = replace(grown, roles={**grown.roles, **unread}).at(0, grown.lengths.new, first=True)
+    shapes = {name: value.shape for name, value in zip(first.output_names, first.outputs, strict=True)}
+    return replace(grown, roles={**grown.roles, **{name: shapes[output] for output, name in once}}, once=once)
 
 
 def _batch(inputs: Sequence[Any], shapes: Mapping[str, Sequence[int | str]]) -> int:

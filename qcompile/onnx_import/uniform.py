@@ -1,4 +1,4 @@
-"""Constants as long as an open axis that are the same all along it: one element is enough, and is repeated later."""
+"""What is the same all along an open axis: one element is enough, and is repeated later."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from qcompile import ops
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
+from qcompile.ops.elementwise import Binary, Unary
 
 _BINARY = frozenset({"add", "sub", "mul", "div", "minimum", "maximum"})
 
@@ -44,6 +45,51 @@ def spread_uniform(graph: Graph, sizes: Collection[int]) -> None:
             result = rewriter.insert(node, expand, [result], attrs, name=f"{name}.wide", loc=node.loc).output
         rewriter.replace_value(node.output, result)
         rewriter.erase(node)
+
+
+def drop_expansions(graph: Graph, sizes: Collection[int]) -> None:
+    """Compute what is repeated along an open axis once, up to where a reader stretches it itself.
+
+    Exporters repeat a mask of keys for all new places, before they turn it into a bias.
+
+    Args:
+        graph: at the largest sizes; changed.
+        sizes: of axes that are open.
+    """
+    rewriter = Rewriter(graph)
+    narrow: dict[Value, Value] = {}
+    for node in list(graph.nodes):
+        if node.op.name == "expand":
+            small = _before_expansion(rewriter, node, sizes)
+            narrow.update({} if small is None else {node.output: small})
+        elif any(v in narrow for v in node.inputs) and _is_elementwise(node):
+            operands = [narrow.get(value, value) for value in node.inputs]
+            if np.broadcast_shapes(*(v.shape for v in operands)) != node.output.shape:
+                name = f"{node.output.name}.narrow"
+                narrow[node.output] = rewriter.insert(
+                    node, node.op, operands, node.attrs, name=name, loc=node.loc
+                ).output
+                continue
+            for index, value in enumerate(operands):
+                rewriter.set_operand(node, index, value)
+    rewriter.eliminate_dead()
+
+
+def _is_elementwise(node: Node) -> bool:
+    return isinstance(node.op, (Unary, Binary)) or node.op.name in ("cast", "where")
+
+
+def _before_expansion(rewriter: Rewriter, node: Node, sizes: Collection[int]) -> Value | None:
+    """Return what an expand makes without repetition along open axes; None where it repeats along others only."""
+    x, shape = node.inputs[0], list(node.output.shape)
+    for axis, old in enumerate((1,) * (len(shape) - len(x.shape)) + x.shape):
+        if old == 1 and shape[axis] in sizes:
+            shape[axis] = 1
+    if tuple(shape) == node.output.shape or tuple(shape) == x.shape:
+        return None if tuple(shape) != x.shape else x
+    op = ops.get("expand" if np.prod(shape) > x.type.size else "reshape")
+    name = f"{node.output.name}.narrow"
+    return rewriter.insert(node, op, [x], op.Attrs(shape=tuple(shape)), name=name, loc=node.loc).output
 
 
 def _stretches(graph: Graph, value: Value, shape: tuple[int, ...]) -> bool:

@@ -8,6 +8,7 @@ from graph_checks import compare, graph_of, random_inputs
 from program_execution import Executable
 
 from qcompile.ir.graph import Graph
+from qcompile.ir.symbol import FIRST_RUN
 from qcompile.lower import lower_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.targets import Target
@@ -62,3 +63,41 @@ def test_attention_over_a_cache(machine: Target, pieces: int) -> None:
         want = Interpreter(graph).run({name: np.nan_to_num(array) for name, array in inputs.items()})
         got = executable.run(inputs, pieces)
         compare(got, {name: want[name] for name in ("seen", "y")}, 1e-5)
+
+
+ONCE = """
+graph "once" {
+  input %x : f32[1,2,5,21]
+  input %kept : f32[1,2,21,5]
+  input %length : i64[1]
+  input %ids : i64[1,1]
+  %total = cache_advance(%length, %ids) {axis=1} : i64[1]
+  %turned = transpose(%x) {perm=[0,1,3,2]} : f32[1,2,21,5]
+  %filled = cache_fill(%kept, %turned, %length) : f32[1,2,21,5]
+  %y = neg(%filled) : f32[1,2,21,5]
+  output "y" = %y
+  output "filled" = %filled
+  output "total" = %total
+  state {input="kept", output="filled", in_place=true}
+  state {input="length", output="total"}
+  symbol {name="length", least=1, most=9, places=[], past="length", new="1"}
+}
+"""
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_tensor_that_the_first_run_makes(machine: Target, pieces: int) -> None:
+    graph = graph_of(ONCE)
+    executable = Executable(lower_graph(graph, machine, jobs=1))
+    for length in (0, 1, 7):
+        inputs = random_inputs(graph, length)
+        inputs["length"][:] = length
+        want = -(inputs["kept"] if length else inputs["x"].swapaxes(2, 3))
+        assert np.array_equal(Interpreter(graph).run(inputs)["y"], want)
+        assert np.array_equal(executable.run(inputs, pieces)["y"], want)
+
+
+def test_what_only_the_first_run_needs_is_left_out_of_others(machine: Target) -> None:
+    program = lower_graph(graph_of(ONCE), machine, jobs=1)
+    first = {step.op for step in program.steps if step.only and program.extents[step.only.extent] == FIRST_RUN}
+    assert first == {"transpose", "cache_fill"}

@@ -256,7 +256,7 @@ def merged(model: Any) -> Any:
     for node in graph.node:
         twin = onnx.NodeProto()
         twin.CopyFrom(node)
-        pasts = [name for name in node.input if name.startswith("past_key_values")]
+        pasts = [name for name in node.input if name.startswith("past_key_values") and ".encoder." not in name]
         if node.op_type == "Concat" and pasts:
             twin = helper.make_node("Identity", [node.input[1]], node.output)
         elif pasts:
@@ -300,6 +300,40 @@ def crossing() -> Any:
     b.name("MatMul", [x, b.weight(w, b.vocabulary)], ["logits"])
     b.prune()
     return b.model()
+
+
+def translating() -> Any:
+    """Return a merged decoder whose first run computes the keys and values of what an encoder made."""
+    model, width, rng = merged(crossing()), 12, np.random.default_rng(8)
+    graph, choice = model.graph, model.graph.node[0]
+    branches = {attribute.name: attribute.g for attribute in choice.attribute}
+    graph.input.append(
+        Export._input("encoder_hidden_states", TensorProto.FLOAT, "batch_size", "encoder_sequence_length", width)
+    )
+    graph.initializer.append(numpy_helper.from_array(np.array([0, -1, 4, 8]), "heads"))
+    first = []
+    for past in [v.name for v in graph.input if ".encoder." in v.name]:
+        present = past.replace("past_key_values", "present")
+        weight = numpy_helper.from_array(rng.normal(0, 0.3, (width, 32)).astype(np.float32), f"{present}.weight")
+        graph.initializer.append(weight)
+        first += [
+            helper.make_node("MatMul", ["encoder_hidden_states", weight.name], [f"{present}.wide"]),
+            helper.make_node("Reshape", [f"{present}.wide", "heads"], [f"{present}.split"]),
+            helper.make_node("Transpose", [f"{present}.split"], [present], perm=[0, 2, 1, 3]),
+        ]
+        for node in branches["else_branch"].node:
+            node.input[:] = [present if name == past else name for name in node.input]
+        nothing = numpy_helper.from_array(np.zeros((0, 4, 1, 8), np.float32))
+        branches["then_branch"].node.append(helper.make_node("Constant", [], [present], value=nothing))
+        shape = ["batch_size", 4, "encoder_sequence_length", 8]
+        info = helper.make_tensor_value_info(present, TensorProto.FLOAT, shape)
+        for outputs in (graph.output, *(branch.output for branch in branches.values())):
+            outputs.append(info)
+        choice.output.append(present)
+    nodes = [*first, *branches["else_branch"].node]
+    del branches["else_branch"].node[:]
+    branches["else_branch"].node.extend(nodes)
+    return model
 
 
 def save(model: Any, path: Any) -> Any:

@@ -66,7 +66,7 @@ typedef struct qc_length {
 
 /* An extent that follows from a symbol: its value for each of the symbol's. */
 typedef struct qc_extent {
-    int32_t symbol; /* info->n_symbols: the length of a growing sequence, from 1 on */
+    int32_t symbol; /* info->n_symbols: the length of a growing sequence, from 1 on; one more: whether it goes on */
     const int32_t *table;
 } qc_extent;
 

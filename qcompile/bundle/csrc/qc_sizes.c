@@ -29,6 +29,10 @@ qc_status qci_sizes_resolve(const qc_program *program, const int64_t sizes[], co
             extents[i] = list[i].table[length - 1];
             continue;
         }
+        if (list[i].symbol > info->n_symbols) {
+            extents[i] = list[i].table[past && *past > 0];
+            continue;
+        }
         const qc_symbol *symbol = &info->symbols[list[i].symbol];
         int64_t size = sizes ? sizes[list[i].symbol] : symbol->most;
         extents[i] = list[i].table[(size - symbol->least) / symbol->step];
