@@ -49,6 +49,7 @@ class OpDef:
         name: the IR's name, as printed.
         Attrs: frozen dataclass of attributes.
         activations: indices of the operands that are activations (to be quantized); None means all of them.
+        places: indices of the operands that say where to read: coordinates, boxes.
         integer: how it takes part in quantization.
         adds_residual: whether the epilogue of its integer form can add a residual.
         rounds: whether its real form rounds to few bits, as layers quantized at run time do.
@@ -60,6 +61,7 @@ class OpDef:
     name: ClassVar[str]
     Attrs: ClassVar[type] = NoAttrs
     activations: ClassVar[tuple[int, ...] | None] = None
+    places: ClassVar[tuple[int, ...]] = ()
     integer: ClassVar[Quantization] = Quantization.FLOAT_ONLY
     adds_residual: ClassVar[bool] = False
     rounds: ClassVar[bool] = False

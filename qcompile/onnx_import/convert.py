@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from qcompile.errors import InternalError, UnsupportedOpError
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.rewrite import Rewriter
@@ -73,7 +75,10 @@ class _Conversion:
         sparse = {s.values.name: s for s in proto.sparse_initializer}
         inputs = [v for v in proto.input if v.name not in tensors and v.name not in sparse]
         for name, type in resolve_inputs(self.model, inputs, input_shapes).items():
-            self.environment[name] = self.graph.add_input(name, type)
+            value = self.graph.add_input(name, type)
+            # Whatever such an input holds is known: nothing.
+            empty = None if type.size else self.graph.add_constant(f"{name}.empty", np.zeros(type.shape, type.dtype))
+            self.environment[name] = empty or value
         self.open = open_shapes(self.graph, symbols)
         for name, number in [
             *((t.name, t.data_type) for t in proto.initializer),

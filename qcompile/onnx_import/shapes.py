@@ -83,7 +83,7 @@ def _read_input(model: Model, value: Any) -> InputType:
         model.notes.append(f"input '{value.name}' is {CONVERTED[kind]} in the model and float32 here")
     if not tensor.HasField("shape"):
         return InputType(value.name, dtype, None)
-    # Some exporters write −1 or 0 where they mean "unknown".
+    # Some exporters write −1 or 0 where they mean "unknown"; who means 0 gives the shape.
     dims: list[Dim] = [d.dim_value if d.dim_value > 0 else d.dim_param for d in tensor.shape.dim]
     return InputType(value.name, dtype, dims)
 
@@ -92,9 +92,9 @@ def _apply(model: Model, entry: InputType, given: Any, symbols: dict[str, tuple[
     try:
         shape = tuple(operator.index(d) for d in given)
     except TypeError:
-        shape = (0,)
-    if min(shape, default=1) < 1:
-        raise UsageError(f"the shape {given!r} given for input '{entry.name}' must hold positive integers")
+        shape = (-1,)
+    if min(shape, default=0) < 0:
+        raise UsageError(f"the shape {given!r} given for input '{entry.name}' must hold integers, none negative")
     if entry.dims is None:
         entry.dims = list(shape)
         return

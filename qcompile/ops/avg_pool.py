@@ -38,7 +38,7 @@ class AvgPoolAttrs(PoolAttrs):
 
 
 def _from_onnx(node: OnnxNode) -> Value:
-    return pooled(node, "avg_pool", count_include_pad=bool(node.attr("count_include_pad", 0)))
+    return pooled(node, "avg_pool", [node.value(0)], count_include_pad=bool(node.attr("count_include_pad", 0)))
 
 
 class AvgPool(OpDef):

@@ -62,6 +62,7 @@ class GridSample(OpDef):
 
     name = "grid_sample"
     Attrs = GridSampleAttrs
+    places = (1,)
     onnx: ClassVar[dict[str, Any]] = {"GridSample": _from_onnx}
 
     def infer(self, attrs: GridSampleAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,9 +26,12 @@ _UNROLLED_TAPS = 49
 """Windows of at most so many taps become one expression; larger ones a loop."""
 
 
-def _from_onnx(node: OnnxNode) -> Value:
-    # The second output, the indices of the maxima, is refused by the importer where somebody reads it.
-    return pooled(node, "max_pool")
+def _from_onnx(node: OnnxNode) -> Value | tuple[Value, Value]:
+    y = pooled(node, "max_pool", [node.value(0)])
+    if len(node.outputs) == 1:
+        return y
+    view = replace(node, outputs=node.outputs[1:])
+    return y, pooled(view, "pool_place", [node.value(0), y], by_column=bool(node.attr("storage_order", 0)))
 
 
 class MaxPool(OpDef):

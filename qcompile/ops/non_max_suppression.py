@@ -64,6 +64,7 @@ class NonMaxSuppression(OpDef):
 
     name = "non_max_suppression"
     Attrs = NonMaxSuppressionAttrs
+    places = (0,)
     onnx: ClassVar[dict[str, Any]] = {"NonMaxSuppression": _from_onnx}
 
     def infer(self, attrs: NonMaxSuppressionAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

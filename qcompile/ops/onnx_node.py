@@ -109,8 +109,8 @@ class OnnxNode:
     def add_many(self, op: str, inputs: Sequence[Value], names: Sequence[str], **attrs: Any) -> tuple[Value, ...]:
         """Append an IR node with several results and return them; see `add`.
 
-        A node whose operands are all constants is evaluated instead, and its results are constants; weights of a few
-        bits stay packed.
+        A node whose operands are all constants is evaluated instead, and its results are constants, as are results
+        without elements; weights of a few bits stay packed.
         """
         from qcompile import ops
 
@@ -128,7 +128,9 @@ class OnnxNode:
                 self.fail(f"its result {large[0]} has {large[0].nbytes / 2**30:.0f} GiB")
         except ValueError as error:
             self.fail(str(error))
-        return node.outputs
+        if any(v.type.size for v in node.outputs):
+            return node.outputs
+        return tuple(self.graph.add_constant(v.name, np.zeros(v.shape, v.dtype)) for v in node.outputs)
 
     def _fold(self, op: OpDef, inputs: Sequence[Value], attrs: Any, names: Sequence[str]) -> tuple[Value, ...]:
         types = op.infer(attrs, [v.type for v in inputs])

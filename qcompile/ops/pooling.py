@@ -53,15 +53,16 @@ class PoolAttrs:
             raise ValueError(f"{geometry}, pads {self.pads}")
 
 
-def pooled(node: OnnxNode, op: str, **extra: Any) -> Value:
+def pooled(node: OnnxNode, op: str, operands: Sequence[Value], **extra: Any) -> Value:
     """Append the pooling that an ONNX node stands for.
 
     Args:
         node: MaxPool or AveragePool, over one or two axes.
         op: name of the IR operation.
+        operands: of it, the pooled tensor first; with as many axes as the node's.
         extra: fields of its Attrs beyond those of PoolAttrs.
     """
-    x = node.value(0)
+    x = operands[0]
     axes = len(x.shape) - 2
     kernel = tuple(node.attr("kernel_shape", ()))
     if axes not in (1, 2):
@@ -73,7 +74,7 @@ def pooled(node: OnnxNode, op: str, **extra: Any) -> Value:
     return windowed(
         node,
         op,
-        [plane(node, x, "plane")],
+        [plane(node, value, f"plane{k or ''}") for k, value in enumerate(operands)],
         kernel=(1, *kernel)[-2:],
         strides=(1, *strides)[-2:],
         pads=window_pads(node, kernel, strides, dilations, x.shape[2:]),

@@ -148,7 +148,10 @@ class SumReduction(Reduction):
 
 
 class SelectReduction(Reduction):
-    """y = the largest or smallest element; quantized, it keeps the operand's QParams."""
+    """y = the largest or smallest element; quantized, it keeps the operand's QParams.
+
+    Of no elements the largest is the least number of the type, and the smallest the greatest one.
+    """
 
     combine: str
 
@@ -157,7 +160,13 @@ class SelectReduction(Reduction):
         x = inputs[0]
         axes, keepdims = self.reduced(attrs, x.ndim)
         select = np.max if self.combine == "max" else np.min
-        return (np.asarray(select(x, axis=axes, keepdims=keepdims)),)
+        return (np.asarray(select(x, axis=axes, keepdims=keepdims, initial=self._neutral(x.dtype)), x.dtype),)
+
+    def _neutral(self, dtype: np.dtype[Any]) -> Any:
+        if dtype.kind == "f":
+            return -math.inf if self.combine == "max" else math.inf
+        ends = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        return ends[self.combine == "min"]
 
     def lower(self, node: Node, context: Any) -> None:
         """Emit a selection."""

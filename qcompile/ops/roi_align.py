@@ -66,6 +66,7 @@ class RoiAlign(OpDef):
 
     name = "roi_align"
     Attrs = RoiAlignAttrs
+    places = (1,)
     onnx: ClassVar[dict[str, Any]] = {"RoiAlign": _from_onnx}
 
     def infer(self, attrs: RoiAlignAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

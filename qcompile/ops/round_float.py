@@ -92,15 +92,28 @@ _TYPES: dict[str, tuple[int, int, float, str]] = {
 }
 """Bits of mantissa, exponent of the smallest normal number, largest number, what is beyond it without saturation."""
 
-SMALL = tuple(_TYPES)
+_POWERS = "FLOAT8E8M0"
+"""ONNX's name of the type of 2^−127, 2^−126, … 2^127 and NaN: scales of blocks."""
+
+SMALL = (*_TYPES, _POWERS)
 """ONNX's names of the types; the IR has their numbers as float32."""
 
-SMALL_TYPES = {17: "FLOAT8E4M3FN", 18: "FLOAT8E4M3FNUZ", 19: "FLOAT8E5M2", 20: "FLOAT8E5M2FNUZ", 23: "FLOAT4E2M1"}
+SMALL_TYPES = {
+    17: "FLOAT8E4M3FN",
+    18: "FLOAT8E4M3FNUZ",
+    19: "FLOAT8E5M2",
+    20: "FLOAT8E5M2FNUZ",
+    23: "FLOAT4E2M1",
+    24: _POWERS,
+}
 """The same by ONNX's type number."""
+
+_TO_POWER = {"up": 0x7FFFFF, "nearest": 0x400000, "down": 0}
+"""What is added to the bits of a float32 before its fraction is cut off, by ONNX's `round_mode`."""
 
 
 def rounded(node: OnnxNode, x: Value, kind: str, name: str | None = None) -> Value:
-    """Return a value rounded to a small type, as the node's attribute `saturate` says.
+    """Return a value rounded to a small type, as the node's attributes `saturate` and `round_mode` say.
 
     Args:
         node: the ONNX node that asks for it.
@@ -108,10 +121,33 @@ def rounded(node: OnnxNode, x: Value, kind: str, name: str | None = None) -> Val
         kind: one of `SMALL`.
         name: of the result; None for the node's own.
     """
+    real = x if x.dtype == "float32" else node.add("cast", [x], name=f"{node.outputs[0]}.real", dtype="float32")
+    if kind == _POWERS:
+        return _rounded_to_power(node, real, name)
     mantissa, least, largest, above = _TYPES[kind]
     beyond = "largest" if int(node.attr("saturate", 1)) else above
     infinite = "infinity" if kind == "FLOAT8E5M2" and beyond != "largest" else beyond
     attrs: dict[str, Any] = {"mantissa": mantissa, "least": least, "largest": largest, "beyond": beyond}
     attrs.update(infinite=infinite, has_nan=kind.startswith("FLOAT8"))
-    real = x if x.dtype == "float32" else node.add("cast", [x], name=f"{node.outputs[0]}.real", dtype="float32")
     return node.add("round_float", [real], name=name, **attrs)
+
+
+def _rounded_to_power(node: OnnxNode, x: Value, name: str | None) -> Value:
+    """Return a power of two beside each number: its bits without a fraction, moved up before as the mode says."""
+    mode, base = str(node.attr("round_mode", "up")), node.outputs[0]
+    if mode not in _TO_POWER:
+        node.fail(f"round_mode '{mode}'")
+
+    def step(op: str, value: Value, suffix: str, constant: int | float, dtype: str) -> Value:
+        return node.add(op, [value, node.constant(suffix, constant, dtype)], name=f"{base}.{suffix}.{op}")
+
+    bits = node.add("bit_cast", [x], name=f"{base}.bits", dtype="int32")
+    bits = step("minimum", bits, "infinity", 0x7F800000, "int32")  # NaN is above
+    bits = step("bitwise_and", step("add", bits, "half", _TO_POWER[mode], "int32"), "exponent", 0x7F800000, "int32")
+    if int(node.attr("saturate", 1)):
+        bits = step("minimum", bits, "largest", 0x7F000000, "int32")
+    power = step("maximum", node.add("bit_cast", [bits], name=f"{base}.power", dtype="float32"), "least", 2.0**-127,
+                 "float32")  # fmt: skip
+    inside = step("less_or_equal", power, "limit", 2.0**127, "float32")
+    inside = node.add("logical_and", [inside, node.add("equal", [x, x], name=f"{base}.known")], name=f"{base}.inside")
+    return node.add("where", [inside, power, node.constant("nan", np.nan, "float32")], name=name)

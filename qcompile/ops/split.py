@@ -47,7 +47,16 @@ def _from_onnx(node: OnnxNode) -> tuple[Value, ...]:
     if len(names) > len(given):
         node.fail(f"{len(names)} outputs for {len(given)} parts")
     names += [f"{node.name}.part{k}" for k in range(len(names), len(given))]
-    return node.add_many("split", [x], names, axis=axis, sizes=tuple(int(s) for s in given))
+    sizes = [int(s) for s in given]
+    if min(sizes) > 0 or not any(sizes) or sum(sizes) != x.shape[axis]:
+        return node.add_many("split", [x], names, axis=axis, sizes=tuple(sizes))
+    filled = [k for k, size in enumerate(sizes) if size]
+    attrs = {"axis": axis, "sizes": tuple(sizes[k] for k in filled)}
+    parts = (x,) if len(filled) == 1 else node.add_many("split", [x], [names[k] for k in filled], **attrs)
+    shape = (*x.shape[:axis], 0, *x.shape[axis + 1 :])
+    empty = node.constant("empty", np.zeros(shape, x.dtype))
+    found = dict(zip(filled, parts, strict=True))
+    return tuple(found.get(k, empty) for k in range(len(sizes)))
 
 
 class Split(OpDef):

@@ -102,7 +102,24 @@ CASES |= {
     "conv_transpose_3d_groups": ("ConvTranspose", [VOLUME, floats(4, 2, 2, 2, 2)],
                                  {"group": 2, "dilations": [2, 1, 1]}, 1),
 }  # fmt: skip
-WINDOWS = ("MaxPool", "AveragePool", "LpPool", "Conv", "ConvTranspose")
+IMAGE = floats(2, 4, 7, 9)
+CASES |= {
+    "max_pool_places": ("MaxPool", [np.round(IMAGE)],
+                        {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1]}, 2),
+    "max_pool_places_by_column": ("MaxPool", [np.round(IMAGE)], {"kernel_shape": [2, 3], "storage_order": 1}, 2),
+    "max_pool_places_1d": ("MaxPool", [IMAGE[0]], {"kernel_shape": [3], "strides": [2], "ceil_mode": 1}, 2),
+    "unpool": ("MaxUnpool", [floats(1, 2, 2, 3), np.array([[[[0, 3, 9], [12, 15, 22]], [[25, 26, 28], [37, 46, 40]]]])],
+               {"kernel_shape": [2, 2], "strides": [2, 2]}, 1),
+    "unpool_1d": ("MaxUnpool", [floats(1, 1, 3), np.array([[[1, 2, 5]]])],
+                  {"kernel_shape": [3], "strides": [2], "pads": [0, 1]}, 1),
+    "deform_conv": ("DeformConv", [IMAGE, floats(6, 4, 3, 2), 3 * floats(2, 12, 4, 8), floats(6), floats(2, 6, 4, 8)],
+                    {"strides": [2, 1], "pads": [1, 0, 1, 1], "dilations": [1, 2]}, 1),
+    "deform_conv_groups": ("DeformConv", [IMAGE, floats(6, 2, 2, 2), 3 * floats(2, 16, 6, 8)],
+                           {"group": 2, "offset_group": 2}, 1),
+}  # fmt: skip
+WINDOWS = ("MaxPool", "AveragePool", "LpPool", "Conv", "ConvTranspose", "MaxUnpool", "DeformConv")
+SECOND_OUTPUTS = {"EmbedLayerNormalization": TensorProto.INT32, "MaxPool": TensorProto.INT64}
+"""Element types of outputs that are not float32."""
 
 
 def model(name: str, constants: tuple[int, ...] = ()) -> tuple[onnx.ModelProto, dict[str, Any]]:
@@ -118,14 +135,14 @@ def model(name: str, constants: tuple[int, ...] = ()) -> tuple[onnx.ModelProto, 
         if n not in fixed
     ]
     kinds = [TensorProto.FLOAT] * outputs
-    if op == "EmbedLayerNormalization":
-        kinds[1] = TensorProto.INT32
+    if op in SECOND_OUTPUTS:
+        kinds[1:] = [SECOND_OUTPUTS[op]] * (outputs - 1)
     results = [helper.make_tensor_value_info(f"o{k}", kind, None) for k, kind in enumerate(kinds)]
     tensors = [numpy_helper.from_array(given[n], n) for n in fixed]
     graph = helper.make_graph([node], "g", infos, results, tensors)
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    opsets = [helper.make_opsetid("", 19), helper.make_opsetid("com.microsoft", 1)]
     feed = {n: a for n, a in given.items() if n not in fixed}
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8), feed
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9), feed
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -53,6 +53,17 @@ def test_other_open_axes_must_be_given(build: Any, dim: Any) -> None:
     assert "--input-shape x=1,3,<axis 2>,8" in str(error.hint)
 
 
+@pytest.mark.parametrize("dim", ["K", 0])
+def test_an_input_without_elements_is_known(build: Any, dim: Any) -> None:
+    """An extent of 0 must be given, as in files it means that nobody knows; what follows from it is a constant."""
+    nodes = [helper.make_node("Concat", ["a", "b"], ["c"], axis=1), helper.make_node("Relu", ["c"], ["y"])]
+    nodes.append(helper.make_node("ReduceSum", ["b"], ["z"], keepdims=0))
+    graph = import_onnx(build(nodes, {"a": [2, 3], "b": [2, dim]}, outputs=("y", "z")), {"b": (2, 0)})
+    assert shapes(graph) == {"a": (2, 3), "b": (2, 0)}
+    assert [(node.op.name, node.inputs[0].name) for node in graph.nodes] == [("relu", "a")]
+    assert graph.outputs[1].constant() == 0
+
+
 def test_input_without_any_shape(build: Any) -> None:
     model = build(RELU, {"x": None})
     with pytest.raises(ModelImportError, match="has no shape") as caught:
@@ -86,12 +97,11 @@ def test_unknown_input_name_is_guessed(build: Any) -> None:
     [
         ((1, 3, 8), "4 axes"),
         ((1, 4, 8, 8), "fixed extent of 3 on axis 1, not 4"),
-        ((1, 3, 0, 8), "positive integers"),
-        ((1, 3, -1, 8), "positive integers"),
-        ((1, 3, 8.0, 8), "positive integers"),
+        ((1, 3, -1, 8), "integers, none negative"),
+        ((1, 3, 8.0, 8), "integers, none negative"),
         ((), "has 0"),
-        (5, "positive integers"),
-        (("a", 3, 8, 8), "positive integers"),
+        (5, "integers, none negative"),
+        (("a", 3, 8, 8), "integers, none negative"),
     ],
 )
 def test_shapes_that_contradict_the_model(build: Any, given: Any, says: str) -> None:

@@ -67,6 +67,23 @@ def test_answers_as_onnx_runtime(kind: str, saturate: int) -> None:
     np.testing.assert_array_equal(Interpreter(import_onnx(model)).run({"x": x})["y"], expected)
 
 
+@pytest.mark.parametrize("saturate", [0, 1])
+@pytest.mark.parametrize("mode", ["up", "down", "nearest"])
+def test_powers_of_two(mode: str, saturate: int) -> None:
+    """Beside ONNX's own code; infinities and numbers of no exponent follow the table of its specification."""
+    rng = np.random.default_rng(2)
+    x = np.exp2(rng.uniform(-120, 126.9, 3000)).astype(np.float32)
+    x = np.concatenate([x, np.exp2(np.arange(-126, 128.0)), 1.5 * np.exp2(np.arange(-126, 127.0))]).astype(np.float32)
+    ends = np.array([np.inf, np.nan, 3.3e38, 0.0], np.float32)
+    model = cast_model("FLOAT8E8M0", len(x) + len(ends), round_mode=mode, saturate=saturate)
+    model.opset_import[0].version = 25
+    found = Interpreter(import_onnx(model)).run({"x": np.concatenate([x, ends])})["y"]
+    expected = numpy_helper.to_float8e8m0(x, bool(saturate), mode).astype(np.float32)
+    np.testing.assert_array_equal(found[: len(x)], expected)
+    above = 2.0**127 if saturate or mode == "down" else np.nan
+    np.testing.assert_array_equal(found[len(x) :], [2.0**127 if saturate else np.nan, np.nan, above, 2.0**-127])
+
+
 def test_weights_of_eight_bit_floats_are_folded() -> None:
     """A stored float8 tensor with a scale per channel is a float32 constant; activations are rounded on their way."""
     rng = np.random.default_rng(1)

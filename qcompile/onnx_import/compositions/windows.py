@@ -35,7 +35,7 @@ def _lp_pool(node: OnnxNode) -> Value:
         node.source,
         open=node.open,
     )
-    mean = pooled(view, "avg_pool", count_include_pad=True)
+    mean = pooled(view, "avg_pool", [powers], count_include_pad=True)
     count = node.constant("count", np.float32(math.prod(node.attr("kernel_shape"))))
     total = node.add("mul", [mean, count], name=base if order == 1.0 else f"{base}.sum")
     return _powered(node, total, 1.0 / order, base)

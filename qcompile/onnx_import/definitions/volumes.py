@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from qcompile.onnx_import.definitions.body import Body
 from qcompile.ops.spatial import SAME_MODES, same_pads
 
@@ -90,10 +88,10 @@ def _padded(body: Body, x: str, rank: int, axis: int, before: int, after: int) -
 def _convolution(body: Body) -> None:
     if len(body.shape(0)) != _AXES + 2:
         return
-    weight = body.value(1).data
-    if weight is None or weight.ndim != _AXES + 2:
-        body.fail("a convolution over three axes needs a constant weight of five axes")
-    outputs, inputs, taps, *kernel = weight.shape
+    weight = body.shape(1)
+    if len(weight) != _AXES + 2:
+        body.fail("a convolution over three axes needs a weight of five axes")
+    outputs, inputs, taps, *kernel = weight
     strides, dilations = _numbers(body, "strides", 1), _numbers(body, "dilations", 1)
     pads = _pads(body, [taps, *kernel], strides, dilations)
     n, c, d, h, w = body.shape(0)
@@ -108,7 +106,7 @@ def _convolution(body: Body) -> None:
         parts.append(body.reshape(part, (n, c, 1, depth, h, w)))
     stacked = body.add("Transpose", [body.add("Concat", parts, axis=2)], perm=[0, 3, 1, 2, 4, 5])
     images = body.reshape(stacked, (n * depth, c * taps, h, w))
-    matrix = body.constant(np.ascontiguousarray(weight).reshape(outputs, inputs * taps, *kernel))
+    matrix = body.reshape(body.input(1), (outputs, inputs * taps, *kernel))
     y = body.add("Conv", [images, matrix, *([body.input(2)] if body.has(2) else [])], strides=strides[1:],
                  dilations=dilations[1:], pads=[*pads[1:3], *pads[4:6]], group=body.attr("group", 1))  # fmt: skip
     _from_images(body, y, n, depth, outputs)
@@ -124,22 +122,23 @@ def _from_images(body: Body, y: str, n: int, depth: int, channels: int) -> None:
 def _transposed_convolution(body: Body) -> None:
     if len(body.shape(0)) != _AXES + 2:
         return
-    weight = body.value(1).data
-    if weight is None or weight.ndim != _AXES + 2 or body.attr("output_shape") is not None:
-        body.fail("a transposed convolution over three axes needs a constant weight, and pads, not output_shape")
+    weight = body.shape(1)
+    if len(weight) != _AXES + 2 or body.attr("output_shape") is not None:
+        body.fail("a transposed convolution over three axes needs a weight of five axes, and pads, not output_shape")
     if body.attr("auto_pad", "NOTSET") not in ("NOTSET", "", "VALID"):
         body.fail("auto_pad of a transposed convolution over three axes is not supported")
     group = int(body.attr("group", 1))
     strides, dilations, more = (_numbers(body, name, v) for name, v in
                                 (("strides", 1), ("dilations", 1), ("output_padding", 0)))  # fmt: skip
-    pads = _pads(body, list(weight.shape[2:]), strides, dilations)
+    pads = _pads(body, list(weight[2:]), strides, dilations)
     n, c, d, h, w = body.shape(0)
-    taps, outputs = weight.shape[2], weight.shape[1] * group
+    taps, outputs = weight[2], weight[1] * group
     images = body.reshape(body.add("Transpose", [body.input(0)], perm=[0, 2, 1, 3, 4]), (n * d, c, h, w))
     total = (d - 1) * strides[0] + dilations[0] * (taps - 1) + 1 + more[0]
     terms = []
     for tap in range(taps):
-        y = body.add("ConvTranspose", [images, body.constant(weight[:, :, tap])], strides=strides[1:],
+        plane = body.reshape(_sliced(body, body.input(1), 2, tap, tap + 1), (*weight[:2], *weight[3:]))
+        y = body.add("ConvTranspose", [images, plane], strides=strides[1:],
                      dilations=dilations[1:], pads=[*pads[1:3], *pads[4:6]], output_padding=more[1:],
                      group=group)  # fmt: skip
         y = _padded(body, body.reshape(y, (n, d, 1, -1)), 4, 2, 0, strides[0] - 1)
@@ -150,7 +149,7 @@ def _transposed_convolution(body: Body) -> None:
     for term in terms[1:]:
         y = body.add("Add", [y, term])
     y = _sliced(body, y, 1, pads[0], total - pads[3])
-    extents = [(size - 1) * strides[a] + dilations[a] * (weight.shape[2 + a] - 1) + 1 + more[a] - pads[a] - pads[3 + a]
+    extents = [(size - 1) * strides[a] + dilations[a] * (weight[2 + a] - 1) + 1 + more[a] - pads[a] - pads[3 + a]
                for a, size in ((1, h), (2, w))]  # fmt: skip
     y = body.reshape(y, (n, total - pads[0] - pads[3], outputs, *extents))
     last = None if body.has(2) else body.output(0)
