@@ -80,7 +80,7 @@ class RoundWeights(Pass):
         )
 
     def _correct(self, rewriter: Rewriter, context: PassContext, data: LayerData) -> None:
-        own, cross, residual = data.moments.covariances
+        own, cross, residual = data.covariances
         damping = self.damping * data.moments.uncertainty
         wanted = data.weight
         if self.feedback:

@@ -190,6 +190,7 @@ def compile_model(
 
 def _show(bundle: Bundle, taken: float | None, *, passes: bool, skips: bool) -> None:
     """Print what was made: the times of passes, what they left alone, the summary unless the time taken is None."""
+    from qcompile.report.search_table import print_search
     from qcompile.report.terminal import print_bundle, print_pass_times, print_skips
 
     if passes:
@@ -197,6 +198,8 @@ def _show(bundle: Bundle, taken: float | None, *, passes: bool, skips: bool) -> 
     if skips:
         print_skips(bundle.records)
     if taken is not None:
+        if bundle.search is not None:
+            print_search(bundle.search)
         print_bundle(bundle, taken)
 
 

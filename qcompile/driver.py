@@ -49,6 +49,7 @@ class Bundle:
         notes: what the user should know, in plain words.
         records: what each pass did.
         check: how the library was found to run on this machine; None where it is for another.
+        search: how the passes were found; None where nothing was searched for.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Bundle:
     notes: list[str] = field(default_factory=list)
     records: list[PassRecord] = field(default_factory=list)
     check: Check | None = None
+    search: SearchResult | None = None
 
 
 @dataclass
@@ -208,8 +210,7 @@ def prepare(
     graph = import_kept(model, config.input_shapes, config.input_values, *states)
     context = PassContext(target=target, preprocess=preprocess, on_progress=progress, seed=config.seed)
     context.records = open_database(config.tuning, new=config.tune)
-    context.notes += [f"settings of {Path(source).name} apply" for source in config.sources]
-    context.notes += graph.notes
+    context.notes += [*(f"settings of {Path(source).name} apply" for source in config.sources), *graph.notes]
     samples = _samples(graph, config, calibration, preprocess)
     if not config.compares and (calibration is not None or config.calib is not None):
         context.note("the calibration samples are not used: a float network needs no ranges")
@@ -460,8 +461,7 @@ def tune(graph: Graph, simplified: Graph, config: CompileConfig, context: PassCo
     twin = None
     if config.precision == "int8" and not is_quantized(simplified):
         twin, _ = _run(FINISH_FLOAT, simplified, config, replace(context, notes=[], skips=[]), ())
-    found = search(graph, context.target, context.records, settings, context.on_progress, twin=twin)
-    context.note(found.note())
+    context.note(search(graph, context.target, context.records, settings, context.on_progress, twin=twin).note())
 
 
 def lower(
@@ -489,8 +489,8 @@ def write(model: Path, output: Path, config: CompileConfig, made: Compilation) -
     made.context.progress(0, 2, "linking")
     provenance = provenance_of(model, config, made)
     made.context.progress(1, 2, "linking")
-    report = report_html(made, provenance)
-    manifest = write_bundle(made.program, output, provenance=provenance, files={REPORT: report.encode()})
+    files = {REPORT: report_html(made, provenance).encode()}
+    manifest = write_bundle(made.program, output, provenance=provenance, files=files)
     made.context.progress(2, 2, "linking")
-    check = check_bundle(output)
-    return Bundle(output, manifest, output / REPORT, made.context.notes, made.records, check)
+    notes, check = made.context.notes, check_bundle(output)
+    return Bundle(output, manifest, output / REPORT, notes, made.records, check, made.search)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,11 @@ class LayerData:
         self.shared_scale = params.axis is None
         self.bias = pair.reference.inputs[2].constant().astype(np.float64).reshape(groups, -1)
 
+    @cached_property
+    def covariances(self) -> tuple[Array, Array, Array]:
+        """Those of the moments, which take long to find."""
+        return self.moments.covariances
+
     def steepened(self, integers: Array, scale: Array) -> Array:
         """Return scales that take back how much noise on the input flattens each output, float32 values.
 
@@ -75,7 +81,7 @@ class LayerData:
             integers: new weights v, LSB, [groups, outputs, terms].
             scale: of them, real units per LSB, [groups, outputs].
         """
-        own, cross, _ = self.moments.covariances
+        own, cross, _ = self.covariances
         # cov(p, q) = cov(q, q) + cov(p − q, q)
         along = np.matmul(self.weight, own + cross)
         shared = (along * (integers * scale[:, :, None])).sum(axis=2)

@@ -52,9 +52,9 @@ def round_weights(weight: Array, scale: Array, hessian: Array, *, qmax: int = 12
 
     Formula:
         minimize Σ_o (w_o − s_o·z_o)ᵀ H (w_o − s_o·z_o) over integers |z| ≤ qmax: term by term in the order of
-        falling H_kk, each error passed on to the terms not yet rounded by the Cholesky factor of H⁻¹ (the rule
-        of GPTQ); then sweeps of coordinate descent, z_k ← rne(z_k + (H·(w − s·z))_k / (H_kk·s)), each step of
-        which can only lower the error
+        falling H_kk, each making up for the errors of those before it (the rule of GPTQ, by the Cholesky factor of
+        H in the place of that of H⁻¹); then sweeps of coordinate descent,
+        z_k ← rne(z_k + (H·(w − s·z))_k / (H_kk·s)), each step of which can only lower the error
 
     Args:
         weight: real units, [groups, outputs, terms].
@@ -75,7 +75,7 @@ def round_weights(weight: Array, scale: Array, hessian: Array, *, qmax: int = 12
     h = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
     # The problem in units of the scale: each output then rounds to whole numbers.
     w = np.take_along_axis(weight / scale[:, :, None], order[:, None, :], 2)
-    z = _in_order(w.copy(), h, qmax)
+    z = _in_order(w, h, qmax)
     nearest = np.clip(np.rint(w), -qmax, qmax)
     worse = _cost(w - z, h) > _cost(w - nearest, h)
     z = np.where(worse[:, :, None], nearest, z)
@@ -159,19 +159,23 @@ def _cost(error: Array, h: Array) -> Array:
 
 
 def _in_order(w: Array, h: Array, qmax: int) -> Array:
-    """Round term by term, passing each error on; w is used up."""
+    """Round term by term, each making up for the errors of those before it.
+
+    Formula:
+        eᵀ H e = Σ_k d_k·(e_k + Σ_{i<k} share_ki·e_i)²: z_k = rne(w_k + Σ_{i<k} share_ki·e_i), e_k = w_k − z_k
+    """
     terms = w.shape[2]
-    factor = np.linalg.cholesky(np.linalg.inv(h)).transpose(0, 2, 1)
-    z = np.empty_like(w)
+    factor = np.linalg.cholesky(h[:, ::-1, ::-1])[:, ::-1, ::-1].transpose(0, 2, 1)
+    shares = factor / np.diagonal(factor, axis1=1, axis2=2)[:, :, None]
+    z, errors = np.empty_like(w), np.empty_like(w)
     for start in range(0, terms, _BLOCK):
         stop = min(start + _BLOCK, terms)
-        errors = np.empty((*w.shape[:2], stop - start))
+        before = shares[:, start:stop, :start].transpose(0, 2, 1)
+        wanted = w[:, :, start:stop] + np.matmul(errors[:, :, :start], before)
         for k in range(start, stop):
-            z[:, :, k] = np.clip(np.rint(w[:, :, k]), -qmax, qmax)
-            error = (w[:, :, k] - z[:, :, k]) / factor[:, k, k, None]
-            w[:, :, k + 1 : stop] -= error[:, :, None] * factor[:, None, k, k + 1 : stop]
-            errors[:, :, k - start] = error
-        w[:, :, stop:] -= np.matmul(errors, factor[:, start:stop, stop:])
+            z[:, :, k] = np.clip(np.rint(wanted[:, :, k - start]), -qmax, qmax)
+            errors[:, :, k] = w[:, :, k] - z[:, :, k]
+            wanted[:, :, k - start + 1 :] += errors[:, :, k, None] * shares[:, None, k + 1 : stop, k]
     return z
 
 

@@ -58,6 +58,7 @@ class SearchSection:
         best: candidates on it.
         across: lines for decibels.
         along: marks for milliseconds.
+        goal: line for the SQNR wanted; None where none is, or where it lies outside of the chart.
         sensitive: the most harmful nodes, each with the length of its bar, 0 to 1.
         left: of the chart, pixels.
         right: of the chart, pixels.
@@ -70,6 +71,7 @@ class SearchSection:
     best: list[Attempt]
     across: list[Tick]
     along: list[Tick]
+    goal: Tick | None
     sensitive: list[tuple[Sensitivity, float]]
     left: float
     right: float
@@ -102,8 +104,10 @@ def search_section(result: SearchResult | None) -> SearchSection | None:
     across = [Tick(y(db), f"{db} dB") for db in range(int(low // step) * step, int(top) + 1, step) if db >= low]
     marks = [fastest + (slowest - fastest) * part / 5 for part in range(1, 5)]
     along = [Tick(x(ms), f"{ms:.3g} ms") for ms in marks]
+    wanted = result.goal.min_sqnr
+    goal = Tick(y(wanted), f"goal {wanted:g} dB") if wanted is not None and low <= wanted <= top else None
     return SearchSection(
-        result, [point(a) for a in result.attempts], front, result.front(), across, along, _bars(result),
+        result, [point(a) for a in result.attempts], front, result.front(), across, along, goal, _bars(result),
         _LEFT, _LEFT + _WIDTH, _HEIGHT,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -129,6 +130,7 @@ class Candidates:
         known = self._state.get(stored, recipe.text)
         if known is not None:
             return Score.from_json(known)
+        started = time.monotonic()
         digest = f"{kind}{self._digest(self._up_to_calibration(recipe), recipe)}"
         if digest not in self._scores:
             graph = self.made(recipe).graph
@@ -138,8 +140,13 @@ class Candidates:
                 estimate = self._state.get(f"{self._prefix}estimate", recipe.text)
                 known = Score.from_json(estimate) if estimate is not None else None
                 self._scores[digest] = self._measuring().score(graph, what, known)
-        self._state.put(stored, recipe.text, self._scores[digest].to_json())
-        return self._scores[digest]
+        found = replace(self._scores[digest], seconds=round(time.monotonic() - started, 1))
+        self._state.put(stored, recipe.text, {**found.to_json(), "seconds": found.seconds})
+        return found
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Report how far the search has come."""
+        self._context.progress(done, total, what)
 
     def _measuring(self) -> Evaluator:
         if self._evaluator is None:

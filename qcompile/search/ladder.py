@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from qcompile.search.candidates import Candidates
 from qcompile.search.goal import Goal
 from qcompile.search.leaving import Kept
-from qcompile.search.mixed_precision import Choice, PrefixSearch
+from qcompile.search.mixed_precision import MOST_CHECKS, WORTH_TIME, Choice, PrefixSearch
+from qcompile.search.outlook import Outlook
 from qcompile.search.plan import Plan, Step
 from qcompile.search.reason import count_text, reason
 from qcompile.search.recipe import Recipe
@@ -44,11 +45,17 @@ RUNGS: tuple[Rung, ...] = (
 )
 """Means in order of cost; those that need more time on the device, int16 or float32 for some nodes, come last."""
 
-MOST_SLOW_CHECKS = 4
+MOST_SLOW_CHECKS = 3
 """Candidates with such passes that are measured at most, once nodes leave int8."""
 
 WORTH_DB = 0.1
 """A means is kept where it brings the goal nearer by at least this."""
+
+CLOSE_DB = 0.3
+"""A goal that is exceeded by less is not come closer to with one more candidate that takes long."""
+
+OUT_OF_REACH_DB = 3.0
+"""What slow passes are not hoped to gain more than they did where everything was in int8."""
 
 USUAL, PLAIN = "the usual recipe", "plain int8"
 
@@ -72,6 +79,21 @@ class Ladder:
         self._attempts: list[Attempt] = []
         self._left_out: list[str] = []
         self._plan: Plan | None = None
+        late = [rung for rung in self._rungs if rung.after == QUANTIZED]
+        # With the usual recipe, and once more with all samples in the end.
+        slow = 2 + len(late) + 1 + MOST_SLOW_CHECKS
+        self._slow = _names(late)
+        self._outlook = Outlook(candidates.progress, 2 + len(self._rungs) - len(late) + MOST_CHECKS, slow)
+
+    def _estimate(self, recipe: Recipe, what: str) -> Score:
+        return self._seen(recipe, self._candidates.estimate(recipe, what))
+
+    def _score(self, recipe: Recipe, what: str) -> Score:
+        return self._seen(recipe, self._candidates.score(recipe, what))
+
+    def _seen(self, recipe: Recipe, score: Score) -> Score:
+        self._outlook.measured(recipe.text, score.seconds, slow=any(map(recipe.has, self._slow)))
+        return score
 
     def climb(self, recipe: Recipe, sizes: tuple[int, int], *, means: bool = True) -> SearchResult:
         """Search for the recipe that meets the goal in the least time on the device.
@@ -84,13 +106,16 @@ class Ladder:
         Returns:
             The recipe, and how it was found.
         """
-        score = self._candidates.score(recipe, f"checking {USUAL}")
+        self._estimate(recipe, f"checking {USUAL}")
+        score = self._score(recipe, f"checking {USUAL}")
         self._attempts.append(Attempt(USUAL, "start", score))
         if means and not self._goal.is_accurate(score):
-            recipe, score = self._try_means(recipe, score)
+            recipe, score = self._try_means(recipe)
         whole, kept = score, Kept()
+        self._outlook.narrow(MOST_CHECKS, 1 + 1 + MOST_SLOW_CHECKS)
         if not self._goal.is_accurate(score):
             recipe, score, kept = self._leave(recipe, score)
+        self._outlook.narrow(0, 1)
         met = (self._goal.is_accurate(score) or not self._goal.has_accuracy) and self._goal.is_fast(score)
         why = reason(self._goal, score, whole, kept, self._attempts, self._plan)
         rows = tuple(self._plan.sensitivities) if self._plan is not None else ()
@@ -99,25 +124,41 @@ class Ladder:
             kept_int16=kept.wide, left_out=tuple(self._left_out), made=self._candidates.made(recipe),
         )  # fmt: skip
 
-    def _try_means(self, usual: Recipe, known: Score) -> tuple[Recipe, Score]:
+    def _try_means(self, usual: Recipe) -> tuple[Recipe, Score]:
         """Try each means from plain int8 on, until the goal is met; return the best recipe, be it the usual one.
 
-        Each must show that it helps, those of the usual recipe too.
+        Each must show that it helps, those of the usual recipe too. Those that take long come last, and only where
+        the others found something better than the usual recipe has.
         """
-        recipe = usual.without([rung.name for rung in self._rungs if rung.after is not None])
-        score = known
+        known = self._estimate(usual, f"checking {USUAL}")
+        inserted = [rung for rung in self._rungs if rung.after is not None]
+        late = [rung for rung in inserted if rung.name in self._slow]
+        recipe, score = usual.without(_names(inserted)), known
         if recipe != usual:
-            score = self._candidates.score(recipe, PLAIN)
+            score = self._estimate(recipe, PLAIN)
             self._attempts.append(Attempt(PLAIN, "checked", score))
-        recipe, score = self._climbed(recipe, score, [r for r in self._rungs if math.isinf(r.most_db)])
-        if recipe != usual and self._helps(score, known):
+        recipe, score = self._climbed(recipe, score, [rung for rung in self._rungs if rung not in late])
+        quick = usual.without(self._slow)
+        if quick == usual or self._helps(self._estimate(quick, f"checking {USUAL} without the slow passes"), score):
+            cheap = [rung for rung in late if math.isinf(rung.most_db)]
+            recipe, score = self._climbed(recipe, score, self._needed(cheap, usual))
+        if recipe != usual and not self._helps(known, score):
             recipe, score = usual, known
-        return self._climbed(recipe, score, [r for r in self._rungs if not math.isinf(r.most_db)])
+        recipe, _ = self._climbed(recipe, score, [rung for rung in late if not math.isinf(rung.most_db)])
+        return recipe, self._score(recipe, "checking what the means found")
+
+    def _needed(self, rungs: Sequence[Rung], usual: Recipe) -> list[Rung]:
+        """Return means without those that another one of the usual recipe makes needless."""
+        better = {name: rung for rung in rungs if usual.has(rung.name) for name in rung.instead_of}
+        for rung in rungs:
+            if rung.name in better:
+                self._left_out.append(f"{rung.title}: {better[rung.name].title} does it, too")
+        return [rung for rung in rungs if rung.name not in better]
 
     def _climbed(self, recipe: Recipe, score: Score, rungs: Sequence[Rung]) -> tuple[Recipe, Score]:
-        """Try some means on the best recipe so far, until the goal is met."""
+        """Try some means on the best recipe so far, until the goal is met; return it with its estimate."""
         for rung in rungs:
-            if self._goal.is_accurate(score):
+            if self._is_proven(recipe, score):
                 break
             candidate = rung.applied(recipe, self._candidates.registry)
             if candidate == recipe or not rung.is_available(self._candidates.registry):
@@ -127,17 +168,19 @@ class Ladder:
                 brings = f"it brings {rung.most_db:g} dB at most, and {missing:.1f} dB are missing"
                 self._left_out.append(f"{rung.title}: {brings}")
                 continue
-            found = self._candidates.estimate(candidate, rung.title)
-            kept = False
-            # What does not even lower the noise is not worth a run over all labelled samples.
-            if not self._candidates.has_metric or _is_promising(score, found):
-                found = self._candidates.score(candidate, rung.title)
-                kept = self._helps(score, found)
+            found = self._estimate(candidate, rung.title)
+            kept = self._helps(score, found)
             outcome = "kept" if kept else "no effect" if found.mean_db == score.mean_db else "dropped"
             self._attempts.append(Attempt(rung.title, outcome, found))
             if kept:
                 recipe, score = candidate, found
         return recipe, score
+
+    def _is_proven(self, recipe: Recipe, estimate: Score) -> bool:
+        """Return whether a recipe meets the goal; labelled samples are asked only where the estimate says so."""
+        if not self._goal.is_accurate(estimate):
+            return False
+        return self._goal.is_accurate(self._score(recipe, "checking a candidate"))
 
     def _helps(self, before: Score, after: Score) -> bool:
         """Return whether a means brings the goal nearer, or helps the other outputs where the worst stays as it is.
@@ -165,73 +208,107 @@ class Ladder:
             return Kept(step.names)
 
         forms: list[Form] = [mixed, real] if any(mixed(step).wide for step in plan.steps) else [real]
-        found: list[tuple[Score, Kept]] = []
+        found: list[tuple[Recipe, Score, Kept]] = []
         for form in forms:
-            chosen = self._shortest(recipe, score, plan.steps, form)
-            found.append((chosen.score, form(plan.steps[chosen.index])))
-            if self._goal.is_accurate(chosen.score) and self._goal.is_fast(chosen.score):
+            found.append(self._shortest(recipe, score, plan.steps, form, last=form is forms[-1]))
+            if self._goal.is_accurate(found[-1][1]) and self._goal.is_fast(found[-1][1]):
                 break
-        best, kept = min(found, key=lambda f: (not self._goal.is_fast(f[0]), self._goal.shortfall_db(f[0])))
+        recipe, best, kept = min(found, key=lambda f: (not self._goal.is_fast(f[1]), self._goal.shortfall_db(f[1])))
         self._attempts = [_marked(attempt, best, kept) for attempt in self._attempts]
         return recipe.keeping(kept), best, kept
 
-    def _shortest(self, recipe: Recipe, score: Score, steps: list[Step], form: Form) -> Choice:
-        """Return the shortest prefix of the plan that meets the goal.
+    def _shortest(
+        self, recipe: Recipe, score: Score, steps: list[Step], form: Form, *, last: bool
+    ) -> tuple[Recipe, Score, Kept]:
+        """Return the recipe with the shortest prefix of the plan that meets the goal.
 
-        Where passes behind quantization take long, prefixes are searched without them, towards a goal that is easier
-        by as much as they gain. What comes out is measured with them, which tells better what they gain there.
+        Where passes behind quantization or labelled samples take long, prefixes are searched without them, towards a
+        goal that is easier by as much as they gain. What comes out is measured with them, which tells better what
+        they gain there; passes that spoil it are given up.
+
+        Args:
+            recipe: in int8 throughout.
+            score: of it.
+            steps: of the plan.
+            form: in what the nodes of a step compute.
+            last: whether no other form is left to try; otherwise one that is out of reach is given up early.
         """
-        slow = [rung.name for rung in self._rungs if rung.after == QUANTIZED and recipe.has(rung.name)]
-        if not slow:
-            return self._search(recipe, steps, self._goal, form, "")
-        quick, before = recipe.without(slow), f", before {slow[-1]}"
-        plain = self._candidates.score(quick, "checking without the slow passes")
+        slow = [name for name in self._slow if recipe.has(name)]
+        if not slow and not self._candidates.has_metric:
+            chosen = self._search(recipe, steps, self._goal, form, "")
+            return recipe, chosen.score, form(steps[chosen.index])
+        quick, before = recipe.without(slow), f", without {slow[-1]}" if slow else ", estimated"
+        plain = self._estimate(quick, "checking without the slow passes")
         gain = self._goal.shortfall_db(plain) - self._goal.shortfall_db(score)
         low, high, known = 0, len(steps), {0: score}
         for _ in range(MOST_SLOW_CHECKS):
-            index = self._search(quick, steps, self._goal.relaxed(gain), form, before).index
-            index = min(max(index, low + 1), high - 1) if self._goal.max_ms is None else index
-            if index in known:
+            easier = self._goal.relaxed(gain)
+            near = self._search(quick, steps, easier, form, before)
+            if not last and easier.shortfall_db(near.score) > OUT_OF_REACH_DB:
+                return quick, near.score, form(steps[near.index])
+            index = min(max(near.index, low + 1), high - 1) if self._goal.max_ms is None else near.index
+            if index in known or (high in known and known[high].ms - near.score.ms <= WORTH_TIME * near.score.ms):
                 break
-            known[index] = self._measured(recipe, form(steps[index]), "")
-            gain -= self._goal.shortfall_db(known[index])
-            low, high = (low, index) if self._goal.is_accurate(known[index]) else (max(low, index), high)
-        return self._best(known, len(steps) - 1, lambda: self._measured(recipe, form(steps[-1]), ""))
+            known[index] = self._measured(recipe, form(steps[index]))
+            missing = self._goal.shortfall_db(known[index])
+            if slow and self._spoils(recipe, quick, form(steps[index])):
+                return self._shortest(quick, plain, steps, form, last=last)
+            if missing > 0.0:
+                low = max(low, index)
+            else:
+                high = index
+            if -CLOSE_DB <= missing <= 0.0:
+                break
+            gain -= missing
+        index = self._best(known, len(steps) - 1, lambda: self._measured(recipe, form(steps[-1])))
+        return recipe, known[index], form(steps[index])
 
-    def _best(self, known: dict[int, Score], last: int, measure: Callable[[], Score]) -> Choice:
+    def _spoils(self, recipe: Recipe, quick: Recipe, kept: Kept) -> bool:
+        """Return whether slow passes make a candidate worse that was measured without them, too."""
+        whole, part = (self._estimate(r.keeping(kept), count_text(kept)) for r in (recipe, quick))
+        return self._goal.shortfall_db(whole) - self._goal.shortfall_db(part) >= WORTH_DB
+
+    def _best(self, known: dict[int, Score], last: int, measure: Callable[[], Score]) -> int:
         """Return the shortest prefix that meets the goal; where none is known to, the whole plan if it is fast."""
-        good = [i for i, s in known.items() if self._goal.is_accurate(s) and self._goal.is_fast(s)]
+
+        def worth(index: int) -> tuple[bool, float, int]:
+            score = known[index]
+            return not self._goal.is_fast(score), max(0.0, self._goal.shortfall_db(score)), index
+
+        good = any(self._goal.is_accurate(s) and self._goal.is_fast(s) for s in known.values())
         if not good and last not in known and self._goal.max_ms is None:
             known[last] = measure()
-            good = [last] if self._goal.is_accurate(known[last]) else []
-        index = min(good, default=None)
-        if index is None:
-            order = sorted(known, key=lambda i: (not self._goal.is_fast(known[i]), self._goal.shortfall_db(known[i])))
-            index = order[0]
-        return Choice(index, known[index])
+        return min(known, key=worth)
 
     def _search(self, recipe: Recipe, steps: list[Step], goal: Goal, form: Form, what: str) -> Choice:
-        """Search for the shortest prefix of the plan that meets a goal, and remember what was measured."""
-        return PrefixSearch(steps, goal, lambda i: self._measured(recipe, form(steps[i]), what)).run()
+        """Search for the shortest prefix of the plan that meets a goal, by estimates, and remember them."""
+        return PrefixSearch(steps, goal, lambda i: self._tried(recipe, form(steps[i]), what, self._estimate)).run()
 
-    def _measured(self, recipe: Recipe, kept: Kept, what: str) -> Score:
+    def _measured(self, recipe: Recipe, kept: Kept) -> Score:
         """Measure a recipe with nodes outside int8, and remember that."""
+        return self._tried(recipe, kept, "", self._score)
+
+    def _tried(self, recipe: Recipe, kept: Kept, what: str, score: Callable[[Recipe, str], Score]) -> Score:
         if not kept:
-            return self._candidates.score(recipe, f"all in int8{what}")
+            return score(recipe, f"all in int8{what}")
         title = count_text(kept) + what
-        found = self._candidates.score(recipe.keeping(kept), title)
-        attempt = Attempt(title, "checked", found, len(kept.real), len(kept.wide))
-        if attempt not in self._attempts:
+        attempt = Attempt(title, "checked", score(recipe.keeping(kept), title), len(kept.real), len(kept.wide))
+        if not any(_is_same(attempt, known) for known in self._attempts):
             self._attempts.append(attempt)
-        return found
+        return attempt.score
 
 
-def _is_promising(before: Score, after: Score) -> bool:
-    """Return whether a means lowers the noise at the worst output, or on the average."""
-    return max(after.sqnr_db - before.sqnr_db, after.mean_db - before.mean_db) >= WORTH_DB
+def _names(rungs: Iterable[Rung]) -> list[str]:
+    """Return the names of the passes of some means, each once."""
+    return list(dict.fromkeys(rung.name for rung in rungs))
+
+
+def _is_same(one: Attempt, other: Attempt) -> bool:
+    """Return whether two attempts are of one candidate, whatever they are called."""
+    return replace(one, title="", outcome="") == replace(other, title="", outcome="")
 
 
 def _marked(attempt: Attempt, score: Score, kept: Kept) -> Attempt:
     """Return an attempt as the chosen one, where it is."""
-    same = attempt.score == score and attempt.title == count_text(kept)
-    return replace(attempt, outcome="chosen") if same and kept else attempt
+    chosen = Attempt("", "", score, len(kept.real), len(kept.wide))
+    return replace(attempt, outcome="chosen") if kept and _is_same(attempt, chosen) else attempt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,12 @@ from qcompile.search.score import Score
 
 MOST_CHECKS = 9
 """Prefixes that are measured at most, as far as an accurate one is known by then."""
+
+WORTH_TIME = 0.01
+"""Share of the time of an inference for which no further prefix is measured."""
+
+_MOST_LAG = 3.0
+"""Decibels of predicted noise that count at most for one that was measured."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class PrefixSearch:
     """Searches for the shortest prefix of a plan that meets a goal.
 
     The plan predicts the noise of each prefix; a few are measured. A prefix that misses the goal by d dB says that
-    the predicted noise must sink by d dB; once a prefix meets it, the gap to the longest that does not is closed.
+    the predicted noise must sink by d dB, by more where it sank by more than was gained so far; once a prefix meets
+    it, the gap to the longest that does not is closed, as far as that saves time.
 
     Args:
         steps: of `plan_steps`.
@@ -76,7 +84,7 @@ class PrefixSearch:
                 high = candidate
             else:
                 low = candidate
-            if low == last or (high is not None and high - low <= 1):
+            if low == last or (high is not None and (high - low <= 1 or not self._saves(low, high))):
                 break
             candidate = self._next(low, high if high is not None else last + 1)
             # Half of the measurements are left to come back from the end of the plan, which is float32 throughout.
@@ -84,14 +92,29 @@ class PrefixSearch:
                 candidate = last
         return high
 
+    def _saves(self, low: int, high: int) -> bool:
+        """Return whether a prefix between two measured ones can be worth its measurement."""
+        slow = self._known[high].ms
+        return low < 0 or slow - self._known[low].ms > WORTH_TIME * slow
+
     def _next(self, low: int, high: int) -> int:
-        """Return the prefix between two that the noise predicted and the gap measured speak for."""
+        """Return the prefix between two that the noise predicted and the gaps measured speak for."""
         if low < 0:
             return 0
-        wanted = self._steps[low].noise * 10 ** (-self._goal.shortfall_db(self._known[low]) / 10)
+        sink = self._lag(low) * self._goal.shortfall_db(self._known[low])
+        wanted = self._steps[low].noise * 10 ** (-sink / 10)
         last = len(self._steps) - 1
         middle = (low + high) // 2 if high <= last else last
         return next((i for i in range(low + 1, high) if self._steps[i].noise <= wanted), middle)
+
+    def _lag(self, low: int) -> float:
+        """Return by how many dB the predicted noise sank for each dB that the measured noise did, at least 1."""
+        before = max((i for i in self._known if i < low), default=low)
+        sank = [self._steps[i].noise for i in (before, low)]
+        gained = self._goal.shortfall_db(self._known[before]) - self._goal.shortfall_db(self._known[low])
+        if before == low or sank[1] <= 0.0:
+            return 1.0
+        return min(max(10 * math.log10(sank[0] / sank[1]) / max(gained, 1e-9), 1.0), _MOST_LAG)
 
     def _longest_fast(self, high: int) -> None:
         """Measure prefixes until the longest that is fast enough is known, or enough were measured."""

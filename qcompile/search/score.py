@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qcompile.cost import precision_of
@@ -21,6 +21,7 @@ class Score:
         ms: time of one inference on one core, measured or modelled node by node, milliseconds.
         int8_share: share of the multiply-accumulates computed in int8, 0 to 1.
         metric: value of the user's metric; None where there is none, and the drop is estimated.
+        seconds: that building and measuring took; no bundle records it, so that it does not depend on the machine.
     """
 
     sqnr_db: float
@@ -30,14 +31,15 @@ class Score:
     ms: float
     int8_share: float
     metric: float | None = None
+    seconds: float = field(default=0.0, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields that a manifest records."""
+        return {name: value for name, value in asdict(self).items() if name != "seconds"}
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Score:
-        """Return the score that `to_json` wrote."""
+        """Return the score with the fields that `to_json` gave, and its seconds where they are among them."""
         return Score(**fields)
 
     def text(self) -> str:

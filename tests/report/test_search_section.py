@@ -43,3 +43,13 @@ def test_candidates_that_differ_by_little_are_far_apart() -> None:
     first, second = section.points
     assert second.x - first.x > 0.2 * (section.right - section.left)
     assert first.y - second.y > 0.2 * section.height
+
+
+def test_the_goal_is_a_line_where_it_lies_within_the_chart() -> None:
+    near, far = (search_section(result([(1.0, low), (2.0, high)])) for low, high in ((20.0, 32.0), (50.0, 60.0)))
+    assert near is not None
+    assert near.goal is not None
+    assert near.goal.label == "goal 30 dB"
+    assert near.points[1].y < near.goal.place < near.points[0].y
+    assert far is not None
+    assert far.goal is None

@@ -11,7 +11,7 @@ from qcompile.passmgr import PassManager, PassRegistry
 from qcompile.search.candidates import Candidates
 from qcompile.search.evaluation import Split
 from qcompile.search.goal import Goal
-from qcompile.search.ladder import RUNGS, Ladder
+from qcompile.search.ladder import MOST_SLOW_CHECKS, RUNGS, Ladder
 from qcompile.search.recipe import Recipe
 from qcompile.search.rung import Rung
 from qcompile.search.score import Score
@@ -156,6 +156,7 @@ def test_the_usual_recipe_is_never_given_up_for_a_worse_one(monkeypatch: pytest.
         return Score(db, db, 0.0, None, 1.0, 1.0)
 
     monkeypatch.setattr(Candidates, "score", score)
+    monkeypatch.setattr(Candidates, "estimate", score)
     found = Ladder(candidates(heads()), Goal(max_ms=1.0), unreachable).climb(usual, (15, 5))
     assert [a.title for a in found.attempts[:2]] == ["the usual recipe", "plain int8"]
     assert found.recipe.has("correct-bias")
@@ -218,21 +219,62 @@ def test_samples_are_needed():
         search(heads(), PIPELINE, context, SearchSettings(Goal(min_sqnr=25)))
 
 
-def test_slow_passes_take_part_only_where_it_counts(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("name", "stays"), [("round-weights", True), ("correct-bias", False)])
+def test_slow_passes_take_part_only_where_it_counts(monkeypatch: pytest.MonkeyPatch, name: str, stays: bool):
+    """One that spoils what nodes outside int8 give is given up."""
     registry, scored = PassRegistry(), []
-    score = Candidates.score
+    known = Candidates._known
 
-    def count(self: Candidates, candidate: Recipe, what: str) -> Score:
+    def count(self: Candidates, kind: str, candidate: Recipe, what: str) -> Score:
         scored.append(candidate)
-        return score(self, candidate, what)
+        return known(self, kind, candidate, what)
 
-    monkeypatch.setattr(Candidates, "score", count)
-    slow = recipe().inserted(registry.get("correct-bias")(), "fuse-requantize")
+    monkeypatch.setattr(Candidates, "_known", count)
+    slow = recipe().inserted(registry.get(name)(), "fuse-requantize")
     found = Ladder(candidates(heads()), Goal(min_sqnr=38)).climb(slow, (15, 5), means=False)
     assert found.met
-    assert found.recipe.has("correct-bias")
-    with_slow = {c.text for c in scored if c.has("correct-bias")}
-    without = {c.text for c in scored if not c.has("correct-bias")}
+    assert found.recipe.has(name) == stays
+    with_slow = {c.text for c in scored if c.has(name)}
+    without = {c.text for c in scored if not c.has(name)}
     assert len(without) > 1
-    assert len(with_slow) <= 5
-    assert any("before correct-bias" in a.title for a in found.attempts)
+    assert len(with_slow) <= 1 + MOST_SLOW_CHECKS
+    assert any(f"without {name}" in a.title for a in found.attempts)
+    assert [a.score for a in found.attempts if a.outcome == "chosen"] == [found.score]
+
+
+def test_passes_that_take_long_are_tried_where_others_found_something_better():
+    coarse = recipe().with_options("insert-observers", {"observer": "percentile{percentile=60}"})
+    usual = coarse.inserted(PassRegistry().get("round-weights")(), "fuse-requantize")
+    late = tuple(rung for rung in RUNGS if rung.name in ("correct-bias", "round-weights"))
+    found = Ladder(candidates(heads()), Goal(min_sqnr=60), late).climb(usual, (15, 5))
+    assert [a.title for a in found.attempts[:2]] == ["the usual recipe", "plain int8"]
+    assert not {"rounding of weights by layer", "bias correction"} & {a.title for a in found.attempts}
+    found = Ladder(candidates(heads()), Goal(min_sqnr=60), (*RUNGS[:1], *late)).climb(usual, (15, 5))
+    titles = [a.title for a in found.attempts]
+    assert titles[2:4] == ["ranges from minimum to maximum", "rounding of weights by layer"]
+    # Rounding corrects biases, too.
+    assert found.left_out == ("bias correction: rounding of weights by layer does it, too",)
+
+
+def test_labels_prove_what_an_estimate_says(monkeypatch: pytest.MonkeyPatch):
+    """A candidate that only the estimate takes for good enough does not end the climb."""
+    rungs = (
+        Rung("good", "insert-observers", {"observer": "minmax"}),
+        Rung("better", "insert-observers", {"observer": "percentile"}),
+    )
+    start = recipe().with_options("insert-observers", {"observer": "percentile{percentile=60}"})
+    good, better = (rung.applied(start, PassRegistry()).text for rung in rungs)
+    db = {good: 41.0, better: 42.0}
+
+    def estimate(self: Candidates, candidate: Recipe, what: str) -> Score:
+        return Score(db.get(candidate.text, 20.0), 20.0, 0.0, None, 1.0, 1.0)
+
+    def score(self: Candidates, candidate: Recipe, what: str) -> Score:
+        found = estimate(self, candidate, what)
+        return found if candidate.text == better else Score(30.0, 20.0, 0.0, None, 1.0, 1.0)
+
+    monkeypatch.setattr(Candidates, "estimate", estimate)
+    monkeypatch.setattr(Candidates, "score", score)
+    found = Ladder(candidates(heads()), Goal(min_sqnr=40), rungs).climb(start, (15, 5))
+    assert found.recipe.text == better
+    assert found.met

@@ -107,3 +107,22 @@ def test_a_goal_out_of_reach_takes_the_most_accurate_prefix(count: int):
     search = PrefixSearch(steps, Goal(min_sqnr=50), lambda i: score_of(float(i % 7), i))
     chosen = search.run()
     assert chosen.score.sqnr_db == max(c.score.sqnr_db for c in search.measured)
+
+
+def test_noise_that_sinks_less_than_predicted_takes_longer_strides():
+    steps = [Step(tuple(map(str, range(i))), 10 ** (-i / 10)) for i in range(101)]
+    # Each dB that the plan predicts is worth half a one.
+    search = PrefixSearch(steps, Goal(min_sqnr=24.2), lambda i: score_of(i / 2, 1.0))
+    chosen = search.run()
+    assert chosen.index == 49
+    assert [c.index for c in search.measured] == [0, 25, 49]
+
+
+def test_prefixes_that_save_no_time_are_not_measured():
+    steps = [Step(tuple(map(str, range(i))), 1.0 / (1 + i)) for i in range(100)]
+    alike, apart = (
+        PrefixSearch(steps, Goal(min_sqnr=50), lambda i, ms=ms: score_of(float(i), 100.0 + ms * i)) for ms in (0.01, 10)
+    )
+    assert alike.run().score.sqnr_db >= 50
+    assert apart.run().index == 50
+    assert len(alike.measured) < len(apart.measured)
