@@ -80,6 +80,23 @@ def evaluate(
     return replace(result, notes=tuple(notes))
 
 
+def check_bound(metric: str, bound: float) -> None:
+    """Refuse a bound that no value of a metric can tell from others, before anything is run.
+
+    Args:
+        metric: such as "topk{k=5}", or `module:function`.
+        bound: in the metric's unit.
+
+    Raises:
+        UsageError: the metric is a share of the samples, and the bound lies outside of 0 to 1.
+    """
+    from qcompile.evaluate.measure import make_measure
+
+    if make_measure(metric).proportion and not 0.0 <= bound <= 1.0:
+        hint = f"{bound:g} % is {bound / 100:g}" if 1.0 < bound <= 100.0 else None
+        raise UsageError(f"--fail-under {bound:g}: {metric} is a share of the samples, from 0 to 1", hint=hint)
+
+
 def require(result: Evaluation, bound: float) -> None:
     """Raise AccuracyError unless a result is at least as good as a bound, in the metric's unit."""
     value = result.model.value

@@ -236,7 +236,7 @@ def run_command(arguments: list[str]) -> int:
 _HINTS: dict[type[QCompileError], str] = {
     ModelImportError: "export the model again, and check it with onnx.checker.check_model",
     TargetError: "`qcompile targets` lists the targets; `qcompile targets rpi4` shows what a description holds",
-    CalibrationError: "`qcompile compile --help` says what --calib takes",
+    CalibrationError: "`qcompile compile --help` says what --calib takes, `qcompile eval --help` what --data takes",
     PassError: "`qcompile passes` lists the passes with their options",
     BundleError: "compile the model again",
     QCompileError: "`qcompile --help` lists the commands, `qcompile COMMAND --help` the options of one",

@@ -52,8 +52,8 @@ def evaluate(
 
     Example: qcompile eval build/ --data photos/ --reference model.onnx --fail-under 0.7
     """
+    from qcompile.assessment import check_bound, require
     from qcompile.assessment import evaluate as run
-    from qcompile.assessment import require
     from qcompile.config import read_shapes, read_values
     from qcompile.progress import ProgressReporter
     from qcompile.report.accuracy_tables import print_evaluation
@@ -64,6 +64,8 @@ def evaluate(
         "input_values": read_values(input_value or []) or None,
         "labels": labels,
     }
+    if fail_under is not None:
+        check_bound(metric, fail_under)
     with ProgressReporter(quiet=json) as progress:
         result = run(
             subject,

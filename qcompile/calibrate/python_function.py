@@ -16,6 +16,7 @@ from typing import ClassVar
 from qcompile.calibrate.reader import Reader, Request
 from qcompile.errors import CalibrationError, QCompileError, did_you_mean
 
+_HINT = "give package.module:function or file.py:function"
 _FORM = re.compile(r"(?P<module>[^:]+):(?P<function>[A-Za-z_]\w*)")
 
 
@@ -82,11 +83,12 @@ def load_function(source: str) -> Callable[..., object]:
     """
     match = _FORM.fullmatch(source)
     if match is None:
-        raise CalibrationError(f"'{source}' is not of the form module:function")
+        raise CalibrationError(f"'{source}' is not of the form module:function", hint=_HINT)
     module = _imported(match["module"], source)
     function = getattr(module, match["function"], None)
     if not callable(function):
-        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__ and callable(v)]
+        names = [name for name in own if not name.startswith("_")]
         hint = did_you_mean(match["function"], names) if names else None
         raise CalibrationError(f"'{match['module']}' has no function '{match['function']}'", hint=hint)
     return function  # type: ignore[no-any-return]
@@ -99,7 +101,7 @@ def _imported(module: str, source: str) -> ModuleType:
                 return importlib.import_module(module)
         path = Path(module).resolve()
         if not path.is_file():
-            raise CalibrationError(f"there is no file '{module}' for '{source}'")
+            raise CalibrationError(f"there is no file '{module}' for '{source}'", hint=_HINT)
         spec = importlib.util.spec_from_file_location(f"qcompile_calibration_{path.stem}", path)
         if spec is None or spec.loader is None:
             raise CalibrationError(f"'{module}' is not a Python file")
@@ -113,7 +115,7 @@ def _imported(module: str, source: str) -> ModuleType:
     except Exception as error:
         raise CalibrationError(
             f"'{module}' cannot be imported: {type(error).__name__}: {error}",
-            hint="give package.module:function or file.py:function",
+            hint=_HINT,
         ) from error
 
 

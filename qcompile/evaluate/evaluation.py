@@ -145,7 +145,8 @@ def evaluate_samples(
         if measure.needs_label and sample.label is None:
             raise UsageError(
                 f"{sample.where} has no label, which metric '{measure.name}' needs",
-                hint="give one folder for each class, a list of files and labels, or `labels` in the .npz file",
+                hint="give one folder for each class, a list of files and labels, or `labels` in the .npz file; "
+                "--metric agreement, cosine and sqnr compare with --reference MODEL.onnx and need no labels",
             )
         ranges.include(sample.inputs)
         outputs = engine(sample.inputs)

@@ -69,7 +69,7 @@ def test_arrays_and_limit(module):
     ("source", "message", "hint"),
     [
         ("no_such_module:f", "'no_such_module' cannot be imported: ModuleNotFoundError", "package.module"),
-        ("missing.py:f", "there is no file 'missing.py'", None),
+        ("missing.py:f", "there is no file 'missing.py'", "file.py:function"),
         ("my_samples:dict", "no function 'dict'", "dicts"),
         ("my_samples:breaks", "raised RuntimeError: no more disk", None),
         ("my_samples:number", "returned int, not an iterable", "yield"),
@@ -83,6 +83,17 @@ def test_faults(module, source, message, hint):
     with pytest.raises(CalibrationError, match=message) as caught:
         list(open_calibration(source, [X]))
     assert hint is None or hint in (caught.value.hint or "")
+
+
+def test_what_a_module_only_imports_is_no_function_of_it(module):
+    (module / "importing.py").write_text(
+        "from pathlib import Path\nfrom json import loads\ndef mine():\n    return []\n"
+    )
+    with pytest.raises(CalibrationError, match="no function 'other'") as caught:
+        open_calibration("importing.py:other", [X])
+    assert caught.value.hint is not None
+    assert "mine" in caught.value.hint
+    assert "Path" not in caught.value.hint
 
 
 def test_a_module_that_does_not_parse(module):

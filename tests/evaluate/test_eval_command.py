@@ -67,10 +67,32 @@ def test_fail_under(classifier: Classifier, capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert "top1" in text
     assert "50" in text
-    assert run_command([*command, "--fail-under", "1.01"]) == 2
+    command += ["--metric", "sqnr", "--reference", classifier.model]
+    assert run_command([*command, "--fail-under", "300"]) == 2
     error = capsys.readouterr().err.splitlines()
     assert sum(line.startswith("error: ") for line in error) == 1
-    assert "under the 1.01 asked for" in next(line for line in error if line.startswith("error"))
+    assert "under the 300 asked for" in next(line for line in error if line.startswith("error"))
+
+
+def test_a_bound_in_percent_is_refused_before_anything_runs(
+    classifier: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", classifier.bundle, "--data", "no-such-data"]
+    assert run_command([*command, "--fail-under", "91"]) == 2
+    error = capsys.readouterr().err
+    assert "error: --fail-under 91: top1 is a share of the samples, from 0 to 1" in error
+    assert "hint: 91 % is 0.91" in error
+    assert run_command([*command, "--fail-under", "-1", "--metric", "topk{k=2}"]) == 2
+    assert "error: --fail-under -1: topk{k=2} is a share" in capsys.readouterr().err
+
+
+def test_labels_that_are_missing_are_named_with_what_needs_none(
+    classifier: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["eval", classifier.bundle, "--data", classifier.calibration]) == 2
+    error = capsys.readouterr().err
+    assert "has no label, which metric 'top1' needs" in error
+    assert "--metric agreement, cosine and sqnr compare with --reference MODEL.onnx" in error
 
 
 def test_comparisons_need_the_float_model(classifier: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
