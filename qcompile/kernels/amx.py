@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qcompile.kernels.epilogue import Epilogue
 
 _ROWS, _LANES, _BYTES = 16, 16, 64
-_LEAST_PIXELS, _LEAST_PRODUCTS = 8, 32
+_LEAST_PIXELS = 8
 _CONFIG_BYTES = 64
 _SUMS = (0, 1, 2, 3)
 _FEW_PIXELS = 64
@@ -40,6 +40,7 @@ class AmxKernel:
         product: the instruction.
         sums: element type of the sums.
         exact: what lies past a run of K must not be read, even if its weights are zero: it may be no number.
+        least: products of an output that pay for the way of its sums through memory.
     """
 
     a_dtype: str = "uint8"
@@ -50,12 +51,13 @@ class AmxKernel:
     product: str = "llvm.x86.tdpbusd"
     sums: str = "int32"
     exact: bool = False
+    least: int = 32
     unroll: int = 1
     tiles: Sequence[tuple[int, int]] = ((32, 2),)
 
     def fits(self, work: ConvWorkload) -> bool:
         """Return whether a layer is worth tiles: pixels to fill half of one, and products to pay for the stores."""
-        if work.precision != self.precision or work.groups > 1 or work.reduction < _LEAST_PRODUCTS:
+        if work.precision != self.precision or work.groups > 1 or work.reduction < self.least:
             return False
         joined = work.dilations[1] == 1 or work.kernel[1] == 1
         run = work.channels * (work.kernel[1] if joined else 1)
@@ -109,6 +111,7 @@ BFLOAT16 = AmxKernel(
     product="llvm.x86.tdpbf16ps",
     sums="float32",
     exact=True,
+    least=8,  # the dot product that would do it else is far slower than that of bytes
 )
 """The form for bfloat16."""
 

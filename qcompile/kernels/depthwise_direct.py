@@ -15,6 +15,7 @@ from tvm import tirx
 
 from qcompile.kernels import parameters as at
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, cast, index, less, splat
+from qcompile.kernels.halves import converted
 
 _FEWEST_INNER_BANDS = 10
 """Bands away from the borders that are worth code of their own, without masks."""
@@ -186,9 +187,8 @@ class Bands:
         self._input, self._weights = memories
         self._height, self._columns = height, columns
         self._seen = seen_rows(work, height)
-        zero = b.argument(7, "float32" if work.precision == "float32" else "int32")
-        fill = zero.load(at.PAD if work.precision == "float32" else at.IN_ZERO)
-        self._fill = b.let(fill if work.precision == "float32" else cast(self._input.dtype, fill))
+        kind, place = ("float32", at.PAD) if work.real else ("int32", at.IN_ZERO)
+        self._fill = b.let(converted(b, b.argument(7, kind).load(place), kind, self._input.dtype))
 
     def emit(self, image: Index, first: Expr, rows: Index) -> None:
         """Emit a block of output rows; a band that would reach past the last row starts earlier instead."""

@@ -1,4 +1,7 @@
-"""Depthwise convolution in float32, straight from the tensor: each pixel is loaded once for all columns that see it."""
+"""Depthwise convolution in float32, straight from the tensor: each pixel is loaded once for all columns that see it.
+
+Pixels of bfloat16 are widened as they are loaded.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy.typing as npt
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, cast, const, splat
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise_direct import PixelRows
+from qcompile.kernels.halves import converted
 
 _COLUMNS = 7
 """Columns at once where registers allow more: enough sums to hide the latency of one behind the others."""
@@ -26,6 +30,7 @@ class DirectFmaDepthwise:
         vectors: vectors in a block of channels.
         registers: vectors that the machine holds.
         tail: kernel for the channels past the last whole block.
+        a_dtype: element type of the pixels: "float32" or "bfloat16".
     """
 
     lanes: int
@@ -84,14 +89,15 @@ class DirectFmaDepthwise:
 
     def _pixel(self, b: Builder, rows: PixelRows, position: int, row: int) -> list[Expr]:
         """A pixel's channels, or what stands for them outside of the image."""
-        found = [rows.pixel(position, row, self.lanes, v * self.lanes) for v in range(self.vectors)]
+        parts = (rows.pixel(position, row, self.lanes, v * self.lanes) for v in range(self.vectors))
+        found = [b.let(converted(b, part, self.a_dtype, "float32")) for part in parts]
         exists = rows.exist[row]
         if exists is None or not rows.holds(position):
-            return [b.let(value) for value in found]
+            return found
         words = f"int32x{self.lanes}"
         keep = splat(cast("int32", exists), self.lanes)
-        fill = splat(bitcast("int32", rows.fill), self.lanes)
-        mixed = [(bitcast(words, b.let(value)) & keep) | (fill & (keep ^ const(-1, words))) for value in found]
+        fill = splat(bitcast("int32", converted(b, rows.fill, self.a_dtype, "float32")), self.lanes)
+        mixed = [(bitcast(words, value) & keep) | (fill & (keep ^ const(-1, words))) for value in found]
         return [b.let(bitcast(f"float32x{self.lanes}", b.let(value))) for value in mixed]
 
     def _multiply_add(self, x: Expr, y: Expr, z: Expr) -> Expr:

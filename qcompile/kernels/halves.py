@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
 from qcompile.kernels.builder import Builder, Expr, Index, Inlined, Memory, bitcast, cast, const, lanes_of
-from qcompile.kernels.isa import Isa
+
+if TYPE_CHECKING:
+    from qcompile.kernels.isa import Isa
 
 _HIDDEN = 0x38000000
 """112 in the exponent of a float32: the difference of the two biases."""

@@ -232,7 +232,7 @@ class Isa:
         bound_half: ``f(value, low, high)``: a float16 vector, at least ``low`` and at most ``high`` where these are.
         depthwise_float16: kernel of float16 depthwise convolutions; None: they run as grouped ones.
         bfloat16: inner kernel for bfloat16 on machines that multiply it; None: there is none.
-        depthwise_bfloat16: kernel of bfloat16 depthwise convolutions, rows of which are widened once, in scratch.
+        depthwise_bfloat16: kernel of bfloat16 depthwise convolutions, which multiplies in float32.
         matrix_bfloat16: kernel by matrix tiles for those bfloat16 layers that it fits.
         matrix_int8: kernel by matrix tiles for those 8-bit layers that it fits.
         single_int8: inner kernel for 8-bit layers of one output pixel; None: ``int8`` computes them too.

@@ -18,7 +18,6 @@ from qcompile.kernels.builder import (
     lanes_of,
     shuffle,
 )
-from qcompile.kernels.depthwise_micro import FmaDepthwise
 from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
 from qcompile.kernels.isa import Isa
@@ -107,7 +106,9 @@ AVX512_VNNI = Isa(
     float16=HalfMicroKernel(lanes=32, sum_lanes=16, tiles=_FLOAT_TILES, unroll=4, by_lane=False),
     depthwise_float16=HalfDepthwise(half_lanes=32, lanes=16, vectors=1),
     bfloat16=PairSums(_FLOAT_TILES),
-    depthwise_bfloat16=FmaDepthwise(lanes=16),
+    depthwise_bfloat16=DirectFmaDepthwise(
+        lanes=16, tail=DirectFmaDepthwise(lanes=16, vectors=1, a_dtype="bfloat16"), a_dtype="bfloat16"
+    ),
     single_int8=SingleRow(VnniMicroKernel(lanes=16, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
     shared_int8=PairMicroKernel(16, _PAIR_TILES, "int16", _multiply_pairs, _add_pairs),
     prefetches=True,

@@ -121,13 +121,18 @@ def test_the_intended_instructions(kind: Kind) -> None:
     assert "vfmadd231ps" not in text
 
 
-def test_layers_that_tiles_do_not_fit_take_dot_products() -> None:
-    """An odd run of K would make a tile read past it."""
-    dots, tiles = KINDS[1:]
-    isa = instruction_sets.load(tiles.machine.isa)
-    text = assembly([plan_conv(replace(tiles.pointwise, channels=191), isa, tiles.machine)], tiles.machine)
-    assert not re.search(tiles.intended[0], text)
-    assert re.search(dots.intended[0], text)
+@pytest.mark.parametrize(
+    ("channels", "intended"),
+    [
+        pytest.param(8, KINDS[2], id="few products are worth a tile"),
+        pytest.param(191, KINDS[1], id="an odd run of K would make a tile read past it"),
+    ],
+)
+def test_what_tiles_are_for(channels: int, intended: Kind) -> None:
+    machine = KINDS[2].machine
+    work = replace(KINDS[2].pointwise, channels=channels)
+    text = assembly([plan_conv(work, instruction_sets.load(machine.isa), machine)], machine)
+    assert [kind.target for kind in KINDS[1:] if re.search(kind.intended[0], text)] == [intended.target]
 
 
 def test_instruction_sets_without_it_are_refused() -> None:
