@@ -6,7 +6,7 @@ Pixels of bfloat16 are widened as they are loaded.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,12 @@ class DirectFmaDepthwise:
         lanes: floats in a vector.
         vectors: vectors in a block of channels.
         registers: vectors that the machine holds.
-        tail: kernel for the channels past the last whole block.
         a_dtype: element type of the pixels: "float32" or "bfloat16".
     """
 
     lanes: int
     vectors: int = 2
     registers: int = 32
-    tail: DirectFmaDepthwise | None = None
     a_dtype: str = "float32"
     b_dtype: str = "float32"
     direct: bool = True
@@ -46,6 +44,11 @@ class DirectFmaDepthwise:
     def channels(self) -> int:
         """Channels of a block."""
         return self.lanes * self.vectors
+
+    @property
+    def tail(self) -> DirectFmaDepthwise | None:
+        """The kernel for the channels past the last whole block."""
+        return replace(self, vectors=1) if self.vectors > 1 else None
 
     @property
     def order(self) -> list[int]:

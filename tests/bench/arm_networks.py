@@ -92,7 +92,7 @@ def print_result(result: dict, with_steps: bool) -> None:
     """Print one network on one target."""
     name, target, steps = result["network"], result["target"], result["steps"]
     total = sum(step["instructions"] for step in steps)
-    peer = LITERT.get((name, target))
+    peer = LITERT.get((name, target)) if result["precision"] == "int8" else None
     against = f", {total / 1e6 / peer:.3f} of LiteRT's {peer}" if peer else ""
     cycles = [step["cycles"] for step in steps]
     modelled = "" if None in cycles else f", {sum(cycles) / 1e6:.2f} M modelled cycles"
@@ -131,7 +131,8 @@ def main() -> None:
         for name in options.network or latency.USUAL:
             graph = final_graph(name, options.precision, Path(folder), shapes)
             for target in options.target or TARGETS:
-                results.append(measure(graph, name, target, options.plugin.resolve()))
+                found = measure(graph, name, target, options.plugin.resolve())
+                results.append({"precision": options.precision, **found})
                 if not options.json:
                     print_result(results[-1], options.steps)
     if options.json:

@@ -269,7 +269,7 @@ class Isa:
     bound_half: Callable[[Expr, Expr | None, Expr | None], Expr] = _bound
     depthwise_float16: DepthwiseKernel | None = None
     bfloat16: MicroKernel | None = None
-    depthwise_bfloat16: DepthwiseKernel | None = None
+    depthwise_bfloat16: DepthwiseKernel | DirectKernel | None = None
     matrix_bfloat16: AmxKernel | None = None
     matrix_int8: AmxKernel | None = None
     single_int8: MicroKernel | None = None

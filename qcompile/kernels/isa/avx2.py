@@ -9,7 +9,7 @@ from tvm import tirx
 
 from qcompile.kernels.builder import Builder, Expr, Memory, call_pure, const, lanes_of, shuffle
 from qcompile.kernels.byte_pairs import BytePairKernel
-from qcompile.kernels.depthwise_micro import FmaDepthwise
+from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
 from qcompile.kernels.pair_depthwise import DirectPairDepthwise
@@ -71,7 +71,7 @@ AVX2 = Isa(
     narrows_pixels=True,
     eases=True,
     depthwise_int8=DirectPairDepthwise(),
-    depthwise_float32=FmaDepthwise(lanes=8),
+    depthwise_float32=DirectFmaDepthwise(lanes=8, registers=16),
     byte_pairs=BytePairKernel(8, _BYTE_TILES, "llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
     prefetches=True,
     least_weight=-128,

@@ -102,13 +102,11 @@ AVX512_VNNI = Isa(
     narrows_pixels=True,
     eases=True,
     depthwise_int8=_DEPTHWISE,
-    depthwise_float32=DirectFmaDepthwise(lanes=16, tail=DirectFmaDepthwise(lanes=16, vectors=1)),
+    depthwise_float32=DirectFmaDepthwise(lanes=16),
     float16=HalfMicroKernel(lanes=32, sum_lanes=16, tiles=_FLOAT_TILES, unroll=4, by_lane=False),
     depthwise_float16=HalfDepthwise(half_lanes=32, lanes=16, vectors=1),
     bfloat16=PairSums(_FLOAT_TILES),
-    depthwise_bfloat16=DirectFmaDepthwise(
-        lanes=16, tail=DirectFmaDepthwise(lanes=16, vectors=1, a_dtype="bfloat16"), a_dtype="bfloat16"
-    ),
+    depthwise_bfloat16=DirectFmaDepthwise(lanes=16, a_dtype="bfloat16"),
     single_int8=SingleRow(VnniMicroKernel(lanes=16, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
     shared_int8=PairMicroKernel(16, _PAIR_TILES, "int16", _multiply_pairs, _add_pairs),
     prefetches=True,

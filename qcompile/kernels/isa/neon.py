@@ -27,7 +27,7 @@ from qcompile.kernels.builder import (
     shuffle,
     splat,
 )
-from qcompile.kernels.depthwise_micro import FmaDepthwise
+from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.isa import DepthwiseRows, Isa
 from qcompile.kernels.micro import clamp, in_chunks
 
@@ -351,7 +351,7 @@ NEON = Isa(
     loads_pairs=True,
     lookup=lookup,
     depthwise_int8=NeonDepthwise(),
-    depthwise_float32=FmaDepthwise(lanes=4),
+    depthwise_float32=DirectFmaDepthwise(lanes=4),
     map_lanes=16,
     row_lanes=16,
     product_int8=NeonMicroKernel(chunks=(1,)),

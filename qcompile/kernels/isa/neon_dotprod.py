@@ -17,7 +17,7 @@ from qcompile.kernels.builder import (
     shuffle,
     splat,
 )
-from qcompile.kernels.depthwise_micro import FmaDepthwise
+from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
 from qcompile.kernels.isa import Isa, neon
 from qcompile.kernels.sdot_depthwise import SdotDepthwise, dot
@@ -91,7 +91,7 @@ NEON_DOTPROD = Isa(
     loads_pairs=True,
     lookup=neon.lookup,
     depthwise_int8=SdotDepthwise(strided=neon.NeonDepthwise()),
-    depthwise_float32=FmaDepthwise(lanes=4),
+    depthwise_float32=DirectFmaDepthwise(lanes=4),
     float16=HalfMicroKernel(lanes=8, sum_lanes=4, tiles=neon.BY_LANE_TILES, unroll=8, by_lane=True),
     bound_half=_bound_half,
     depthwise_float16=HalfDepthwise(half_lanes=8, lanes=4),

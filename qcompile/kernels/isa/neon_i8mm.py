@@ -13,7 +13,7 @@ from typing import Any
 from tvm import tirx
 
 from qcompile.kernels.builder import Builder, Expr, Index, Inlined, Memory, bitcast, call_pure, cast, const, shuffle
-from qcompile.kernels.depthwise_micro import FmaDepthwise
+from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.isa import neon_dotprod
 
 _LOW, _HIGH = (0, 1, 4, 5), (2, 3, 6, 7)
@@ -140,5 +140,5 @@ NEON_I8MM = replace(
     product_int8=_RowPairs(),
     single_int8=None,
     bfloat16=_BfloatRowPairs(),
-    depthwise_bfloat16=FmaDepthwise(lanes=4),
+    depthwise_bfloat16=DirectFmaDepthwise(lanes=4, a_dtype="bfloat16"),
 )
