@@ -17,6 +17,7 @@ from qcompile.ops.open_concat import OpenConcatAttrs
 from qcompile.ops.open_reshape import OpenReshapeAttrs
 from qcompile.ops.rescale_mean import RescaleMeanAttrs
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
+from qcompile.passmgr.open_norm import expand_norm
 from qcompile.shapes.analysis import Analysis, Mask, analyse
 
 
@@ -35,9 +36,9 @@ class BoundDynamicAxes(Pass):
         %y = softmax(%y.tail) {axis=0} : f32[4,8]
 
     Operations whose very form depends on the actual extents (the last element, windows that reach past the end,
-    tensors that follow an open one) read them. The fill value is neutral: zero for sums of
-    products, an infinity for a maximum. A mean over an open axis is rescaled to its actual extent. What
-    computes each element from those at its own place needs nothing.
+    tensors that follow an open one) read them. The fill value is neutral: zero for sums of products, an infinity for a
+    maximum. A mean over an open axis is rescaled to its actual extent; a layer normalization over one becomes its
+    formula. What computes each element from those at its own place needs nothing.
 
     Preconditions: the graph has symbols, and is in its final form. Refusals: none; an operation that cannot serve all
     sizes is an error.
@@ -67,6 +68,9 @@ class BoundDynamicAxes(Pass):
             _read_extents(rewriter, node, analysis, extents, operand)
         for node, over in analysis.means.items():
             _rescale(rewriter, node, over, extents, operand)
+        for node, axes in analysis.norms.items():
+            expand_norm(rewriter, node, axes, extents, operand)
+            rewriter.erase(node)
 
 
 def _needed(graph: Graph, analysis: Analysis) -> list[Extent]:
@@ -75,9 +79,9 @@ def _needed(graph: Graph, analysis: Analysis) -> list[Extent]:
     for node in graph.nodes:
         found += node.op.read_extents(node.attrs) if isinstance(node.op, Sized) else ()
     found += analysis.counts.values()
-    read: list[Axes] = [*analysis.joins.values(), *analysis.windows.values()]
-    for node, after in analysis.repacks.items():
-        read += [analysis.of(node.inputs[0]), after]
+    read: list[Axes] = [*analysis.joins.values(), *analysis.windows.values(), *analysis.norms.values()]
+    for pair in analysis.repacks.values():
+        read += pair
     return found + [e for axes in read for e in axes if e is not None]
 
 
@@ -93,7 +97,7 @@ def _read_extents(
     if isinstance(node.op, Sized):
         attrs = node.op.with_entries(node.attrs, [extents.index(e) for e in node.op.read_extents(node.attrs)])
     elif node in analysis.repacks:
-        before, after = entries(analysis.of(node.inputs[0])), entries(analysis.repacks[node])
+        before, after = (entries(axes) for axes in analysis.repacks[node])
         name, attrs = "open_reshape", OpenReshapeAttrs(node.attrs.shape, before, after)
     elif node in analysis.joins:
         name, attrs = "open_concat", OpenConcatAttrs(node.attrs.axis, entries(analysis.joins[node]))

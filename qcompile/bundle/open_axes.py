@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from qcompile.errors import InternalError
 from qcompile.ir.program import Program
-from qcompile.ir.symbol import FIRST_RUN
+from qcompile.ir.symbol import FIRST_RUN, JOINT, MOST_JOINED, Extent
 
 MOST_EXTENTS = 1024
 """As many as `qc_sizes.c` has room for."""
@@ -28,8 +29,8 @@ def tables(program: Program) -> dict[str, str]:
             f"static const int32_t TABLE_{i}[] = {{{', '.join(map(str, extent.table))}}};"
             for i, extent in enumerate((*program.extents, *single))
         ),
-        "EXTENTS": _rows([f"{{{names.index(e.symbol)}, TABLE_{i}}}" for i, e in enumerate(program.extents)]),
-        "SINGLE_EXTENTS": _rows([f"{{{names.index(e.symbol)}, TABLE_{i}}}" for i, e in enumerate(single, first)]),
+        "EXTENTS": _rows([_extent(e, names, i) for i, e in enumerate(program.extents)]),
+        "SINGLE_EXTENTS": _rows([_extent(e, names, i) for i, e in enumerate(single, first)]),
         "N_SINGLE": f"{len(program.single.steps) if program.single is not None else 0}, {len(single)}",
         "OPEN": _rows([f"{{{p.tensor}, {p.axis}, {p.extent}}}" for p in places]),
         "N_SYMBOLS": str(len(program.given)),
@@ -37,6 +38,13 @@ def tables(program: Program) -> dict[str, str]:
         "N_EXTENTS": str(len(program.extents)),
         "N_OPEN": str(len(places)),
     }
+
+
+def _extent(extent: Extent, names: Sequence[str], number: int) -> str:
+    """Return the fields of a `qc_extent` whose table has a number."""
+    symbols = [names.index(part) for part in extent.symbol.split(JOINT)]
+    symbols += [-1] * (MOST_JOINED - len(symbols))
+    return f"{{{{{', '.join(map(str, symbols))}}}, TABLE_{number}}}"
 
 
 def _length(program: Program) -> str:

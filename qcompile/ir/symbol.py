@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+
+JOINT = "*"
+"""Between the names of symbols that an extent follows from together."""
+
+MOST_JOINED = 3
+"""As many symbols as an extent may follow from; `qc_runtime.h` has room for no more."""
+
+MOST_VALUES = 1 << 16
+"""As many entries as the table of an extent may have."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +47,11 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Extent:
-    """The extent of an axis as a function of one symbol.
+    """The extent of an axis as a function of one symbol, or of several together.
 
     Args:
-        symbol: its name.
-        table: the extent for each value of the symbol, from the least on.
+        symbol: its name; "H*W" for several, in alphabetical order.
+        table: the extent for each value of the symbol, from the least on; of several, the last one changes fastest.
     """
 
     symbol: str
@@ -62,3 +74,52 @@ FIRST_RUN = Extent("first run", (1, 0))
 
 Axes = tuple["Extent | None", ...]
 """The open extents of a tensor's axes, None where an axis is fixed."""
+
+
+class Positions(dict[str, int]):
+    """Which of its values each symbol has, counted from 0; for joint symbols, too.
+
+    Args:
+        known: by the name of a symbol.
+        counts: how many values each symbol has.
+    """
+
+    def __init__(self, known: Mapping[str, int], counts: Mapping[str, int]) -> None:
+        super().__init__(known)
+        self._counts = counts
+
+    def __missing__(self, name: str) -> int:
+        if JOINT not in name:
+            raise KeyError(name)
+        place = 0
+        for part in name.split(JOINT):
+            place = place * self._counts[part] + self[part]
+        return place
+
+
+def joint_name(symbols: Sequence[str]) -> str:
+    """Return the name of several symbols together, joint ones among them."""
+    return JOINT.join(sorted({part for symbol in symbols for part in symbol.split(JOINT)}))
+
+
+def joined(extents: Sequence[Extent], counts: Mapping[str, int]) -> list[Extent]:
+    """Return extents as functions of all the symbols that any of them follows from.
+
+    Args:
+        extents: of one symbol or several.
+        counts: how many values each symbol has.
+
+    Raises:
+        ValueError: these are too many symbols, or values.
+    """
+    name = joint_name([extent.symbol for extent in extents])
+    parts = name.split(JOINT)
+    shape = [counts[part] for part in parts]
+    if len(parts) > MOST_JOINED or np.prod(shape) > MOST_VALUES:
+        raise ValueError(f"{name} has {np.prod(shape)} combinations of {len(parts)} extents")
+    found = []
+    for extent in extents:
+        own = extent.symbol.split(JOINT)
+        table = np.array(extent.table).reshape([counts[p] if p in own else 1 for p in parts])
+        found.append(Extent(name, tuple(np.broadcast_to(table, shape).reshape(-1).tolist())))
+    return found

@@ -7,6 +7,8 @@ number (a division by the length, the index of the last element), it reads the t
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +20,7 @@ from qcompile import ops
 from qcompile.errors import UnsupportedOpError
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.opdef import OpDef
-from qcompile.ir.symbol import Extent, Symbol
+from qcompile.ir.symbol import JOINT, Extent, Positions, Symbol
 from qcompile.ops.interpreter import evaluate_node
 from qcompile.ops.open_extent import OpenExtentAttrs
 from qcompile.shapes.analysis import Analysis, advance, input_axes
@@ -112,34 +114,41 @@ class OpenShapes:
             if len({array.reshape(-1)[place].item() for array in self.table(value, symbol.name)}) > 1
         }
 
-    def values(self, symbol: str) -> range:
-        """Return the values of a symbol."""
-        return next(s.values for s in self._graph.symbols if s.name == symbol)
+    def count(self, symbol: str) -> int:
+        """Return how many values a symbol has; a joint one, combinations of them."""
+        counts = {s.name: len(s.values) for s in self._graph.symbols}
+        return math.prod(counts[part] for part in symbol.split(JOINT))
 
     def table(self, value: Value, symbol: str) -> list[Array]:
-        """Return what a constant is for each value of one symbol, at the largest of the others."""
-        live, count = self.live(value), len(self.values(symbol))
+        """Return what a constant is for each value of one symbol, joint or not, at the largest of the others."""
+        live = self.live(value)
         if live is value:
-            return [value.constant()] * count
+            return [value.constant()] * self.count(symbol)
         key = (value, symbol)
         if key not in self._tables:
-            self._tables[key] = [_computed(live, symbol, at, {}) for at in range(count)]
+            counts = {s.name: len(s.values) for s in self._graph.symbols}
+            parts = symbol.split(JOINT)
+            largest = {name: count - 1 for name, count in counts.items()}
+            places = itertools.product(*(range(counts[part]) for part in parts))
+            self._tables[key] = [
+                _computed(live, Positions({**largest, **dict(zip(parts, place, strict=True))}, counts), {})
+                for place in places
+            ]
         return self._tables[key]
 
 
-def _computed(value: Value, symbol: str, at: int, known: dict[Value, Array]) -> Array:
-    """Compute a twin where one symbol has one of its values."""
+def _computed(value: Value, at: Positions, known: dict[Value, Array]) -> Array:
+    """Compute a twin where each symbol has one of its values."""
     if value.data is not None:
         return value.data
     node = value.producer
     assert node is not None
     if value not in known:
         if node.op.name == "open_extent":
-            place = at if node.attrs.symbol == symbol else -1
-            known[value] = node.op.evaluate(replace(node.attrs, at=place), [])[0]
+            known[value] = node.op.evaluate(replace(node.attrs, at=at[node.attrs.symbol]), [])[0]
         else:
             with np.errstate(all="ignore"):
-                results = evaluate_node(node, [_computed(v, symbol, at, known) for v in node.inputs])
+                results = evaluate_node(node, [_computed(v, at, known) for v in node.inputs])
             known.update(zip(node.outputs, results, strict=True))
     return known[value]
 

@@ -48,7 +48,7 @@ def _open_range(
     if len(symbols) > 1:
         node.fail(f"its bounds on axis {axis} depend on several open extents ({', '.join(sorted(symbols))})")
     symbol = symbols.pop()
-    lengths = [x.shape[axis]] * len(node.open.values(symbol)) if extent is None else list(extent.table)
+    lengths = [x.shape[axis]] * node.open.count(symbol) if extent is None else list(extent.table)
     first, last = (
         [given] * len(lengths) if value is None else [int(a[place]) for a in node.open.table(value, symbol)]
         for given, value in zip((taken.start, taken.stop), bounds, strict=True)
@@ -57,9 +57,14 @@ def _open_range(
     starts, sizes = tuple(f[0] for f in found), tuple(len(range(*f)) for f in found)
     if _is_plain(x, extent, starts, sizes, taken.step):
         return None
+    _check_longest(node, axis, symbol, sizes)
+    return symbol, tuple(a if n else 0 for a, n in zip(starts, sizes, strict=True)), sizes
+
+
+def _check_longest(node: OnnxNode, axis: int, symbol: str, sizes: Sequence[int]) -> None:
+    """Refuse a part that is longest elsewhere than at the largest size: memory is planned for that."""
     if sizes[-1] != max(sizes):
         node.fail(f"axis {axis} of its result is not longest at the largest '{symbol}'")
-    return symbol, tuple(a if n else 0 for a, n in zip(starts, sizes, strict=True)), sizes
 
 
 def _is_plain(x: Value, extent: Extent | None, starts: Sequence[int], sizes: Sequence[int], step: int) -> bool:
@@ -74,6 +79,45 @@ def _is_plain(x: Value, extent: Extent | None, starts: Sequence[int], sizes: Seq
     fixed = len(set(sizes)) == 1 and starts[0] + sizes[0] <= extent.least
     to_end = cuts == {starts[0]} and starts[0] < extent.least
     return fixed or to_end or (starts[0] == 0 and len(cuts) == 1 and cuts.pop() < extent.least)
+
+
+def open_split(
+    node: OnnxNode, x: Value, axis: int, sizes: Value | None, count: int, names: Sequence[str]
+) -> tuple[Value, ...] | None:
+    """Return x cut along an open axis.
+
+    Args:
+        node: the ONNX node that asks for it.
+        x: any tensor.
+        axis: of x, counted from the front.
+        sizes: vector of the parts' extents; None for equal ones, of which the last may be smaller.
+        count: of the parts.
+        names: of the results.
+
+    Returns:
+        None where the axis is fixed.
+    """
+    extent = node.open.extent(x, axis)
+    if extent is None:
+        return None
+    if sizes is None:
+        each = [-(-n // count) for n in extent.table]
+        lengths = [[max(0, min(s, n - k * s)) for n, s in zip(extent.table, each, strict=True)] for k in range(count)]
+    else:
+        tables = node.open.table(sizes, extent.symbol)
+        lengths = [[int(array.reshape(-1)[k]) for array in tables] for k in range(count)]
+    starts, parts = [0] * len(extent.table), []
+    for own, name in zip(lengths, names, strict=True):
+        if _is_plain(x, extent, starts, own, 1):
+            parts.append(sliced(node, x, {axis: slice(starts[-1], starts[-1] + own[-1])}, name))
+        else:
+            _check_longest(node, axis, extent.symbol, own)
+            part: dict[str, Any] = {"symbol": extent.symbol, "axis": axis, "starts": tuple(starts), "sizes": tuple(own)}
+            parts.append(node.add("open_slice", [x], name, **part))
+        starts = [a + n for a, n in zip(starts, own, strict=True)]
+    if starts != list(extent.table):
+        node.fail(f"its parts are not as long as axis {axis} at every '{extent.symbol}'")
+    return tuple(parts)
 
 
 def open_gathered(node: OnnxNode, x: Value, indices: Value, axis: int) -> Value | None:

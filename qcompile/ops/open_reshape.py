@@ -92,10 +92,10 @@ def _places(e: Any, number: Any, extents: list[tuple[int, Any]]) -> list[Any]:
     """
     found = []
     for position, (most, actual) in reversed(list(enumerate(extents))):
-        if position == 0:
-            found.append(e.min(number, most - 1))
-        elif most == 1:
+        if most == 1:
             found.append(0)
+        elif position == 0:
+            found.append(e.min(number, most - 1))
         else:
             found.append(number % actual)
             number = number // actual

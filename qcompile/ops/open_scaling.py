@@ -78,7 +78,7 @@ def _scaling(node: OnnxNode, x: Value, axis: int, scale: float) -> Scaling | Non
     if len(symbols) > 1:
         node.fail(f"the size of axis {axis} depends on several open extents ({', '.join(sorted(symbols))})")
     symbol = symbols.pop()
-    count = len(node.open.values(symbol))
+    count = node.open.count(symbol)
     inputs = (x.shape[axis],) * count if extent is None else extent.table
     if vector is None or place is None:
         ratios = [np.float32(scale if place is not None else 1.0)] * count

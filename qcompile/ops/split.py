@@ -13,6 +13,7 @@ from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
 from qcompile.ops.layout import axis_index, replace_axis
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.open_part import open_split
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ def _from_onnx(node: OnnxNode) -> tuple[Value, ...]:
     if len(names) > len(given):
         node.fail(f"{len(names)} outputs for {len(given)} parts")
     names += [f"{node.name}.part{k}" for k in range(len(names), len(given))]
+    if node.open is not None and node.attr("split") is None:
+        vector = node.value(1) if node.has(1) else None
+        opened = open_split(node, x, axis, vector, len(given), names)
+        if opened is not None:
+            return opened
     sizes = [int(s) for s in given]
     if min(sizes) > 0 or not any(sizes) or sum(sizes) != x.shape[axis]:
         return node.add_many("split", [x], names, axis=axis, sizes=tuple(sizes))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from qcompile.errors import UnsupportedOpError
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ir.symbol import Axes, Extent
+from qcompile.ir.symbol import JOINT, Axes, Extent, Positions
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ class Analysis:
         slices: open extents of constants, by reader and operand: the reader uses the first elements only.
         masks: what must be replaced.
         means: nodes that divide by an open extent, with the extents of the axes they average over.
+        norms: nodes that normalize over open axes, with the extents of all axes they normalize over.
         counts: nodes that add an open extent to a length.
         joins: nodes that join tensors of which others follow open ones, with the extent of each.
-        repacks: reshapes whose elements lie elsewhere at each size, with the extents of the result.
+        repacks: reshapes whose elements lie elsewhere at each size, with the extents of operand and result.
         windows: nodes whose windows reach past the actual end, with the height and width of what they average.
     """
 
@@ -54,9 +55,10 @@ class Analysis:
     slices: dict[tuple[Node, int], Axes] = field(default_factory=dict)
     masks: list[Mask] = field(default_factory=list)
     means: dict[Node, tuple[Extent, ...]] = field(default_factory=dict)
+    norms: dict[Node, Axes] = field(default_factory=dict)
     counts: dict[Node, Extent] = field(default_factory=dict)
     joins: dict[Node, Axes] = field(default_factory=dict)
-    repacks: dict[Node, Axes] = field(default_factory=dict)
+    repacks: dict[Node, tuple[Axes, Axes]] = field(default_factory=dict)
     windows: dict[Node, tuple[Extent | None, Extent | None]] = field(default_factory=dict)
 
     def of(self, value: Value) -> Axes:
@@ -94,6 +96,10 @@ class Step:
         """Say that the result is divided by open extents."""
         self._analysis.means[self.node] = extents
 
+    def normalize(self, over: Axes) -> None:
+        """Say that elements are normalized over open axes."""
+        self._analysis.norms[self.node] = over
+
     def count(self, extent: Extent) -> None:
         """Say that an open extent is added to a length."""
         self._analysis.counts[self.node] = extent
@@ -108,7 +114,11 @@ class Step:
 
     def repack(self, result: Axes) -> None:
         """Say that elements have other places at each size."""
-        self._analysis.repacks[self.node] = result
+        self._analysis.repacks[self.node] = (self.axes[0], result)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many values each symbol has."""
+        return {e.symbol: len(e.table) for e in self._analysis.extents() if JOINT not in e.symbol}
 
     def known(self) -> list[Extent]:
         """Return all extents that occur before the node."""
@@ -210,11 +220,12 @@ def actual(extent: Extent | None, size: int, positions: Mapping[str, int]) -> in
     return size if extent is None else extent.table[positions[extent.symbol]]
 
 
-def positions(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
+def positions(graph: Graph, sizes: Mapping[str, int]) -> Positions:
     """Return which of its values each symbol has.
 
     Args:
         graph: with symbols.
         sizes: value of each symbol, one that is allowed.
     """
-    return {symbol.name: symbol.values.index(sizes[symbol.name]) for symbol in graph.symbols}
+    known = {symbol.name: symbol.values.index(sizes[symbol.name]) for symbol in graph.symbols}
+    return Positions(known, {symbol.name: len(symbol.values) for symbol in graph.symbols})

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qcompile.ir.symbol import Axes, Extent
+from qcompile.ir.opdef import Array
+from qcompile.ir.symbol import JOINT, Axes, Extent, joined, joint_name
 from qcompile.shapes.analysis import Step
 
 
@@ -22,12 +23,9 @@ def reshape(step: Step) -> list[Axes]:
     result: list[Extent | None] = [None] * len(y)
     moved = False
     for left, right in groups(x, y):
-        opened = [extent for a in left if (extent := step.axes[0][a]) is not None]
+        opened = {a: extent for a in left if (extent := step.axes[0][a]) is not None}
         if not opened:
             continue
-        if len({extent.symbol for extent in opened}) > 1:
-            names = " and ".join(dict.fromkeys(f"'{extent.symbol}'" for extent in opened))
-            raise step.refuse(f"it joins axes of the open extents {names} ({list(x)} to {list(y)})", opened[0])
         targets = [a for a in right if y[a] != 1]
         found = _targets(step, left, targets, opened)
         for axis, extent in zip(targets, found, strict=True):
@@ -64,23 +62,67 @@ def _group(x: Sequence[int], y: Sequence[int], start: list[int]) -> list[int]:
     return end
 
 
-def _targets(step: Step, left: range, targets: list[int], opened: list[Extent]) -> list[Extent | None]:
+def _targets(step: Step, left: range, targets: list[int], opened: dict[int, Extent]) -> list[Extent | None]:
     """Return the open extents of the axes that a group becomes."""
-    x, y, symbol = step.node.inputs[0].shape, step.node.output.shape, opened[0].symbol
-    total = np.ones(len(opened[0].table), np.int64)
+    x, y = step.node.inputs[0].shape, step.node.output.shape
+    tables = dict(zip(opened, _tables(step, list(opened.values())), strict=True))
+    symbol = joint_name([extent.symbol for extent in opened.values()])
+    total = np.ones((), np.int64)
     for axis in left:
-        extent = step.axes[0][axis]
-        total = total * (x[axis] if extent is None else np.array(extent.table, np.int64))
-    fixed = math.prod(y[a] for a in targets[1:])
-    if len(opened) == 1 and not (total % fixed).any():
-        return [Extent(symbol, tuple((total // fixed).tolist())), *[None] * (len(targets) - 1)]
+        total = total * tables.get(axis, x[axis])
+    single = _one_open(symbol, total, [y[a] for a in targets])
+    if len(opened) == 1 and JOINT not in symbol and single is not None and single[0] is not None:
+        return single
     # Two open axes come of two, each as long as one that is known; or of one of which they are factors.
-    known = [e for e in step.known() if e.symbol == symbol]
+    names = set(symbol.split(JOINT))
+    known = [e for e in step.known() if names >= set(e.symbol.split(JOINT))]
     choices = [[None, *(e for e in known if e.most == y[a])] for a in targets]
     for chosen in itertools.product(*choices):
-        parts = [y[a] if e is None else np.array(e.table, np.int64) for a, e in zip(targets, chosen, strict=True)]
-        if np.array_equal(np.prod(np.broadcast_arrays(total, *parts)[1:], axis=0), total):
+        if np.array_equal(_product(step, symbol, [y[a] for a in targets], chosen), total):
             return list(chosen)
-    if not (total % fixed).any():
-        return [Extent(symbol, tuple((total // fixed).tolist())), *[None] * (len(targets) - 1)]
-    raise step.refuse(f"its elements cannot be regrouped at every size ({list(x)} to {list(y)})", opened[0])
+    if single is not None:
+        return single
+    first = next(iter(opened.values()))
+    raise step.refuse(f"its elements cannot be regrouped at every size ({list(x)} to {list(y)})", first)
+
+
+def _one_open(symbol: str, total: Array, sizes: Sequence[int]) -> list[Extent | None] | None:
+    """Return the extents of axes of which one is open, the first that can be; None where none can.
+
+    Args:
+        symbol: that it follows from.
+        total: elements of all axes together, for each value of the symbol.
+        sizes: the axes' largest extents.
+    """
+    for place, size in enumerate(sizes):
+        others = math.prod(sizes) // size
+        if not (total % others).any():
+            found: list[Extent | None] = [None] * len(sizes)
+            found[place] = Extent(symbol, tuple((total // others).tolist()))
+            return found
+    return None
+
+
+def _tables(step: Step, extents: Sequence[Extent]) -> list[Array]:
+    """Return the extents at every combination of the symbols that any of them follows from."""
+    try:
+        return [np.array(extent.table, np.int64) for extent in joined(extents, step.counts())]
+    except ValueError as error:
+        raise step.refuse(f"it joins axes, but {error} (steps such as H:32..640:32 may help)", extents[0]) from error
+
+
+def _product(step: Step, symbol: str, sizes: Sequence[int], chosen: Sequence[Extent | None]) -> Array:
+    """Return how many elements axes have at every combination of the parts of a joint symbol.
+
+    Args:
+        step: knows the symbols.
+        symbol: a joint one, or a plain one.
+        sizes: the largest extents of the axes.
+        chosen: the extents of those that are open.
+    """
+    count = math.prod(step.counts()[part] for part in symbol.split(JOINT))
+    whole = Extent(symbol, (1,) * count)
+    product = np.ones(count, np.int64)
+    for size, extent in zip(sizes, chosen, strict=True):
+        product = product * (size if extent is None else _tables(step, [extent, whole])[0])
+    return product

@@ -190,9 +190,11 @@ def _softmax(step: Step) -> list[Axes]:
 
 def _layer_norm(step: Step) -> list[Axes]:
     x = step.axes[0]
-    for extent in x[step.node.attrs.axis % len(x) :]:
-        if extent is not None:
-            raise step.refuse("it normalizes over the open axis", extent)
+    over = x[step.node.attrs.axis % len(x) :]
+    if any(over):
+        step.normalize(over)
+        for parameter in (1, 2):
+            step.slice(parameter, over)
     return [x]
 
 

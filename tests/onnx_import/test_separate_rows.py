@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qcompile.errors import UnsupportedOpError
 from qcompile.onnx_import.bounds import import_bounded
 from qcompile.ops.interpreter import Interpreter
+from qcompile.passmgr import PassManager
 
 SHAPES = {"x": ["N:1..3", "S:2..9", 6]}
 
@@ -58,10 +59,26 @@ def test_rows_stay_apart() -> None:
         np.testing.assert_allclose(Interpreter(graph).run({"x": x})["y"], wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("last", ["rows are a result", "rows are mixed"])
-def test_what_mixes_rows_is_refused(last: str) -> None:
+def mixing(last: str) -> Any:
     nodes = block()[:2]
     if last == "rows are mixed":
         nodes.append(helper.make_node("Softmax", ["g"], ["y"], axis=0))
-    with pytest.raises(UnsupportedOpError, match="joins axes of the open extents 'N' and 'S'"):
-        import_bounded(model(nodes, "g" if len(nodes) == 2 else "y"), SHAPES)
+    return model(nodes, "g" if len(nodes) == 2 else "y")
+
+
+@pytest.mark.parametrize("last", ["rows are a result", "rows are mixed"])
+def test_what_mixes_rows_joins_them_after_all(last: str) -> None:
+    made = mixing(last)
+    bounded = PassManager("bound-dynamic-axes").run(import_bounded(made, SHAPES))
+    assert "open_reshape" in [node.op.name for node in bounded.nodes]
+    reference = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    for batch, length in ((1, 2), (3, 9), (2, 5)):
+        x = np.random.default_rng(1).normal(0, 1, (batch, length, 6)).astype(np.float32)
+        (wanted,) = reference.run(None, {"x": x})
+        (found,) = Interpreter(bounded).run({"x": x}).values()
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_too_many_combinations_are_refused() -> None:
+    with pytest.raises(UnsupportedOpError, match=r"N\*S has 90000 combinations"):
+        import_bounded(mixing("rows are mixed"), {"x": ["N:1..300", "S:1..300", 6]})

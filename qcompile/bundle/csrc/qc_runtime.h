@@ -64,9 +64,11 @@ typedef struct qc_length {
     int64_t most;
 } qc_length;
 
-/* An extent that follows from a symbol: its value for each of the symbol's. */
+/* An extent that follows from symbols: its value for each combination of theirs, that of the last changing fastest.
+ * The symbol info->n_symbols is the length of a growing sequence, from 1 on; the next one says whether it goes on. */
+#define QC_JOINED 3
 typedef struct qc_extent {
-    int32_t symbol; /* info->n_symbols: the length of a growing sequence, from 1 on; one more: whether it goes on */
+    int32_t symbols[QC_JOINED]; /* -1: no more */
     const int32_t *table;
 } qc_extent;
 

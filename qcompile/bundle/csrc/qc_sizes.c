@@ -12,6 +12,27 @@ static int64_t length_after(const qc_program *program, const int64_t sizes[], co
     return *past < 0 || *past > length->most - added ? 0 : *past + added;
 }
 
+/* Where the table of an extent has what holds for these sizes. */
+static int64_t place_in(const qc_program *program, const qc_extent *extent, const int64_t sizes[], const int64_t *past,
+                        int64_t length) {
+    const qc_info *info = program->info;
+    int64_t place = 0;
+    for (int32_t k = 0; k < QC_JOINED && extent->symbols[k] >= 0; k++) {
+        int32_t number = extent->symbols[k];
+        if (number == info->n_symbols) {
+            place = place * program->length.most + length - 1;
+        } else if (number > info->n_symbols) {
+            place = place * 2 + (past && *past > 0);
+        } else {
+            const qc_symbol *symbol = &info->symbols[number];
+            int64_t size = sizes ? sizes[number] : symbol->most;
+            int64_t values = (symbol->most - symbol->least) / symbol->step + 1;
+            place = place * values + (size - symbol->least) / symbol->step;
+        }
+    }
+    return place;
+}
+
 qc_status qci_sizes_resolve(const qc_program *program, const int64_t sizes[], const int64_t *past, int single,
                            int32_t extents[]) {
     const qc_info *info = program->info;
@@ -24,19 +45,7 @@ qc_status qci_sizes_resolve(const qc_program *program, const int64_t sizes[], co
         if (sizes[i] < symbol->least || sizes[i] > symbol->most || (sizes[i] - symbol->least) % symbol->step)
             return QC_ERR_ARGUMENT;
     }
-    for (int32_t i = 0; i < count; i++) {
-        if (list[i].symbol == info->n_symbols) {
-            extents[i] = list[i].table[length - 1];
-            continue;
-        }
-        if (list[i].symbol > info->n_symbols) {
-            extents[i] = list[i].table[past && *past > 0];
-            continue;
-        }
-        const qc_symbol *symbol = &info->symbols[list[i].symbol];
-        int64_t size = sizes ? sizes[list[i].symbol] : symbol->most;
-        extents[i] = list[i].table[(size - symbol->least) / symbol->step];
-    }
+    for (int32_t i = 0; i < count; i++) extents[i] = list[i].table[place_in(program, &list[i], sizes, past, length)];
     return QC_OK;
 }
 

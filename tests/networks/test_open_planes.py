@@ -1,0 +1,94 @@
+"""Random models of images with open height and width: one graph for all sizes computes what a graph of each does.
+
+There are half as many as `QCOMPILE_OPEN_GRAPHS` says (60; nightly runs take 2,000).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from open_planes import CHANNELS, STEPS, Planes, planes
+from open_poison import INTEGERS, Feed, compare, many, opened, poisoned
+
+from qcompile import bundle as bundles
+from qcompile import driver, runtime, targets
+from qcompile.ir.graph import Graph
+from qcompile.lower import lower_graph
+from qcompile.onnx_import import import_onnx
+from qcompile.ops.interpreter import Interpreter
+
+COUNT = int(os.environ.get("QCOMPILE_OPEN_GRAPHS", "60")) // 2
+SHAPE = [1, CHANNELS, "H:4..10:2", "W:4..8:2"]
+SIZES = st.tuples(st.sampled_from([4, 6, 8, 10]), st.sampled_from([4, 6, 8]))
+
+
+def at_sizes(*sizes: tuple[int, int]) -> list[Feed]:
+    rng = np.random.default_rng(7)
+    return [{"x": rng.normal(0, 1, (1, CHANNELS, *size)).astype(np.float32)} for size in sizes]
+
+
+def made(model: Any, wanted: str) -> tuple[Graph, Graph] | None:
+    return opened(model, SHAPE, at_sizes((10, 8), (4, 4), (6, 8)), wanted)
+
+
+def check(model: Any, sizes: tuple[int, int], final: Graph, bounded: Graph) -> None:
+    (given,) = at_sizes(sizes)
+    with np.errstate(all="ignore"):
+        expected = Interpreter(import_onnx(model, {"x": (1, CHANNELS, *sizes)})).run(given)
+        compare(Interpreter(final).run(given), expected)
+        compare(poisoned(bounded, given), expected, 1e-3)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
+def test_every_step_is_served(step: Any) -> None:
+    @many(3)
+    @given(data=st.data())
+    def run(data: Any) -> None:
+        sketch = Planes(data.draw, [("x", ("image",))])
+        step(sketch)
+        model = sketch.model()
+        found = made(model, driver.FINISH_FLOAT)
+        assert found is not None
+        for sizes in ((4, 4), (10, 4), (6, 8), (8, 6)):
+            check(model, sizes, *found)
+
+    run()
+
+
+@many(COUNT)
+@given(model=planes(), sizes=SIZES)
+def test_float(model: Any, sizes: tuple[int, int]) -> None:
+    found = made(model, driver.FINISH_FLOAT)
+    if found is not None:
+        check(model, sizes, *found)
+
+
+@many(COUNT)
+@given(model=planes(), sizes=SIZES)
+def test_integers(model: Any, sizes: tuple[int, int]) -> None:
+    found = made(model, INTEGERS)
+    if found is None:
+        return
+    (given,) = at_sizes(sizes)
+    with np.errstate(all="ignore"):
+        # Means of float parts are summed in another order: what is rounded behind them may be a step away.
+        compare(poisoned(found[1], given), Interpreter(found[0]).run(given), 0.05)
+
+
+@many(max(3, COUNT // 20))
+@given(model=planes())
+def test_code(model: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    found = made(model, driver.FINISH_FLOAT)
+    if found is None:
+        return
+    folder: Path = tmp_path_factory.mktemp("planes")
+    bundles.write_bundle(lower_graph(found[1], targets.host()), folder / "b")
+    with runtime.load(folder / "b", threads=2) as session, np.errstate(all="ignore"):
+        for given in at_sizes((10, 8), (4, 4), (6, 8), (10, 4), (10, 8)):
+            compare(session.run(given), Interpreter(found[0]).run(given), 1e-3)
