@@ -119,7 +119,7 @@ def _obstacle(node: Node, context: PassContext, *, int16: bool) -> str | None:
     if node.op.integer is Quantization.ACCUMULATE and not all(v.is_constant for v in node.inputs[1:3]):
         return "its weight or bias is computed at run time"
     if node.op.name == "gather" and is_table(node):
-        return "the rows of its table take 8 bits with scales of their own (quantize-weights)"
+        return "the rows of its table take 8 bits with scales of their own, or none (quantize-weights)"
     if hides_sum(node):
         return f"its fused {node.attrs.activation} hides the tensor before it; fuse it after quantization"
     tensors = [node.inputs[i] for i in node.op.operand_activations(node)] + list(node.outputs)

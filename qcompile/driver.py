@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qcompile.search.result import SearchResult
 
 SIMPLIFY = (
-    "fold-constants,eliminate-dead,canonicalize,fold-batchnorm,canonicalize,fold-constants,"
+    "fold-constants,eliminate-dead,canonicalize,fold-batchnorm,canonicalize,fold-constants,tabulate-dense,"
     "to-nhwc,eliminate-transposes,eliminate-dead"
 )
 """Rewrites that keep a float graph's meaning; every compilation starts with them."""
@@ -399,9 +399,9 @@ def integer_pipeline(config: CompileConfig, whole: bool = True) -> str:
         "fuse-requantize",
         "quantize-states",
     ]
-    loss = config.pair_loss
-    fine = [f"round-weights{{pair_loss={loss}}}", f"even-pairs{{most_loss={loss}}}"]
-    return ",".join([*steps, *fine, 'quantize-weights{operations=["gather"]}'] if whole else steps)
+    fine = f"round-weights{{pair_loss={config.pair_loss}}},even-pairs{{most_loss={config.pair_loss}}}"
+    tables = 'quantize-weights{operations=["gather"], smallest=65536}'  # rounding a small one gains nothing
+    return ",".join([*steps, fine, tables] if whole else steps)
 
 
 def _run(
