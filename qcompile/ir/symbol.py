@@ -123,3 +123,20 @@ def joined(extents: Sequence[Extent], counts: Mapping[str, int]) -> list[Extent]
         table = np.array(extent.table).reshape([counts[p] if p in own else 1 for p in parts])
         found.append(Extent(name, tuple(np.broadcast_to(table, shape).reshape(-1).tolist())))
     return found
+
+
+def reduced(extent: Extent, counts: Mapping[str, int]) -> Extent:
+    """Return an extent as a function of those of its symbols alone that matter.
+
+    Args:
+        extent: of one symbol or several.
+        counts: how many values each symbol has.
+    """
+    parts = extent.symbol.split(JOINT)
+    table = np.array(extent.table).reshape([counts[part] for part in parts])
+    for axis in reversed(range(len(parts))):
+        last = np.take(table, -1, axis)
+        if len(parts) > 1 and (table == np.expand_dims(last, axis)).all():
+            table = last
+            del parts[axis]
+    return Extent(JOINT.join(parts), tuple(table.reshape(-1).tolist()))

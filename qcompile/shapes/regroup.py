@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qcompile.ir.opdef import Array
-from qcompile.ir.symbol import JOINT, Axes, Extent, joined, joint_name
+from qcompile.ir.symbol import JOINT, Axes, Extent, joined, joint_name, reduced
 from qcompile.shapes.analysis import Step
 
 
@@ -70,36 +70,42 @@ def _targets(step: Step, left: range, targets: list[int], opened: dict[int, Exte
     total = np.ones((), np.int64)
     for axis in left:
         total = total * tables.get(axis, x[axis])
-    single = _one_open(symbol, total, [y[a] for a in targets])
-    if len(opened) == 1 and JOINT not in symbol and single is not None and single[0] is not None:
-        return single
+    sizes = [y[a] for a in targets]
+    if len(opened) == 1 and JOINT not in symbol and not (total % math.prod(sizes[1:])).any():
+        return [Extent(symbol, tuple((total // math.prod(sizes[1:])).tolist())), *[None] * (len(targets) - 1)]
     # Two open axes come of two, each as long as one that is known; or of one of which they are factors.
     names = set(symbol.split(JOINT))
     known = [e for e in step.known() if names >= set(e.symbol.split(JOINT))]
-    choices = [[None, *(e for e in known if e.most == y[a])] for a in targets]
-    for chosen in itertools.product(*choices):
-        if np.array_equal(_product(step, symbol, [y[a] for a in targets], chosen), total):
+    choices = list(itertools.product(*([None, *(e for e in known if e.most == size)] for size in sizes)))
+    products = [_product(step, symbol, sizes, chosen) for chosen in choices]
+    for chosen, product in zip(choices, products, strict=True):
+        if np.array_equal(product, total):
             return list(chosen)
-    if single is not None:
-        return single
+    for chosen, product in zip(choices, products, strict=True):
+        found = _with_rest(step, symbol, total, sizes, chosen, product)
+        if found is not None:
+            return found
     first = next(iter(opened.values()))
     raise step.refuse(f"its elements cannot be regrouped at every size ({list(x)} to {list(y)})", first)
 
 
-def _one_open(symbol: str, total: Array, sizes: Sequence[int]) -> list[Extent | None] | None:
-    """Return the extents of axes of which one is open, the first that can be; None where none can.
+def _with_rest(
+    step: Step, symbol: str, total: Array, sizes: Sequence[int], chosen: Sequence[Extent | None], product: Array
+) -> list[Extent | None] | None:
+    """Return extents of which one, the first that can be, takes what the others leave; None where none can.
 
     Args:
-        symbol: that it follows from.
+        step: knows the symbols.
+        symbol: that everything follows from.
         total: elements of all axes together, for each value of the symbol.
         sizes: the axes' largest extents.
+        chosen: extents of axes, None where they are fixed.
+        product: elements of all axes as chosen, for each value of the symbol.
     """
     for place, size in enumerate(sizes):
-        others = math.prod(sizes) // size
-        if not (total % others).any():
-            found: list[Extent | None] = [None] * len(sizes)
-            found[place] = Extent(symbol, tuple((total // others).tolist()))
-            return found
+        if chosen[place] is None and not (total % (product // size)).any():
+            table = (total // (product // size)).tolist()
+            return [*chosen[:place], reduced(Extent(symbol, tuple(table)), step.counts()), *chosen[place + 1 :]]
     return None
 
 
