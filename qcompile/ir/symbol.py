@@ -23,7 +23,7 @@ class Symbol:
 
     Args:
         name: as the user called it.
-        least: smallest extent, at least 1.
+        least: smallest extent, at least 0.
         most: largest extent, a whole number of steps above the smallest.
         step: distance of the extents that are allowed.
         places: (input, axis) pairs that have it.

@@ -79,9 +79,9 @@ def _read_symbol(text: str, name: str) -> Symbol:
     if match is None:
         raise UsageError(f"extent '{text}' of input '{name}' is neither a number nor NAME:LEAST..MOST", hint=_FORM)
     least, most, step = int(match[2] or 0), int(match[3] or 0), int(match[4] or 1)
-    if match[2] is not None and not 1 <= least < most <= MOST:
+    if match[2] is not None and not 0 <= least < most <= MOST:
         raise UsageError(
-            f"the bounds of '{text}' must be two numbers from 1 to {MOST}, the smaller one first", hint=_FORM
+            f"the bounds of '{text}' must be two numbers from 0 to {MOST}, the smaller one first", hint=_FORM
         )
     if step < 1 or (most - least) % step:
         raise UsageError(f"'{text}': {most} is no whole number of steps of {step} above {least}", hint=_FORM)
@@ -144,8 +144,9 @@ def _compare(specializer: Specializer, size: Mapping[str, int], wanted: Graph) -
         except (ValueError, IndexError, InternalError, QCompileError) as error:
             raise _mismatch(size, _difference(got, wanted) or str(error)) from error
     for name, array in expected.items():
+        largest = float(np.abs(array[np.isfinite(array)]).max(initial=0))
         close = found[name].shape == array.shape and np.allclose(
-            found[name], array, _TOLERANCE, _TOLERANCE * float(np.abs(array).max(initial=0)), equal_nan=True
+            found[name], array, _TOLERANCE, _TOLERANCE * largest, equal_nan=True
         )
         if not close:
             raise _mismatch(size, _difference(got, wanted) or f"output '{name}' differs")

@@ -31,7 +31,7 @@ class LogSoftmax(OpDef):
 
     def evaluate(self, attrs: SoftmaxAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Compute in the precision of the operand."""
-        shifted = inputs[0] - inputs[0].max(axis=attrs.axis, keepdims=True)
+        shifted = inputs[0] - inputs[0].max(axis=attrs.axis, keepdims=True, initial=-np.inf)
         return (shifted - np.log(np.exp(shifted).sum(axis=attrs.axis, keepdims=True)),)
 
     def lower(self, node: Node, context: Any) -> None:

@@ -68,7 +68,8 @@ class OpenReshape(OpDef):
         attrs, x = node.attrs, node.inputs[0].shape
 
         def extent(e: Any, size: int, entry: int | None) -> Any:
-            return size if entry is None else e.cast(e.load(1, entry), "int64")
+            # An axis without elements must not end in a division by zero.
+            return size if entry is None else e.max(e.cast(e.load(1, entry), "int64"), 1)
 
         def element(e: Any, i: Any) -> Any:
             index: list[Any] = []

@@ -74,7 +74,7 @@ class Softmax(OpDef):
     def evaluate(self, attrs: SoftmaxAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Compute in the precision of the operand."""
         x = inputs[0]
-        y = np.exp(x - x.max(axis=attrs.axis, keepdims=True))
+        y = np.exp(x - x.max(axis=attrs.axis, keepdims=True, initial=-np.inf))
         y /= y.sum(axis=attrs.axis, keepdims=True)
         return (y,)
 

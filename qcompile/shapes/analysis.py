@@ -205,8 +205,8 @@ def _check(step: Step, value: Value, axes: Axes) -> None:
     for extent, size in zip(axes, value.shape, strict=True):
         if extent is not None and extent.most != size:
             raise step.refuse(f"an axis of {size} elements would have {extent.most}", extent)
-        if extent is not None and extent.least < 1:
-            raise step.refuse("an axis would have no element at the smallest size", extent)
+        if extent is not None and extent.least < 0:
+            raise step.refuse("an axis would have fewer than no elements at the smallest size", extent)
 
 
 def actual(extent: Extent | None, size: int, positions: Mapping[str, int]) -> int:

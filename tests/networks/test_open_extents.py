@@ -198,7 +198,7 @@ def test_smaller_sizes_run_fewer_tiles() -> None:
     [
         ([1, "S", WIDTH], "has no bounds"),
         ([1, "S:5..2", WIDTH], "the smaller one first"),
-        ([1, "S:0..4", WIDTH], "two numbers from 1"),
+        ([1, "S:4..4", WIDTH], "two numbers from 0"),
         ([1, "S:1..8:3", WIDTH], "no whole number of steps"),
         ([1, "S:1-8", WIDTH], "neither a number nor"),
         (["S:1..4", "S:1..8", WIDTH], "two bounds"),
