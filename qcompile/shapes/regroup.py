@@ -71,8 +71,9 @@ def _targets(step: Step, left: range, targets: list[int], opened: dict[int, Exte
     for axis in left:
         total = total * tables.get(axis, x[axis])
     sizes = [y[a] for a in targets]
-    if len(opened) == 1 and JOINT not in symbol and not (total % math.prod(sizes[1:])).any():
-        return [Extent(symbol, tuple((total // math.prod(sizes[1:])).tolist())), *[None] * (len(targets) - 1)]
+    inner = math.prod(sizes[1:])
+    if len(opened) == 1 and JOINT not in symbol and not (total % inner).any():
+        return [Extent(symbol, tuple(int(n) for n in np.ravel(total // inner))), *[None] * (len(targets) - 1)]
     # Two open axes come of two, each as long as one that is known; or of one of which they are factors.
     names = set(symbol.split(JOINT))
     known = [e for e in step.known() if names >= set(e.symbol.split(JOINT))]

@@ -197,6 +197,21 @@ def test_forms_beyond_a_definition_are_refused() -> None:
         import_onnx(proto)
 
 
+@pytest.mark.parametrize(
+    ("op", "shapes", "says"),
+    [
+        ("Conv", [[1, 1, 400, 3, 3], [1, 1, 300, 3, 3]], "300 taps along depth"),
+        ("DeformConv", [[1, 1, 2048, 2048], [1, 1, 3, 3], [1, 18, 2046, 2046]], "points are supported"),
+    ],
+)
+def test_extents_beyond_any_network_are_refused_at_once(op: str, shapes: list[list[int]], says: str) -> None:
+    infos = [helper.make_tensor_value_info(f"i{k}", TensorProto.FLOAT, shape) for k, shape in enumerate(shapes)]
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node(op, [i.name for i in infos], ["y"])], "g", infos, [y])
+    with pytest.raises(UnsupportedOpError, match=says):
+        import_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
+
+
 @pytest.mark.parametrize("name", ["fashion_resnet14", "fashion_mobilenetv2"])
 def test_a_model_that_onnx_runtime_has_optimized(name: str, tmp_path: Path) -> None:
     options = ort.SessionOptions()

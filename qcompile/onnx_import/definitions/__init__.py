@@ -59,7 +59,7 @@ def definition(node: Any, operands: Sequence[Value | None], label: str) -> tuple
     body = Body(node, operands, label)
     try:
         define(body)
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:
         # Attributes or extents that no valid model has.
         body.fail(f"its attributes or inputs do not fit together ({error})")
     return (body.nodes, OPSET) if body.nodes else None

@@ -6,6 +6,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from qcompile.onnx_import.definitions.body import Body
 
 _AXES = 2
+_MOST_POINTS = 1 << 24
+"""Points that may be sampled: beyond any image of a network."""
 _PAIR = 2  # axis of [N · G, taps, 2, H, W] on which the offset down stands before the one across
 
 
@@ -27,6 +30,8 @@ def _deform_conv(body: Body) -> None:
     taps, out = weight[2] * weight[3], body.shape(2)[2:]
     if body.shape(2)[:2] != (batch, groups * taps * _AXES):
         body.fail(f"offsets {list(body.shape(2))} for {taps} taps in {groups} groups")
+    if taps * math.prod(out) > _MOST_POINTS:
+        body.fail(f"{taps} taps at {list(out)} places; at most {_MOST_POINTS} points are supported")
     step, start = _sampling_grid(body, image, out)
     rows = out[0] * taps
     moved = body.reshape(body.input(2), (batch * groups, taps, _AXES, *out))

@@ -13,6 +13,8 @@ from qcompile.onnx_import.definitions.body import Body
 from qcompile.ops.spatial import SAME_MODES, same_pads
 
 _AXES = 3
+_MOST_TAPS = 256
+"""Taps along depth, each of which becomes nodes of its own; no network has windows that deep."""
 
 
 def _numbers(body: Body, name: str, default: int, count: int = _AXES) -> list[int]:
@@ -85,12 +87,20 @@ def _padded(body: Body, x: str, rank: int, axis: int, before: int, after: int) -
     return body.add("Pad", [x, body.constant(pads, "int64")]) if before or after else x
 
 
-def _convolution(body: Body) -> None:
-    if len(body.shape(0)) != _AXES + 2:
-        return
+def _weight(body: Body) -> tuple[int, ...]:
+    """Return the shape of the weights."""
     weight = body.shape(1)
     if len(weight) != _AXES + 2:
         body.fail("a convolution over three axes needs a weight of five axes")
+    if weight[2] > _MOST_TAPS:
+        body.fail(f"a window of {weight[2]} taps along depth; at most {_MOST_TAPS} are supported")
+    return weight
+
+
+def _convolution(body: Body) -> None:
+    if len(body.shape(0)) != _AXES + 2:
+        return
+    weight = _weight(body)
     outputs, inputs, taps, *kernel = weight
     strides, dilations = _numbers(body, "strides", 1), _numbers(body, "dilations", 1)
     pads = _pads(body, [taps, *kernel], strides, dilations)
@@ -122,9 +132,9 @@ def _from_images(body: Body, y: str, n: int, depth: int, channels: int) -> None:
 def _transposed_convolution(body: Body) -> None:
     if len(body.shape(0)) != _AXES + 2:
         return
-    weight = body.shape(1)
-    if len(weight) != _AXES + 2 or body.attr("output_shape") is not None:
-        body.fail("a transposed convolution over three axes needs a weight of five axes, and pads, not output_shape")
+    weight = _weight(body)
+    if body.attr("output_shape") is not None:
+        body.fail("a transposed convolution over three axes needs pads, not output_shape")
     if body.attr("auto_pad", "NOTSET") not in ("NOTSET", "", "VALID"):
         body.fail("auto_pad of a transposed convolution over three axes is not supported")
     group = int(body.attr("group", 1))
