@@ -15,7 +15,7 @@ from qcompile.ir.graph import Graph, Node
 from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import INTEGER, Fact
-from qcompile.quant.byte_pairs import nearest_even, needing_halves
+from qcompile.quant.byte_pairs import MOST_LOSS_DB, nearest_even, needing_halves
 
 Array = npt.NDArray[Any]
 
@@ -59,7 +59,7 @@ class EvenPairs(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (INTEGER,)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(20.0)
 
-    most_loss: float = 0.75
+    most_loss: float = MOST_LOSS_DB
     isa: str = ""
 
     def run(self, graph: Graph, context: PassContext) -> None:

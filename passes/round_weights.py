@@ -13,6 +13,7 @@ from qcompile.ir.graph import Graph
 from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import INTEGER, Fact
+from qcompile.quant.byte_pairs import MOST_LOSS_DB
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class RoundWeights(Pass):
 
     Preconditions: `quantize` ran in the same context, so that the float graph is known.
 
-    Refusals: no calibration samples; growing caches; a transposed convolution; a layer whose original cannot be told.
+    Refusals: no calibration samples; growing caches; a transposed convolution; a layer whose original cannot be told;
+    weights that stay odd since even ones would lose more than `pair_loss`.
 
     Source:
         `qcompile.calibrate.weight_rounding`.
@@ -61,7 +63,7 @@ class RoundWeights(Pass):
     feedback: bool = True
     sweeps: int = 2
     synthetic: int = 0
-    pair_loss: float = 0.75
+    pair_loss: float = MOST_LOSS_DB
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Replace the constants of every layer."""
@@ -97,4 +99,6 @@ class RoundWeights(Pass):
             paired, loss = round_pairs(wanted, scale, integers, hessian, run)
             if loss <= self.pair_loss:
                 integers = paired
+            else:
+                context.skip(data.pair.node, f"even weights would add {loss:.1f} dB to the error of its result")
         replace_weights(rewriter, data, integers, scale)

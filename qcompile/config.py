@@ -103,7 +103,8 @@ class CompileConfig:
         observer: chooses the ranges of activations.
         weights: chooses the scales of weights, "max" or "mse".
         per_channel: one weight scale per output channel.
-        pair_loss: dB by which a layer's error may grow so that kernels multiply pairs of bytes; 0 for not at all.
+        pair_loss: dB by which a layer's error may grow so that kernels multiply pairs of bytes; 0 for not at all, None
+            for as much as the passes choose.
         weight_bits: of weights alone, 8, 4, 2 (ternary) or 1 (the sign); activations stay float32. None for no such
             rounding.
         group_size: neighbouring weights that then share a scale.
@@ -148,7 +149,7 @@ class CompileConfig:
     observer: str = "mse"
     weights: str = "mse"
     per_channel: bool = True
-    pair_loss: float = 0.75
+    pair_loss: float | None = None
     weight_bits: int | None = None
     group_size: int = 32
     store: str = "float32"

@@ -399,9 +399,10 @@ def integer_pipeline(config: CompileConfig, whole: bool = True) -> str:
         "fuse-requantize",
         "quantize-states",
     ]
-    fine = f"round-weights{{pair_loss={config.pair_loss}}},even-pairs{{most_loss={config.pair_loss}}}"
+    loss, options = config.pair_loss, {"round-weights": "pair_loss", "even-pairs": "most_loss"}
+    fine = [name if loss is None else f"{name}{{{option}={loss}}}" for name, option in options.items()]
     tables = 'quantize-weights{operations=["gather"], smallest=65536}'  # rounding a small one gains nothing
-    return ",".join([*steps, fine, tables] if whole else steps)
+    return ",".join([*steps, *fine, tables] if whole else steps)
 
 
 def _run(

@@ -16,6 +16,9 @@ import numpy.typing as npt
 REACH = 128
 """Greatest magnitude of the sum of a pair's weights of one sign that needs no halving, LSB."""
 
+MOST_LOSS_DB = 0.75
+"""By how much the error of a layer may grow so that weights of crowded pairs are even, dB, unless told otherwise."""
+
 Array = npt.NDArray[Any]
 
 
