@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -242,3 +242,25 @@ def spread(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[s
                 continue
         kept.append(sample)
     return kept
+
+
+def unfitted(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[str, Array]]:
+    """Return samples, evenly spread, to check a network on whose layers were corrected on some of them.
+
+    Correction takes samples at even places wherever it does not take all (`spread`), so those at odd places are new
+    to it; where there are only a few, it takes all, and there is nothing new to check on.
+
+    Args:
+        samples: read once.
+        count: to return at most; at least half as many are if there are enough.
+    """
+    first: list[Mapping[str, Array]] = []
+
+    def odd() -> Iterator[Mapping[str, Array]]:
+        for index, sample in enumerate(samples):
+            if index % 2:
+                yield sample
+            elif not index:
+                first.append(sample)
+
+    return spread(odd(), count) or first

@@ -6,19 +6,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
 from qcompile.passmgr import Pass, PassContext, PassManager, PassRecord, PassRegistry, parse_pipeline, print_pipeline
 from qcompile.search.evaluation import Evaluator, Split
-from qcompile.search.leaving import Leaving
-from qcompile.search.plan import Plan, extra_ns, plan_steps
+from qcompile.search.plan import Plan, plan_steps
 from qcompile.search.recipe import Recipe
 from qcompile.search.score import Score
-from qcompile.search.sensitivity import measure_noise, sensitivities
-from qcompile.search.sources import find_sources
+from qcompile.search.sensitivity import measure_all, sensitivities
+from qcompile.search.sources import REST
 from qcompile.search.state import SearchState
 from qcompile.search.user_metric import UserMetric
 
@@ -178,17 +176,11 @@ class Candidates:
         before, _ = Recipe(recipe.split(CALIBRATE)[1]).split(ASSIGN)
         assigned = PassManager(before, (), self.registry).run(graph, context)
         integer = PassManager(parse_pipeline("quantize", self.registry), (), self.registry).run(assigned, context)
-        noises = measure_noise(
-            assigned,
-            find_sources(assigned, integer),
-            self._split.few(FEW),
-            jobs=self._jobs,
-            progress=self._context.progress,
-        )
-        costs = NodeCosts.of(context)
-        steps = plan_steps(assigned, noises, partial(extra_ns, costs=costs))
+        noises = measure_all(assigned, integer, self._split.few(FEW), jobs=self._jobs, progress=self._context.progress)
+        steps = plan_steps(assigned, noises, NodeCosts.of(context))
+        rows = sensitivities([noise for noise in noises if noise.source.kind != REST])
         titles = {n.outputs[0].name: f"{n.op.name} {n.loc or n.outputs[0].name}" for n in assigned.nodes}
-        return Plan(tuple(sensitivities(noises)), steps, Leaving.of(assigned, noises, costs), titles)
+        return Plan(tuple(rows), steps, titles)
 
     def made(self, recipe: Recipe) -> Made:
         """Return what a recipe makes of the float graph; a few of the latest are kept."""

@@ -199,15 +199,14 @@ class Ladder:
         of them in float32.
         """
         plan = self._plan = self._candidates.plan(recipe)
-        allowed = plan.steps[0].noise * 10 ** (-self._goal.shortfall_db(score) / 10) if self._goal.has_accuracy else 0.0
 
         def mixed(step: Step) -> Kept:
-            return plan.leaving.kept(step.names, max(allowed, step.noise))
+            return step.kept
 
         def real(step: Step) -> Kept:
-            return Kept(step.names)
+            return Kept(step.kept.names)
 
-        forms: list[Form] = [mixed, real] if any(mixed(step).wide for step in plan.steps) else [real]
+        forms: list[Form] = [mixed, real] if any(step.kept.wide for step in plan.steps) else [real]
         found: list[tuple[Recipe, Score, Kept]] = []
         for form in forms:
             found.append(self._shortest(recipe, score, plan.steps, form, last=form is forms[-1]))

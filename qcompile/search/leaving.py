@@ -1,16 +1,12 @@
-"""In what a node computes that leaves int8: on 16-bit activations where these do and cost less, else in float32."""
+"""Which nodes leave int8, and in what each may compute then."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qcompile.cost import NodeCosts
-from qcompile.ir.graph import Graph, Node
-from qcompile.search.sensitivity import Noise
-
-_WEIGHTS_SHARE = 0.12
-"""Noise of rounded weights that 16-bit activations may leave behind, as a share of all that is left: half a dB."""
+from qcompile.ir.graph import Node
+from qcompile.search.sources import INT8
 
 
 @dataclass(frozen=True)
@@ -28,56 +24,28 @@ class Kept:
     def __bool__(self) -> bool:
         return bool(self.real or self.wide)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.real, *self.wide)
+
 
 @dataclass(frozen=True)
-class Leaving:
-    """Chooses the precision of nodes that leave int8.
-
-    Sixteen bits take away the noise of a node's activations, not that of its weights. They serve where they cost
-    less than float32 on the target and the weights of all nodes that get them add little.
+class Prices:
+    """How much longer a node takes than in int8, nanoseconds.
 
     Args:
-        weights: noise of the rounded weights of each node for which 16 bits cost less than float32, by the name of
-            its result, over the signal at the worst output.
+        wide: on 16-bit activations; None where it cannot compute on these, or takes no less time than in float32.
+        real: in float32.
     """
 
-    weights: Mapping[str, float]
+    wide: float | None
+    real: float
 
     @staticmethod
-    def of(graph: Graph, noises: Sequence[Noise], costs: NodeCosts) -> Leaving:
-        """Return the choice for a network.
-
-        Args:
-            graph: calibrated float graph whose nodes have a precision.
-            noises: what each source adds at the outputs.
-            costs: of nodes on the target.
-        """
-        weights = {node.outputs[0].name: 0.0 for node in graph.nodes if _wide_is_cheaper(node, costs)}
-        for noise in noises:
-            if noise.source.kind == "weights" and noise.source.node is not None:
-                name = noise.source.node.outputs[0].name
-                if name in weights:
-                    weights[name] += max(noise.outputs, default=0.0)
-        return Leaving(weights)
-
-    def kept(self, names: Iterable[str], left: float) -> Kept:
-        """Return how nodes that leave int8 compute.
-
-        Args:
-            names: of their results.
-            left: noise that is allowed, or that their leaving leaves behind where that is more; the unit of `weights`.
-        """
-        names = tuple(names)
-        allowed, wide = _WEIGHTS_SHARE * left, set()
-        for name in sorted((n for n in names if n in self.weights), key=lambda n: (self.weights[n], n)):
-            allowed -= self.weights[name]
-            if allowed < 0.0:
-                break
-            wide.add(name)
-        return Kept(tuple(n for n in names if n not in wide), tuple(n for n in names if n in wide))
-
-
-def _wide_is_cheaper(node: Node, costs: NodeCosts) -> bool:
-    if node.op.integer_obstacle(node) or node.op.int16_obstacle(node):
-        return False
-    return costs.node(node, "int16").ns < costs.node(node, "float32").ns
+    def of(node: Node, costs: NodeCosts) -> Prices:
+        """Return the prices of a node of a float graph on the target."""
+        own = costs.node(node, INT8).ns
+        wide, real = (costs.node(node, precision).ns - own for precision in ("int16", "float32"))
+        possible = not (node.op.integer_obstacle(node) or node.op.int16_obstacle(node))
+        return Prices(wide if possible and wide < real else None, real)

@@ -1,18 +1,20 @@
-"""In which order nodes leave int8, so that each step takes away the most noise for its time."""
+"""In which order nodes leave int8, and for what, so that each step takes away the most noise for its time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from qcompile.cost import NodeCosts
-from qcompile.ir.graph import Graph, Node
-from qcompile.search.leaving import Leaving
+from qcompile.ir.graph import Graph
+from qcompile.ir.opdef import Quantization
+from qcompile.search.leaving import Kept, Prices
 from qcompile.search.sensitivity import Noise, Sensitivity
-from qcompile.search.sources import INT8
+from qcompile.search.sources import INT8, TENSOR
 
 _LEAST_NS = 1.0
 """Time counted for a node that costs the same in both precisions: no step is free."""
@@ -23,12 +25,25 @@ class Step:
     """A prefix of the plan.
 
     Args:
-        names: results of all nodes kept out of int8 so far, in order of computation.
+        kept: all nodes that left int8 so far, in order of computation.
         noise: predicted noise over signal at the worst output.
     """
 
-    names: tuple[str, ...]
+    kept: Kept
     noise: float
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a plan may cost.
+
+    Args:
+        ns: time to add at most, nanoseconds.
+        macs: multiply-accumulates to take from int8 at most.
+    """
+
+    ns: float = inf
+    macs: float = inf
 
 
 @dataclass(frozen=True)
@@ -37,14 +52,12 @@ class Plan:
 
     Args:
         sensitivities: what each node does to the outputs, the most harmful first.
-        steps: in which order nodes leave int8.
-        leaving: in what they then compute.
+        steps: in which order nodes leave int8, and for what.
         titles: operation and ONNX name of each node, by the name of its result.
     """
 
     sensitivities: tuple[Sensitivity, ...]
     steps: list[Step]
-    leaving: Leaving
     titles: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -52,79 +65,184 @@ class Plan:
         return {
             "nodes": [asdict(row) for row in self.sensitivities],
             "steps": [asdict(step) for step in self.steps],
-            "wide": dict(self.leaving.weights),
             "titles": dict(self.titles),
         }
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Plan:
         """Return the plan that `to_json` wrote."""
-        steps = [Step(tuple(step["names"]), step["noise"]) for step in fields["steps"]]
+        kept = [{where: tuple(names) for where, names in step["kept"].items()} for step in fields["steps"]]
+        steps = [Step(Kept(**names), step["noise"]) for names, step in zip(kept, fields["steps"], strict=True)]
         rows = tuple(Sensitivity(**row) for row in fields["nodes"])
-        return Plan(rows, steps, Leaving(fields["wide"]), fields["titles"])
+        return Plan(rows, steps, fields["titles"])
 
 
-def plan_steps(graph: Graph, noises: Sequence[Noise], extra: Callable[[Node], float]) -> list[Step]:
+def plan_steps(
+    graph: Graph, noises: Sequence[Noise], costs: NodeCosts, limit: Limit | None = None, start: Kept | None = None
+) -> list[Step]:
     """Return the steps from everything in int8 to nothing that adds noise.
 
     Each step removes one source, with all nodes that must leave int8 for that; of all sources the one that takes
-    the most noise from the worst output for the time it costs, noises that vanish along with it included. Noises
-    are taken as independent, so that their powers add.
+    the most noise from the worst output for the time it costs, noises that vanish along with it included. Nodes
+    leave for 16-bit activations where these take away the noise and cost less than float32: they leave that of the
+    weights, and a rest of that of tensors, for which a later step may bring them to float32. Noises are taken as
+    independent, so that their powers add.
 
     Args:
         graph: calibrated float graph whose nodes have a precision.
         noises: what each source adds at the outputs.
-        extra: how much longer a node takes where it leaves int8, nanoseconds.
+        costs: of nodes on the target.
+        limit: of all steps together; a step that would exceed it is left out.
+        start: nodes that have left int8 before the first step.
 
     Returns:
-        Steps, the first of which keeps everything in int8.
+        Steps, the first of which is the start.
     """
-    return _Planner(graph, noises, extra).steps()
+    return _Planner(graph, noises, costs, limit or Limit(), start or Kept()).steps()
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where nodes are, each a bit.
+
+    Args:
+        out: those that left int8.
+        real: those of them that compute in float32.
+    """
+
+    out: int
+    real: int
+
+    def without(self, other: _Places) -> _Places:
+        return _Places(self.out & ~other.out, self.real & ~other.real)
+
+    def along_with(self, other: _Places) -> _Places:
+        return _Places(self.out | other.out, self.real | other.real)
+
+    def __bool__(self) -> bool:
+        return bool(self.out or self.real)
+
+
+@dataclass(frozen=True)
+class _Need:
+    """Where nodes must be for a noise to vanish.
+
+    A layer on int8 gives 16 bits to a reader that asks for them, and stays unless all its readers go to float32.
+
+    Args:
+        places: of the nodes that always count.
+        maker: of the layer, none for other noises.
+        readers: bits of the readers that can ask for 16 bits.
+    """
+
+    places: _Places
+    maker: _Places = _Places(0, 0)
+    readers: int = 0
+
+    def missing(self, places: _Places) -> _Places:
+        """Return where nodes must go, of those that are elsewhere."""
+        needed = self.places
+        if not self.readers & ~(places.real | needed.real):
+            needed = needed.along_with(self.maker)
+        return needed.without(places)
 
 
 class _Planner:
-    def __init__(self, graph: Graph, noises: Sequence[Noise], extra: Callable[[Node], float]) -> None:
+    def __init__(self, graph: Graph, noises: Sequence[Noise], costs: NodeCosts, limit: Limit, start: Kept) -> None:
         self._nodes = [node for node in graph.nodes if node.precision == INT8]
-        bit = {node: 1 << index for index, node in enumerate(self._nodes)}
-        self._cost = [max(extra(node), _LEAST_NS) for node in self._nodes]
-        self._removal = [sum(bit[node] for node in n.source.removal if node in bit) for n in noises]
+        self._bit = {node: 1 << index for index, node in enumerate(self._nodes)}
+        self._prices = [Prices.of(node, costs) for node in self._nodes]
+        self._macs = [node.op.macs(node) for node in self._nodes]
+        self._limit = limit
         self._noise = np.array([n.outputs for n in noises], np.float64).reshape(len(noises), len(graph.outputs))
+        self._needs = [self._need(noise) for noise in noises]
         self._touching: dict[int, list[int]] = {}
-        for index, nodes in enumerate(self._removal):
-            for node in _bits(nodes):
+        for index, need in enumerate(self._needs):
+            for node in _bits(need.places.out):
                 self._touching.setdefault(node, []).append(index)
-        self._left = {index for index, nodes in enumerate(self._removal) if nodes}
-        self._float = 0
+        named = {node.outputs[0].name: bit for node, bit in self._bit.items()}
+        out, real = (sum(named[name] for name in names if name in named) for names in (start.names, start.real))
+        self._left = {index for index, need in enumerate(self._needs) if need.places}
+        self._places = _Places(0, 0)
+        self._move(_Places(out, real))
+
+    def _need(self, noise: Noise) -> _Need:
+        source, made = noise.source, noise.source.value.producer
+        out = sum(self._bit[node] for node in source.removal if node in self._bit)
+        if source.kind != TENSOR:
+            return _Need(_Places(out, out))
+        widened = sum(1 << index for index in _bits(out) if self._prices[index].wide is not None)
+        own = self._bit.get(made, 0) & out if made is not None else 0
+        if made is None or made.op.integer is not Quantization.ACCUMULATE or not out & ~own:
+            return _Need(_Places(out, out & ~widened))
+        rest = out & ~own
+        return _Need(_Places(rest, rest & ~widened), _Places(own, own & ~widened), rest & widened)
 
     def steps(self) -> list[Step]:
         made = [self._step()]
-        while self._left:
-            self._float |= self._removal[self._best()]
-            self._left = {i for i in self._left if self._removal[i] & ~self._float}
+        while (found := self._best()) is not None:
+            self._move(self._way(found))
             made.append(self._step())
         return made
 
+    def _move(self, need: _Places) -> None:
+        self._limit = self._rest_of_limit(need.without(self._places))
+        self._places = self._places.along_with(need)
+        self._left = {index for index in self._left if self._needs[index].missing(self._places)}
+
+    def _rest_of_limit(self, moved: _Places) -> Limit:
+        macs = sum(self._macs[index] for index in _bits(moved.out))
+        return Limit(self._limit.ns - self._price(moved), self._limit.macs - macs)
+
+    def _price(self, moved: _Places) -> float:
+        """Return what it costs to move nodes, nanoseconds."""
+        total = 0.0
+        for index in _bits(moved.out | moved.real):
+            price, bit = self._prices[index], 1 << index
+            paid = (price.wide or 0.0) if not moved.out & bit else 0.0
+            total += max((price.real if moved.real & bit or price.wide is None else price.wide) - paid, _LEAST_NS)
+        return total
+
     def _step(self) -> Step:
-        chosen = [node for index, node in enumerate(self._nodes) if self._float >> index & 1]
-        return Step(tuple(node.outputs[0].name for node in chosen), float(self._total().max(initial=0.0)))
+        names = {1 << index: node.outputs[0].name for index, node in enumerate(self._nodes)}
+        real = tuple(name for bit, name in names.items() if self._places.real & bit)
+        wide = tuple(name for bit, name in names.items() if self._places.out & ~self._places.real & bit)
+        return Step(Kept(real, wide), float(self._total().max(initial=0.0)))
 
     def _total(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         return np.asarray(self._noise[sorted(self._left)].sum(axis=0), np.float64)
 
-    def _best(self) -> int:
-        """Return the source whose removal is worth the most."""
-        worst = int(self._total().argmax())
-        left = sorted(self._left)
+    def _best(self) -> int | None:
+        """Return the source whose removal is worth the most of those that may still be paid; None for none."""
+        worst = int(self._total().argmax()) if self._left else 0
+        best, most = None, (-inf, -inf)
+        for index in sorted(self._left):
+            moved = self._way(index)
+            rest = self._rest_of_limit(moved)
+            if rest.ns < 0.0 or rest.macs < 0.0:
+                continue
+            after = self._places.along_with(moved)
+            gone = [i for i in self._touched(moved) if i in self._left and not self._needs[i].missing(after)]
+            cost = self._price(moved)
+            worth = (float(self._noise[gone, worst].sum()) / cost, -cost)
+            if worth > most:
+                best, most = index, worth
+        return best
 
-        def worth(index: int) -> tuple[float, float]:
-            after = self._float | self._removal[index]
-            moved = list(_bits(self._removal[index] & ~self._float))
-            touched = sorted({i for node in moved for i in self._touching[node]})
-            gone = [i for i in touched if i in self._left and not self._removal[i] & ~after]
-            cost = sum(self._cost[node] for node in moved)
-            return float(self._noise[gone, worst].sum()) / cost, -cost
+    def _way(self, index: int) -> _Places:
+        """Return where nodes go for a noise to vanish, and for none of those to come back that are gone."""
+        moved = self._needs[index].missing(self._places)
+        while True:
+            after = self._places.along_with(moved)
+            back = [self._needs[i].missing(after) for i in self._touched(moved) if i not in self._left]
+            if not any(back):
+                return moved
+            for missing in back:
+                moved = moved.along_with(missing)
 
-        return max(left, key=worth)
+    def _touched(self, moved: _Places) -> list[int]:
+        """Return the noises that nodes have to do with, in order."""
+        return sorted({i for node in _bits(moved.out | moved.real) for i in self._touching.get(node, ())})
 
 
 def _bits(number: int) -> Iterator[int]:
@@ -133,8 +251,3 @@ def _bits(number: int) -> Iterator[int]:
         lowest = number & -number
         yield lowest.bit_length() - 1
         number ^= lowest
-
-
-def extra_ns(node: Node, costs: NodeCosts) -> float:
-    """Return how much longer a node takes in float32 than in int8, nanoseconds."""
-    return costs.node(node, "float32").ns - costs.node(node, INT8).ns

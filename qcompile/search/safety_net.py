@@ -1,56 +1,62 @@
 """What the default recipe does where plain int8 is not accurate enough: a few nodes leave int8, and it says so.
 
-Every int8 network is checked on some calibration samples. Where an output falls short of its target, the nodes that
-spoil it most for the time they save leave int8, until the target is met or the price is too high: for 16-bit
-activations where these do and cost less, else for float32. Targets are those of the outputs' use, as far as their
-shapes tell it; an exact metric needs labels and `--accuracy auto`.
+Every int8 network is checked on some calibration samples, if possible on such as no weights were fitted to. Where an
+output could be nearer to float for next to nothing, the nodes that spoil it leave int8. Where it falls short of its
+target, those follow that spoil it most for the time they save, until the target is met or the price is too high: for
+16-bit activations where these take the noise away and cost less, else for float32. Targets are those of the outputs'
+use, as far as their shapes tell it; an exact metric needs labels and `--accuracy auto`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import pairwise
 
-from qcompile.calibrate.layer_correction import spread
+from qcompile.calibrate.calibration_set import usual_count
+from qcompile.calibrate.layer_correction import LAYERS, spread, unfitted
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.passmgr import PassContext, PassRecord
 from qcompile.search.drop import is_classifier, single_shape
 from qcompile.search.evaluation import Evaluator
-from qcompile.search.leaving import Kept, Leaving
-from qcompile.search.plan import Step, extra_ns, plan_steps
+from qcompile.search.leaving import Kept
+from qcompile.search.plan import Limit, Step, plan_steps
 from qcompile.search.score import mac_shares
-from qcompile.search.sensitivity import measure_noise
-from qcompile.search.sources import find_sources
+from qcompile.search.sensitivity import measure_all
+from qcompile.search.sources import WEIGHTS
 
 CLASSES_DB, STATE_DB, SIGNAL_DB = 25.0, 48.0, 48.0
 """SQNR to reach at class scores; at a state, whose error is fed back; at everything else, where noise shows."""
 
-LEAST_DB = 20.0
-"""SQNR to reach at any price."""
+LEAST_DB, GOOD_DB = 20.0, 48.0
+"""SQNR to reach at any price, and to come near to for next to nothing."""
 
 MOST_TIME, MOST_NS = 0.25, 20_000.0
 """Modelled time to add for the targets: this share, or so many nanoseconds, which nobody notices."""
+
+CHEAP_TIME, CHEAP_NS = 0.05, 2_000.0
+"""Modelled time that is next to nothing: this share, or so many nanoseconds."""
 
 CONV_MACS, OTHER_MACS = 0.05, 0.15
 """Share of the multiply-accumulates to take from int8 for the targets, in networks of convolutions and in others."""
 
 CHECKED, MEASURED = 8, 2
-"""Samples on which a network is checked, and on which the noise of each node is measured."""
+"""Samples on which a network is checked, and on which the noise of each node is measured; more of small networks."""
 
-_MACS, _LEAST_RUNS, _MOST_RUNS = 1e10, 8.0, 60.0
+_MACS, _LEAST_RUNS, _MOST_RUNS = 1e10, 40.0, 60.0
 """Multiply-accumulates to spend on one sample's measurements, and the runs of the network that this may be."""
 
-_ROUNDING_DB = 20.0
-"""What rounding weights by layer gains at most, as a rule."""
+_ROUNDED = 0.25
+"""Share of the noise of its weights that rounding them by layer leaves, as a rule."""
 
-_FLAT_DB = 0.5
-"""Steps at the end that gain less than this are taken back."""
+_FLAT_DB, _WORTH_DB = 0.5, 1.0
+"""Steps at the end that gain less are not taken; nor is what costs next to nothing, but gains less."""
 
-_HALVINGS = 2
-"""How often nodes that 16-bit activations do not serve are halved to find those that they do serve."""
+_NEAR_DB = 3.0
+"""What misses its targets by more than this, as predicted, is not tried with the slow passes."""
+
+_TRIES = 2
+"""Networks to make with the slow passes for the least SQNR."""
 
 _SHOWN = 4
 """Nodes named in a note."""
@@ -113,169 +119,176 @@ def protect(calibrated: Graph, run: Run, context: PassContext) -> Protected:
     return _Net(calibrated, run, context).secured()
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """A network and the SQNR at each of its outputs, dB."""
+
+    made: Protected
+    ratios: list[float]
+
+    def margin(self, goals: Sequence[float]) -> float:
+        """Return by how much the worst output exceeds its goal, dB."""
+        return min(db - goal for db, goal in zip(self.ratios, goals, strict=True))
+
+
 class _Net:
     def __init__(self, calibrated: Graph, run: Run, context: PassContext) -> None:
         assert context.samples is not None
         self._calibrated, self._run, self._context = calibrated, run, context
-        self._samples = spread(context.samples(), CHECKED)
+        self._samples = unfitted(context.samples(), usual_count(calibrated, CHECKED))
         self._evaluator = Evaluator(calibrated, self._samples)
         self._targets = targets(calibrated)
         self._costs = NodeCosts.of(context)
-        self._ratios: dict[Kept, list[float]] = {}
+        self._plain = self._checked(Kept(), whole=False)
 
-    def _margin(self, graph: Graph, least: float | None = None) -> float:
-        """Return by how much the worst output exceeds its target, dB."""
-        return self._least_margin(self._evaluator.output_db(graph), least)
-
-    def _least_margin(self, ratios: Sequence[float], least: float | None) -> float:
-        return min(db - (least if least is not None else goal) for db, goal in zip(ratios, self._targets, strict=True))
+    def _checked(self, kept: Kept, *, whole: bool = True) -> _Checked:
+        made = Protected(*self._run(kept, whole), kept)
+        return _Checked(made, self._evaluator.output_db(made.graph))
 
     def secured(self) -> Protected:
         """Return the network as it is, or a better one."""
-        plain = self._quick(Kept())
-        quick = self._margin(plain)
-        gain, best = 0.0, None
-        if quick >= -_ROUNDING_DB:
-            best = Protected(*self._run(Kept(), True), Kept())
-            margin = self._margin(best.graph)
-            if margin >= 0.0:
-                return best
-            gain = margin - quick
-        # What is too far from its targets for the slow passes goes through them only once, with what it needs.
-        steps = self._plan()
-        affordable = self._within_budget(steps, plain)
-        best = self._better(best, self._shortest(affordable, gain) if len(affordable) > 1 else Kept())
-        if self._margin(best.graph, LEAST_DB) < 0.0:
-            best = self._better(best, self._at_any_price(steps, best))
-        self._report(best, plain)
-        return best
+        good, least = ([db] * len(self._targets) for db in (GOOD_DB, LEAST_DB))
+        if self._plain.margin(good) >= 0.0:
+            return self._checked(Kept()).made
+        self._measure()
+        cheap = self._worthwhile(self._affordable(good, CHEAP_TIME, CHEAP_NS))
+        steps = self._affordable(self._targets, MOST_TIME, MOST_NS, start=cheap)
+        best = None
+        # What is predicted to be far from its targets goes through the slow passes only with what it needs.
+        if steps[0].noise <= _power(_NEAR_DB):
+            best = self._checked(cheap)
+        if best is None or best.margin(self._targets) < 0.0:
+            best = self._better(best, steps[self._shortest(steps, best)].kept, self._targets)
+        if best.margin(least) < 0.0:
+            best = self._extended(best, self._steps(least, start=best.made.kept), least)
+        self._report(best)
+        return best.made
 
-    def _quick(self, kept: Kept) -> Graph:
-        return self._run(kept, False)[0]
-
-    def _quick_margin(self, kept: Kept, least: float | None = None) -> float:
-        """Return the margin without the slow passes; several searches ask for that of the same nodes."""
-        if kept not in self._ratios:
-            self._ratios[kept] = self._evaluator.output_db(self._quick(kept))
-        return self._least_margin(self._ratios[kept], least)
-
-    def _better(self, known: Protected | None, kept: Kept) -> Protected:
+    def _better(self, known: _Checked | None, kept: Kept, goals: Sequence[float]) -> _Checked:
         """Return the network with nodes out of int8, if it is more accurate than the one known."""
-        found = self._settled(kept)
-        return found if known is None or self._margin(found.graph) > self._margin(known.graph) else known
+        if known is not None and kept == known.made.kept:
+            return known
+        found = self._checked(kept)
+        return found if known is None or found.margin(goals) > known.margin(goals) else known
 
-    def _settled(self, kept: Kept) -> Protected:
-        """Return the network with nodes out of int8: all in float32 where 16 bits lose more behind the slow passes.
-
-        Rounding weights takes away most noise of the layers that stay; that of the weights behind 16 bits then shows.
-        """
-        found = Protected(*self._run(kept, True), kept)
-        if not kept.wide:
-            return found
-        real = Kept((*kept.real, *kept.wide))
-        other = Protected(*self._run(real, True), real)
-        return found if self._margin(found.graph) >= self._margin(other.graph) - _FLAT_DB else other
-
-    def _plan(self) -> list[Step]:
-        """Return the order in which nodes leave int8; noises are relative to what the targets allow."""
-        assigned, integer = self._assigned()
-        macs = max(1, sum(node.op.macs(node) for node in assigned.nodes))
-        noises = measure_noise(
-            assigned,
-            find_sources(assigned, integer),
-            spread(self._samples, MEASURED),
-            work=min(max(_MACS / macs, _LEAST_RUNS), _MOST_RUNS),
-            progress=self._context.progress,
-        )
-        allowed = [10 ** (-goal / 10) for goal in self._targets]
-        relative = [
-            replace(noise, outputs=tuple(n / a for n, a in zip(noise.outputs, allowed, strict=True)))
-            for noise in noises
-        ]
-        self._nodes = {node.outputs[0].name: node for node in assigned.nodes}
-        self._leaving = Leaving.of(assigned, relative, self._costs)
-        return plan_steps(assigned, relative, partial(extra_ns, costs=self._costs))
-
-    def _assigned(self) -> tuple[Graph, Graph]:
+    def _measure(self) -> None:
+        """Learn what each node costs, and what its rounding does to the outputs."""
         from qcompile.passmgr import PassManager
 
         context = replace(self._context, notes=[], skips=[])
-        assigned = PassManager("assign-precision").run(self._calibrated, context)
-        return assigned, PassManager("quantize").run(assigned, context)
+        self._assigned = PassManager("assign-precision").run(self._calibrated, context)
+        self._nodes = {node.outputs[0].name: node for node in self._assigned.nodes}
+        self._macs = {name: node.op.macs(node) for name, node in self._nodes.items()}
+        work = _MACS / max(1, sum(self._macs.values()))
+        self._noises = measure_all(
+            self._assigned,
+            PassManager("quantize").run(self._assigned, context),
+            spread(self._samples, usual_count(self._calibrated, MEASURED)),
+            work=min(max(work, _LEAST_RUNS), _MOST_RUNS),
+            progress=self._context.progress,
+        )
 
-    def _within_budget(self, steps: Sequence[Step], graph: Graph) -> list[Step]:
-        """Return the steps that the budget allows, the first of which keeps nothing in float32."""
-        budget = max(MOST_TIME * self._costs.graph_ms(graph) * 1e6, MOST_NS)
-        macs = sum(node.op.macs(node) for node in self._nodes.values())
-        convolved = sum(node.op.macs(node) for node in self._nodes.values() if node.op.name.startswith("conv"))
-        share = CONV_MACS if not _states(self._calibrated) and convolved > macs / 2 else OTHER_MACS
-        chosen = [Step((), steps[0].noise)]
-        for before, step in pairwise(steps):
-            names = set(chosen[-1].names) | (set(step.names) - set(before.names))
-            # At the price of float32: where 16 bits serve is seen once the nodes are known.
-            real = tuple(n for n in step.names if n in names)
-            # One that costs too much is left out; what comes behind may be cheaper.
-            if self._extra_ns(real) <= budget and self._macs(real) <= share * macs:
-                chosen.append(Step(real, step.noise))
-        return chosen
+    def _steps(self, goals: Sequence[float], limit: Limit | None = None, start: Kept | None = None) -> list[Step]:
+        """Return the order in which nodes leave int8; noises are relative to what the goals allow."""
+        relative = []
+        for noise in self._noises:
+            node = noise.source.node
+            rounded = noise.source.kind == WEIGHTS and node is not None and node.op.name in LAYERS
+            left = _ROUNDED if rounded else 1.0
+            outputs = tuple(left * n * _power(goal) for n, goal in zip(noise.outputs, goals, strict=True))
+            relative.append(replace(noise, outputs=outputs))
+        return plan_steps(self._assigned, relative, self._costs, limit, start)
 
-    def _extra_ns(self, names: Sequence[str]) -> float:
-        """Return how much longer nodes take in float32 than in int8, nanoseconds."""
-        return sum(max(0.0, extra_ns(self._nodes[name], self._costs)) for name in names)
+    def _affordable(self, goals: Sequence[float], time: float, ns: float, start: Kept | None = None) -> list[Step]:
+        """Return the steps that add no more than a share of the time, or so many nanoseconds, and leave enough int8."""
+        most = max(time * self._costs.graph_ms(self._plain.made.graph) * 1e6, ns)
+        share = CONV_MACS if self._convolves() else OTHER_MACS
+        steps = self._steps(goals, Limit(most, share * sum(self._macs.values())), start)
+        # Conversions cost as well, and nodes may move along with their neighbours.
+        low, high = 0, len(steps)
+        while high - low > 1:
+            index = high - 1 if high == len(steps) else (low + high) // 2
+            low, high = (index, high) if self._fits(steps[index].kept, most, share) else (low, index)
+        return steps[:high]
 
-    def _macs(self, names: Sequence[str]) -> int:
-        return sum(self._nodes[name].op.macs(self._nodes[name]) for name in names)
+    def _fits(self, kept: Kept, ns: float, share: float) -> bool:
+        before, after = self._plain.made.graph, self._run(kept, False)[0]
+        added = (self._costs.graph_ms(after) - self._costs.graph_ms(before)) * 1e6
+        taken = mac_shares(before)["int8"] - mac_shares(after)["int8"]
+        return added <= ns and taken <= share
 
-    def _shortest(self, steps: Sequence[Step], gain: float) -> Kept:
-        """Return the shortest step that meets the targets, or comes as near to them as the last."""
-        reached = self._quick_margin(Kept(steps[-1].names)) + gain
-        wanted = min(reached - _FLAT_DB, 0.0)
-        return self._cheapest(self._first(steps, wanted - gain, None), wanted - gain, None)
+    def _convolves(self) -> bool:
+        """Return whether this is a network of convolutions without states."""
+        convolved = sum(macs for name, macs in self._macs.items() if self._nodes[name].op.name.startswith("conv"))
+        return not _states(self._calibrated) and convolved > sum(self._macs.values()) / 2
 
-    def _at_any_price(self, steps: Sequence[Step], best: Protected) -> Kept:
-        """Return the shortest step that meets the least SQNR."""
-        gain = max(0.0, self._margin(best.graph) - self._quick_margin(best.kept))
-        return self._cheapest(self._first(steps, -gain, LEAST_DB), -gain, LEAST_DB)
+    def _worthwhile(self, steps: Sequence[Step]) -> Kept:
+        """Return the shortest of the steps that comes near to its goals, if that gains enough."""
+        step = steps[self._needed(steps, 1.0)]
+        return step.kept if step.noise <= steps[0].noise * _power(-_WORTH_DB) else Kept()
 
-    def _first(self, steps: Sequence[Step], wanted: float, least: float | None) -> Step:
-        """Return the shortest step that has a margin with its nodes in float32; the last where none is known to."""
-        low, high = 0, len(steps) - 1
+    def _needed(self, steps: Sequence[Step], noise: float) -> int:
+        """Return the shortest step whose predicted noise is low enough, or hardly above that of the last."""
+        enough = max(noise, steps[-1].noise * _power(_FLAT_DB))
+        return next(index for index, step in enumerate(steps) if step.noise <= enough)
+
+    def _shortest(self, steps: Sequence[Step], known: _Checked | None) -> int:
+        """Return the shortest step that meets the targets, or comes as near to them as the last.
+
+        Both must say so: the prediction, which knows nothing of how errors act together, and a check without the slow
+        passes, in which the weights may hide what activations cost.
+
+        Args:
+            steps: of a plan for the targets.
+            known: network of the first step, if it was made.
+        """
+        noise, gain = 1.0, 0.0
+        if known is not None:
+            margin = known.margin(self._targets)
+            noise, gain = steps[0].noise * _power(margin), margin - self._quick_margin(steps[0])
+        low, high = self._needed(steps, noise), len(steps) - 1
+        enough = min(self._quick_margin(steps[high]) - _FLAT_DB, -gain)
+        if self._quick_margin(steps[low]) >= enough:
+            return low
         while high - low > 1:
             middle = (low + high) // 2
-            if self._quick_margin(Kept(steps[middle].names), least) >= wanted:
-                high = middle
-            else:
-                low = middle
-        return steps[high]
+            low, high = (low, middle) if self._quick_margin(steps[middle]) >= enough else (middle, high)
+        return high
 
-    def _cheapest(self, step: Step, wanted: float, least: float | None) -> Kept:
-        """Return the nodes of a step, as many of them on 16-bit activations as leave it its margin."""
-        wide = self._leaving.kept(step.names, max(1.0, step.noise)).wide
-        if not wide:
-            return Kept(step.names)
-        enough = min(wanted, self._quick_margin(Kept(step.names), least)) - _FLAT_DB
+    def _quick_margin(self, step: Step) -> float:
+        """Return the margin to the targets without the slow passes."""
+        return self._checked(step.kept, whole=False).margin(self._targets)
 
-        def widened(more: Sequence[str], known: Kept, halvings: int) -> Kept:
-            """Give some nodes 16 bits, or else those of their halves that leave the margin."""
-            chosen = {*known.wide, *more}
-            trial = Kept(tuple(n for n in step.names if n not in chosen), tuple(n for n in step.names if n in chosen))
-            if self._quick_margin(trial, least) >= enough:
-                return trial
-            if not halvings or len(more) < 2:
-                return known
-            middle = len(more) // 2
-            return widened(more[middle:], widened(more[:middle], known, halvings - 1), halvings - 1)
+    def _extended(self, known: _Checked, steps: Sequence[Step], goals: Sequence[float]) -> _Checked:
+        """Return the network with more nodes out of int8, the fewest that meet goals, as long as that makes it better.
 
-        return widened(wide, Kept(step.names), _HALVINGS)
+        Args:
+            known: network of the first step.
+            steps: of a plan for the goals.
+            goals: one for each output.
+        """
+        best, index = known, 0
+        for _ in range(_TRIES):
+            # What was predicted is right up to a factor, which the network made last tells.
+            following = self._needed(steps, steps[index].noise * _power(best.margin(goals)))
+            if best.margin(goals) >= 0.0 or following <= index:
+                break
+            found = self._checked(steps[following].kept)
+            if found.margin(goals) < best.margin(goals) + _FLAT_DB:
+                break
+            best, index = found, following
+        return best
 
-    def _report(self, best: Protected, plain: Graph) -> None:
+    def _report(self, best: _Checked) -> None:
         """Tell the user what left int8, what that gives and what it costs."""
-        before, after = (min(self._evaluator.output_db(graph)) for graph in (plain, best.graph))
-        if best.kept:
-            time = self._costs.graph_ms(best.graph) / self._costs.graph_ms(plain) - 1
-            shares = [f"{100 * s:.1f} % in {p}" for p, s in mac_shares(best.graph).items() if s or p == "int8"]
+        before, after = min(self._plain.ratios), min(best.ratios)
+        if best.made.kept:
+            # The slow passes change tables, too, which says nothing of the nodes that left int8.
+            plain, graph = self._plain.made.graph, self._run(best.made.kept, False)[0]
+            time = self._costs.graph_ms(graph) / self._costs.graph_ms(plain) - 1
+            shares = [f"{100 * s:.1f} % in {p}" for p, s in mac_shares(graph).items() if s or p == "int8"]
             self._context.note(
-                f"{self._named(best.kept)} for accuracy: SQNR {before:.1f} → {after:.1f} dB at the worst output, "
+                f"{self._named(best.made.kept)} for accuracy: SQNR {before:.1f} → {after:.1f} dB at the worst output, "
                 f"MACs {', '.join(shares)}, {100 * time:+.0f} % modelled time"
             )
         if after < LEAST_DB:
@@ -298,3 +311,8 @@ class _Net:
 
 def _title(node: Node) -> str:
     return f"{node.op.name} {node.loc or node.outputs[0].name}"
+
+
+def _power(db: float) -> float:
+    """Return the ratio of two powers that so many decibels are."""
+    return float(10 ** (db / 10))

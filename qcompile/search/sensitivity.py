@@ -23,7 +23,7 @@ from qcompile.ops.sized_run import NodeRun
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.search.evaluation import deviation_power
 from qcompile.search.processes import run_tasks
-from qcompile.search.sources import Source
+from qcompile.search.sources import WEIGHTS, Source, find_sources, wider
 
 Array = npt.NDArray[Any]
 Sample = Mapping[str, Array]
@@ -33,6 +33,10 @@ WORK = 250.0
 
 _CHUNK = 8.0
 """Work of one task, in runs of the whole network; each task also runs the network once."""
+
+_MATTERS = 0.01
+"""Share of all noise at an output from which on a tensor is measured with 16 bits, too; and share of its own from
+which on what these leave is worth a thought."""
 
 _TINY = 1e-300
 
@@ -69,6 +73,37 @@ class Sensitivity:
     sqnr_db: float
     weights_db: float | None
     exact: bool
+
+
+def measure_all(
+    graph: Graph,
+    integer: Graph,
+    samples: Sequence[Sample],
+    *,
+    jobs: int = 1,
+    work: float = WORK,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[Noise]:
+    """Return what each source of a network adds at the outputs, and what 16 bits leave of those that matter.
+
+    Args:
+        graph: calibrated float graph whose nodes have a precision.
+        integer: what `quantize` makes of it.
+        samples: as for `measure_noise`.
+        jobs: as there.
+        work: as there.
+        progress: as there.
+    """
+    noises = measure_noise(graph, find_sources(graph, integer), samples, jobs=jobs, work=work, progress=progress)
+    total = [sum(at_output) for at_output in zip(*(n.outputs for n in noises), strict=True)]
+    pairs = [(n, wide) for n in noises if _matters(n.outputs, total) and (wide := wider(n.source)) is not None]
+    rests = measure_noise(graph, [wide for _, wide in pairs], samples, jobs=jobs, work=work, progress=progress)
+    kept = [rest for (n, _), rest in zip(pairs, rests, strict=True) if _matters(rest.outputs, n.outputs)]
+    return [*noises, *kept]
+
+
+def _matters(noises: Sequence[float], others: Sequence[float]) -> bool:
+    return any(noise > _MATTERS * other for noise, other in zip(noises, others, strict=True))
 
 
 def measure_noise(
@@ -299,7 +334,7 @@ def sensitivities(noises: Sequence[Noise]) -> list[Sensitivity]:
     rows = []
     for name, group in groups.items():
         node = group[0].source.node
-        weights = [n for n in group if n.source.kind == "weights"]
+        weights = [n for n in group if n.source.kind == WEIGHTS]
         exact = all(n.exact for n in group)
         weights_db = worst_db(weights) if weights else None
         rows.append(Sensitivity(name, node.op.name if node else "input", worst_db(group), weights_db, exact))

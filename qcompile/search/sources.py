@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -20,6 +20,9 @@ Array = npt.NDArray[Any]
 
 INT8 = "int8"
 
+WEIGHTS, TENSOR, REST = "weights", "tensor", "rest"
+"""Kinds of sources: constants of a node, an activation in int8, what 16 bits leave of the noise of an activation."""
+
 _SUFFIX = re.compile(r"\.(q|fused|real)(\.\d+)?$")
 """What the quantizing passes append to the name of a tensor."""
 
@@ -30,12 +33,12 @@ class Source:
 
     Args:
         name: of the tensor that is rounded, or of the result of the node whose constants are.
-        kind: "weights" for the constants of a node, "tensor" for an activation.
+        kind: WEIGHTS, TENSOR or REST.
         node: node of the float graph that the noise is counted to; None for a graph input.
-        constants: operand index to its rounded contents in real units; empty for a tensor.
+        constants: operand index to its rounded contents in real units; empty for an activation.
         value: the tensor that is rounded; the node's result for constants.
         qparams: of the tensor, None for constants.
-        removal: nodes that must all be in float32 for this noise to vanish.
+        removal: nodes that must all leave int8 for this noise to vanish, for float32 but where it is that of a tensor.
     """
 
     name: str
@@ -66,14 +69,23 @@ def find_sources(real: Graph, integer: Graph) -> list[Source]:
         constants = _rounded_constants(node)
         if constants and origin.producer is not None and node.is_integer:
             producer = origin.producer
-            sources.append(Source(origin.name, "weights", producer, constants, origin, None, frozenset([producer])))
+            sources.append(Source(origin.name, WEIGHTS, producer, constants, origin, None, frozenset([producer])))
         for result in node.outputs if _rounds(node) else ():
             value = values.get(_origin(result.name, values))
             if value is None or value in seen or result.qparams is None or result.dtype != INT8:
                 continue
             seen.add(value)
-            sources.append(Source(value.name, "tensor", value.producer, {}, value, result.qparams, _removal(value)))
+            sources.append(Source(value.name, TENSOR, value.producer, {}, value, result.qparams, _removal(value)))
     return sources
+
+
+def wider(source: Source) -> Source | None:
+    """Return the source that stays where the nodes around a tensor leave int8 for 16 bits; None of other sources."""
+    params = source.qparams
+    if source.kind != TENSOR or params is None:
+        return None
+    span = [(end - params.scalar_zero_point) * params.scalar_scale for end in (params.qmin, params.qmax)]
+    return replace(source, kind=REST, qparams=QParams.int16(*span))
 
 
 def _origin(name: str, known: Mapping[str, Value]) -> str:

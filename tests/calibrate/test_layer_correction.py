@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcompile import ops
+from qcompile import ops, targets
 from qcompile.calibrate import layer_correction
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
@@ -52,3 +52,41 @@ def test_noise_does_not_flatten_results(monkeypatch: pytest.MonkeyPatch) -> None
     assert flat < slope
     assert abs(slope - 1.0) < 0.25 * abs(flat - 1.0)
     assert error < 1.1 * before
+
+
+@pytest.mark.parametrize(("total", "fitted"), [(100, 32), (64, 32), (63, 32), (33, 32), (512, 256)])
+def test_networks_are_checked_on_samples_that_no_layer_was_corrected_on(total: int, fitted: int) -> None:
+    given = [{"x": np.array(index)} for index in range(total)]
+    corrected, checked = layer_correction.spread(given, fitted), layer_correction.unfitted(given, 8)
+    places = [int(sample["x"]) for sample in checked]
+    assert not {int(sample["x"]) for sample in corrected} & set(places)
+    assert 4 <= len(places) <= 8
+    assert places[-1] - places[0] >= total // 2
+
+
+def test_a_network_is_checked_on_the_only_sample_there_is() -> None:
+    assert layer_correction.unfitted([{"x": np.array(7)}], 8) == [{"x": np.array(7)}]
+
+
+def test_layers_whose_weights_stay_odd_are_named() -> None:
+    """Even weights are further from the real ones than whole numbers are."""
+    text = """
+    graph "crowded" {
+      input %x : f32[256,32]
+      const @w : f32[32,32] = normal(1, 0.1)
+      const @b : f32[32] = normal(2, 0.1)
+      %y = dense(%x, @w, @b) : f32[256,32] loc("layer")
+      output "y" = %y
+    }
+    """
+    rng = np.random.default_rng(3)
+    given = [{"x": rng.normal(size=(256, 32)).astype(np.float32)} for _ in range(8)]
+
+    def refused(options: str) -> list[str]:
+        context = PassContext(samples=lambda: iter(given), target=targets.load("x86-64-v3"))
+        manager = PassManager(PIPELINE.replace("round-weights", f"round-weights{options}"))
+        manager.run(parse_graph(text, ops.all_ops()), context)
+        return [skip.reason for skip in manager.records[-1].skips]
+
+    assert any("even weights would add" in reason for reason in refused("{pair_loss=0.001}"))
+    assert refused("{pair_loss=99.0}") == []

@@ -3,10 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from search_graphs import PIPELINE, candidates, context_of, heads, recipe, samples
 
+from qcompile.calibrate import layer_correction
 from qcompile.errors import UsageError
+from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import PassManager, PassRegistry
 from qcompile.search.candidates import Candidates
 from qcompile.search.evaluation import Split
@@ -223,6 +226,12 @@ def test_samples_are_needed():
 def test_slow_passes_take_part_only_where_it_counts(monkeypatch: pytest.MonkeyPatch, name: str, stays: bool):
     """One that spoils what nodes outside int8 give is given up."""
     registry, scored = PassRegistry(), []
+    right = layer_correction.replace_bias
+
+    def wrong(rewriter: Rewriter, data: layer_correction.LayerData, bias: np.ndarray) -> None:
+        right(rewriter, data, 1.03 * bias)
+
+    monkeypatch.setattr("qcompile.passes.correct_bias.replace_bias", wrong)
     known = Candidates._known
 
     def count(self: Candidates, kind: str, candidate: Recipe, what: str) -> Score:

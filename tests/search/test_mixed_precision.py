@@ -10,6 +10,7 @@ from search_graphs import candidates, heads, recipe
 
 from qcompile.search.goal import Goal
 from qcompile.search.ladder import Ladder
+from qcompile.search.leaving import Kept
 from qcompile.search.mixed_precision import MOST_CHECKS, PrefixSearch
 from qcompile.search.plan import Step
 from qcompile.search.result import SearchResult
@@ -83,7 +84,7 @@ def test_the_prefix_search_ends_with_an_accurate_prefix_after_few_measurements(
     noises: list[float], bias: float, wanted: float
 ):
     left = [sum(noises[i:]) for i in range(len(noises))] + [0.0]
-    steps = [Step(tuple(map(str, range(i))), noise) for i, noise in enumerate(left)]
+    steps = [Step(Kept(tuple(map(str, range(i)))), noise) for i, noise in enumerate(left)]
     scores = [score_of(200.0 if n == 0 else -decibel(n) + bias, i) for i, n in enumerate(left)]
     search = PrefixSearch(steps, Goal(min_sqnr=wanted), scores.__getitem__)
     chosen = search.run()
@@ -103,7 +104,7 @@ def score_of(db: float, ms: float) -> Score:
 
 @pytest.mark.parametrize("count", [1, 2, 50])
 def test_a_goal_out_of_reach_takes_the_most_accurate_prefix(count: int):
-    steps = [Step((), 1.0)] * count
+    steps = [Step(Kept(), 1.0)] * count
     search = PrefixSearch(steps, Goal(min_sqnr=50), lambda i: score_of(float(i % 7), i))
     chosen = search.run()
     assert chosen.score.sqnr_db == max(c.score.sqnr_db for c in search.measured)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +13,7 @@ from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassManager
 from qcompile.quant.affine import dequantize, quantize
-from qcompile.search.plan import extra_ns, plan_steps
+from qcompile.search.plan import plan_steps
 from qcompile.search.sensitivity import measure_noise, sensitivities
 from qcompile.search.sources import Source, find_sources
 
@@ -92,11 +91,12 @@ def test_results_do_not_depend_on_the_number_of_processes():
 
 def test_the_plan_moves_what_harms_most_first_and_ends_without_noise():
     graph, sources = calibrated(heads())
-    steps = plan_steps(graph, measure_noise(graph, sources, samples(4)), partial(extra_ns, costs=NodeCosts()))
-    assert steps[0].names == ()
-    assert {"both", "left", "right"} <= set(steps[1].names)
-    assert "h" not in steps[1].names
-    assert all(a.noise >= b.noise and set(a.names) < set(b.names) for a, b in pairwise(steps))
+    steps = plan_steps(graph, measure_noise(graph, sources, samples(4)), NodeCosts())
+    assert steps[0].kept.names == ()
+    assert {"both", "left", "right"} <= set(steps[1].kept.names)
+    assert "h" not in steps[1].kept.names
+    assert all(a.noise >= b.noise and set(a.kept.names) <= set(b.kept.names) for a, b in pairwise(steps))
+    assert all(a.kept != b.kept and set(a.kept.real) <= set(b.kept.real) for a, b in pairwise(steps))
     assert steps[-1].noise == 0.0
 
 
@@ -106,4 +106,4 @@ def test_a_network_without_integers_has_an_empty_plan():
     for node in graph.nodes:
         node.precision = "float32"
     assert find_sources(graph, graph) == []
-    assert [step.names for step in plan_steps(graph, [], partial(extra_ns, costs=NodeCosts()))] == [()]
+    assert [step.kept.names for step in plan_steps(graph, [], NodeCosts())] == [()]

@@ -1,0 +1,101 @@
+"""In which order nodes leave int8, and for which precision."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from qcompile import ops
+from qcompile.cost import NodeCosts
+from qcompile.ir.graph import Graph, Node
+from qcompile.ir.parser import parse_graph
+from qcompile.search.leaving import Kept, Prices
+from qcompile.search.plan import Limit, Plan, plan_steps
+from qcompile.search.sensitivity import Noise
+from qcompile.search.sources import REST, TENSOR, WEIGHTS, Source
+
+CHAIN = """
+graph "chain" {
+  input %x : f32[1,64]
+  const @w : f32[64,64] = normal(1, 0.1)
+  const @b : f32[64] = normal(2, 0.1)
+  %a = dense(%x, @w, @b) {activation="relu"} : f32[1,64] loc("a")
+  %t = tanh(%a) : f32[1,64] loc("t")
+  %c = dense(%t, @w, @b) : f32[1,64] loc("c")
+  output "c" = %c
+}
+"""
+
+
+@pytest.fixture
+def chain() -> Graph:
+    graph = parse_graph(CHAIN, ops.all_ops())
+    for node in graph.nodes:
+        node.precision = "int8"
+    return graph
+
+
+def noise(kind: str, power: float, *nodes: Node) -> Noise:
+    """Return the noise of the constants, or of the result, of a node that vanishes where nodes leave int8."""
+    made = nodes[0]
+    constants = {1: np.zeros(1)} if kind == WEIGHTS else {}
+    return Noise(Source(made.loc or "", kind, made, constants, made.outputs[0], None, frozenset(nodes)), (power,), True)
+
+
+def test_tensors_go_to_sixteen_bits_and_weights_to_float(chain: Graph) -> None:
+    _, table, last = chain.nodes
+    noises = [noise(TENSOR, 9.0, table, last), noise(WEIGHTS, 5.0, last)]
+    steps = plan_steps(chain, noises, NodeCosts())
+    assert [(s.kept, s.noise) for s in steps] == [
+        (Kept(), 14.0),
+        (Kept((), ("t", "c")), 5.0),
+        (Kept(("c",), ("t",)), 0.0),
+    ]
+
+
+def test_a_tensor_that_sixteen_bits_do_not_serve_goes_to_float(chain: Graph) -> None:
+    _, table, last = chain.nodes
+    steps = plan_steps(chain, [noise(TENSOR, 9.0, table, last), noise(REST, 2.0, table, last)], NodeCosts())
+    assert [(s.kept, s.noise) for s in steps] == [
+        (Kept(), 11.0),
+        (Kept((), ("t", "c")), 2.0),
+        (Kept(("t", "c"), ()), 0.0),
+    ]
+
+
+def test_a_layer_on_int8_gives_sixteen_bits_to_its_reader(chain: Graph) -> None:
+    first, table, _ = chain.nodes
+    assert [s.kept for s in plan_steps(chain, [noise(TENSOR, 1.0, first, table)], NodeCosts())][1:] == [
+        Kept((), ("t",)),
+    ]
+
+
+def test_what_exceeds_the_limit_is_left_out_and_cheaper_steps_follow(chain: Graph) -> None:
+    first, table, _ = chain.nodes
+    noises = [noise(WEIGHTS, 99.0, first), noise(TENSOR, 1.0, table)]
+    layer, wide = Prices.of(first, NodeCosts()).real, Prices.of(table, NodeCosts()).wide
+    assert wide is not None
+    assert wide < layer
+    for limit in (Limit(ns=layer - 1.0), Limit(macs=64 * 64 - 1)):
+        assert [s.kept for s in plan_steps(chain, noises, NodeCosts(), limit)] == [Kept(), Kept((), ("t",))]
+    both = plan_steps(chain, noises, NodeCosts(), Limit(ns=layer + wide + 1.0, macs=64 * 64))
+    assert both[-1].kept == Kept(("a",), ("t",))
+
+
+def test_a_plan_goes_on_where_another_ended(chain: Graph) -> None:
+    first, table, last = chain.nodes
+    noises = [noise(TENSOR, 9.0, table, last), noise(WEIGHTS, 5.0, last), noise(WEIGHTS, 2.0, first)]
+    whole = plan_steps(chain, noises, NodeCosts())
+    for index, step in enumerate(whole):
+        assert plan_steps(chain, noises, NodeCosts(), start=step.kept) == whole[index:]
+    spent = Prices.of(last, NodeCosts()).real
+    assert len(plan_steps(chain, noises, NodeCosts(), Limit(ns=spent), whole[2].kept)) == 1
+
+
+def test_a_plan_survives_being_written(chain: Graph) -> None:
+    first, table, last = chain.nodes
+    steps = plan_steps(chain, [noise(TENSOR, 1.0, table, last), noise(WEIGHTS, 1.0, first)], NodeCosts())
+    plan = Plan((), steps, {"a": "dense a"})
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
