@@ -314,7 +314,10 @@ def to_precision(
         pipeline = f"{integer_pipeline(more, whole)},{finish_pipeline(config)}"
         return _run(pipeline, calibrated, config, context, instruments if whole else ())
 
+    # The same weights are quantized once more for every set of nodes that leaves int8.
+    context.memory = {}
     made = protect(calibrated, quantized, context)
+    context.memory = None
     return made.graph, [*before, *ranges, *made.records]
 
 

@@ -265,3 +265,14 @@ def test_prelu_real_lowering(lowered):
 def test_unknown_attribute_values_end_in_an_error(import_one):
     with pytest.raises(QCompileError, match="approximate"):
         import_one("Gelu", [np.zeros(3, "f4")], opset=20, approximate="erf")
+
+
+def test_erf_does_not_depend_on_how_it_is_divided() -> None:
+    x = np.linspace(-7, 7, 50_001, dtype=np.float32).reshape(3, 7, -1)
+    whole = erf(x)
+    assert whole.shape == x.shape
+    assert whole.dtype == np.float32
+    assert np.array_equal(whole.reshape(-1), np.concatenate([erf(part) for part in x.reshape(-1, 2381)]))
+    assert np.array_equal(whole.reshape(-1)[::5000], [np.float32(math.erf(v)) for v in x.reshape(-1)[::5000].tolist()])
+    assert erf(np.zeros((2, 0), np.float32)).shape == (2, 0)
+    assert erf(np.asarray(np.float64(0.5))).shape == ()

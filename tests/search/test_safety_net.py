@@ -15,6 +15,7 @@ from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
+from qcompile.passes import quantize
 from qcompile.passmgr import PassContext
 from qcompile.search.evaluation import Evaluator
 from qcompile.search.leaving import Kept
@@ -345,6 +346,21 @@ def test_targets_follow_the_shapes():
     }
     """
     assert targets(parse_graph(dense, ops.all_ops())) == [CLASSES_DB]
+
+
+def test_scales_of_weights_are_found_once(monkeypatch: pytest.MonkeyPatch):
+    """Every trial of the safety net quantizes all weights; only what it reads differs."""
+    asked, chosen = [], quantize._chosen_scales
+
+    def count(weight: np.ndarray, spec: Any) -> Any:
+        asked.append(weight.tobytes())
+        return chosen(weight, spec)
+
+    monkeypatch.setattr(quantize, "_chosen_scales", count)
+    _, context = compiled(parse_graph(SPECTRUM, ops.all_ops()), samples(12))
+    assert any("for accuracy" in note for note in context.notes), "several trials were needed"
+    assert len(asked) == len(set(asked)) == 2
+    assert context.memory is None
 
 
 def test_the_result_does_not_depend_on_chance():
