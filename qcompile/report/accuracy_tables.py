@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from qcompile.evaluate.measure import Estimate
 
 
+_COLUMNS = (
+    "alone: SQNR of what the node itself rounds; accumulated: with all errors before it; codes: share of the range "
+    "that values use; clipped: values beyond it"
+)
+
+
 def print_evaluation(result: Evaluation, *, as_json: bool) -> None:
     """Print a metric with its confidence interval, the float model beside it."""
     if as_json:
@@ -68,6 +74,9 @@ def print_analysis(result: Analysis, *, top: int, as_json: bool) -> None:
     source = "samples" if result.verified else "made-up inputs: accuracy is unverified"
     worst = ", ".join(f"{name} {db:.1f} dB" for name, db in result.outputs.items())
     rows = [("outputs", f"{worst} against float, {result.samples} {source}")]
+    if len(chosen) < len(result.nodes):
+        rows.append(("nodes", f"the worst {len(chosen)} of {len(result.nodes)}; --top 0 shows all"))
+    rows.append(("columns", _COLUMNS))
     if result.kept:
         rows.append(
             ("in float", "; ".join(f"{name} ({reason})" for name, reason in list(result.kept.items())[: top or None]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,8 +125,14 @@ def test_analyze(classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureF
     assert nodes["Gemm_0"]["alone_db"] > 25
     assert nodes["Gemm_0"]["exclusion"] == "--keep-float Gemm_0"
     assert "Gemm_0" in page.read_text()
-    assert run_command(command) == 0
-    assert "Gemm_0" in capsys.readouterr().out
+    assert run_command([*command, "--top", "1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"^nodes +the worst 1 of {len(nodes)}; --top 0 shows all$", out, re.M)
+    assert re.search("^columns +alone: SQNR of what the node itself rounds", out, re.M)
+    assert run_command([*command, "--top", "0"]) == 0
+    out = capsys.readouterr().out
+    assert all(re.search(rf"^{name} ", out, re.M) for name in nodes)
+    assert "shows all" not in out
 
 
 def test_analyze_refuses_a_wrong_exclusion(classifier: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
