@@ -215,8 +215,8 @@ def run_command(arguments: list[str]) -> int:
     except InternalError as error:
         _print_internal(error, error.reproducer)
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        _print_error("interrupted; unfinished output was removed", None)
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        _print_error("interrupted; unfinished output was removed", str(stop) or None)
         return 130
     except typer.Exit as stop:
         return int(stop.exit_code)

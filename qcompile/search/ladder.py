@@ -121,7 +121,7 @@ class Ladder:
         rows = tuple(self._plan.sensitivities) if self._plan is not None else ()
         return SearchResult(
             self._goal, recipe, score, met, why, tuple(self._attempts), kept.real, rows, *sizes,
-            kept_int16=kept.wide, left_out=tuple(self._left_out), made=self._candidates.made(recipe),
+            kept_int16=kept.wide, left_out=tuple(self._left_out),
         )  # fmt: skip
 
     def _try_means(self, usual: Recipe) -> tuple[Recipe, Score]:

@@ -23,6 +23,7 @@ class Outlook:
         self._left = {False: quick, True: slow}
         self._seconds: dict[bool, dict[str, float]] = {False: {}, True: {}}
         self._started = time.monotonic()
+        report(0, 0, WHAT)  # from here on whoever shows it counts the seconds
 
     def measured(self, recipe: str, seconds: float, *, slow: bool) -> None:
         """Count a candidate, and report; one that is known already changes nothing.

@@ -28,6 +28,9 @@ from qcompile.search.result import SearchResult
 from qcompile.search.state import SearchState
 from qcompile.search.user_metric import DEFAULT_METRIC, UserMetric
 
+GOES_ON = "the same command goes on with what the search measured"
+"""What helps where a search is interrupted."""
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -108,9 +111,14 @@ def search(
         context.progress(state.resumed, state.resumed, "taking over measurements of an earlier run")
     candidates = Candidates(graph, context, split, registry, state, settings.jobs, metric)
     sizes = (split.total - len(split.indices), len(split.verification))
-    with _executor(settings.executor):
-        found = Ladder(candidates, settings.goal).climb(recipe, sizes, means=settings.means)
-        found = _with_all_samples(found, candidates, split)
+    try:
+        with _executor(settings.executor):
+            found = Ladder(candidates, settings.goal).climb(recipe, sizes, means=settings.means)
+            found = _with_all_samples(found, candidates, split)
+            if found.made is None:
+                found = replace(found, made=candidates.made(found.recipe))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(GOES_ON if settings.folder is not None else "") from None
     found = replace(found, divided=bool(split.indices), metric=metric.to_json() if metric is not None else None)
     context.samples = split.whole().calibration if found.whole else split.calibration
     context.note(f"search: {found.reason}")

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from qcompile import driver
+from qcompile.cli import run_command
+
 SLOW = """
 import pathlib, time
 import numpy as np
@@ -82,3 +85,15 @@ def test_while_linking(model: Path, tmp_path: Path) -> None:
     # as the terminal does it: everything in the foreground gets the signal
     os.killpg(process.pid, signal.SIGINT)
     check(process, tmp_path, set())
+
+
+def test_what_helps_after_it_is_said(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt("the same command goes on")
+
+    monkeypatch.setattr(driver, "compile", interrupted)
+    assert run_command([str(model), "--fp32", "-o", str(tmp_path / "out")]) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-2:] == ["error: interrupted; unfinished output was removed", "hint: the same command goes on"]

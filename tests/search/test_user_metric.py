@@ -139,7 +139,7 @@ def test_a_killed_search_with_labels_goes_on(tmp_path: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(SearchState, "put", put_and_die)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
             run(goal, state, data=data)
     reports: list[tuple[int, int, str]] = []
     resumed, _ = run(goal, state, data=data, reports=reports)
