@@ -9,6 +9,7 @@ from qcompile import ops
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.types import TensorType
+from qcompile.ops.cache_scores import CacheProductAttrs
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 
 _READERS = ("cache_scores", "cache_mix")
@@ -23,13 +24,15 @@ class StoreCaches(Pass):
         %s = cache_scores(%q, %k, %total) : f32[1,4,1,256]
     After:
         %k, %k.scales = cache_append(%past, %new, %length, %total, %past.scales) {axis=3} : i8[...], f32[1,4,256]
-        %s = cache_scores(%q, %k, %total, %k.scales) : f32[1,4,1,256]
+        %s = cache_scores(%q, %k, %total, %k.scales) {integer=true} : f32[1,4,1,256]
 
-    A scale is chosen as a row is appended: the largest magnitude of the row / 127. Attention widens the numbers in
-    registers; a sum over a row is scaled once.
+    A scale is chosen as a row is appended: the largest magnitude of the row / 127. Attention over an int8 cache is
+    computed in integers: queries become codes of 8 bits, weights of values those of 14, if a softmax makes them; else,
+    and over float16, it widens the numbers in registers.
 
     Options:
         type: "int8" or "float16".
+        integers: whether attention over int8 is computed in integers.
 
     Preconditions: the graph has growing caches. Refusals: a cache that others than products of attention read.
     """
@@ -38,6 +41,7 @@ class StoreCaches(Pass):
     tolerance: ClassVar[Tolerance] = MinSqnrDb(20.0)
 
     type: Literal["int8", "float16"] = "int8"
+    integers: bool = True
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Narrow every cache that can be."""
@@ -49,10 +53,10 @@ class StoreCaches(Pass):
             if other is not None:
                 context.skip(node, f"{other} reads it, and takes real numbers")
                 continue
-            _narrow(rewriter, node, self.type)
+            _narrow(rewriter, node, self.type, self.integers)
 
 
-def _narrow(rewriter: Rewriter, node: Node, dtype: str) -> None:
+def _narrow(rewriter: Rewriter, node: Node, dtype: str, integers: bool) -> None:
     """Replace one append and the kept tensor behind it."""
     graph, cache = rewriter.graph, node.inputs[0]
     rewriter.set_type(cache, cache.type.with_dtype(dtype), None)
@@ -63,12 +67,23 @@ def _narrow(rewriter: Rewriter, node: Node, dtype: str) -> None:
     new = rewriter.insert(node, node.op, operands, node.attrs, loc=node.loc)
     for reader in node.output.users():
         inputs = [reader.inputs[0], new.outputs[0], reader.inputs[2], *new.outputs[1:]]
-        rewriter.replace_op(reader, ops.get(reader.op.name), inputs)
+        whole = integers and dtype == "int8" and (reader.op.name == "cache_scores" or _is_share(reader.inputs[0]))
+        rewriter.replace_op(reader, ops.get(reader.op.name), inputs, CacheProductAttrs(integer=whole))
     graph.outputs = [new.outputs[0] if value is node.output else value for value in graph.outputs]
     new.outputs[0].name, node.output.name = node.output.name, new.outputs[0].name
     rewriter.erase(node)
     if dtype == "int8":
         _keep_scales(graph, cache, new.outputs[1])
+
+
+def _is_share(value: Value) -> bool:
+    """Return whether a tensor is a softmax, or one with zeros in place of some elements: none is below 0."""
+    node = value.producer
+    while node is not None and node.op.name == "where":
+        zeros = [v for v in node.inputs[1:] if v.is_constant and not v.constant().any()]
+        others = [v for v in node.inputs[1:] if v not in zeros]
+        node = others[0].producer if len(zeros) == len(others) == 1 else None
+    return node is not None and node.op.name == "softmax"
 
 
 def _keep_scales(graph: Graph, cache: Value, scales: Value) -> None:

@@ -13,38 +13,15 @@ from tvm import tirx
 
 from qcompile.kernels import halves
 from qcompile.kernels.builder import Builder, Expr, Index, Register, call_pure, cast, const, index, quotient, splat
+from qcompile.kernels.cache_integer import integer_cache_kernel
+from qcompile.kernels.cache_workload import CacheWorkload, spans, wide
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
-
-_LEAST_PEAK = 2.0**-100
-"""As `qcompile.ops.cache_append.LEAST_PEAK`."""
+from qcompile.quant.cache_codes import LEAST_PEAK
 
 _ROWS = 4
 _VECTORS = 4
 _STORED = {"float32": "float32", "float16": "uint16", "int8": "int8"}
-
-
-@dataclass(frozen=True)
-class CacheWorkload:
-    """A product of new rows with a cache.
-
-    Args:
-        kind: "scores" or "mix".
-        heads: matrices of new rows.
-        shared: how many of them read the same head of the cache.
-        new: most new rows of a head.
-        places: of the cache.
-        size: elements of a place.
-        dtype: what the cache holds.
-    """
-
-    kind: str
-    heads: int
-    shared: int
-    new: int
-    places: int
-    size: int
-    dtype: str
 
 
 def cache_kernel(work: CacheWorkload, isa: Isa) -> Kernel:
@@ -53,7 +30,7 @@ def cache_kernel(work: CacheWorkload, isa: Isa) -> Kernel:
     p0 are the new rows, p1 the cache, p2 its filled places after the run, p3 those before it, p4 the scales of an int8
     cache, p5 the result.
     """
-    return _Attention(work, isa).kernel()
+    return integer_cache_kernel(work, isa) if work.integer else _Attention(work, isa).kernel()
 
 
 class _Attention:
@@ -98,16 +75,16 @@ class _Attention:
         x = b.let((head * index(work.new) + row) * index(work.size))
         y = b.let((head * index(work.new) + row) * index(work.places))
         keys, scales = b.let(kept * index(work.size * work.places)), b.let(kept * index(work.places))
-        wide = lanes * (_VECTORS if rows == 1 else 2)
-        while wide > max(lanes, work.places):
-            wide //= 2
-        blocks = work.places // wide
+        tile = lanes * (_VECTORS if rows == 1 else 2)
+        while tile > max(lanes, work.places):
+            tile //= 2
+        blocks = work.places // tile
         if blocks:
-            needed = b.let(tirx.Min(quotient(total + index(wide - 1), wide), index(blocks)))
+            needed = b.let(tirx.Min(quotient(total + index(tile - 1), tile), index(blocks)))
             with b.loop(needed, stem="t") as t:
-                at = b.let(index(t) * index(wide))
-                self._score_tile(x, y, keys, scales, at, [lanes] * (wide // lanes), rows)
-        for start, width in _rest(blocks * wide, work.places, lanes):
+                at = b.let(index(t) * index(tile))
+                self._score_tile(x, y, keys, scales, at, [lanes] * (tile // lanes), rows)
+        for start, width in spans(blocks * tile, work.places, lanes):
             self._score_tile(x, y, keys, scales, index(start), [width], rows)
 
     def _score_tile(
@@ -136,7 +113,7 @@ class _Attention:
         p = b.let((head * index(work.new) + row) * index(work.places))
         y = b.let((head * index(work.new) + row) * index(work.size))
         values, scales = b.let(kept * index(work.size * work.places)), b.let(kept * index(work.places))
-        widths = [width for _, width in _rest(0, work.size, self.lanes)]
+        widths = [width for _, width in spans(0, work.size, self.lanes)]
         for first in range(0, len(widths), _VECTORS):
             part = widths[first : first + _VECTORS]
             start = sum(widths[:first])
@@ -160,7 +137,7 @@ class _Attention:
     # -- both ------------------------------------------------------------------------------------------------
 
     def _registers(self, widths: Sequence[int], rows: int) -> list[list[Register]]:
-        kinds = [_wide("float32", width) for width in widths]
+        kinds = [wide("float32", width) for width in widths]
         return [[self.b.register(kind, const(0.0, kind)) for kind in kinds] for _ in range(rows)]
 
     def _add(self, sums: Sequence[Register], value: Expr, vectors: Sequence[Expr], widths: Sequence[int]) -> None:
@@ -177,7 +154,7 @@ class _Attention:
         if self.work.dtype == "float16":
             return self.b.let(halves.from_float16(self.b, loaded, native=self.fused))
         if self.work.dtype == "int8":
-            return self.b.let(cast(_wide("float32", lanes), cast(_wide("int32", lanes), loaded)))
+            return self.b.let(cast(wide("float32", lanes), cast(wide("int32", lanes), loaded)))
         return loaded
 
 
@@ -242,7 +219,7 @@ def _storing(
         value = b.let(x.load(source + index(d)))
         peak.set(tirx.Max(tirx.Max(value, const(0.0, "float32") - value), peak.get()))
     largest = b.let(peak.get())
-    inverse = b.settled(const(127.0, "float32") / tirx.Max(largest, const(_LEAST_PEAK, "float32")))
+    inverse = b.settled(const(127.0, "float32") / tirx.Max(largest, const(LEAST_PEAK, "float32")))
     scales.store(b.let(place), largest * const(1.0 / 127.0, "float32"))
     low, high = const(-127.0, "float32"), const(127.0, "float32")
 
@@ -253,19 +230,3 @@ def _storing(
         return cast("int8", tirx.reinterpret("int32", rounded))
 
     return store
-
-
-def _rest(start: int, end: int, lanes: int) -> list[tuple[int, int]]:
-    """Return (start, width) of vectors that cover a range, powers of two."""
-    parts, size = [], lanes
-    while start < end:
-        if start + size <= end:
-            parts.append((start, size))
-            start += size
-        else:
-            size //= 2
-    return parts
-
-
-def _wide(dtype: str, lanes: int) -> str:
-    return f"{dtype}x{lanes}" if lanes > 1 else dtype

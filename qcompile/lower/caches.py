@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Node, Value
-from qcompile.kernels.cache import AppendWorkload, CacheWorkload, append_kernel, cache_kernel
+from qcompile.kernels.cache import AppendWorkload, append_kernel, cache_kernel
 from qcompile.kernels.cache_fill import FillWorkload, fill_kernel
+from qcompile.kernels.cache_workload import CacheWorkload
 
 if TYPE_CHECKING:
     from qcompile.lower.context import LoweringContext
@@ -71,7 +72,7 @@ def product(context: LoweringContext, node: Node, kind: str) -> None:
     scales = context.read_buffer(node.inputs[3]) if len(node.inputs) > 3 else None
     size, places = cache.shape[-2:] if kind == "scores" else cache.shape[:-3:-1]
     heads, kept = math.prod(x.shape[:-2]), math.prod(cache.shape[:-2])
-    work = CacheWorkload(kind, heads, heads // kept, x.shape[-2], places, size, cache.dtype)
+    work = CacheWorkload(kind, heads, heads // kept, x.shape[-2], places, size, cache.dtype, node.attrs.integer)
     kernel = context.kernel(work, lambda: cache_kernel(work, context.isa))
     before = total.producer.inputs[0] if total.producer is not None else None
     if before is None:

@@ -136,7 +136,7 @@ def _compare(specializer: Specializer, size: Mapping[str, int], wanted: Graph) -
     if got.structural_hash() == wanted.structural_hash():
         return
     generator = np.random.default_rng(0)
-    inputs = {v.name: _made_up(v, generator) for v in wanted.inputs}
+    inputs = {v.name: made_up(v, generator) for v in wanted.inputs}
     with np.errstate(all="ignore"):
         expected = Interpreter(wanted).run(inputs)
         try:
@@ -152,7 +152,8 @@ def _compare(specializer: Specializer, size: Mapping[str, int], wanted: Graph) -
             raise _mismatch(size, _difference(got, wanted) or f"output '{name}' differs")
 
 
-def _made_up(value: Value, generator: np.random.Generator) -> Any:
+def made_up(value: Value, generator: np.random.Generator) -> Any:
+    """Return an array that an input may hold: numbers around 0, of integers and bools 0 and 1."""
     if value.dtype.startswith("float"):
         return generator.standard_normal(value.shape).astype(value.dtype)
     return generator.integers(0, 2, value.shape).astype(value.dtype)

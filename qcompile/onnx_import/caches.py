@@ -20,6 +20,7 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.state import State
 from qcompile.ir.symbol import Symbol
+from qcompile.onnx_import.bounds import made_up
 from qcompile.onnx_import.cache_readers import Reader, find_readers
 from qcompile.onnx_import.growing import GrowingModel
 from qcompile.onnx_import.lockstep import Twins, match_nodes
@@ -239,9 +240,7 @@ def _made_up(value: Value, generator: np.random.Generator, grown: GrowingModel, 
     if "total" in roles:
         starts = np.minimum(np.arange(value.shape[0]), past)
         return (np.arange(value.shape[-1]) >= starts[:, None]).astype(value.dtype)
-    if value.dtype.startswith("float"):
-        return generator.standard_normal(value.shape).astype(value.dtype)
-    return generator.integers(0, 2, value.shape).astype(value.dtype)
+    return made_up(value, generator)
 
 
 def _cut_masks(graph: Graph, grown: GrowingModel, given: dict[str, Any], past: int) -> None:

@@ -10,7 +10,8 @@ from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph
 from qcompile.onnx_import.bounds import Extents, import_model
 from qcompile.onnx_import.caches import import_growing
-from qcompile.onnx_import.growing import describe, growing_pairs
+from qcompile.onnx_import.growing import GrowingModel, describe, growing_pairs
+from qcompile.onnx_import.scattered import as_growing
 from qcompile.onnx_import.states import AUTO, bind_states
 
 
@@ -38,8 +39,7 @@ def import_kept(
         UsageError: a name, a shape or a pair does not fit.
         UnsupportedOpError: an operation has no form for open extents or growing caches.
     """
-    pairs = growing_pairs(model, states) if states else ()
-    grown = describe(model, pairs, shapes, values, length) if pairs else None
+    grown = _growing(model, shapes, values, states, length) if states else None
     if grown is None or not grown.grows:
         if length is not None or cache != "float32":
             option = "--cache" if length is None else "--max-length"
@@ -50,9 +50,27 @@ def import_kept(
         graph = import_model(model, shapes, values)
         bind_states(graph, states, initial)
         return graph
-    known = {name for pair in pairs for name in pair}
+    known = {name for pair in grown.pairs for name in pair}
     others = [text for text in states if text != AUTO and not set(text.split("=")) <= known]
     if others or initial:
         listed = others[0] if others else next(iter(initial))
         raise UsageError(f"'{listed}' cannot be kept beside caches that grow", hint="only the caches are kept")
     return import_growing(grown)
+
+
+def _growing(
+    model: str | PathLike[str] | Any,
+    shapes: Mapping[str, Extents],
+    values: Mapping[str, Any] | None,
+    states: Sequence[str],
+    length: int | None,
+) -> GrowingModel | None:
+    """Return what is known of a model with caches that grow, or can; None for any other."""
+    scattered = as_growing(model, shapes, values or {})
+    pairs = growing_pairs(scattered.model, states) if scattered is not None else ()
+    if scattered is not None and pairs:
+        grown = describe(scattered.model, pairs, shapes, values, length or scattered.places)
+        scattered.check(grown)
+        return grown
+    pairs = growing_pairs(model, states)
+    return describe(model, pairs, shapes, values, length) if pairs else None

@@ -12,12 +12,10 @@ from qcompile.ir.graph import Node
 from qcompile.ir.opdef import Array, OpDef
 from qcompile.ir.types import TensorType
 from qcompile.ops.cache_advance import LENGTH
+from qcompile.quant.cache_codes import LARGEST_CODE, row_codes
 
 STORAGE = ("float32", "float16", "int8")
 """What a cache may hold."""
-
-LEAST_PEAK = np.float32(2.0**-100)
-"""Rows whose numbers are all smaller are codes of 0 or nearly so."""
 
 _LARGEST_HALF = np.float32(65504.0)
 
@@ -108,10 +106,8 @@ def stored(new: Array, dtype: str) -> tuple[Array, Array | None]:
         return np.clip(new, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16), None
     if dtype == "float32":
         return new, None
-    peak = np.abs(new).max(-1, initial=np.float32(0.0)).astype(np.float32)
-    inverse = np.float32(127.0) / np.maximum(peak, LEAST_PEAK)
-    codes = np.rint(np.clip(new * inverse[..., None], np.float32(-127.0), np.float32(127.0)))
-    return codes.astype(np.int8), (peak * np.float32(1.0 / 127.0)).astype(np.float32)
+    codes, scales = row_codes(new, LARGEST_CODE)
+    return codes.astype(np.int8), scales
 
 
 def real(cache: Array, scales: Array | None, axis: int) -> Array:

@@ -31,6 +31,12 @@ class _Layout:
         self.data = bytearray()
         self.inputs = [self._put(np.asarray(inputs[i.name], i.dtype).tobytes()) for i in program.inputs]
         self.outputs = [self._put(bytes(np.empty(o.shape, o.dtype).nbytes)) for o in program.outputs]
+        states = [inputs[s.tensor.name].astype(s.tensor.dtype) for s in program.states]
+        self.states = [self._put(state.tobytes()) for state in states]
+        following = [
+            -1 if s.in_place else self._put(bytes(a.nbytes)) for s, a in zip(program.states, states, strict=True)
+        ]
+        self.next = [at if new < 0 else new for at, new in zip(self.states, following, strict=True)]
         self.weights = self._put(program.weights)
         self.arena = self._put(b"\xa5" * program.arena_bytes)
         self.scratch = self._put(bytes(program.scratch_bytes + 64))
@@ -41,7 +47,7 @@ class _Layout:
         return at
 
     def address(self, ref) -> int:
-        spaces = {"input": self.inputs, "output": self.outputs}
+        spaces = {"input": self.inputs, "output": self.outputs, "state": self.states, "next": self.next}
         if ref.space in spaces:
             return spaces[ref.space][ref.offset]
         bases = {"arena": self.arena, "weights": self.weights}
@@ -49,7 +55,10 @@ class _Layout:
 
 
 def run_emulated(program: Program, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run a program for an ARM target under its core's emulation, which refuses instructions it lacks."""
+    """Run a program for an ARM target under its core's emulation, which refuses instructions it lacks.
+
+    Kept tensors are given like inputs; what the next run would find is not returned.
+    """
     layout = _Layout(program, inputs)
     memory, _ = _play(program, layout, [], [])
     found = {}

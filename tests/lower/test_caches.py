@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import emulation
 import numpy as np
 import pytest
 from graph_checks import compare, graph_of, random_inputs
 from program_execution import Executable
 
+from qcompile import targets
 from qcompile.ir.graph import Graph
 from qcompile.ir.symbol import FIRST_RUN
 from qcompile.lower import lower_graph
@@ -63,6 +65,89 @@ def test_attention_over_a_cache(machine: Target, pieces: int) -> None:
         want = Interpreter(graph).run({name: np.nan_to_num(array) for name, array in inputs.items()})
         got = executable.run(inputs, pieces)
         compare(got, {name: want[name] for name in ("seen", "y")}, 1e-5)
+
+
+def integers(size: int, places: int, shared: int, new: int) -> str:
+    """Return attention over int8 caches in integers; the weights are given, so that all bits are foreseen."""
+    heads, head = 2 * shared, f"[1,2,{places}]"
+    return f"""
+graph "integers" {{
+  input %q : f32[1,{heads},{new},{size}]
+  input %p : f32[1,{heads},{new},{places}]
+  input %k : f32[1,2,{new},{size}]
+  input %v : f32[1,2,{new},{size}]
+  input %past_key : i8[1,2,{size},{places}]
+  input %past_value : i8[1,2,{places},{size}]
+  input %key_scales : f32{head}
+  input %value_scales : f32{head}
+  input %length : i64[1]
+  %total = cache_advance(%length, %q) {{axis=2}} : i64[1]
+  %keys, %ks = cache_append(%past_key, %k, %length, %total, %key_scales) {{axis=3, rows={places}}}
+    : i8[1,2,{size},{places}], f32{head}
+  %values, %vs = cache_append(%past_value, %v, %length, %total, %value_scales) {{rows={places}}}
+    : i8[1,2,{places},{size}], f32{head}
+  %scores = cache_scores(%q, %keys, %total, %ks) {{integer=true}} : f32[1,{heads},{new},{places}]
+  %y = cache_mix(%p, %values, %total, %vs) {{integer=true}} : f32[1,{heads},{new},{size}]
+  output "scores" = %scores
+  output "y" = %y
+  output "present_key" = %keys
+  output "present_value" = %values
+  output "present_ks" = %ks
+  output "present_vs" = %vs
+  output "total" = %total
+  state {{input="past_key", output="present_key", in_place=true}}
+  state {{input="past_value", output="present_value", in_place=true}}
+  state {{input="key_scales", output="present_ks", in_place=true}}
+  state {{input="value_scales", output="present_vs", in_place=true}}
+  state {{input="length", output="total"}}
+}}
+"""
+
+
+INTEGERS = [(64, 150, 4, 1), (24, 1100, 3, 1), (70, 70, 2, 3), (128, 37, 1, 6)]
+"""Size of a head, places, queries that share a head, new places."""
+
+
+def integer_inputs(graph: Graph, length: int) -> dict[str, np.ndarray]:
+    """Return inputs with caches of `length` places; what lies past it is no number where there are such."""
+    rng, inputs = np.random.default_rng(length), random_inputs(graph, length)
+    inputs["length"][:] = length
+    for name in ("past_key", "past_value"):
+        inputs[name] = rng.integers(-127, 128, inputs[name].shape).astype(np.int8)
+    for name in ("key_scales", "value_scales"):
+        inputs[name] = np.abs(inputs[name])
+        inputs[name][..., length:] = np.nan
+    shares = np.exp(rng.normal(0, 2, inputs["p"].shape)).astype(np.float32)
+    shares[..., length + inputs["q"].shape[2] :] = np.nan
+    inputs["p"] = shares
+    return inputs
+
+
+@pytest.mark.parametrize("shape", INTEGERS, ids=str)
+def test_attention_in_integers(machine: Target, shape: tuple[int, int, int, int]) -> None:
+    graph = graph_of(integers(*shape))
+    executable = Executable(lower_graph(graph, machine, jobs=1))
+    for length in (0, 5, shape[1] - shape[3]):
+        inputs = integer_inputs(graph, length)
+        same_bits(graph, inputs, executable.run(inputs, 1 + length % 2))
+
+
+@pytest.mark.arm
+@pytest.mark.parametrize("target", ["rpi4", "rpi5"])
+@pytest.mark.parametrize("shape", [(64, 150, 4, 1), (22, 37, 1, 6)], ids=str)
+def test_attention_in_integers_on_arm(target: str, shape: tuple[int, int, int, int]) -> None:
+    if emulation.emulator() is None:
+        pytest.skip("qemu-aarch64 is not installed (Debian: qemu-user)")
+    graph = graph_of(integers(*shape))
+    inputs = integer_inputs(graph, shape[1] - shape[3] - 2)
+    same_bits(graph, inputs, emulation.run_emulated(lower_graph(graph, targets.load(target), jobs=1), inputs))
+
+
+def same_bits(graph: Graph, inputs: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> None:
+    """Compare with the interpreter: sums are exact, and every rounding is foreseen."""
+    want, total = Interpreter(graph).run(inputs), int(inputs["length"][0]) + inputs["q"].shape[2]
+    assert np.array_equal(got["scores"][..., :total], want["scores"][..., :total])
+    assert np.array_equal(got["y"], want["y"])
 
 
 ONCE = """

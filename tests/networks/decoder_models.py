@@ -336,6 +336,35 @@ def translating() -> Any:
     return model
 
 
+def scattering(places: int = 24, **attributes: Any) -> Any:
+    """Caches of one length, to which TensorScatter writes, read by Attention up to a number of rows."""
+    b = Export(heads=4, kept=2, size=8, layers=2)
+    w, kept = b.width, b.kept * b.size
+    x = b("Gather", b.weight(b.vocabulary, w, scale=4), "input_ids")
+    added = b("Range", b.constant(0), b.dim("input_ids", 1), b.constant(1))
+    rows = b("Add", b("Unsqueeze", "write_indices", b.constant([1])), added)
+    x = b("Add", x, b("Gather", b.weight(2 * places, w), rows))
+    for layer in range(b.layers):
+        n = normalized(b, x, opset=18)
+        q, k, v = (
+            b.split_heads(b("MatMul", n, b.weight(w, columns)), heads)
+            for columns, heads in ((w, b.heads), (kept, b.kept), (kept, b.kept))
+        )
+        for part, update in (("key", k), ("value", v)):
+            operands = [f"past_key_values.{layer}.{part}", update, "write_indices"]
+            b.name("TensorScatter", operands, [f"present.{layer}.{part}"], **attributes)
+        caches = [f"present.{layer}.{part}" for part in ("key", "value")]
+        made = b("Attention", q, *caches, "", "", "", "nonpad_kv_seqlen", is_causal=1)
+        x = b("Add", x, b("MatMul", b.join_heads(made), b.weight(w, w)))
+    b.name("MatMul", [x, b.weight(w, b.vocabulary)], ["logits"])
+    b.inputs += [b._input(name, TensorProto.INT64, "batch_size") for name in ("write_indices", "nonpad_kv_seqlen")]
+    b.prune()
+    for value in (*b.inputs, *b.outputs):
+        if value.name.startswith(("past", "present")):
+            value.type.tensor_type.shape.dim[2].dim_value = places
+    return b.model(24)
+
+
 def save(model: Any, path: Any) -> Any:
     """Write a model, after a check of what ONNX defines."""
     if {opset.domain for opset in model.opset_import} == {""}:

@@ -166,7 +166,26 @@ def test_the_pass_narrows_caches_and_their_readers(model: Path) -> None:
     for node in appends:
         for reader in node.outputs[0].users():
             assert reader.inputs[3] is node.outputs[1]
+            assert reader.attrs.integer
     assert [state.in_place for state in graph.states] == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("options", ['type="int8", integers=false', 'type="float16"'])
+def test_attention_in_floats_where_asked_for(model: Path, options: str) -> None:
+    graph = PassManager(f"store-caches{{{options}}}").run(prepared(model, max_length=19), PassContext())
+    assert not any(node.attrs.integer for node in graph.nodes if node.op.name in ("cache_scores", "cache_mix"))
+
+
+@pytest.mark.parametrize(("op", "integer"), [("Softmax", True), ("Tanh", False)])
+def test_weights_that_may_be_below_0_stay_real(tmp_path: Path, op: str, integer: bool) -> None:
+    proto = attention()
+    proto.graph.node[5].op_type = op
+    if op == "Tanh":
+        del proto.graph.node[5].attribute[:]
+    graph = prepared(save(proto, tmp_path / "weights.onnx"), max_length=19, cache="int8")
+    found = {node.op.name: node.attrs.integer for node in graph.nodes if node.op.name.startswith("cache_")
+             and hasattr(node.attrs, "integer")}  # fmt: skip
+    assert found == {"cache_scores": True, "cache_mix": integer}
 
 
 def test_a_cache_that_others_read_stays_as_it_is(model: Path, tmp_path: Path) -> None:

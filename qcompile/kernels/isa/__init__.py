@@ -194,6 +194,19 @@ class DepthwiseKernel(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ByteDots:
+    """An instruction that sums products of four neighbouring bytes each.
+
+    Attributes:
+        dot: ``f(totals, x, y)``: int32 lanes ``totals[i] + sum(x[4i:4i+4] * y[4i:4i+4])``, y signed.
+        signed: whether x is signed, too, or unsigned.
+    """
+
+    dot: Callable[[Expr, Expr, Expr], Expr]
+    signed: bool
+
+
 def _bound(value: Expr, low: Expr | None, high: Expr | None) -> Expr:
     """By comparisons, which an x86 instruction each does."""
     value = value if low is None else tirx.Max(value, low)
@@ -238,6 +251,7 @@ class Isa:
         single_int8: inner kernel for 8-bit layers of one output pixel; None: ``int8`` computes them too.
         product_int8: inner kernel for products of two activations, which may both be -128; None: computed as floats,
             or by ``int8`` where that multiplies unsigned codes.
+        byte_dots: dots of whole vectors of bytes; None: there is no such instruction.
         byte_pairs: kernel for those 8-bit layers whose weights allow sums of two products of bytes in 16 bits.
         shared_int8: inner kernel for 8-bit 3x3 layers whose outputs share products of 16 bits; None: ``int8``, if it
             multiplies such.
@@ -274,6 +288,7 @@ class Isa:
     matrix_int8: AmxKernel | None = None
     single_int8: MicroKernel | None = None
     product_int8: MicroKernel | None = None
+    byte_dots: ByteDots | None = None
     byte_pairs: BytePairKernel | None = None
     shared_int8: PairMicroKernel | None = None
     map_lanes: int = 0

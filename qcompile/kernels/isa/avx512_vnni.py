@@ -20,11 +20,11 @@ from qcompile.kernels.builder import (
 )
 from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
-from qcompile.kernels.isa import Isa
+from qcompile.kernels.isa import ByteDots, Isa
 from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
 from qcompile.kernels.single_row import SingleRow
 from qcompile.kernels.vnni import VnniMicroKernel
-from qcompile.kernels.vnni_depthwise import VnniDepthwise
+from qcompile.kernels.vnni_depthwise import VnniDepthwise, dot
 from qcompile.kernels.x86 import Packs, saturated
 
 _TILES = ((14, 2), (9, 3), (6, 4), (28, 1), (12, 2), (10, 2), (8, 3), (8, 2), (7, 3))
@@ -108,6 +108,7 @@ AVX512_VNNI = Isa(
     bfloat16=PairSums(_FLOAT_TILES),
     depthwise_bfloat16=DirectFmaDepthwise(lanes=16, a_dtype="bfloat16"),
     single_int8=SingleRow(VnniMicroKernel(lanes=16, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
+    byte_dots=ByteDots(dot, signed=False),
     shared_int8=PairMicroKernel(16, _PAIR_TILES, "int16", _multiply_pairs, _add_pairs),
     prefetches=True,
     least_weight=-128,

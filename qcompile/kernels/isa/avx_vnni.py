@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qcompile.kernels.isa import avx2
+from qcompile.kernels.isa import ByteDots, avx2
 from qcompile.kernels.single_row import SingleRow
 from qcompile.kernels.vnni import VnniMicroKernel
-from qcompile.kernels.vnni_depthwise import VnniDepthwise
+from qcompile.kernels.vnni_depthwise import VnniDepthwise, dot
 
 _TILES = ((6, 2), (12, 1), (4, 3), (3, 3), (2, 4), (4, 2), (3, 2))
 
@@ -18,6 +18,7 @@ AVX_VNNI = replace(
     avx2.AVX2,
     name="avx_vnni",
     int8=VnniMicroKernel(lanes=8, tiles=_TILES),
+    byte_dots=ByteDots(dot, signed=False),
     byte_pairs=None,
     depthwise_int8=_DEPTHWISE,
     single_int8=SingleRow(VnniMicroKernel(lanes=8, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),

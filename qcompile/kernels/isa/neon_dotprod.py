@@ -19,7 +19,7 @@ from qcompile.kernels.builder import (
 )
 from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
-from qcompile.kernels.isa import Isa, neon
+from qcompile.kernels.isa import ByteDots, Isa, neon
 from qcompile.kernels.sdot_depthwise import SdotDepthwise, dot
 from qcompile.kernels.single_row import SingleRow
 
@@ -98,5 +98,6 @@ NEON_DOTPROD = Isa(
     map_lanes=16,
     row_lanes=16,
     product_int8=_SdotMicroKernel(),
+    byte_dots=ByteDots(dot, signed=True),
     single_int8=SingleRow(_SdotMicroKernel(), vectors=(8, 6, 4, 3, 2, 1), chunk=4, unroll=8),
 )
