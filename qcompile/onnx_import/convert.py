@@ -15,7 +15,7 @@ from qcompile.ir.symbol import Symbol
 from qcompile.ir.verify import verify
 from qcompile.onnx_import.check import prepare, reads
 from qcompile.onnx_import.control_flow import CONTROL_FLOW, Host, expand_control_flow
-from qcompile.onnx_import.definitions import definition
+from qcompile.onnx_import.definitions import definition, own_operators
 from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluate_reference
 from qcompile.onnx_import.inline import function_body, has_definition
 from qcompile.onnx_import.load import Model
@@ -250,7 +250,7 @@ class _Conversion:
         """Pass on that operands are lost; name the node too if qcompile could not convert it anyway."""
         for operand in lost:
             self._complain(operand)
-        if not is_supported(node):
+        if not is_supported(node) and node.op_type not in own_operators():
             node.name = label
             self.missing.append(node)
         self._bind(node, label, None)

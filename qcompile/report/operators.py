@@ -30,7 +30,7 @@ def supported_operators() -> list[Operator]:
     """Return every ONNX operator that can be imported, sorted by name."""
     from qcompile.ir.opdef import Quantization
     from qcompile.onnx_import.control_flow import CONTROL_FLOW
-    from qcompile.onnx_import.definitions import runtime_operators
+    from qcompile.onnx_import.definitions import own_operators, runtime_operators
     from qcompile.onnx_import.support import converters
     from qcompile.ops import all_ops
 
@@ -43,7 +43,8 @@ def supported_operators() -> list[Operator]:
         else:
             integer = "" if op.integer is Quantization.FLOAT_ONLY else op.integer.value
             found.append(Operator(name, "operation", integer))
-    found += [Operator(name, "its definition", "") for name in _defined(set(converters()))]
+    defined = {*_defined(set(converters())), *own_operators()} - set(converters())
+    found += [Operator(name, "its definition", "") for name in defined]
     found += [Operator(f"com.microsoft.{name}", "its definition", "") for name in runtime_operators()]
     return sorted(found, key=lambda operator: operator.name)
 

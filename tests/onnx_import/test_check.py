@@ -184,6 +184,15 @@ def test_outputs_that_are_not_made_matter_only_if_read(build: Any) -> None:
     refused(build([norm, reader], inputs, outputs=["y", "z"]), "node norm (LayerNormalization): its output 1 ('mean')")
 
 
+def test_an_operator_with_a_definition_is_not_blamed_for_what_it_reads(build: Any) -> None:
+    nodes = [helper.make_node("Det", ["a"], ["x"], name="d"), helper.make_node("MaxUnpool", ["x", "i"], ["y"], name="u",
+                                                                              kernel_shape=[2, 2])]  # fmt: skip
+    with pytest.raises(UnsupportedOpError) as caught:
+        import_onnx(build(nodes, {"a": [1, 1, 2, 2], "i": [1, 1]}))
+    assert "Det (node d)" in str(caught.value)
+    assert "MaxUnpool (node" not in str(caught.value)
+
+
 def test_outputs_without_a_name_are_left_out(build: Any) -> None:
     constants = {n: np.ones(3, np.float32) for n in "sbmv"}
     node = helper.make_node("BatchNormalization", ["x", *"sbmv"], ["y", "", "", "", ""], name="bn")

@@ -42,6 +42,11 @@ def runtime_operators() -> list[str]:
     return sorted(op for domain, op in _definitions() if domain in DOMAINS)
 
 
+def own_operators() -> list[str]:
+    """Return the operators of ONNX's own domain of which some form, or every one, has a definition, sorted."""
+    return sorted(op for domain, op in _definitions() if domain == "")
+
+
 def definition(node: Any, operands: Sequence[Value | None], label: str) -> tuple[list[Any], int] | None:
     """Return the nodes that define a NodeProto and the operator set they are written for, None where it has none.
 
