@@ -71,9 +71,8 @@ class NodeCosts:
         ns = self._measured.get(_key(_fields(node, precision))) if self._measured else None
         if ns is not None:
             return Cost(ns, True)
-        elements = sum(value.type.size for value in (*node.inputs, *node.outputs))
-        size = _ELEMENT_BYTES.get(precision, 4)
-        return Cost(modelled_ns(node.op.macs(node), size * elements, precision, self._isa), False)
+        moved = node.op.moved(node) * _ELEMENT_BYTES.get(precision, 4)
+        return Cost(modelled_ns(node.op.macs(node), moved, precision, self._isa), False)
 
     def graph_ms(self, graph: Graph) -> float:
         """Return the time of one inference on one core, milliseconds."""

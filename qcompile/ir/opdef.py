@@ -54,6 +54,7 @@ class OpDef:
         adds_residual: whether the epilogue of its integer form can add a residual.
         rounds: whether its real form rounds to few bits, as layers quantized at run time do.
         takes_int16: whether its integer form is defined on 16-bit activations too.
+        selects: whether it reads only those elements of its first operand that it returns.
         sized: whether the result follows from open extents, not from the operands alone.
         onnx: ONNX operator types whose conversion this file provides, with the converter of each.
     """
@@ -66,6 +67,7 @@ class OpDef:
     adds_residual: ClassVar[bool] = False
     rounds: ClassVar[bool] = False
     takes_int16: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
     sized: ClassVar[bool] = False
     onnx: ClassVar[dict[str, Callable[..., Any]]] = {}
 
@@ -133,6 +135,13 @@ class OpDef:
     def macs(self, node: Node) -> int:
         """Return the multiply-accumulates of one evaluation."""
         return 0
+
+    def moved(self, node: Node) -> int:
+        """Return how many elements one evaluation reads and writes."""
+        read, written = ([value.type.size for value in values] for values in (node.inputs, node.outputs))
+        if self.selects:
+            read[0] = min(read[0], sum(written))
+        return sum(read) + sum(written)
 
     def check(self, node: Node) -> None:
         """Verify what types alone cannot say.

@@ -63,6 +63,7 @@ class Gather(OpDef):
     name = "gather"
     Attrs = GatherAttrs
     activations = (0,)
+    selects = True
     integer = Quantization.SHARED
     onnx: ClassVar[dict[str, Any]] = {"Gather": _from_onnx}
 

@@ -34,6 +34,7 @@ class GatherElements(OpDef):
     name = "gather_elements"
     Attrs = GatherAttrs
     activations = (0,)
+    selects = True
     integer = Quantization.SHARED
     onnx: ClassVar[dict[str, Any]] = {"GatherElements": _from_onnx}
 

@@ -51,6 +51,7 @@ class GatherNd(OpDef):
     name = "gather_nd"
     Attrs = GatherNdAttrs
     activations = (0,)
+    selects = True
     integer = Quantization.SHARED
     onnx: ClassVar[dict[str, Any]] = {"GatherND": _from_onnx}
 

@@ -43,6 +43,7 @@ class RowsAt(OpDef):
     name = "rows_at"
     Attrs = RowsAtAttrs
     activations = ()
+    selects = True
 
     def infer(self, attrs: RowsAtAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the type of the rows."""

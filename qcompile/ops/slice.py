@@ -91,6 +91,7 @@ class Slice(OpDef):
 
     name = "slice"
     Attrs = SliceAttrs
+    selects = True
     integer = Quantization.SHARED
     onnx: ClassVar[dict[str, Any]] = {"Slice": _from_onnx}
 

@@ -10,10 +10,11 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
-from qcompile import driver, targets
+from qcompile import driver, ops, targets
 from qcompile.config import CompileConfig
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
+from qcompile.ir.parser import parse_graph
 from qcompile.kernels.conv_workload import ConvWorkload, workload_fields
 from qcompile.tuning.database import Database, append_record
 from qcompile.tuning.record import Record
@@ -114,3 +115,17 @@ def test_a_search_under_a_time_counts_measured_costs(model: Path) -> None:
     isa = targets.load("x86-64-v3").isa
     fast, slow = (NodeCosts(isa, Database([record("int8", ns)])).graph_ms(graph) for ns in (1_000.0, 801_000.0))
     assert slow - fast == pytest.approx(0.8)
+
+
+def test_what_only_selects_reads_what_it_returns() -> None:
+    """The rows of a dictionary that a sentence leaves alone cost nothing."""
+    text = """graph "rows" {
+  input %table : f32[30000,8]
+  input %i : i64[3]
+  %y = gather(%table, %i) : f32[3,8]
+  output "y" = %y
+}
+"""
+    (node,) = parse_graph(text, ops.all_ops()).nodes
+    assert node.op.moved(node) == 3 * 8 + 3 + 3 * 8
+    assert NodeCosts(ISA).node(node).ns < 10.0
