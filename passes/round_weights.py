@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompile.calibrate.calibration_set import usual_count
-from qcompile.calibrate.layer_correction import LayerData, correct_layers, replace_weights
+from qcompile.calibrate.layer_correction import FITTED, LayerData, correct_layers, replace_weights
 from qcompile.calibrate.weight_rounding import best_scales, compensated_weights, damped, round_pairs, round_weights
 from qcompile.cost import paired_run
 from qcompile.ir.graph import Graph
@@ -58,7 +58,7 @@ class RoundWeights(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (INTEGER,)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(10.0)
 
-    samples: int = 32
+    samples: int = FITTED
     damping: float = 10.0
     feedback: bool = True
     sweeps: int = 2

@@ -26,6 +26,9 @@ Array = npt.NDArray[Any]
 LAYERS = ("conv2d", "dense")
 """Operations whose patches `LayerMoments` knows."""
 
+FITTED = 32
+"""Samples to correct layers on at most, of networks that take long: see `usual_count`."""
+
 _BYTES = 2**29  # of activations held at a time
 _ROWS_PER_TERM = 16
 _LEAST_ROWS, _MOST_ROWS = 4096, 32768
@@ -244,23 +247,25 @@ def spread(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[s
     return kept
 
 
-def unfitted(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[str, Array]]:
-    """Return samples, evenly spread, to check a network on whose layers were corrected on some of them.
+def unfitted(samples: Iterable[Mapping[str, Array]], count: int, fitted: int) -> list[Mapping[str, Array]]:
+    """Return samples, evenly spread, to check a network on whose layers were corrected on others.
 
     Correction takes samples at even places wherever it does not take all (`spread`), so those at odd places are new
-    to it; where there are only a few, it takes all, and there is nothing new to check on.
+    to it.
 
     Args:
         samples: read once.
         count: to return at most; at least half as many are if there are enough.
+        fitted: samples that correction takes at most. Where there are no more than these, none is new.
     """
-    first: list[Mapping[str, Array]] = []
+    given = 0
 
     def odd() -> Iterator[Mapping[str, Array]]:
+        nonlocal given
         for index, sample in enumerate(samples):
+            given = index + 1
             if index % 2:
                 yield sample
-            elif not index:
-                first.append(sample)
 
-    return spread(odd(), count) or first
+    kept = spread(odd(), count)
+    return kept if given > fitted else []

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from qcompile.calibrate.calibration_set import usual_count
-from qcompile.calibrate.layer_correction import LAYERS, spread, unfitted
+from qcompile.calibrate.layer_correction import FITTED, LAYERS, spread, unfitted
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.passmgr import PassContext, PassRecord
@@ -34,8 +35,8 @@ LEAST_DB, GOOD_DB = 20.0, 48.0
 MOST_TIME, MOST_NS = 0.25, 20_000.0
 """Modelled time to add for the targets: this share, or so many nanoseconds, which nobody notices."""
 
-CHEAP_TIME, CHEAP_NS = 0.05, 2_000.0
-"""Modelled time that is next to nothing: this share, or so many nanoseconds."""
+CHEAP_TIME = 0.05
+"""Share of the modelled time that is next to nothing."""
 
 CONV_MACS, OTHER_MACS = 0.05, 0.15
 """Share of the multiply-accumulates to take from int8 for the targets, in networks of convolutions and in others."""
@@ -52,7 +53,7 @@ _ROUNDED = 0.25
 _FLAT_DB, _WORTH_DB = 0.5, 1.0
 """Steps at the end that gain less are not taken; nor is what costs next to nothing, but gains less."""
 
-_NEAR_DB = 3.0
+_NEAR_DB = 6.0
 """What misses its targets by more than this, as predicted, is not tried with the slow passes."""
 
 _TRIES = 2
@@ -135,7 +136,9 @@ class _Net:
     def __init__(self, calibrated: Graph, run: Run, context: PassContext) -> None:
         assert context.samples is not None
         self._calibrated, self._run, self._context = calibrated, run, context
-        self._samples = unfitted(context.samples(), usual_count(calibrated, CHECKED))
+        checked, fitted = (usual_count(calibrated, count) for count in (CHECKED, FITTED))
+        new = unfitted(context.samples(), checked, fitted)
+        self._samples, self._has_new = new or spread(context.samples(), checked), bool(new)
         self._evaluator = Evaluator(calibrated, self._samples)
         self._targets = targets(calibrated)
         self._costs = NodeCosts.of(context)
@@ -151,7 +154,7 @@ class _Net:
         if self._plain.margin(good) >= 0.0:
             return self._checked(Kept()).made
         self._measure()
-        cheap = self._worthwhile(self._affordable(good, CHEAP_TIME, CHEAP_NS))
+        cheap = self._worthwhile(self._affordable(good, CHEAP_TIME))
         steps = self._affordable(self._targets, MOST_TIME, MOST_NS, start=cheap)
         best = None
         # What is predicted to be far from its targets goes through the slow passes only with what it needs.
@@ -199,7 +202,9 @@ class _Net:
             relative.append(replace(noise, outputs=outputs))
         return plan_steps(self._assigned, relative, self._costs, limit, start)
 
-    def _affordable(self, goals: Sequence[float], time: float, ns: float, start: Kept | None = None) -> list[Step]:
+    def _affordable(
+        self, goals: Sequence[float], time: float, ns: float = 0.0, start: Kept | None = None
+    ) -> list[Step]:
         """Return the steps that add no more than a share of the time, or so many nanoseconds, and leave enough int8."""
         most = max(time * self._costs.graph_ms(self._plain.made.graph) * 1e6, ns)
         share = CONV_MACS if self._convolves() else OTHER_MACS
@@ -223,7 +228,10 @@ class _Net:
         return not _states(self._calibrated) and convolved > sum(self._macs.values()) / 2
 
     def _worthwhile(self, steps: Sequence[Step]) -> Kept:
-        """Return the shortest of the steps that comes near to its goals, if that gains enough."""
+        """Return the shortest of the steps that comes near to its goals in integers, if that surely gains enough."""
+        if not self._has_new:
+            return Kept()
+        steps = list(takewhile(lambda step: not step.kept.real, steps))
         step = steps[self._needed(steps, 1.0)]
         return step.kept if step.noise <= steps[0].noise * _power(-_WORTH_DB) else Kept()
 

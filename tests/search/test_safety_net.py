@@ -20,7 +20,7 @@ from qcompile.passmgr import PassContext
 from qcompile.search.evaluation import Evaluator
 from qcompile.search.leaving import Kept
 from qcompile.search.safety_net import (
-    CHEAP_NS,
+    CHEAP_TIME,
     CLASSES_DB,
     CONV_MACS,
     OTHER_MACS,
@@ -270,7 +270,7 @@ def test_what_leaves_int8_stays_within_its_budgets(monkeypatch: pytest.MonkeyPat
     found = []
     for share in (0.5, 0.1):
         with monkeypatch.context() as patch:
-            for name, value in (("MOST_TIME", share), ("MOST_NS", 0.0), ("CHEAP_TIME", 0.0), ("CHEAP_NS", 0.0)):
+            for name, value in (("MOST_TIME", share), ("MOST_NS", 0.0), ("CHEAP_TIME", 0.0)):
                 patch.setattr(f"qcompile.search.safety_net.{name}", value)
             patch.setattr("qcompile.search.safety_net.LEAST_DB", 0.0)
             final, _ = compiled(graph, given)
@@ -282,8 +282,8 @@ def test_what_leaves_int8_stays_within_its_budgets(monkeypatch: pytest.MonkeyPat
 
 CLASSES = """
 graph "classes" {
-  input %x : f32[1,64]
-  const @w0 : f32[64,64] = normal(1, 0.2)
+  input %x : f32[1,1024]
+  const @w0 : f32[64,1024] = normal(1, 0.05)
   const @b0 : f32[64] = normal(2, 0.1)
   const @w1 : f32[8,64] = normal(3, 0.2)
   const @b1 : f32[8] = normal(4, 0.1)
@@ -298,11 +298,12 @@ graph "classes" {
 def test_an_accurate_network_gets_nearer_for_next_to_nothing(monkeypatch: pytest.MonkeyPatch):
     random = np.random.default_rng(0)
     graph = parse_graph(CLASSES, ops.all_ops())
-    given = [{"x": random.normal(size=(1, 64)).astype(np.float32)} for _ in range(80)]
+    given = [{"x": random.normal(size=(1, 1024)).astype(np.float32)} for _ in range(600)]
     plain, (final, _) = plainly(graph, given, monkeypatch), compiled(graph, given)
     before, after = (decibel(graph, g, given)[0] for g in (plain, final))
     assert CLASSES_DB < before < after - 1
-    assert NodeCosts().graph_ms(final) * 1e6 <= NodeCosts().graph_ms(plain) * 1e6 + CHEAP_NS
+    assert NodeCosts().graph_ms(final) <= (1 + CHEAP_TIME) * NodeCosts().graph_ms(plain)
+    assert all(node.is_integer for node in final.nodes)
     assert int8_share(final) >= 1 - OTHER_MACS
 
 
@@ -321,7 +322,7 @@ graph "clipped" {
 def test_a_network_is_judged_on_samples_that_its_weights_were_not_fitted_to():
     """What fits weights takes samples at even places."""
     wide, narrow = (parse_graph(CLIPPED.replace("HIGH", high), ops.all_ops()) for high in ("9.0", "1.0"))
-    given = [{"x": np.full((1, 8), 4.0 if index % 2 else 0.5, np.float32)} for index in range(40)]
+    given = [{"x": np.full((1, 8), 4.0 if index % 2 else 0.5, np.float32)} for index in range(600)]
     context = PassContext(samples=lambda: iter(given))
     protect(wide, lambda kept, whole: (narrow, []), context)
     assert any("the worst output has an SQNR of 2.5 dB only" in note for note in context.notes)
