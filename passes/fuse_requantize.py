@@ -10,6 +10,7 @@ from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.arithmetic import ACTIVATIONS, CLAMPS
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
+from qcompile.quant.int16 import INT16
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class FuseRequantize(Pass):
     Likewise requantize to int8 or int16, dequantize to float, and an int8 activation table behind an int8 result. The
     integers are the same bit for bit.
 
-    Refusals: an intermediate with other readers, or one that is a graph output, stays.
+    Refusals: an intermediate with other readers, or one that is a graph output, stays; so does a table behind a layer
+    that reads 16-bit activations.
     """
 
     name: ClassVar[str] = "fuse-requantize"
@@ -87,6 +89,8 @@ def _fuse_table(rewriter: Rewriter, node: Node) -> None:
     """Merge an int8 activation into the convolution before it."""
     producer = node.inputs[0].producer
     if producer is None or producer.op.integer is not Quantization.ACCUMULATE or node.op.name not in ACTIVATIONS:
+        return
+    if producer.inputs[0].dtype == INT16:  # its result is of int8, but its kernel looks up no table
         return
     before = node.inputs[0].qparams
     if _sole_reader(rewriter.graph, node.inputs[0]) is not node or producer.attrs.activation != "none":

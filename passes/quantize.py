@@ -138,8 +138,8 @@ class _IntegerBuilder:
             # The model rounds to this grid first.
             return self.integer(value, before, other)
         if value in self.accumulators:
-            # One requantization stays fused to the layer: the finer, if there are two.
-            finer = dtype == INT8 and self._feeds(value, INT16)
+            # One requantization stays fused to the layer: the model's own, else the finer, if there are two.
+            finer = dtype == INT8 and self._feeds(value, INT16) and not _on_grid(value)
             return self.integer(value, before, INT16) if finer else self.accumulators[value]
         return self.integers.get((value, other)) if self.is_integer(value) else None
 
@@ -326,7 +326,7 @@ class _IntegerBuilder:
 
     def _wide_operand(self, node: Node) -> int | None:
         """Return which operand of an addition may come as a wide accumulator, None if neither may."""
-        if node.precision != INT8 or self._feeds(node.output, INT16):
+        if node.precision != INT8 or (self._feeds(node.output, INT16) and not _on_grid(node.output)):
             return None
         if node.inputs[0] is node.inputs[1] or node.inputs[0].shape != node.inputs[1].shape:
             return None

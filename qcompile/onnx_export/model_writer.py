@@ -22,12 +22,18 @@ _SUFFIX = re.compile(r"(\.(q|fused|real)(\.\d+)?)+$")
 class ModelWriter:
     """The ONNX graph under construction.
 
+    Args:
+        taken: names of inputs and outputs.
+        opset: of the model.
+
     Attributes:
         nodes: in order of computation.
         initializers: constants.
+        opset: of the model.
     """
 
-    def __init__(self, taken: Sequence[str]) -> None:
+    def __init__(self, taken: Sequence[str], opset: int) -> None:
+        self.opset = opset
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self._taken = set(taken)

@@ -40,7 +40,8 @@ def qdq_model(graph: Graph, *, producer: str = "qcompile") -> Any:
     integer = [v.name for v in (*graph.inputs, *graph.outputs) if v.qparams is not None]
     if integer:
         raise UsageError(f"'{integer[0]}' is quantized; a QDQ model has real inputs and outputs", hint="use --io float")
-    writer = ModelWriter([v.name for v in graph.inputs] + list(graph.output_names))
+    opset = OPSET_16_BITS if any(v.dtype == "int16" for v in graph.values()) else OPSET
+    writer = ModelWriter([v.name for v in graph.inputs] + list(graph.output_names), opset)
     for value in graph.inputs:
         writer.set(value, value.name)
     for node in graph.nodes:
@@ -53,8 +54,7 @@ def qdq_model(graph: Graph, *, producer: str = "qcompile") -> Any:
     body = helper.make_graph(_live(writer.nodes, set(graph.output_names)), graph.name, inputs, outputs)
     used = {name for node in body.node for name in node.input}
     body.initializer.extend(tensor for tensor in writer.initializers if tensor.name in used)
-    wide = any(v.dtype == "int16" for v in graph.values())
-    opsets = [helper.make_opsetid("", OPSET_16_BITS if wide else OPSET)]
+    opsets = [helper.make_opsetid("", opset)]
     return helper.make_model(body, opset_imports=opsets, ir_version=_IR_VERSION, producer_name=producer)
 
 
@@ -101,7 +101,8 @@ def _write(writer: ModelWriter, node: Node) -> None:
     else:
         write_operation(writer, node)
     moved = node.op.integer is Quantization.SHARED and node.outputs[0].qparams == node.inputs[0].qparams
-    for value in node.outputs if not moved else ():
+    # What is only moved needs no rounding, but ONNX Runtime 1.31 adds one, with a wrong type from this operator set on.
+    for value in node.outputs if not moved or writer.opset >= OPSET_16_BITS else ():
         _round_result(writer, node, value)
 
 

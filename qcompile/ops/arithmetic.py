@@ -194,6 +194,8 @@ def check_epilogue(node: Node) -> None:
         ValueError: its activation has no integer form, or does not go with a residual or raw accumulators.
     """
     attrs, result = node.attrs, node.output.qparams
+    if attrs.pre_activation is not None and node.inputs[0].dtype == int16.INT16:
+        raise ValueError(f"the table of '{attrs.activation}' goes with 8-bit activations only")
     if attrs.activation in CLAMPS or attrs.pre_activation is not None:
         return
     slopes = getattr(attrs, "slopes", ())

@@ -112,3 +112,18 @@ def test_the_loader_needs_no_compiler(bundle: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "(1, 4)\n[]\n"
+
+
+def test_a_table_behind_a_layer_of_16_bits(tmp_path: Path) -> None:
+    """The layer's result has 8 bits, as what reads it, but its kernel looks nothing up."""
+    graph = classifier().graph
+    for node in graph.node:
+        node.op_type = "Sigmoid" if node.op_type == "Relu" else node.op_type
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
+    settings = {"keep_int16": ["stem"], "keep_float": []}
+    given = [{"x": x} for x in samples()]
+    bundle = qcompile.compile(tmp_path / "m.onnx", calibration=given, output=tmp_path / "b", **settings)
+    steps = {step["node"]: step["precision"] for step in bundle.manifest["steps"]}
+    assert (steps["stem"], steps["stem_relu"]) == ("int16", "int8")
+    assert bundle.check is not None
+    assert bundle.check.exact
