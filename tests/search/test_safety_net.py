@@ -277,7 +277,7 @@ def test_what_leaves_int8_stays_within_its_budgets(monkeypatch: pytest.MonkeyPat
         assert costs.graph_ms(final) <= (1 + share) * costs.graph_ms(plain)
         assert int8_share(final) >= 1 - CONV_MACS
         found.append(min(decibel(graph, final, given)))
-    assert found[0] > found[1] + 1
+    assert found[0] > found[1] + 0.5
 
 
 CLASSES = """
