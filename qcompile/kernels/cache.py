@@ -17,6 +17,7 @@ from qcompile.kernels.cache_integer import integer_cache_kernel
 from qcompile.kernels.cache_workload import CacheWorkload, spans, wide
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
+from qcompile.kernels.math import ROUND
 from qcompile.quant.cache_codes import LEAST_PEAK
 
 _ROWS = 4
@@ -225,8 +226,7 @@ def _storing(
 
     def store(value: Expr) -> Expr:
         clamped = b.let(tirx.Min(tirx.Max(b.let(value * inverse), low), high))
-        # 1.5 · 2^23 leaves the number, rounded to nearest even, in the low bits of the sum.
-        rounded = b.let(clamped + const(12582912.0, "float32"))
+        rounded = b.let(clamped + const(ROUND, "float32"))
         return cast("int8", tirx.reinterpret("int32", rounded))
 
     return store

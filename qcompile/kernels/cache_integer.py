@@ -31,15 +31,13 @@ from qcompile.kernels.builder import (
 from qcompile.kernels.cache_workload import CacheWorkload, spans, wide
 from qcompile.kernels.isa import ByteDots, Isa
 from qcompile.kernels.kernel import Kernel, symbol
+from qcompile.kernels.math import ROUND, ROUND_BITS
 from qcompile.quant.cache_codes import LARGEST_CODE, LARGEST_SHARE, LEAST_PEAK, SHARE_BLOCK
 
 _GROUP, _PART = 4, 16
 _VECTORS_AHEAD, _ROWS_AHEAD = 2, 32
 """How far before its use a line of the cache is asked for: lines of keys lie far apart."""
 
-_MAGIC = 12582912.0
-"""1.5 · 2^23 leaves a small number, rounded to nearest even, in the low bits of the sum."""
-_MAGIC_BITS = 0x4B400000
 _LOW = 7
 """Bits of the lower plane of a share: both planes are then codes with or without sign."""
 
@@ -134,8 +132,8 @@ class _Product(ABC):
             scaled = b.let(value(element, lanes) * splat(inverse, lanes))
             low = const(-float(most) if self.planes == 1 else 0.0, kind)
             clamped = b.let(tirx.Min(tirx.Max(scaled, low), const(float(most), kind)))
-            bits = b.let(bitcast(wide("int32", lanes), b.let(clamped + const(_MAGIC, kind))))
-            code = b.let(bits - const(_MAGIC_BITS, wide("int32", lanes)))
+            bits = b.let(bitcast(wide("int32", lanes), b.let(clamped + const(ROUND, kind))))
+            code = b.let(bits - const(ROUND_BITS, wide("int32", lanes)))
             self.codes.store(index(at) + element, code, lanes)
             for plane, part in enumerate(self._in_planes(code, lanes)):
                 self.bytes.store(self._plane(number, plane) + element, cast(wide("int8", lanes), part), lanes)

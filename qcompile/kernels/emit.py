@@ -19,9 +19,6 @@ from qcompile.kernels.builder import Builder, Expr, Memory, bitcast, call_pure, 
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.narrowing import codes_of, narrowed
 
-_MAGIC = 12582912.0  # 1.5 · 2^23
-_MAGIC_BITS = 0x4B400000
-
 _CONVEX = ("and", "lt", "le")
 
 
@@ -191,8 +188,8 @@ class Emitter:
             return self._round_clamp_in_parts(parts, lanes)
         clamped = tirx.Min(tirx.Max(value, lo), hi)
         # The operand is no product, so the addition cannot be contracted; it rounds to nearest, ties to even.
-        shifted = clamped + const(_MAGIC, _typed("float32", lanes))
-        return bitcast(_typed("int32", lanes), shifted) - const(_MAGIC_BITS, _typed("int32", lanes))
+        shifted = clamped + const(math.ROUND, _typed("float32", lanes))
+        return bitcast(_typed("int32", lanes), shifted) - const(math.ROUND_BITS, _typed("int32", lanes))
 
     def _round_clamp_in_parts(self, parts: Sequence[Expr], lanes: int) -> Expr:
         """Round the vectors of which a wide one consists, one after another."""

@@ -13,8 +13,11 @@ from tvm import tirx
 
 from qcompile.kernels.builder import Builder, Expr, bitcast, call_pure, cast, const
 
-_ROUND = {"float32": 12582912.0, "float64": 6755399441055744.0}
-"""1.5 · 2^23 and 1.5 · 2^52: added to a small number they leave it, rounded, in the low bits."""
+ROUND, ROUND_BITS = 12582912.0, 0x4B400000
+"""1.5 · 2^23, and its bits: added to a small float32 it leaves that, rounded to nearest even, in the low bits."""
+
+_ROUND = {"float32": ROUND, "float64": 6755399441055744.0}
+"""The same for both types; of a float64 it is 1.5 · 2^52."""
 
 _BITS = {"float32": ("int32", 23, 127), "float64": ("int64", 52, 1023)}
 """Integer type of the same width, position of the exponent, its bias."""
