@@ -201,7 +201,7 @@ class _Conversion:
             return False
         outer, self.opset = self.opset, version
         try:
-            self._convert_body(_needed(body, {name for name in node.output if name}))
+            self._convert_body(needed(body, {name for name in node.output if name}))
         finally:
             self.opset = outer
         return True
@@ -295,16 +295,22 @@ _PASSES_ON = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatt
 
 def _needed_nodes(graph: Any) -> list[Any]:
     """Return the nodes that an output depends on, in their order."""
-    return _needed(graph.node, {v.name for v in graph.output})
+    return needed(graph.node, {v.name for v in graph.output})
 
 
-def _needed(nodes: Sequence[Any], wanted: set[str]) -> list[Any]:
-    needed = []
+def needed(nodes: Sequence[Any], wanted: set[str]) -> list[Any]:
+    """Return the nodes that some tensors depend on, in their order.
+
+    Args:
+        nodes: ONNX nodes in order of computation.
+        wanted: names of these tensors; all that the nodes read is added.
+    """
+    found = []
     for node in reversed(nodes):
         if any(name in wanted for name in node.output if name):
-            needed.append(node)
+            found.append(node)
             wanted.update(reads(node))
-    return needed[::-1]
+    return found[::-1]
 
 
 def _unique_label(node: Any, index: int, seen: set[str], taken: set[str]) -> str:

@@ -18,6 +18,7 @@ from onnx import helper
 from qcompile.errors import UnsupportedOpError
 from qcompile.onnx_import import import_onnx
 from qcompile.onnx_import.bounds import made_up
+from qcompile.onnx_import.convert import needed
 from qcompile.onnx_import.growing import GrowingModel
 from qcompile.onnx_import.load import load_model
 from qcompile.ops.interpreter import Interpreter
@@ -146,15 +147,12 @@ def _rewrite(graph: Any, index: str) -> str | None:
 
 def _drop(graph: Any, names: set[str]) -> bool:
     """Remove inputs, and what nothing needs any more; return whether nothing else is lost by that."""
-    needed, kept = {value.name for value in graph.output}, []
+    wanted = {value.name for value in graph.output}
     before = {name for node in graph.node for name in node.input}
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed.update(node.input)
-            kept.append(node)
+    kept = needed(graph.node, wanted)
     del graph.node[:]
-    graph.node.extend(reversed(kept))
-    unread = {v.name for v in graph.input if v.name in before and v.name not in needed} - names
+    graph.node.extend(kept)
+    unread = {v.name for v in graph.input if v.name in before and v.name not in wanted} - names
     for value in [value for value in graph.input if value.name in names]:
         graph.input.remove(value)
     return not unread
