@@ -78,9 +78,10 @@ def _targets(step: Step, left: range, targets: list[int], opened: dict[int, Exte
     names = set(symbol.split(JOINT))
     known = [e for e in step.known() if names >= set(e.symbol.split(JOINT))]
     choices = list(itertools.product(*([None, *(e for e in known if e.most == size)] for size in sizes)))
-    products = [_product(step, symbol, sizes, chosen) for chosen in choices]
-    for chosen, product in zip(choices, products, strict=True):
-        if np.array_equal(product, total):
+    products = []
+    for chosen in choices:
+        products.append(_product(step, symbol, sizes, chosen))
+        if np.array_equal(products[-1], total):
             return list(chosen)
     for chosen, product in zip(choices, products, strict=True):
         found = _with_rest(step, symbol, total, sizes, chosen, product)
