@@ -143,6 +143,7 @@ class _Net:
         self._targets = targets(calibrated)
         self._costs = NodeCosts.of(context)
         self._plain = self._checked(Kept(), whole=False)
+        self._margins = {Kept(): self._plain.margin(self._targets)}
 
     def _checked(self, kept: Kept, *, whole: bool = True) -> _Checked:
         made = Protected(*self._run(kept, whole), kept)
@@ -264,8 +265,10 @@ class _Net:
         return high
 
     def _quick_margin(self, step: Step) -> float:
-        """Return the margin to the targets without the slow passes."""
-        return self._checked(step.kept, whole=False).margin(self._targets)
+        """Return the margin to the targets without the slow passes; each network is made once for it."""
+        if step.kept not in self._margins:
+            self._margins[step.kept] = self._checked(step.kept, whole=False).margin(self._targets)
+        return self._margins[step.kept]
 
     def _extended(self, known: _Checked, steps: Sequence[Step], goals: Sequence[float]) -> _Checked:
         """Return the network with more nodes out of int8, the fewest that meet goals, as long as that makes it better.
