@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, event, settings
 
-from qcompile import driver
+from qcompile import bundle as bundles
+from qcompile import driver, runtime, targets
 from qcompile.errors import UnsupportedOpError
 from qcompile.ir.graph import Graph, Node
+from qcompile.lower import lower_graph
 from qcompile.onnx_import.bounds import import_bounded
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
@@ -77,6 +80,22 @@ def opened(model: Any, shape: Sequence[Any], samples: list[Feed], wanted: str) -
     except UnsupportedOpError as error:
         event(f"refused: {error.message.partition(':')[2][:60]}")
         return None
+
+
+def compare_poisoned(graphs: tuple[Graph, Graph], given: Feed, tolerance: float) -> None:
+    """Compare a graph with its form for open extents, of which all that lies past an end is poisoned."""
+    final, bounded = graphs
+    with np.errstate(all="ignore"):
+        compare(poisoned(bounded, given), Interpreter(final).run(given), tolerance)
+
+
+def compare_code(graphs: tuple[Graph, Graph], inputs: Sequence[Feed], folder: Path, tolerance: float = 1e-4) -> None:
+    """Compare a graph with a bundle of its form for open extents, on one size after another."""
+    final, bounded = graphs
+    bundles.write_bundle(lower_graph(bounded, targets.host()), folder / "b")
+    with runtime.load(folder / "b", threads=2) as session, np.errstate(all="ignore"):
+        for given in inputs:
+            compare(session.run(given), Interpreter(final).run(given), tolerance)
 
 
 def compare(found: Feed, expected: Feed, tolerance: float = 1e-4) -> None:

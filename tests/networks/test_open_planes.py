@@ -6,7 +6,6 @@ There are half as many as `QCOMPILE_OPEN_GRAPHS` says (60; nightly runs take 2,0
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from open_planes import CHANNELS, STEPS, Planes, planes
-from open_poison import INTEGERS, Feed, compare, many, opened, poisoned
+from open_poison import INTEGERS, Feed, compare, compare_code, compare_poisoned, many, opened, poisoned
 
-from qcompile import bundle as bundles
-from qcompile import driver, runtime, targets
+from qcompile import driver
 from qcompile.ir.graph import Graph
-from qcompile.lower import lower_graph
 from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter
 
@@ -73,22 +70,15 @@ def test_float(model: Any, sizes: tuple[int, int]) -> None:
 @given(model=planes(), sizes=SIZES)
 def test_integers(model: Any, sizes: tuple[int, int]) -> None:
     found = made(model, INTEGERS)
-    if found is None:
-        return
-    (given,) = at_sizes(sizes)
-    with np.errstate(all="ignore"):
+    if found is not None:
         # Means of float parts are summed in another order: what is rounded behind them may be a step away.
-        compare(poisoned(found[1], given), Interpreter(found[0]).run(given), 0.05)
+        compare_poisoned(found, *at_sizes(sizes), tolerance=0.05)
 
 
 @many(max(3, COUNT // 20))
 @given(model=planes())
 def test_code(model: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     found = made(model, driver.FINISH_FLOAT)
-    if found is None:
-        return
-    folder: Path = tmp_path_factory.mktemp("planes")
-    bundles.write_bundle(lower_graph(found[1], targets.host()), folder / "b")
-    with runtime.load(folder / "b", threads=2) as session, np.errstate(all="ignore"):
-        for given in at_sizes((10, 8), (4, 4), (6, 8), (10, 4), (10, 8)):
-            compare(session.run(given), Interpreter(found[0]).run(given), 1e-3)
+    if found is not None:
+        inputs = at_sizes((10, 8), (4, 4), (6, 8), (10, 4), (10, 8))
+        compare_code(found, inputs, tmp_path_factory.mktemp("planes"), 1e-3)

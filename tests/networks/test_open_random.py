@@ -7,20 +7,17 @@ poisoned, so that a result that depends on it shows.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
-from open_poison import HALVES, INTEGERS, Feed, compare, many, opened, poisoned
+from open_poison import HALVES, INTEGERS, Feed, compare, compare_code, compare_poisoned, many, opened, poisoned
 from open_sketch import LEAST, MOST, WIDTH, models
 
-from qcompile import bundle as bundles
-from qcompile import driver, runtime, targets
+from qcompile import driver
 from qcompile.ir.graph import Graph
-from qcompile.lower import lower_graph
 from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter
 
@@ -56,33 +53,23 @@ def test_float(model: Any, sizes: tuple[int, int]) -> None:
 @given(model=models(), sizes=SIZES)
 def test_integers(model: Any, sizes: tuple[int, int]) -> None:
     found = made(model, INTEGERS)
-    if found is None:
-        return
-    (given,) = at_sizes(sizes)
-    with np.errstate(all="ignore"):
-        compare(poisoned(found[1], given), Interpreter(found[0]).run(given), 1e-5)
+    if found is not None:
+        compare_poisoned(found, *at_sizes(sizes), tolerance=1e-5)
 
 
 @many(COUNT // 2)
 @given(model=models(), sizes=SIZES)
 def test_halves(model: Any, sizes: tuple[int, int]) -> None:
     found = made(model, HALVES)
-    if found is None:
-        return
-    (given,) = at_sizes(sizes)
-    with np.errstate(all="ignore"):
+    if found is not None:
         # Sums in another order may round to the neighbouring number of 16 bits, and layers behind go on from there.
-        compare(poisoned(found[1], given), Interpreter(found[0]).run(given), 0.02)
+        compare_poisoned(found, *at_sizes(sizes), tolerance=0.02)
 
 
 @many(max(3, COUNT // 20))
 @given(model=models())
 def test_code(model: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     found = made(model, driver.FINISH_FLOAT)
-    if found is None:
-        return
-    folder: Path = tmp_path_factory.mktemp("open")
-    bundles.write_bundle(lower_graph(found[1], targets.host()), folder / "b")
-    with runtime.load(folder / "b", threads=2) as session, np.errstate(all="ignore"):
-        for given in at_sizes((3, MOST), (1, LEAST), (2, LEAST + 1), (3, MOST)):
-            compare(session.run(given), Interpreter(found[0]).run(given))
+    if found is not None:
+        inputs = at_sizes((3, MOST), (1, LEAST), (2, LEAST + 1), (3, MOST))
+        compare_code(found, inputs, tmp_path_factory.mktemp("open"))
