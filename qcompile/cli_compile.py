@@ -13,7 +13,7 @@ from qcompile.cli_options import Calib, InputShape, InputValue, KeepFloat, KeepI
 from qcompile.errors import UsageError
 
 if TYPE_CHECKING:
-    from qcompile.driver import Bundle
+    from qcompile.compilation import Bundle
 
 
 def compile_model(

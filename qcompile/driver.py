@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qcompile import pipelines
 from qcompile.bundle import check_output
+from qcompile.compilation import Bundle, Compilation
 from qcompile.config import CompileConfig, read_config, read_labels, read_sidecar, whole_shapes
 from qcompile.errors import UsageError
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from qcompile.calibrate.calibration_set import CalibrationSet
     from qcompile.calibrate.preprocess import Preprocess
     from qcompile.evaluate.comparison import Comparison
-    from qcompile.evaluate.self_test import Check
     from qcompile.ir.graph import Graph
     from qcompile.ir.program import Program
     from qcompile.passmgr import PassContext, PassRecord
@@ -24,66 +25,9 @@ if TYPE_CHECKING:
     from qcompile.search.leaving import Kept
     from qcompile.search.result import SearchResult
 
-SIMPLIFY = (
-    "fold-constants,eliminate-dead,canonicalize,fold-batchnorm,canonicalize,fold-constants,tabulate-dense,"
-    "to-nhwc,eliminate-transposes,eliminate-dead"
-)
-"""Rewrites that keep a float graph's meaning; every compilation starts with them."""
-
-FINISH_FLOAT = "fuse-residual,fuse-activation,eliminate-dead"
-"""Fusions for what is computed in float."""
-
 REPORT = "report.html"
 
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass
-class Bundle:
-    """A finished compilation.
-
-    Args:
-        path: the bundle's directory.
-        manifest: contents of its manifest.json.
-        report: its HTML report.
-        notes: what the user should know, in plain words.
-        records: what each pass did.
-        check: how the library was found to run on this machine; None where it is for another.
-        search: how the passes were found; None where nothing was searched for.
-    """
-
-    path: Path
-    manifest: dict[str, Any]
-    report: Path
-    notes: list[str] = field(default_factory=list)
-    records: list[PassRecord] = field(default_factory=list)
-    check: Check | None = None
-    search: SearchResult | None = None
-
-
-@dataclass
-class Compilation:
-    """What the stages made, on its way into the bundle.
-
-    Args:
-        context: services and notes of the passes; holds the calibration statistics.
-        samples: the calibration set, or None.
-        graph: the final graph.
-        program: its code.
-        comparison: integers against float, None for a float build.
-        records: what each pass did.
-        labels: class names, or None.
-        search: how the passes were found, None where nothing was searched for.
-    """
-
-    context: PassContext
-    samples: CalibrationSet | None
-    graph: Graph
-    program: Program
-    comparison: Comparison | None
-    records: list[PassRecord]
-    labels: list[str] | None
-    search: SearchResult | None = None
 
 
 def compile(
@@ -249,21 +193,18 @@ def simplify(
     graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
 ) -> tuple[Graph, list[PassRecord]]:
     """Run the float rewrites and the user's own passes."""
-    return _run(f"{SIMPLIFY},{config.passes}" if config.passes else SIMPLIFY, graph, config, context, instruments)
+    return _run(pipelines.simplification(config), graph, config, context, instruments)
 
 
 def find_recipe(graph: Graph, config: CompileConfig, context: PassContext, output: Path) -> SearchResult | None:
     """Search for the passes that the user's goal needs; None where there is no goal."""
     from qcompile.passmgr import PassRegistry
-    from qcompile.passmgr.selection import check_selection
     from qcompile.search.start import search, settings_of
 
     if not config.searches or is_quantized(graph):
         return None
-    observed, _ = _run(observation_pipeline(config), graph, config, context, ())
-    check_selection(observed, config.keep_float, option="--keep-float", original=graph)
-    check_selection(observed, config.keep_int16, option="--keep-int16", original=graph)
-    pipeline = f"{observation_pipeline(config)},{quantization_pipeline(config)},{FINISH_FLOAT}"
+    _observed(graph, config, context, ())
+    pipeline = f"{pipelines.quantization(config)},{pipelines.FINISH_FLOAT}"
     return search(graph, pipeline, context, settings_of(config, output), PassRegistry(config.pass_path))
 
 
@@ -286,32 +227,37 @@ def to_precision(
 ) -> tuple[Graph, list[PassRecord]]:
     """Run the passes that lead to the wanted precision: those that a search found, or the usual ones."""
     from qcompile.passmgr.selection import check_selection
-    from qcompile.search.safety_net import protect
 
     if config.precision in ("fp16", "bf16"):
         check_selection(graph, config.keep_float, option="--keep-float")
     if config.precision in ("fp16", "bf16", "fp32"):
-        return _run(finish_pipeline(config), graph, config, context, instruments)
+        return _run(pipelines.finish(config), graph, config, context, instruments)
     if is_quantized(graph):
         context.note("the model is quantized already: its own scales are used, no calibration")
-        return _run(f"{absorption_pipeline(config)},{finish_pipeline(config)}", graph, config, context, instruments)
+        return _run(f"{pipelines.absorption(config)},{pipelines.finish(config)}", graph, config, context, instruments)
     if config.precision == "dynamic":
         check_selection(graph, config.keep_float, option="--keep-float")
-        return _run(f"{dynamic_pipeline(config)},{finish_pipeline(config)}", graph, config, context, instruments)
+        return _run(f"{pipelines.dynamic(config)},{pipelines.finish(config)}", graph, config, context, instruments)
     if found is not None:
-        if found.made is not None and not instruments and not narrow_pipeline(config):
+        if found.made is not None and not instruments and not pipelines.narrow(config):
             return found.made.handed_over(context)
-        return _run(f"{found.recipe.text}{narrow_pipeline(config)}", graph, config, context, instruments)
-    observed, before = _run(observation_pipeline(config), graph, config, context, instruments)
-    # Calibration takes long: a name that does not exist is reported before it.
-    check_selection(observed, config.keep_float, option="--keep-float", original=graph)
-    check_selection(observed, config.keep_int16, option="--keep-int16", original=graph)
-    calibrated, ranges = _run(f"calibrate{{seed={config.seed}}}", observed, config, context, instruments)
+        return _run(f"{found.recipe.text}{pipelines.narrow(config)}", graph, config, context, instruments)
+    return _quantized(graph, config, context, instruments)
+
+
+def _quantized(
+    graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
+) -> tuple[Graph, list[PassRecord]]:
+    """Calibrate and quantize a float graph; nodes that spoil an output leave int8."""
+    from qcompile.search.safety_net import protect
+
+    observed, before = _observed(graph, config, context, instruments)
+    calibrated, ranges = _run(pipelines.calibration(config), observed, config, context, instruments)
 
     def quantized(kept: Kept, whole: bool) -> tuple[Graph, list[PassRecord]]:
         real, wide = (*config.keep_float, *kept.real), (*config.keep_int16, *kept.wide)
         more = replace(config, keep_float=real, keep_int16=wide)
-        pipeline = f"{integer_pipeline(more, whole)},{finish_pipeline(config)}"
+        pipeline = f"{pipelines.integer(more, whole)},{pipelines.finish(config)}"
         return _run(pipeline, calibrated, config, context, instruments if whole else ())
 
     # The same weights are quantized once more for every set of nodes that leaves int8.
@@ -321,6 +267,18 @@ def to_precision(
     return made.graph, [*before, *ranges, *made.records]
 
 
+def _observed(
+    graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
+) -> tuple[Graph, list[PassRecord]]:
+    """Ask for ranges, and check the nodes that the user names: calibration takes long, so a wrong name ends here."""
+    from qcompile.passmgr.selection import check_selection
+
+    observed, records = _run(pipelines.observation(config), graph, config, context, instruments)
+    check_selection(observed, config.keep_float, option="--keep-float", original=graph)
+    check_selection(observed, config.keep_int16, option="--keep-int16", original=graph)
+    return observed, records
+
+
 def bound_extents(
     graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
 ) -> tuple[Graph, list[PassRecord]]:
@@ -328,84 +286,9 @@ def bound_extents(
     return _run("bound-dynamic-axes", graph, config, context, instruments) if graph.symbols else (graph, [])
 
 
-def finish_pipeline(config: CompileConfig) -> str:
-    """Return the pipeline text for what is computed in float: fusions, and how its constants are stored."""
-    from qcompile.ir.printer import print_literal
-
-    # Weights that no integer layer multiplies (tables of embeddings) take 8 bits along with the others.
-    bits = config.weight_bits or (8 if config.precision == "dynamic" else None)
-    if bits is None:
-        return f"{FINISH_FLOAT}{narrow_pipeline(config)}"
-    options = f"bits={bits}, group_size={config.group_size}, keep={print_literal(config.keep_float)}"
-    return f"{FINISH_FLOAT},quantize-weights{{{options}}}{narrow_pipeline(config)}"
-
-
-def narrow_pipeline(config: CompileConfig) -> str:
-    """Return the end of a pipeline text that computes or stores what is float, or caches, in fewer bits."""
-    from qcompile.ir.printer import print_literal
-
-    kept = print_literal(config.keep_float if config.precision in ("fp16", "bf16") else ())
-    narrow = f',narrow-floats{{type="{config.narrow_type}", keep_float={kept}}}' if config.narrows else ""
-    narrow += "" if config.store == "float32" else f',store-floats{{type="{config.store}"}}'
-    return narrow if config.cache == "float32" else f'{narrow},store-caches{{type="{config.cache}"}}'
-
-
-def dynamic_pipeline(config: CompileConfig) -> str:
-    """Return the pipeline text that lets layers quantize their activations at run time."""
-    from qcompile.ir.printer import print_literal
-
-    options = f"keep_float={print_literal(config.keep_float)}, weights={print_literal(config.weights)}"
-    return f"quantize-dynamic{{{options}}}"
-
-
 def is_quantized(graph: Graph) -> bool:
     """Return whether the model brings quantization parameters of its own."""
     return any(node.op.name == "fake_quantize" for node in graph.nodes)
-
-
-def absorption_pipeline(config: CompileConfig) -> str:
-    """Return the pipeline text from a simplified quantized model to an integer graph."""
-    from qcompile.ir.printer import print_literal
-
-    quantize = f"quantize{{io={print_literal(config.io)}, wide=false}}"
-    return f"fuse-activation{{tables=false}},split-weights,absorb-qdq,{quantize},fuse-requantize"
-
-
-def observation_pipeline(config: CompileConfig) -> str:
-    """Return the pipeline text that asks for the ranges of a simplified float graph."""
-    from qcompile.ir.printer import print_literal
-
-    options = f"observer={print_literal(config.observer)}, weights={print_literal(config.weights)}"
-    options += f", per_channel={print_literal(config.per_channel)}"
-    return f"fuse-activation{{tables=false}},equalize-weights,smooth-activations,insert-observers{{{options}}}"
-
-
-def quantization_pipeline(config: CompileConfig) -> str:
-    """Return the pipeline text from there to an integer graph."""
-    return f"calibrate{{seed={config.seed}}},{integer_pipeline(config)}"
-
-
-def integer_pipeline(config: CompileConfig, whole: bool = True) -> str:
-    """Return the pipeline text from a calibrated float graph to an integer graph.
-
-    Args:
-        config: effective configuration.
-        whole: whether to round the weights by layer, and those of tables, which takes longer than all else.
-    """
-    from qcompile.ir.printer import print_literal
-
-    wide = f", keep_int16={print_literal(config.keep_int16)}" if config.keep_int16 else ""
-    steps = [
-        f"assign-precision{{keep_float={print_literal(config.keep_float)}{wide}}}",
-        f"quantize{{io={print_literal(config.io)}}}",
-        "fuse-prelu",
-        "fuse-requantize",
-        "quantize-states",
-    ]
-    loss, options = config.pair_loss, {"round-weights": "pair_loss", "even-pairs": "most_loss"}
-    fine = [name if loss is None else f"{name}{{{option}={loss}}}" for name, option in options.items()]
-    tables = 'quantize-weights{operations=["gather"], smallest=65536}'  # rounding a small one gains nothing
-    return ",".join([*steps, *fine, tables] if whole else steps)
 
 
 def _run(
@@ -464,7 +347,7 @@ def tune(graph: Graph, simplified: Graph, config: CompileConfig, context: PassCo
     settings = Settings(config.device, config.budget, file, config.jobs)
     twin = None
     if config.precision == "int8" and not is_quantized(simplified):
-        twin, _ = _run(FINISH_FLOAT, simplified, config, replace(context, notes=[], skips=[]), ())
+        twin, _ = _run(pipelines.FINISH_FLOAT, simplified, config, replace(context, notes=[], skips=[]), ())
     context.note(search(graph, context.target, context.records, settings, context.on_progress, twin=twin).note())
 
 

@@ -15,7 +15,7 @@ from qcompile.evaluate.self_test import foresee
 
 if TYPE_CHECKING:
     from qcompile.calibrate.calibration_set import CalibrationSet
-    from qcompile.driver import Compilation
+    from qcompile.compilation import Compilation
 
 _CHUNK = 1 << 20
 

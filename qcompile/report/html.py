@@ -13,7 +13,7 @@ from qcompile.report.terminal import bytes_text, int8_share, layer_counts
 
 if TYPE_CHECKING:
     from qcompile.bundle.manifest import Provenance
-    from qcompile.driver import Compilation
+    from qcompile.compilation import Compilation
 
 _LEFT, _WIDTH, _HEIGHT = 44.0, 1000.0, 200.0
 _LEAST_TOP_DB = 40.0

@@ -12,7 +12,7 @@ from rich.table import Table
 from qcompile.report.columns import columns, facts, show
 
 if TYPE_CHECKING:
-    from qcompile.driver import Bundle
+    from qcompile.compilation import Bundle
     from qcompile.evaluate.benchmark import Benchmark
     from qcompile.evaluate.execution import Answer, Score
     from qcompile.evaluate.roofs import Roofs

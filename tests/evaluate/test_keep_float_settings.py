@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qcompile import driver
+from qcompile import driver, pipelines
 from qcompile.errors import UsageError
 from qcompile.ir.printer import print_literal
 from qcompile.passmgr import PassManager
@@ -50,7 +50,7 @@ def kept(model: Path, config: Path | None, settings: dict[str, object]) -> set[s
     context, _, graph = driver.prepare(model, resolved, samples, None)
     simplified, _ = driver.simplify(graph, resolved, context, ())
     assignment = f"calibrate,assign-precision{{keep_float={print_literal(resolved.keep_float)}}}"
-    final = PassManager(f"{driver.observation_pipeline(resolved)},{assignment}").run(simplified, context)
+    final = PassManager(f"{pipelines.observation(resolved)},{assignment}").run(simplified, context)
     return {node.loc for node in final.nodes if node.op.name == "conv2d" and node.precision == "float32"}
 
 

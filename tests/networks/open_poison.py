@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import HealthCheck, event, settings
 
 from qcompile import bundle as bundles
-from qcompile import driver, runtime, targets
+from qcompile import pipelines, runtime, targets
 from qcompile.errors import UnsupportedOpError
 from qcompile.ir.graph import Graph, Node
 from qcompile.lower import lower_graph
@@ -25,7 +25,7 @@ Feed = dict[str, np.ndarray]
 
 INTEGERS = ('fuse-activation{tables=false},insert-observers{observer="minmax"},calibrate,assign-precision,quantize,'
             "fuse-requantize,fuse-activation,eliminate-dead")  # fmt: skip
-HALVES = f"{driver.FINISH_FLOAT},narrow-floats"
+HALVES = f"{pipelines.FINISH_FLOAT},narrow-floats"
 _TRUSTED = ("mask_tail", "softmax")
 """What lies past the end of these is relied upon."""
 
@@ -75,7 +75,7 @@ def opened(model: Any, shape: Sequence[Any], samples: list[Feed], wanted: str) -
         graph = import_bounded(model, {"x": shape})
         context = PassContext()
         context.samples = lambda: iter(samples)
-        final = PassManager(f"{driver.SIMPLIFY},{wanted}").run(graph, context)
+        final = PassManager(f"{pipelines.SIMPLIFY},{wanted}").run(graph, context)
         return final, PassManager("bound-dynamic-axes").run(final)
     except UnsupportedOpError as error:
         event(f"refused: {error.message.partition(':')[2][:60]}")

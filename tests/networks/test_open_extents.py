@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import qcompile
 from qcompile import bundle as bundles
-from qcompile import driver, runtime, targets
+from qcompile import driver, pipelines, runtime, targets
 from qcompile.cli import run_command
 from qcompile.errors import UnsupportedOpError, UsageError
 from qcompile.ir.graph import Graph
@@ -175,7 +175,7 @@ def test_arm(case: Any, tmp_path: Path, qemu_aarch64: str) -> None:
 
 def test_smaller_sizes_run_fewer_tiles() -> None:
     graph = import_bounded(transformer(), {"x": [1, "S:1..64", WIDTH]})
-    program = lower_graph(PassManager(f"{driver.SIMPLIFY},bound-dynamic-axes").run(graph), targets.host())
+    program = lower_graph(PassManager(f"{pipelines.SIMPLIFY},bound-dynamic-axes").run(graph), targets.host())
 
     def tiles(size: int) -> int:
         total = 0

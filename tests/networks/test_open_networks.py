@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from qcompile import compile as compiled
-from qcompile import driver, runtime
+from qcompile import pipelines, runtime
 from qcompile.onnx_import.bounds import import_bounded
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
@@ -37,7 +37,7 @@ def test_every_size(name: str) -> None:
     built = NETWORKS[name]()
     model = built.model()
     graph = import_bounded(model, {"x": SHAPE})
-    final = PassManager(f"{driver.SIMPLIFY},{driver.FINISH_FLOAT},bound-dynamic-axes").run(graph, PassContext())
+    final = PassManager(f"{pipelines.SIMPLIFY},{pipelines.FINISH_FLOAT},bound-dynamic-axes").run(graph, PassContext())
     session = reference(model)
     for size in SIZES:
         given = sample(size)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from open_planes import CHANNELS, STEPS, Planes, planes
 from open_poison import INTEGERS, Feed, compare, compare_code, compare_poisoned, many, opened, poisoned
 
-from qcompile import driver
+from qcompile import pipelines
 from qcompile.ir.graph import Graph
 from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter
@@ -50,7 +50,7 @@ def test_every_step_is_served(step: Any) -> None:
         sketch = Planes(data.draw, [("x", ("image",))])
         step(sketch)
         model = sketch.model()
-        found = made(model, driver.FINISH_FLOAT)
+        found = made(model, pipelines.FINISH_FLOAT)
         assert found is not None
         for sizes in ((4, 4), (10, 4), (6, 8), (8, 6)):
             check(model, sizes, *found)
@@ -61,7 +61,7 @@ def test_every_step_is_served(step: Any) -> None:
 @many(COUNT)
 @given(model=planes(), sizes=SIZES)
 def test_float(model: Any, sizes: tuple[int, int]) -> None:
-    found = made(model, driver.FINISH_FLOAT)
+    found = made(model, pipelines.FINISH_FLOAT)
     if found is not None:
         check(model, sizes, *found)
 
@@ -78,7 +78,7 @@ def test_integers(model: Any, sizes: tuple[int, int]) -> None:
 @many(max(3, COUNT // 20))
 @given(model=planes())
 def test_code(model: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    found = made(model, driver.FINISH_FLOAT)
+    found = made(model, pipelines.FINISH_FLOAT)
     if found is not None:
         inputs = at_sizes((10, 8), (4, 4), (6, 8), (10, 4), (10, 8))
         compare_code(found, inputs, tmp_path_factory.mktemp("planes"), 1e-3)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from open_poison import HALVES, INTEGERS, Feed, compare, compare_code, compare_poisoned, many, opened, poisoned
 from open_sketch import LEAST, MOST, WIDTH, models
 
-from qcompile import driver
+from qcompile import pipelines
 from qcompile.ir.graph import Graph
 from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter
@@ -38,7 +38,7 @@ def made(model: Any, wanted: str) -> tuple[Graph, Graph] | None:
 @many(COUNT)
 @given(model=models(), sizes=SIZES)
 def test_float(model: Any, sizes: tuple[int, int]) -> None:
-    found = made(model, driver.FINISH_FLOAT)
+    found = made(model, pipelines.FINISH_FLOAT)
     if found is None:
         return
     event("served")
@@ -69,7 +69,7 @@ def test_halves(model: Any, sizes: tuple[int, int]) -> None:
 @many(max(3, COUNT // 20))
 @given(model=models())
 def test_code(model: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    found = made(model, driver.FINISH_FLOAT)
+    found = made(model, pipelines.FINISH_FLOAT)
     if found is not None:
         inputs = at_sizes((3, MOST), (1, LEAST), (2, LEAST + 1), (3, MOST))
         compare_code(found, inputs, tmp_path_factory.mktemp("open"))

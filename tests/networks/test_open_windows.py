@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qcompile import bundle as bundles
-from qcompile import driver, runtime, targets
+from qcompile import driver, pipelines, runtime, targets
 from qcompile.cli import run_command
 from qcompile.ir.graph import Graph
 from qcompile.lower import lower_graph
@@ -145,7 +145,7 @@ def test_samples_of_several_sizes_calibrate_round_and_check(tmp_path: Path, caps
     simplified, _ = driver.simplify(graph, config, context, ())
     found = []
     for whole in (False, True):
-        pipeline = f"{driver.observation_pipeline(config)},calibrate,{driver.integer_pipeline(config, whole=whole)}"
+        pipeline = f"{pipelines.observation(config)},calibrate,{pipelines.integer(config, whole=whole)}"
         made = PassManager(pipeline).run(simplified, context)
         found.append([v.constant() for node in made.nodes for v in node.inputs[1:3] if v.is_constant])
     assert any(not np.array_equal(a, b) for a, b in zip(*found, strict=True))

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import qcompile
 from qcompile import bundle as bundles
-from qcompile import driver, runtime, targets
+from qcompile import driver, pipelines, runtime, targets
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph
 from qcompile.ir.state import initial_states
@@ -93,7 +93,7 @@ def integer_graph(model: Path, frames: np.ndarray) -> Graph:
     simplified, _ = driver.simplify(graph, config, context, ())
     assert samples is not None
     # Not what the driver would do by itself: it may protect the accuracy of so small a network by floats.
-    text = f"{driver.observation_pipeline(config)},{driver.quantization_pipeline(config)},{driver.FINISH_FLOAT}"
+    text = f"{pipelines.quantization(config)},{pipelines.FINISH_FLOAT}"
     return PassManager(text).run(simplified, context)
 
 

@@ -12,8 +12,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from qcompile import pipelines
 from qcompile.config import CompileConfig
-from qcompile.driver import FINISH_FLOAT, SIMPLIFY, absorption_pipeline, is_quantized
+from qcompile.driver import is_quantized
 from qcompile.ir.graph import Graph
 from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter
@@ -85,7 +86,7 @@ def quantized(folder: Path, form: str, activations: str, weights: str, per_chann
 
 
 def absorbed(graph: Graph) -> tuple[Graph, PassManager]:
-    manager = PassManager(f"{SIMPLIFY},{absorption_pipeline(CompileConfig())},{FINISH_FLOAT}")
+    manager = PassManager(f"{pipelines.SIMPLIFY},{pipelines.absorption(CompileConfig())},{pipelines.FINISH_FLOAT}")
     return manager.run(graph, PassContext()), manager
 
 

@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qcompile import ops
-from qcompile.driver import SIMPLIFY
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.types import TensorType
 from qcompile.passmgr import PassManager
 from qcompile.passmgr.verify_numerics import VerifyNumerics
+from qcompile.pipelines import SIMPLIFY
 
 HEIGHT, WIDTH, CHANNELS = 6, 8, 4
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qcompile import driver, ops
+from qcompile import ops, pipelines
 from qcompile.config import CompileConfig
 from qcompile.evaluate.metrics import sqnr_db
 from qcompile.ir.graph import Graph
@@ -54,7 +54,7 @@ def test_indices_from_the_end_and_beyond_it() -> None:
 def integer_form(first: str) -> Graph:
     """Return the default recipe's graph, with the sum in 16 bits."""
     config = CompileConfig(keep_int16=("op:add",))
-    pipeline = f"{first}{driver.observation_pipeline(config)},{driver.quantization_pipeline(config)}"
+    pipeline = f"{first}{pipelines.quantization(config)}"
     return run_pipeline(letters(), pipeline, PassContext(samples=lambda: iter(samples())))
 
 
