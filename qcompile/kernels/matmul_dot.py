@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from qcompile.kernels.builder import Builder, Expr, Index, Register, equal, index, quotient, remainder, shuffle
 from qcompile.kernels.emit import Emitter
 from qcompile.kernels.isa import Isa, MicroKernel
 from qcompile.kernels.kernel import Kernel, symbol
-
-if TYPE_CHECKING:
-    from qcompile.kernels.matmul import MatmulWorkload
-
-Bases = Callable[[Builder, Index], tuple[Expr, Expr]]
+from qcompile.kernels.matmul_workload import MatmulWorkload, matrix_bases
 
 _WANTED_ITEMS, _LEAST_ROWS = 8, 32
 _FINISHED_TOGETHER = 16
@@ -40,13 +36,10 @@ class DotProduct(ABC):
         isa: instruction set.
         micro: its inner kernel; B is packed as this wants its weights.
         tiles: rows of a register tile by its vectors of columns.
-        bases: f(builder, entry) gives the first elements of A's and B's matrices of a batch entry.
     """
 
-    def __init__(
-        self, work: MatmulWorkload, isa: Isa, micro: MicroKernel, tiles: Sequence[tuple[int, int]], bases: Bases
-    ) -> None:
-        self.work, self.isa, self.micro, self.b, self.bases = work, isa, micro, Builder(), bases
+    def __init__(self, work: MatmulWorkload, isa: Isa, micro: MicroKernel, tiles: Sequence[tuple[int, int]]) -> None:
+        self.work, self.isa, self.micro, self.b = work, isa, micro, Builder()
         b, self.lanes = self.b, micro.lanes
         self.a, self.right, self.c = (b.argument(n, work.stored[n]) for n in range(3))
         self.packed, self.starts = b.scratch("int8"), b.scratch("int32")
@@ -71,7 +64,7 @@ class DotProduct(ABC):
         with b.loop(b.end - b.begin, b.begin, stem="item") as item:
             part = b.let(remainder(item, self.parts)) if self.parts > 1 else 0
             entry = b.let(quotient(item, self.parts)) if self.parts > 1 else item
-            a, right = self.bases(b, entry)
+            a, right = matrix_bases(b, work, entry)
             self.pack(right)
             row = b.let(index(part) * index(self.height))
             first = b.let(a + row * index(work.inner))

@@ -7,16 +7,13 @@ what follows a row of A in memory does not matter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from qcompile.kernels.builder import Expr, Index, Register, call_pure, cast, const, index, shuffle, splat
 from qcompile.kernels.isa import Isa, MicroKernel
 from qcompile.kernels.kernel import Kernel
-from qcompile.kernels.matmul_dot import LARGEST, Bases, DotProduct
+from qcompile.kernels.matmul_dot import LARGEST, DotProduct
+from qcompile.kernels.matmul_workload import MatmulWorkload
 from qcompile.kernels.transpose import interleave
-
-if TYPE_CHECKING:
-    from qcompile.kernels.matmul import MatmulWorkload
 
 _LEAST_ROWS = 8
 _VECTOR = 16
@@ -35,16 +32,15 @@ def takes(work: MatmulWorkload, isa: Isa) -> bool:
     )
 
 
-def neon_kernel(work: MatmulWorkload, isa: Isa, bases: Bases) -> Kernel:
-    """Generate the kernel; arguments as those of `matmul_kernel`.
+def neon_kernel(work: MatmulWorkload, isa: Isa) -> Kernel:
+    """Generate the kernel; pointers as those of `matmul_kernel`.
 
     Args:
         work: one that `takes` says yes to.
         isa: instruction set.
-        bases: f(builder, entry) gives the first elements of A's and B's matrices of a batch entry.
     """
     assert isa.product_int8 is not None
-    return _NeonProduct(work, isa, isa.product_int8, _tiles(isa.product_int8), bases).kernel()
+    return _NeonProduct(work, isa, isa.product_int8, _tiles(isa.product_int8)).kernel()
 
 
 def _tiles(micro: MicroKernel) -> list[tuple[int, int]]:

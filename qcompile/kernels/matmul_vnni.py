@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from qcompile.kernels.builder import Expr, Register, bitcast, const, index, remainder, shuffle, splat
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel
-from qcompile.kernels.matmul_dot import LARGEST, Bases, DotProduct
+from qcompile.kernels.matmul_dot import LARGEST, DotProduct
+from qcompile.kernels.matmul_workload import MatmulWorkload
 from qcompile.kernels.vnni import VnniMicroKernel
 from qcompile.kernels.vnni_depthwise import dot
-
-if TYPE_CHECKING:
-    from qcompile.kernels.matmul import MatmulWorkload
 
 _GROUP, _LEAST_ROWS = 4, 16
 _TILES = ((6, 4), (12, 2), (24, 1))
@@ -32,15 +29,14 @@ def takes(work: MatmulWorkload, isa: Isa) -> bool:
     )
 
 
-def vnni_kernel(work: MatmulWorkload, isa: Isa, bases: Bases) -> Kernel:
-    """Generate the kernel; arguments as those of `matmul_kernel`.
+def vnni_kernel(work: MatmulWorkload, isa: Isa) -> Kernel:
+    """Generate the kernel; pointers as those of `matmul_kernel`.
 
     Args:
         work: one that `takes` says yes to.
         isa: instruction set.
-        bases: f(builder, entry) gives the first elements of A's and B's matrices of a batch entry.
     """
-    return _VnniProduct(work, isa, isa.int8, _TILES, bases).kernel()
+    return _VnniProduct(work, isa, isa.int8, _TILES).kernel()
 
 
 class _VnniProduct(DotProduct):

@@ -14,7 +14,8 @@ from qcompile.errors import LoweringError
 from qcompile.ir.graph import Node, Value
 from qcompile.kernels import expression as ex
 from qcompile.kernels.conv_packing import pack_table
-from qcompile.kernels.matmul import MatmulWorkload, matmul_kernel
+from qcompile.kernels.matmul import matmul_kernel
+from qcompile.kernels.matmul_workload import MatmulWorkload
 from qcompile.kernels.reduce import accumulator
 from qcompile.kernels.rows import RowsWorkload, rows_kernel
 from qcompile.kernels.scatter import ScatterWorkload, scatter_kernel

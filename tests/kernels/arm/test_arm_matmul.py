@@ -14,7 +14,8 @@ from test_arm_assembly import DOT_PRODUCTS
 from qcompile.kernels import expression as ex
 from qcompile.kernels import isa as instruction_sets
 from qcompile.kernels.build import assembly
-from qcompile.kernels.matmul import MatmulWorkload, matmul_kernel
+from qcompile.kernels.matmul import matmul_kernel
+from qcompile.kernels.matmul_workload import MatmulWorkload
 from qcompile.kernels.reduce import accumulator
 from qcompile.targets import Target
 
