@@ -12,113 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tvm import tirx
 
+from qcompile.kernels.amx_kernel import BYTES, LANES, ROWS, AmxKernel, pixels_of_tile
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, index
 from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.epilogue import Epilogue
 
-if TYPE_CHECKING:
-    from qcompile.kernels.epilogue import Epilogue
-
-_ROWS, _LANES, _BYTES = 16, 16, 64
-_LEAST_PIXELS = 8
 _CONFIG_BYTES = 64
 _SUMS = (0, 1, 2, 3)
-_FEW_PIXELS = 64
-
-
-@dataclass(frozen=True)
-class AmxKernel:
-    """What the generator and the packing of weights need to know; the tiles are emitted by ``AmxTiles``.
-
-    The packed weights are those of the dot instructions: 4 bytes of K together.
-
-    Attributes:
-        precision: of the layers that it computes.
-        product: the instruction.
-        sums: element type of the sums.
-        exact: what lies past a run of K must not be read, even if its weights are zero: it may be no number.
-        least: products of an output that pay for the way of its sums through memory.
-    """
-
-    a_dtype: str = "uint8"
-    b_dtype: str = "int8"
-    lanes: int = _LANES
-    group: int = 4
-    precision: str = "int8"
-    product: str = "llvm.x86.tdpbusd"
-    sums: str = "int32"
-    exact: bool = False
-    least: int = 32
-    unroll: int = 1
-    tiles: Sequence[tuple[int, int]] = ((32, 2),)
-
-    def fits(self, work: ConvWorkload) -> bool:
-        """Return whether a layer is worth tiles: pixels to fill half of one, and products to pay for the stores."""
-        if work.precision != self.precision or work.groups > 1 or work.reduction < self.least:
-            return False
-        joined = work.dilations[1] == 1 or work.kernel[1] == 1
-        run = work.channels * (work.kernel[1] if joined else 1)
-        if self.gathers(run) and (work.kernel[0] == 1 or not joined):
-            return False
-        return work.batch * work.out_height * work.out_width >= _LEAST_PIXELS
-
-    @property
-    def element_bytes(self) -> int:
-        """Bytes of a value of K; those of a dot are 4."""
-        return 4 // self.group
-
-    def padded(self, run: int) -> int:
-        """Return the length of a run of K that was cut into equal chunks of at most 64 bytes."""
-        return self.chunk(run) * self._chunks(run)
-
-    def chunk(self, run: int) -> int:
-        """Return K values of one tile, a multiple of the group."""
-        return -(-run // (self._chunks(run) * self.group)) * self.group
-
-    def _chunks(self, run: int) -> int:
-        """Return how many tiles a run takes: the fewest, or not many more that it fills exactly."""
-        fewest = -(-run * self.element_bytes // _BYTES)
-        exact = [count for count in range(fewest, 2 * fewest + 1) if run % (count * self.group) == 0]
-        return exact[0] if self.exact and exact else fewest
-
-    def gathers(self, run: int) -> bool:
-        """Return whether pixels are to be laid side by side, with zeros behind them: their runs fill no tiles."""
-        return self.exact and self.padded(run) != run
-
-    def tile(self, work: ConvWorkload) -> tuple[int, int, int]:
-        """Return rows, columns and vectors of the register tile.
-
-        Two tiles of pixels by two of filters; four by one for the few pixels of deep layers, whose
-        weights come from far away and are so read once.
-        """
-        count, nv = 2, min(2, -(-work.filters // _LANES))
-        if work.out_height * work.out_width <= _FEW_PIXELS:
-            count, nv = 4, 1
-        width = pixels_of_tile(work.out_width)
-        if work.out_height > 1 and work.out_width <= _ROWS:
-            return min(count, work.out_height), width, nv
-        return 1, min(count * width, work.out_width), nv
-
-
-BFLOAT16 = AmxKernel(
-    a_dtype="bfloat16",
-    b_dtype="bfloat16",
-    group=2,
-    precision="bfloat16",
-    product="llvm.x86.tdpbf16ps",
-    sums="float32",
-    exact=True,
-    least=8,  # the dot product that would do it else is far slower than that of bytes
-)
-"""The form for bfloat16."""
-
-
-def pixels_of_tile(width: int) -> int:
-    """Pixels of each tile when a row is cut evenly."""
-    return -(-width // -(-width // _ROWS))
 
 
 @dataclass(frozen=True)
@@ -203,16 +106,16 @@ class AmxTiles:
     @property
     def scratch_bytes(self) -> int:
         """Bytes of scratch up to the end: the configuration, then four tiles of sums."""
-        return self._scratch + _CONFIG_BYTES + 4 * _ROWS * _BYTES
+        return self._scratch + _CONFIG_BYTES + 4 * ROWS * BYTES
 
     def begin(self) -> None:
         """Write the configuration and load it: rows and bytes of a row of each tile."""
         b = self._b
         config = bytearray(_CONFIG_BYTES)
         config[0] = 1
-        sizes = dict.fromkeys(_SUMS, (self._width, _BYTES))
+        sizes = dict.fromkeys(_SUMS, (self._width, BYTES))
         sizes.update(dict.fromkeys(self._pixels, (self._width, self._chunk * self._micro.element_bytes)))
-        sizes.update(dict.fromkeys(self._weights, (self._chunk // self._micro.group, _BYTES)))
+        sizes.update(dict.fromkeys(self._weights, (self._chunk // self._micro.group, BYTES)))
         for tile, (rows, row_bytes) in sizes.items():
             config[16 + 2 * tile], config[48 + tile] = row_bytes, rows
         words, at = b.scratch("int64"), self._scratch // 8
@@ -242,15 +145,15 @@ class AmxTiles:
         b, nv, bias = self._b, filters.nv, self._epilogue.bias_memory
         for number in range(len(parts)):
             for j in range(nv):  # a stride of zero repeats the bias in each row
-                start = bias.address(filters.channel + j * _LANES)
+                start = bias.address(filters.channel + j * LANES)
                 b.call("llvm.x86.tileloadd64", *_tile(number * nv + j), start, index(0))
         corners = [row * pixels.row_step + start * pixels.column_step for row, start, _ in parts]
         rows, taps, padded = self._runs
         with b.loop(rows, stem="kh") as kh, b.loop(taps, stem="kw") as kw:
             entry = b.let(pixels.entry + (kh * pixels.tap_row + kw * pixels.tap_column))
-            weights = b.let(filters.at + (kh * taps + kw) * (padded * nv * _LANES))
+            weights = b.let(filters.at + (kh * taps + kw) * (padded * nv * LANES))
             with b.loop(padded // self._chunk, stem="k", rolled=True) as k:
-                at = b.let(weights + k * (self._chunk * nv * _LANES))
+                at = b.let(weights + k * (self._chunk * nv * LANES))
                 self._multiply(pixels, [entry + k * self._chunk + corner for corner in corners], filters, at)
                 if self.prefetch is not None:
                     self.prefetch(filters.ahead, kh * taps + kw, k)
@@ -258,7 +161,7 @@ class AmxTiles:
     def _multiply(self, pixels: Pixels, at: Sequence[Index], filters: Filters, weights: Expr) -> None:
         b, nv, size = self._b, filters.nv, self._micro.element_bytes
         for j in range(nv):
-            start, step = filters.memory.address(weights + j * (_BYTES // size)), index(nv * _BYTES)
+            start, step = filters.memory.address(weights + j * (BYTES // size)), index(nv * BYTES)
             b.call("llvm.x86.tileloadd64", *_tile(self._weights[j]), start, step)
         for number, start in enumerate(at):
             tile, step = self._pixels[number % len(self._pixels)], pixels.column_step * size
@@ -272,17 +175,17 @@ class AmxTiles:
         buffer = (self._scratch + _CONFIG_BYTES) // 4
         for number in range(len(parts)):
             for j in range(nv):
-                to = sums.address(buffer + (number * _ROWS * nv + j) * _LANES)
-                b.call("llvm.x86.tilestored64", *_tile(number * nv + j), to, index(nv * _BYTES))
+                to = sums.address(buffer + (number * ROWS * nv + j) * LANES)
+                b.call("llvm.x86.tilestored64", *_tile(number * nv + j), to, index(nv * BYTES))
         scale = [tuple(b.let(part) for part in parts) for parts in self._epilogue.scale(filters.channel, nv)]
         together = self._epilogue.pixels_together(nv)
 
         def finish(p: Index, count: int, number: int, at: int) -> None:
-            first = b.let(buffer + (number * _ROWS + p) * (nv * _LANES))
+            first = b.let(buffer + (number * ROWS + p) * (nv * LANES))
             to = b.let(filters.output + (at + p) * work.output_step)
             pixels = []
             for i in range(count):
-                found = [sums.load(first + (i * nv + j) * _LANES, _LANES) for j in range(nv)]
+                found = [sums.load(first + (i * nv + j) * LANES, LANES) for j in range(nv)]
                 pixels.append((found, b.let(to + i * work.output_step)))
             self._epilogue.store_pixels(pixels, scale, filters.valid)
 

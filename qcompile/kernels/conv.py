@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from tvm import tirx
 
-from qcompile.kernels.amx import AmxKernel, AmxTiles, Filters, Pixels
+from qcompile.kernels.amx import AmxTiles, Filters, Pixels
+from qcompile.kernels.amx_kernel import AmxKernel
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, equal, index, less, quotient, remainder
 from qcompile.kernels.byte_pairs import BytePairKernel
 from qcompile.kernels.conv_plan import (

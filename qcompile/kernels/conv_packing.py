@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from qcompile.errors import LoweringError
 from qcompile.kernels import byte_pairs, winograd
-from qcompile.kernels.amx import AmxKernel
+from qcompile.kernels.amx_kernel import AmxKernel
 from qcompile.kernels.byte_pairs import BytePairKernel
 from qcompile.kernels.conv_plan import (
     ConvPlan,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qcompile.errors import LoweringError
-from qcompile.kernels.amx import AmxKernel
+from qcompile.kernels.amx_kernel import AmxKernel
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.isa import Isa, MicroKernel
 

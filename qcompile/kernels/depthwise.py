@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,13 @@ from tvm import tirx
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, equal, index, quotient, remainder
 from qcompile.kernels.conv_plan import Blocking, ConvPlan, Tiling
 from qcompile.kernels.conv_workload import ConvWorkload
-from qcompile.kernels.depthwise_direct import Bands, Block, DirectKernel
+from qcompile.kernels.depthwise_direct import Bands, Block
+from qcompile.kernels.depthwise_kernel import DepthwiseKernel, DepthwiseRows, DepthwiseTile, DirectKernel
 from qcompile.kernels.epilogue import Epilogue, storage_dtype
 from qcompile.kernels.halves import float_weights
-from qcompile.kernels.isa import DepthwiseKernel, DepthwiseRows, Isa
+from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.staging import Stage
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeIs
 
 _ITEMS = 16
 _ITEM_MACS = 50_000
@@ -42,15 +40,11 @@ def depthwise_kernel(workload: ConvWorkload, isa: Isa) -> DepthwiseKernel | Dire
         "bfloat16": isa.depthwise_bfloat16,
     }
     micro = by_precision[workload.precision]
-    micro = getattr(micro, "strided", None) or micro if workload.strides[1] > 1 else micro
-    if is_direct(micro) and (workload.output != "int8" or workload.residual or workload.low):
+    if isinstance(micro, DepthwiseKernel) and workload.strides[1] > 1:
+        return micro.strided or micro
+    if isinstance(micro, DirectKernel) and (workload.output != "int8" or workload.residual or workload.low):
         return micro.in_order()
     return micro
-
-
-def is_direct(micro: DepthwiseKernel | DirectKernel | None) -> TypeIs[DirectKernel]:
-    """Return whether a kernel reads its pixels from the tensor, border and all."""
-    return getattr(micro, "direct", False)
 
 
 def choose_depthwise(workload: ConvWorkload, isa: Isa) -> ConvPlan:
@@ -87,7 +81,7 @@ def pack_depthwise(workload: ConvWorkload, isa: Isa, weights: npt.NDArray[Any]) 
 
 
 def _packed(micro: DepthwiseKernel | DirectKernel, block: npt.NDArray[Any], work: ConvWorkload) -> npt.NDArray[Any]:
-    return micro.pack(block, work) if is_direct(micro) else micro.pack(block)
+    return micro.pack(block, work) if isinstance(micro, DirectKernel) else micro.pack(block)
 
 
 def channel_order(workload: ConvWorkload, isa: Isa, padded: int) -> npt.NDArray[np.intp]:
@@ -100,7 +94,7 @@ def channel_order(workload: ConvWorkload, isa: Isa, padded: int) -> npt.NDArray[
     """
     order = np.arange(padded)
     for run in _runs(workload, isa):
-        if not is_direct(run.micro):
+        if not isinstance(run.micro, DirectKernel):
             continue
         size = run.micro.channels
         for first in range(run.first, run.first + run.blocks * size, size):
@@ -135,7 +129,7 @@ def _runs(workload: ConvWorkload, isa: Isa) -> list[_Run]:
     first, before = 0, 0
     while True:
         left = workload.channels - first
-        tail: DepthwiseKernel | DirectKernel | None = getattr(micro, "tail", None)
+        tail = micro.tail if isinstance(micro, DirectKernel) else None
         whole, rest = divmod(left, micro.channels)
         if tail is None or rest == 0 or -(-rest // tail.channels) * tail.channels >= micro.channels:
             blocks = -(-left // micro.channels)
@@ -160,10 +154,9 @@ def _block_elements(workload: ConvWorkload, micro: DepthwiseKernel | DirectKerne
 
 def lines_at_once(workload: ConvWorkload, micro: DepthwiseKernel | DirectKernel) -> int:
     """Output rows that a kernel computes at once."""
-    if is_direct(micro):
+    if isinstance(micro, DirectKernel):
         return micro.height(workload)
-    lines = getattr(micro, "lines", None)
-    return int(lines(workload.strides, workload.dilations)) if lines is not None else 1
+    return micro.lines(workload.strides, workload.dilations)
 
 
 @dataclass(frozen=True)
@@ -186,7 +179,7 @@ class _Generator:
         self.lines = lines_at_once(work, self.micro)
         self.stored = storage_dtype(isa, work.precision)
         self.stage: Stage | None = None
-        if is_direct(self.micro):
+        if isinstance(self.micro, DirectKernel):
             rows = min(-(-self.blocking.rows // self.lines) * self.lines, work.out_height)
             self.blocking = replace(self.blocking, rows=rows)
         elif any(work.pads) or self.micro.a_dtype != self.stored:
@@ -218,7 +211,7 @@ class _Generator:
         rows: Index = size
         if work.out_height % size:
             rows = b.let(tirx.Min(index(size), work.out_height - first))
-        if is_direct(self.micro):
+        if isinstance(self.micro, DirectKernel):
             memories = (self.input, self.weights)
             Bands(b, work, self.epilogue, memories, self.lines, self.columns, self._blocks).emit(image, first, rows)
             return
@@ -263,7 +256,7 @@ class _Generator:
     def _blocks(self, emit: Callable[[Block], None]) -> None:
         """Emit all blocks of channels of a band."""
         for run in _runs(self.work, self.isa):
-            assert is_direct(run.micro), "so is its tail"
+            assert isinstance(run.micro, DirectKernel), "so is its tail"
             size, each = run.micro.channels, _block_elements(self.work, run.micro)
             whole = run.blocks if run.last == size else run.blocks - 1
             if whole:
@@ -275,27 +268,23 @@ class _Generator:
     def _row(self, source: DepthwiseRows, run: _Run, block: Index, output: Expr, valid: int, lines: int) -> None:
         """Emit output rows of a block of channels, of which ``valid`` exist."""
         b, work, micro = self.b, self.work, run.micro
-        assert not is_direct(micro), "those emit bands"
+        assert isinstance(micro, DepthwiseKernel), "others emit bands"
         channel = run.first + block * micro.channels
-        vectors = micro.channels // micro.lanes
-        bias, scale = self.epilogue.bias(channel, vectors), self.epilogue.scale(channel, vectors)
+        bias, scale = self.epilogue.bias(channel, micro.vectors), self.epilogue.scale(channel, micro.vectors)
         at = run.weights + block * _block_elements(work, micro)
         most = min(micro.columns(work.kernel, work.strides[1]), self.columns)
         step = -(-work.out_width // -(-work.out_width // most))
-        reloads = getattr(micro, "reloads", None)
-        reloaded = reloads(work.kernel, work.strides[1]) if reloads is not None else ()
+        reloaded = micro.reloads(work.kernel, work.strides[1])
 
         def tile(column: Index, count: int) -> None:
-            corner = source.corner + channel + column * source.column_step
-            rows = DepthwiseRows(source.memory, b.let(corner), source.row_step, source.tap_step, source.column_step)
+            rows = replace(source, corner=b.let(source.corner + channel + column * source.column_step))
             first, start, factors = at, bias, scale
             if "weights" in reloaded:
                 first = b.let(at + column * b.hidden_zero)
             if "scales" in reloaded:
                 again = b.let(channel + column * b.hidden_zero)
-                start, factors = self.epilogue.bias(again, vectors), self.epilogue.scale(again, vectors)
-            more = {"lines": lines} if lines > 1 else {}
-            found = micro.sums(b, rows, self.weights, first, work.kernel, start, count, **more)
+                start, factors = self.epilogue.bias(again, micro.vectors), self.epilogue.scale(again, micro.vectors)
+            found = micro.sums(b, DepthwiseTile(rows, self.weights, first, work.kernel, count, lines), start)
             used = -(-valid // micro.lanes)
             together, waiting = self.epilogue.pixels_together(used), []
             for i, sums in enumerate(found):

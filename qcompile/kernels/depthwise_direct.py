@@ -8,139 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy.typing as npt
 from tvm import tirx
 
 from qcompile.kernels import parameters as at
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, cast, index, less, splat
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, index, less
+from qcompile.kernels.conv_workload import ConvWorkload
+from qcompile.kernels.depthwise_kernel import DirectKernel, PixelRows, seen_rows
+from qcompile.kernels.epilogue import Epilogue
 from qcompile.kernels.halves import converted
 
 _FEWEST_INNER_BANDS = 10
 """Bands away from the borders that are worth code of their own, without masks."""
-
-if TYPE_CHECKING:
-    from qcompile.kernels.conv_workload import ConvWorkload
-    from qcompile.kernels.epilogue import Epilogue
-
-
-@dataclass(frozen=True)
-class PixelRows:
-    """The rows of pixels under a band, near a few output columns.
-
-    Attributes:
-        memory: the input.
-        starts: element index, in each row, of the pixel under the first column's first tap, at the block's first
-            channel; that pixel need not exist.
-        exist: of each row: None where it is sure to exist; else an int64, all ones if it does and 0 if not.
-        channels: elements of a pixel.
-        inside: columns that exist, counted from the starts; None: all.
-        fill: element that stands for what does not exist.
-        salt: a number of the tile, see ``Builder.unknown_zero``.
-    """
-
-    memory: Memory
-    starts: tuple[Index, ...]
-    exist: tuple[Expr | None, ...]
-    channels: int
-    inside: range | None
-    fill: Expr
-    salt: Index = 0
-
-    def holds(self, position: int) -> bool:
-        """Return whether a column of pixels exists."""
-        return self.inside is None or position in self.inside
-
-    def pixel(self, position: int, row: int, lanes: int, channel: int = 0) -> Expr:
-        """Neighbouring channels of a pixel, or of the border left and right of the image.
-
-        Of a row that does not exist, they are those of another one: see ``interleaved_masks``.
-        """
-        if not self.holds(position):
-            return splat(self.fill, lanes)
-        return self.memory.load(self.starts[row] + (position * self.channels + channel), lanes)
-
-    def interleaved_masks(self, b: Builder, rows: Sequence[int]) -> tuple[Expr, Expr] | None:
-        """What to and and to or with interleaved 8-bit rows to fill in what does not exist: an int32 for each quad.
-
-        Masking after interleaving spares LLVM from moving masks through shuffles, which takes it long.
-        """
-        if all(self.exist[row] is None for row in rows):
-            return None
-        keep, fill = index(0), cast("int64", bitcast("uint8", self.fill))
-        for i, row in enumerate(rows):
-            exists = self.exist[row]
-            keep = keep | ((index(-1) if exists is None else exists) & index(255 << 8 * i))
-        rest = (fill * index(0x01010101)) & (keep ^ index(-1))
-        return b.settled(cast("int32", keep)), b.settled(cast("int32", rest))
-
-
-class DirectKernel(Protocol):
-    """Filters a block of ``channels`` channels, each by itself, for a band of output rows and a few columns.
-
-    Attributes:
-        a_dtype: element type of the pixels, as stored.
-        b_dtype: element type of the packed weights.
-        lanes: channels in one result vector.
-        channels: channels of a block, a multiple of ``lanes``; up to ``channels - 1`` elements
-            past a tensor's last channel may be read, and meet zero weights.
-        order: the block's channel in each lane of its result vectors.
-        dealt: ``order`` counts up.
-    """
-
-    @property
-    def a_dtype(self) -> str:
-        """Element type of the pixels."""
-
-    @property
-    def b_dtype(self) -> str:
-        """Element type of the packed weights."""
-
-    @property
-    def lanes(self) -> int:
-        """Channels in a result vector."""
-
-    @property
-    def channels(self) -> int:
-        """Channels of a block."""
-
-    @property
-    def order(self) -> list[int]:
-        """Channel of each lane."""
-
-    @property
-    def dealt(self) -> bool:
-        """Whether lanes count up."""
-
-    def in_order(self) -> DirectKernel:
-        """The same kernel with lanes that count up."""
-        ...
-
-    def height(self, work: ConvWorkload) -> int:
-        """Output rows of a band; that of a tail is the same."""
-        ...
-
-    def columns(self, kernel: tuple[int, int], stride: int) -> int:
-        """Output columns to compute at once."""
-        ...
-
-    def pack(self, weights: npt.NDArray[Any], work: ConvWorkload) -> npt.NDArray[Any]:
-        """Order the weights [channels, rows, columns] of one block; every block gives as many elements."""
-        ...
-
-    def sums(
-        self, b: Builder, rows: PixelRows, w: Memory, at: Index, work: ConvWorkload, bias: Sequence[Expr], columns: int
-    ) -> Iterator[list[list[Expr]]]:
-        """Emit the sums of ``columns`` columns of a band, one column after another: vectors of each output row."""
-        ...
-
-
-def seen_rows(work: ConvWorkload, height: int) -> list[int]:
-    """Rows of pixels under ``height`` output rows, counted from the first."""
-    steps = range(0, height * work.strides[0], work.strides[0])
-    taps = range(0, work.kernel[0] * work.dilations[0], work.dilations[0])
-    return sorted({step + tap for step in steps for tap in taps})
 
 
 @dataclass(frozen=True)
@@ -242,8 +121,8 @@ class Bands:
     def _block(self, rows: PixelRows, block: Block, output: Expr) -> None:
         """Emit a block of channels: tiles of columns at the left border, between, and at the right border."""
         b, work, micro = self._b, self._work, block.micro
-        vectors = micro.channels // micro.lanes
-        bias, scale = self._epilogue.bias(block.channel, vectors), self._epilogue.scale(block.channel, vectors)
+        bias = self._epilogue.bias(block.channel, micro.vectors)
+        scale = self._epilogue.scale(block.channel, micro.vectors)
 
         def tile(column: Index, count: int, inside: range | None) -> None:
             step = column * (work.strides[1] * work.input_step) + block.channel

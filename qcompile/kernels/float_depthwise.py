@@ -9,59 +9,35 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, cast, const, splat
 from qcompile.kernels.conv_workload import ConvWorkload
-from qcompile.kernels.depthwise_direct import PixelRows
+from qcompile.kernels.depthwise_kernel import DirectKernel, PixelRows, by_taps, seen_columns
 from qcompile.kernels.halves import converted
 
 _COLUMNS = 7
 """Columns at once where registers allow more: enough sums to hide the latency of one behind the others."""
 
 
-@dataclass(frozen=True)
-class DirectFmaDepthwise:
+@dataclass(frozen=True, kw_only=True)
+class DirectFmaDepthwise(DirectKernel):
     """Keeps the weights of a filter row and the sums of a few columns in registers.
 
-    Attributes:
-        lanes: floats in a vector.
-        vectors: vectors in a block of channels.
-        registers: vectors that the machine holds.
+    Args:
         a_dtype: element type of the pixels: "float32" or "bfloat16".
+        registers: vectors that the machine holds.
     """
 
-    lanes: int
-    vectors: int = 2
-    registers: int = 32
     a_dtype: str = "float32"
     b_dtype: str = "float32"
-    direct: bool = True
-    dealt: bool = True
-
-    @property
-    def channels(self) -> int:
-        """Channels of a block."""
-        return self.lanes * self.vectors
+    vectors: int = 2
+    registers: int = 32
 
     @property
     def tail(self) -> DirectFmaDepthwise | None:
         """The kernel for the channels past the last whole block."""
         return replace(self, vectors=1) if self.vectors > 1 else None
-
-    @property
-    def order(self) -> list[int]:
-        """The channel in each lane of a block's vectors."""
-        return list(range(self.channels))
-
-    def in_order(self) -> DirectFmaDepthwise:
-        """The same: its lanes count up."""
-        return self
-
-    def height(self, work: ConvWorkload) -> int:
-        """Output rows at once."""
-        return 1
 
     def columns(self, kernel: tuple[int, int], stride: int) -> int:
         """Output columns at once: as many as leave room for a filter row and a pixel."""
@@ -69,7 +45,7 @@ class DirectFmaDepthwise:
 
     def pack(self, weights: npt.NDArray[Any], work: ConvWorkload) -> npt.NDArray[Any]:
         """[row][column][channel]."""
-        return np.ascontiguousarray(weights.transpose(1, 2, 0))
+        return by_taps(weights)
 
     def sums(
         self, b: Builder, rows: PixelRows, w: Memory, at: Index, work: ConvWorkload, bias: Sequence[Expr], columns: int
@@ -80,7 +56,7 @@ class DirectFmaDepthwise:
         first = b.settled(at + b.unknown_zero(0, rows.salt))  # else LLVM keeps all weights from tile to tile
         for i in range(work.kernel[0]):
             weights = [self._weights(b, w, first + (i * across + j) * self.channels) for j in range(across)]
-            for position, users in _seen(work, columns):
+            for position, users in seen_columns(work, columns):
                 pixel = self._pixel(b, rows, position, i)
                 for x, j in users:
                     for v, (value, weight) in enumerate(zip(pixel, weights[j], strict=True)):
@@ -105,12 +81,3 @@ class DirectFmaDepthwise:
 
     def _multiply_add(self, x: Expr, y: Expr, z: Expr) -> Expr:
         return call_pure(f"float32x{self.lanes}", f"llvm.fma.v{self.lanes}f32", x, y, z)
-
-
-def _seen(work: ConvWorkload, columns: int) -> list[tuple[int, list[tuple[int, int]]]]:
-    """Columns of pixels, from the first under output column 0, with the (output column, tap) that see them."""
-    users: dict[int, list[tuple[int, int]]] = {}
-    for x in range(columns):
-        for j in range(work.kernel[1]):
-            users.setdefault(x * work.strides[1] + j * work.dilations[1], []).append((x, j))
-    return sorted(users.items())

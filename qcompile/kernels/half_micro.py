@@ -11,11 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, Register, call_pure, cast, const, shuffle, splat
-from qcompile.kernels.isa import DepthwiseRows
+from qcompile.kernels.depthwise_kernel import DepthwiseTile
+from qcompile.kernels.depthwise_micro import FixedTile
 
 BLOCK = 64
 """Products that are summed in float16 at most."""
@@ -112,78 +110,44 @@ def widened(vector: Expr, lanes: int) -> list[Expr]:
     return [cast(f"float32x{lanes}", part) for part in cut]
 
 
-@dataclass(frozen=True)
-class HalfDepthwise:
+@dataclass(frozen=True, kw_only=True)
+class HalfDepthwise(FixedTile):
     """float16: one vector of channels against each tap's weights, several columns at once.
 
-    Attributes:
+    Results are float32 vectors.
+
+    Args:
         half_lanes: float16 numbers in a vector.
-        lanes: float32 numbers in a vector: lanes of the results.
-        vectors: float16 vectors in a block of channels.
-        tile: output columns at once.
         block: products that a float16 accumulator takes before it joins the float32 sum.
     """
 
     half_lanes: int
-    lanes: int
-    vectors: int = 2
-    tile: int = 4
     block: int = BLOCK
     a_dtype: str = "float16"
     b_dtype: str = "float16"
 
-    @property
-    def channels(self) -> int:
-        """Channels of a block."""
-        return self.half_lanes * self.vectors
-
-    def columns(self, kernel: tuple[int, int], stride: int) -> int:
-        """Output columns at once."""
-        return self.tile
-
-    def pack(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """[row][column][channel]."""
-        return np.ascontiguousarray(weights.transpose(1, 2, 0))
-
-    def sums(
-        self,
-        b: Builder,
-        rows: DepthwiseRows,
-        w: Memory,
-        at: Index,
-        kernel: tuple[int, int],
-        bias: Sequence[Expr],
-        columns: int,
-    ) -> Iterator[list[Expr]]:
+    def sums(self, b: Builder, tile: DepthwiseTile, bias: Sequence[Expr]) -> Iterator[list[Expr]]:
         """Every sum is taken in the order of the taps, so that it does not depend on the tile."""
-        taps = [(i, j) for i in range(kernel[0]) for j in range(kernel[1])]
-        totals = [list(bias) for _ in range(columns)]
+        taps = list(enumerate(tile.taps))
+        totals = [list(bias) for _ in range(tile.columns)]
         for first in range(0, len(taps), self.block):
-            short = self._block(b, rows, w, at, kernel, taps[first : first + self.block], columns)
+            short = self._block(b, tile, taps[first : first + self.block])
             for total, vectors in zip(totals, short, strict=True):
                 parts = [part for vector in vectors for part in widened(vector, self.lanes)]
                 total[:] = [b.let(long + part) for long, part in zip(total, parts, strict=True)]
         yield from totals
 
-    def _block(
-        self,
-        b: Builder,
-        rows: DepthwiseRows,
-        w: Memory,
-        at: Index,
-        kernel: tuple[int, int],
-        taps: Sequence[tuple[int, int]],
-        columns: int,
-    ) -> list[list[Expr]]:
-        """Return the float16 sums over some taps, by column and vector."""
-        lanes = self.half_lanes
+    def _block(self, b: Builder, tile: DepthwiseTile, taps: Sequence[tuple[int, tuple[int, int]]]) -> list[list[Expr]]:
+        """Return the float16 sums over some numbered taps, by column and vector."""
+        lanes, vectors = self.half_lanes, self.channels // self.half_lanes
         dtype = f"float16x{lanes}"
-        found: list[list[Expr]] = [[const(0.0, dtype)] * self.vectors for _ in range(columns)]
-        for n, (i, j) in enumerate(taps):
-            for v in range(self.vectors):
-                weight = b.let(w.load(at + (i * kernel[1] + j) * self.channels + v * lanes, lanes))
+        found: list[list[Expr]] = [[const(0.0, dtype)] * vectors for _ in range(tile.columns)]
+        for n, (i, j) in taps:
+            for v in range(vectors):
+                weight = b.let(tile.weights.load(tile.at + (n * self.channels + v * lanes), lanes))
                 for x, total in enumerate(found):
-                    pixel = rows.load(x, i, j, lanes, v * lanes)
-                    product = call_pure(dtype, "llvm.fma", pixel, weight, total[v]) if n else pixel * weight
+                    pixel = tile.rows.load(x, i, j, lanes, v * lanes)
+                    first = n == taps[0][0]
+                    product = pixel * weight if first else call_pure(dtype, "llvm.fma", pixel, weight, total[v])
                     total[v] = b.let(product)
         return found

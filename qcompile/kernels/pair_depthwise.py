@@ -11,24 +11,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, cast, index, shuffle, splat
-from qcompile.kernels.depthwise_direct import PixelRows
+from qcompile.kernels.depthwise_kernel import PixelRows
 from qcompile.kernels.vnni_depthwise import VnniDepthwise
 
 _CHANNELS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DirectPairDepthwise(VnniDepthwise):
     """Blocks of 16 channels in two vectors of eight sums.
 
-    Attributes:
+    Args:
         multiply: intrinsic that sums products of 16-bit numbers in pairs.
     """
 
-    channels: int = _CHANNELS
-    sums_at_once: int = 12
-    lanes: int = 8
     b_dtype: str = "int16"
+    lanes: int = 8
+    vectors: int = 2
+    sums_at_once: int = 12
+    least_vectors: int = 2
     group: int = 2
     multiply: str = "llvm.x86.avx2.pmadd.wd"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from qcompile.kernels import winograd_plan
-from qcompile.kernels.amx import AmxKernel, pixels_of_tile
+from qcompile.kernels.amx_kernel import AmxKernel, pixels_of_tile
 from qcompile.kernels.conv_plan import (
     Blocking,
     ConvPlan,

@@ -9,28 +9,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, lanes_of, shuffle
-from qcompile.kernels.isa import DepthwiseKernel, DepthwiseRows
+from qcompile.kernels.builder import Builder, Expr, bitcast, call_pure, lanes_of, shuffle
+from qcompile.kernels.depthwise_kernel import DepthwiseKernel, DepthwiseRows, DepthwiseTile
 
 _LINES = 2
 
 
-@dataclass(frozen=True)
-class SdotDepthwise:
+@dataclass(frozen=True, kw_only=True)
+class SdotDepthwise(DepthwiseKernel):
     """A column of pixels is interleaved once and meets every output that it touches, in two output rows.
 
     Output row 1 sees the rows of output row 0 one further down: the same registers meet the same weights,
     one place further.
 
-    Attributes:
-        strided: kernel of convolutions with a column stride, whose neighbours share few pixels.
+    Args:
+        with_stride: kernel of convolutions with a column stride, whose neighbours share few pixels.
     """
 
-    strided: DepthwiseKernel | None = None
+    with_stride: DepthwiseKernel | None = None
     a_dtype: str = "int8"
     b_dtype: str = "int8"
     lanes: int = 4
-    channels: int = 8
+    vectors: int = 2
+
+    @property
+    def strided(self) -> DepthwiseKernel | None:
+        """The kernel that was given for it."""
+        return self.with_stride
 
     def columns(self, kernel: tuple[int, int], stride: int) -> int:
         """Output columns at once: more share interleaved pixels, until the registers run out."""
@@ -56,38 +61,25 @@ class SdotDepthwise:
             packed.append(padded.reshape(channels // 4, 4, fours, 4, columns).transpose(2, 4, 0, 1, 3))
         return np.ascontiguousarray(packed)
 
-    def sums(
-        self,
-        b: Builder,
-        rows: DepthwiseRows,
-        w: Memory,
-        at: Index,
-        kernel: tuple[int, int],
-        bias: Sequence[Expr],
-        columns: int,
-        lines: int = 1,
-    ) -> Iterator[list[Expr]]:
+    def sums(self, b: Builder, tile: DepthwiseTile, bias: Sequence[Expr]) -> Iterator[list[Expr]]:
         """The outputs of one row after another."""
-        meetings: dict[int, list[tuple[int, int]]] = {}
-        for x in range(columns):
-            for j in range(kernel[1]):
-                meetings.setdefault(x * rows.column_step + j * rows.tap_step, []).append((x, j))
-        height = kernel[0] + lines - 1
+        rows, (filter_rows, across) = tile.rows, tile.kernel
+        height = filter_rows + tile.lines - 1
         seen = {
             (x, j): pixels
-            for _, pairs in sorted(meetings.items())
-            for pixels in [[self._interleaved(b, rows, height, four, *pairs[0]) for four in range(-(-height // 4))]]
-            for x, j in pairs
+            for users in tile.shared_pixels()
+            for pixels in [[self._interleaved(b, rows, height, four, *users[0]) for four in range(-(-height // 4))]]
+            for x, j in users
         }
-        packed_fours = -(-(kernel[0] + _LINES - 1) // 4)
-        for line in range(lines):
-            for x in range(columns):
+        packed_fours = -(-(filter_rows + _LINES - 1) // 4)
+        for line in range(tile.lines):
+            for x in range(tile.columns):
                 total = list(bias)
-                for j in range(kernel[1]):
-                    for four in range(line // 4, -(-(kernel[0] + line) // 4)):
-                        first = at + ((line * packed_fours + four) * kernel[1] + j) * self.channels * 4
+                for j in range(across):
+                    for four in range(line // 4, -(-(filter_rows + line) // 4)):
+                        first = tile.at + ((line * packed_fours + four) * across + j) * self.channels * 4
                         for q, pixel in enumerate(seen[x, j][four]):
-                            weight = b.let(w.load(first + q * 16, 16))
+                            weight = b.let(tile.weights.load(first + q * 16, 16))
                             total[q] = b.let(dot(total[q], weight, pixel))
                 yield total
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qcompile.kernels import winograd_plan
-from qcompile.kernels.amx import AmxKernel, pixels_of_tile
+from qcompile.kernels.amx_kernel import AmxKernel, pixels_of_tile
 from qcompile.kernels.conv_plan import Blocking, ConvPlan, Tiling, channel_blocks, micro_kernel
 from qcompile.kernels.conv_workload import ConvWorkload, timed_workload, workload_fields
 from qcompile.kernels.depthwise import depthwise_kernel

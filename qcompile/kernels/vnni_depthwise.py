@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, const, lanes_of, shuffle, splat
 from qcompile.kernels.conv_workload import ConvWorkload
-from qcompile.kernels.depthwise_direct import PixelRows, seen_rows
+from qcompile.kernels.depthwise_kernel import DirectKernel, PixelRows, seen_columns, seen_rows
 
 _GROUP = 4
 _COLUMNS = 3
@@ -28,29 +28,27 @@ def dot(total: Expr, codes: Expr, weights: Expr) -> Expr:
     return call_pure(f"int32x{lanes}", f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", total, codes, weights)
 
 
-@dataclass(frozen=True)
-class VnniDepthwise:
+@dataclass(frozen=True, kw_only=True)
+class VnniDepthwise(DirectKernel):
     """Blocks of whole registers of bytes, or of a half or a quarter: two or four columns share a register.
 
-    Attributes:
-        group: rows of pixels that are interleaved.
-        channels: ``4 * lanes``, ``2 * lanes`` or ``lanes``.
+    Args:
+        vectors: of int32 lanes in a block: 4, 2 or 1.
         sums_at_once: vectors of sums to keep in registers.
-        tail: kernel for the channels past the last whole block.
-        lanes: int32 lanes of a register.
+        least_vectors: of the smallest block for the channels past the last whole one.
+        group: rows of pixels that are interleaved.
         dealt: vectors hold neighbouring channels; else (blocks of whole registers) channels in the order
             in which unpacking leaves them, and saturating packs take them back.
     """
 
-    channels: int
-    sums_at_once: int
-    tail: VnniDepthwise | None = None
-    lanes: int = 16
-    dealt: bool = True
     a_dtype: str = "uint8"
     b_dtype: str = "int8"
-    direct: bool = True
+    lanes: int = 16
+    vectors: int = 4
+    sums_at_once: int
+    least_vectors: int = 1
     group: int = _GROUP
+    dealt: bool = True
 
     @property
     def together(self) -> int:
@@ -58,8 +56,10 @@ class VnniDepthwise:
         return 4 * self.lanes // self.channels
 
     @property
-    def _vectors(self) -> int:
-        return self.channels // self.lanes
+    def tail(self) -> VnniDepthwise | None:
+        """The kernel of blocks of half the channels."""
+        half = self.vectors // 2
+        return replace(self, vectors=half, dealt=True) if half >= self.least_vectors else None
 
     @property
     def order(self) -> list[int]:
@@ -83,7 +83,7 @@ class VnniDepthwise:
     def columns(self, kernel: tuple[int, int], stride: int) -> int:
         """Output columns at once: as many as live in registers, or more where one ends before many begin."""
         square = ConvWorkload(1, 64, 64, 1, 1, kernel, (stride, stride))
-        each = self.height(square) * self._vectors
+        each = self.height(square) * self.vectors
         live = -(-kernel[1] // stride) + (self.together - 1)
         return _COLUMNS if live * each <= self.sums_at_once else max(1, self.sums_at_once // each)
 
@@ -111,14 +111,7 @@ class VnniDepthwise:
         return found
 
     def sums(
-        self,
-        b: Builder,
-        rows: PixelRows,
-        w: Memory,
-        at: Index,
-        work: ConvWorkload,
-        bias: Sequence[Expr],
-        columns: int,
+        self, b: Builder, rows: PixelRows, w: Memory, at: Index, work: ConvWorkload, bias: Sequence[Expr], columns: int
     ) -> Iterator[list[list[Expr]]]:
         """Each interleaved pixel meets every output column and row that sees it."""
         height, size = self.height(work), self.channels * self.group
@@ -126,7 +119,7 @@ class VnniDepthwise:
         numbers = {place: number for number, place in enumerate(self._blocks(work))}
         totals = [[list(bias) for _ in range(height)] for _ in range(columns)]
         weights = [b.settled(at + b.unknown_zero(x, rows.salt)) for x in range(columns)]
-        met, done = _meetings(work, columns), 0
+        met, done = seen_columns(work, columns), 0
         together = self.together
         for start in range(0, len(met), together):
             side_by_side = met[start : start + together]
@@ -137,14 +130,14 @@ class VnniDepthwise:
                     for x, j, row in [(x, j, row) for x, j in users for row in range(height)]:
                         if (group, j, row) in numbers:
                             block = weights[x] + numbers[group, j, row] * size
-                            self._add(b, totals[x][row], quads[place * self._vectors :], w, block)
+                            self._add(b, totals[x][row], quads[place * self.vectors :], w, block)
             last = side_by_side[-1][0]
             while done < columns and done * work.strides[1] + (work.kernel[1] - 1) * work.dilations[1] <= last:
                 yield totals[done]
                 done += 1
 
     def _add(self, b: Builder, totals: list[Expr], quads: Sequence[Expr], w: Memory, block: Index) -> None:
-        for q in range(self._vectors):
+        for q in range(self.vectors):
             totals[q] = b.let(dot(totals[q], quads[q], w.load(block + q * 4 * self.lanes, 4 * self.lanes)))
 
     def _quads(
@@ -175,15 +168,6 @@ class VnniDepthwise:
 def _rows_of(work: ConvWorkload, row: int) -> list[int]:
     """Rows of pixels under an output row, counted from the first under output row 0."""
     return [row * work.strides[0] + tap * work.dilations[0] for tap in range(work.kernel[0])]
-
-
-def _meetings(work: ConvWorkload, columns: int) -> list[tuple[int, list[tuple[int, int]]]]:
-    """Columns of pixels, from the first under output column 0, with the (output column, tap) that see them."""
-    users: dict[int, list[tuple[int, int]]] = {}
-    for x in range(columns):
-        for j in range(work.kernel[1]):
-            users.setdefault(x * work.strides[1] + j * work.dilations[1], []).append((x, j))
-    return sorted(users.items())
 
 
 def _unpack_quads(b: Builder, taps: Sequence[Expr], dealt: bool) -> list[Expr]:

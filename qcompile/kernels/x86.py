@@ -13,8 +13,6 @@ from tvm import tirx
 from qcompile.kernels.builder import (
     Builder,
     Expr,
-    Index,
-    Memory,
     bitcast,
     call_pure,
     cast,
@@ -23,7 +21,8 @@ from qcompile.kernels.builder import (
     shuffle,
     splat,
 )
-from qcompile.kernels.isa import DepthwiseRows
+from qcompile.kernels.depthwise_kernel import DepthwiseTile
+from qcompile.kernels.depthwise_micro import FixedTile
 from qcompile.kernels.micro import MultiplyPairs
 
 _BELOW_2_31 = 2147483520.0
@@ -108,59 +107,39 @@ class Packs:
         return bitcast(f"{self.stored}x{4 * len(order)}", quads)
 
 
-@dataclass(frozen=True)
-class PairDepthwise:
+@dataclass(frozen=True, kw_only=True)
+class PairDepthwise(FixedTile):
     """int8 by int16: two filter rows interleaved, ``pmaddwd`` sums both taps of a channel.
 
-    Attributes:
-        lanes: int32 lanes of a vector; a block is two vectors.
-        tile: output columns at once.
+    Args:
         multiply: as ``PairMicroKernel.multiply``.
     """
 
-    lanes: int
-    tile: int
     multiply: MultiplyPairs
+    vectors: int = 2
     a_dtype: str = "int16"
     b_dtype: str = "int16"
-
-    @property
-    def channels(self) -> int:
-        """Channels of a block."""
-        return 2 * self.lanes
-
-    def columns(self, kernel: tuple[int, int], stride: int) -> int:
-        """Output columns at once."""
-        return self.tile
 
     def pack(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """[pair of rows][column][channel][row of the pair]."""
         return interleaved(weights, 2)
 
-    def sums(
-        self,
-        b: Builder,
-        rows: DepthwiseRows,
-        w: Memory,
-        at: Index,
-        kernel: tuple[int, int],
-        bias: Sequence[Expr],
-        columns: int,
-    ) -> Iterator[list[Expr]]:
+    def sums(self, b: Builder, tile: DepthwiseTile, bias: Sequence[Expr]) -> Iterator[list[Expr]]:
         """Each interleaved pixel meets every output column that sees it."""
-        totals = [list(bias) for _ in range(columns)]
+        rows, across = tile.rows, tile.kernel[1]
+        totals = [list(bias) for _ in range(tile.columns)]
         zeros = const(0, f"int16x{self.channels}")
-        for first in range(0, kernel[0], 2):
-            for users in shared_pixels(rows, columns, kernel[1]):
+        for first in range(0, tile.kernel[0], 2):
+            for users in tile.shared_pixels():
                 column, tap = users[0]
                 pair = [b.let(rows.load(column, first, tap, self.channels))]
-                second = rows.load(column, first + 1, tap, self.channels) if first + 1 < kernel[0] else zeros
+                second = rows.load(column, first + 1, tap, self.channels) if first + 1 < tile.kernel[0] else zeros
                 pair.append(b.let(second))
                 mixed = [self._interleave(b, pair, half) for half in range(2)]
                 for x, j in users:
-                    block = at + ((first // 2) * kernel[1] + j) * 2 * self.channels
+                    block = tile.at + ((first // 2) * across + j) * 2 * self.channels
                     for half, values in enumerate(mixed):
-                        weights = w.load(block + half * self.channels, self.channels)
+                        weights = tile.weights.load(block + half * self.channels, self.channels)
                         totals[x][half] = b.let(totals[x][half] + self.multiply(values, weights))
         yield from totals
 
@@ -175,12 +154,3 @@ def interleaved(weights: npt.NDArray[Any], group: int) -> npt.NDArray[Any]:
     padded = np.pad(weights, ((0, 0), (0, -rows % group), (0, 0)))
     grouped = padded.reshape(channels, -1, group, columns)
     return np.ascontiguousarray(grouped.transpose(1, 3, 0, 2))
-
-
-def shared_pixels(rows: DepthwiseRows, columns: int, width: int) -> list[list[tuple[int, int]]]:
-    """The (output column, tap) pairs which meet at each input column, in the order of the input."""
-    users: dict[int, list[tuple[int, int]]] = {}
-    for x in range(columns):
-        for j in range(width):
-            users.setdefault(x * rows.column_step + j * rows.tap_step, []).append((x, j))
-    return [users[offset] for offset in sorted(users)]

@@ -7,7 +7,7 @@ sequence has two kernels for each layer; the second takes the number of the firs
 from __future__ import annotations
 
 from qcompile.ir.graph import Node, Value
-from qcompile.kernels.amx import AmxKernel
+from qcompile.kernels.amx_kernel import AmxKernel
 from qcompile.kernels.conv_plan import ConvPlan, Tiling, choose_blocking, choose_plan, micro_kernel
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import depthwise_kernel

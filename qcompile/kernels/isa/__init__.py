@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy.typing as npt
 from tvm import tirx
 
 from qcompile.errors import TargetError
-from qcompile.kernels.amx import AmxKernel
+from qcompile.kernels.amx_kernel import AmxKernel
 from qcompile.kernels.builder import Builder, Expr, Index, Memory
 from qcompile.kernels.byte_pairs import BytePairKernel
-from qcompile.kernels.depthwise_direct import DirectKernel
+from qcompile.kernels.depthwise_kernel import DepthwiseKernel, DirectKernel
 from qcompile.kernels.micro import PairMicroKernel
 
 
@@ -98,99 +97,6 @@ class MicroKernel(Protocol):
 
     def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
         """Finished sums of one row, bias included: nv vectors of ``lanes``."""
-        ...
-
-
-@dataclass(frozen=True)
-class DepthwiseRows:
-    """The pixels under a few neighbouring output columns of a depthwise convolution.
-
-    Attributes:
-        memory: activations, elements of the kernel's ``a_dtype``.
-        corner: element index of the first column's first tap, for the block's first channel.
-        row_step: elements from one filter row to the next.
-        tap_step: elements from one filter column to the next.
-        column_step: elements from one output column's pixels to the next one's.
-    """
-
-    memory: Memory
-    corner: Index
-    row_step: int
-    tap_step: int
-    column_step: int
-
-    def load(self, column: int, row: int, tap: int, lanes: int, channel: int = 0) -> Expr:
-        """Neighbouring channels of the pixel that output ``column`` meets at filter position (row, tap)."""
-        offset = column * self.column_step + row * self.row_step + tap * self.tap_step
-        return self.memory.load(self.corner + (offset + channel), lanes)
-
-
-class DepthwiseKernel(Protocol):
-    """Filters a block of ``channels`` channels, each by itself, for a few output columns.
-
-    Attributes:
-        a_dtype: element type of the rows as the kernel reads them; where it differs from the
-            stored activations, the generator widens rows into scratch first.
-        b_dtype: element type of the packed weights.
-        lanes: channels in one result vector.
-        channels: channels of a block, a multiple of ``lanes``; up to ``channels - 1`` elements
-            past a tensor's last channel may be read, and meet zero weights.
-
-    A kernel may have another of smaller blocks in an attribute ``tail``, which then filters what is
-    left after its own whole blocks, and another in ``strided`` for convolutions with a column stride.
-    A method ``reloads(kernel, stride)`` names what would not fit into registers from one tile to the next,
-    and is read again for each: "weights", or "scales" (the bias too).
-    One with a method ``lines(strides, dilations)``, the output rows to compute at once, gives ``sums``
-    of as many rows as its last argument ``lines`` says, row by row.
-    """
-
-    @property
-    def a_dtype(self) -> str:
-        """Element type of the rows, as read."""
-
-    @property
-    def b_dtype(self) -> str:
-        """Element type of the packed weights."""
-
-    @property
-    def lanes(self) -> int:
-        """Channels in a result vector."""
-
-    @property
-    def channels(self) -> int:
-        """Channels of a block."""
-
-    def columns(self, kernel: tuple[int, int], stride: int) -> int:
-        """Output columns to compute at once."""
-        ...
-
-    def pack(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Order the weights [channels, rows, columns] of one block; every block gives as many elements."""
-        ...
-
-    def sums(
-        self,
-        b: Builder,
-        rows: DepthwiseRows,
-        w: Memory,
-        at: Index,
-        kernel: tuple[int, int],
-        bias: Sequence[Expr],
-        columns: int,
-    ) -> Iterator[list[Expr]]:
-        """Emit the sums of ``columns`` output columns, one list of vectors after another.
-
-        The caller finishes a column before it asks for the next, which keeps registers few.
-
-        Args:
-            b: builder.
-            rows: where the pixels are.
-            w: packed weights.
-            at: element index of the block in ``w``.
-            kernel: (rows, columns) of the filter.
-            bias: one vector of ``lanes`` for each part of the block.
-            columns: how many, at most what ``columns`` returned.
-        """
         ...
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qcompile.kernels.amx import BFLOAT16, AmxKernel
+from qcompile.kernels.amx_kernel import BFLOAT16, AmxKernel
 from qcompile.kernels.isa import avx512_vnni
 
 AMX_INT8 = replace(

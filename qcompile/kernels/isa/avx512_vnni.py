@@ -85,8 +85,6 @@ _PACKS = Packs(
     add="llvm.sadd.sat.v32i16",
     stored="uint8",
 )
-_TAIL = VnniDepthwise(channels=32, sums_at_once=24, tail=VnniDepthwise(channels=16, sums_at_once=24))
-_DEPTHWISE = VnniDepthwise(channels=64, sums_at_once=24, tail=_TAIL, dealt=False)
 
 AVX512_VNNI = Isa(
     name="avx512_vnni",
@@ -101,10 +99,10 @@ AVX512_VNNI = Isa(
     narrow=_PACKS,
     narrows_pixels=True,
     eases=True,
-    depthwise_int8=_DEPTHWISE,
+    depthwise_int8=VnniDepthwise(sums_at_once=24, dealt=False),
     depthwise_float32=DirectFmaDepthwise(lanes=16),
     float16=HalfMicroKernel(lanes=32, sum_lanes=16, tiles=_FLOAT_TILES, unroll=4, by_lane=False),
-    depthwise_float16=HalfDepthwise(half_lanes=32, lanes=16, vectors=1),
+    depthwise_float16=HalfDepthwise(half_lanes=32, lanes=16, vectors=2),
     bfloat16=PairSums(_FLOAT_TILES),
     depthwise_bfloat16=DirectFmaDepthwise(lanes=16, a_dtype="bfloat16"),
     single_int8=SingleRow(VnniMicroKernel(lanes=16, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),

@@ -11,15 +11,12 @@ from qcompile.kernels.vnni_depthwise import VnniDepthwise, dot
 
 _TILES = ((6, 2), (12, 1), (4, 3), (3, 3), (2, 4), (4, 2), (3, 2))
 
-_TAIL = VnniDepthwise(channels=16, sums_at_once=8, lanes=8)
-_DEPTHWISE = VnniDepthwise(channels=32, sums_at_once=8, tail=_TAIL, lanes=8, dealt=False)
-
 AVX_VNNI = replace(
     avx2.AVX2,
     name="avx_vnni",
     int8=VnniMicroKernel(lanes=8, tiles=_TILES),
     byte_dots=ByteDots(dot, signed=False),
     byte_pairs=None,
-    depthwise_int8=_DEPTHWISE,
+    depthwise_int8=VnniDepthwise(sums_at_once=8, lanes=8, least_vectors=2, dealt=False),
     single_int8=SingleRow(VnniMicroKernel(lanes=8, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
 )

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from tvm import tirx
 
 from qcompile.kernels.builder import (
@@ -27,8 +25,9 @@ from qcompile.kernels.builder import (
     shuffle,
     splat,
 )
+from qcompile.kernels.depthwise_kernel import DepthwiseKernel, DepthwiseTile
 from qcompile.kernels.float_depthwise import DirectFmaDepthwise
-from qcompile.kernels.isa import DepthwiseRows, Isa
+from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import clamp, in_chunks
 
 _NEON = "llvm.aarch64.neon."
@@ -171,8 +170,8 @@ class NeonFmaMicroKernel:
         return [b.let(total.get()) for total in state[row]]
 
 
-@dataclass(frozen=True)
-class NeonDepthwise:
+@dataclass(frozen=True, kw_only=True)
+class NeonDepthwise(DepthwiseKernel):
     """int8: pairs of taps meet in int16 (``smull``, ``smlal``), and join int32 sums by ``saddw``.
 
     Attributes:
@@ -185,7 +184,7 @@ class NeonDepthwise:
     a_dtype: str = "int8"
     b_dtype: str = "int8"
     lanes: int = 4
-    channels: int = 16
+    vectors: int = 4
     unrolled: int = 9
     tile: int = 3
     strided_tile: int = 1
@@ -201,40 +200,26 @@ class NeonDepthwise:
         unrolled = kernel[0] * kernel[1] <= self.unrolled
         return ("scales",) if unrolled and self.columns(kernel, stride) > 1 else ()
 
-    def pack(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """[row][column][channel]."""
-        return np.ascontiguousarray(weights.transpose(1, 2, 0))
-
-    def sums(
-        self,
-        b: Builder,
-        rows: DepthwiseRows,
-        w: Memory,
-        at: Index,
-        kernel: tuple[int, int],
-        bias: Sequence[Expr],
-        columns: int,
-    ) -> Iterator[list[Expr]]:
+    def sums(self, b: Builder, tile: DepthwiseTile, bias: Sequence[Expr]) -> Iterator[list[Expr]]:
         """Integer sums: their order does not matter."""
-        taps = [(i, j) for i in range(kernel[0]) for j in range(kernel[1])]
+        taps, rows = tile.taps, tile.rows
         if len(taps) <= self.unrolled:
-            weights = [b.let(w.load(at + n * 16, 16)) for n in range(len(taps))]
-            for x in range(columns):
+            weights = [b.let(tile.weights.load(tile.at + n * 16, 16)) for n in range(len(taps))]
+            for x in range(tile.columns):
                 pixels = [b.let(rows.load(x, i, j, 16)) for i, j in taps]
                 yield _add_taps(b, list(bias), pixels, weights)
             return
-        totals = [[b.register("int32x4", part) for part in bias] for _ in range(columns)]
-        with b.loop(kernel[0], stem="kh", rolled=True) as i:
-            self._filter_row(b, rows, i, w, at, kernel[1], totals)
+        totals = [[b.register("int32x4", part) for part in bias] for _ in range(tile.columns)]
+        with b.loop(tile.kernel[0], stem="kh", rolled=True) as i:
+            self._filter_row(b, tile, i, totals)
         for total in totals:
             yield [b.let(part.get()) for part in total]
 
-    def _filter_row(
-        self, b: Builder, rows: DepthwiseRows, i: Index, w: Memory, at: Index, width: int, totals: Any
-    ) -> None:
+    def _filter_row(self, b: Builder, tile: DepthwiseTile, i: Index, totals: Any) -> None:
         """Add one filter row to all columns."""
+        rows, width = tile.rows, tile.kernel[1]
         below = dataclasses.replace(rows, corner=b.let(rows.corner + i * rows.row_step))
-        weights = [b.let(w.load(at + (i * width + j) * 16, 16)) for j in range(width)]
+        weights = [b.let(tile.weights.load(tile.at + (i * width + j) * 16, 16)) for j in range(width)]
         for x, total in enumerate(totals):
             pixels = [b.let(below.load(x, 0, j, 16)) for j in range(width)]
             added = _add_taps(b, [part.get() for part in total], pixels, weights)
