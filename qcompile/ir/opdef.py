@@ -155,7 +155,7 @@ class OpDef:
 
         Args:
             node: in float or integer form.
-            context: `qcompile.lower.context.LoweringContext`.
+            context: `qcompile.lower.operations.OperationContext`.
         """
         raise InternalError(f"op '{self.name}' does not define lower")
 

@@ -1,4 +1,4 @@
-"""What an operation's `lower` calls: it turns nodes into steps, and knows where every tensor lies."""
+"""Turns expressions and workloads into steps, and knows where every tensor lies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
@@ -22,22 +21,20 @@ from qcompile.kernels.expression import Expr
 from qcompile.kernels.kernel import Kernel
 from qcompile.kernels.reduce import ReduceWorkload, accumulator, reduce_kernel
 from qcompile.kernels.tuned import TunedPlans
-from qcompile.lower import caches, convolution, families, products
 from qcompile.lower.cuts import Cuts
 from qcompile.lower.expressions import ExpressionBuilder
 from qcompile.lower.fusion import loaded, may_inline, merge_constants, renumbered
 from qcompile.lower.open_axes import OpenAxes
-from qcompile.lower.sources import Pending, Sources, View, constant_value, dense_strides
+from qcompile.lower.sources import Pending, Sources, constant_value
 from qcompile.lower.storage import Buffer, DraftStep, Weights
 from qcompile.lower.tensor_memory import TensorMemory, copy_of
-from qcompile.quant.qparams import QParams
 from qcompile.targets import Target
 
 Position = tuple[Expr, ...]
 
 
 class LoweringContext(TensorMemory):
-    """Collects the steps of one graph.
+    """Collects the steps of one graph: what families of kernels need of it; `OperationContext` calls these.
 
     Args:
         graph: read only.
@@ -92,32 +89,6 @@ class LoweringContext(TensorMemory):
             self.sources.pending[output] = Pending(output, ex.cast(element, output.dtype), emit)
         else:
             self.emit_map(node, element, self.result_buffer(output), output, output.shape)
-
-    def map_table(
-        self,
-        node: Node,
-        fn: Callable[[ExpressionBuilder, Position], Any],
-        before: QParams,
-        table: npt.NDArray[np.int8],
-    ) -> None:
-        """Compute each element's code from its index, then map the codes through a table.
-
-        Args:
-            node: has one result.
-            fn: as for `map`, but the codes it returns are under `before`.
-            before: QParams of the table's operand.
-            table: 256 codes of the result, by q + 128.
-        """
-        output = node.output
-        if not self.wanted(output):
-            return
-        middle = Value(f"{output.name}.before", output.type)
-        middle.qparams = before
-        position = tuple(ex.index(n) for n in range(len(output.shape)))
-        builder = ExpressionBuilder(node, middle, self.sources)
-        element = self.fused(output.type.size, lambda: fn(builder, position))
-        self.emit_map(node, element, self.new_buffer(middle), middle, output.shape)
-        families.look_up(self, node, middle, table)
 
     def wanted(self, value: Value) -> bool:
         """Return whether a result has elements and somebody reads it."""
@@ -250,84 +221,6 @@ class LoweringContext(TensorMemory):
     def constant(self, array: Any) -> Value:
         """Return a handle for `e.at` on an array that the program carries."""
         return constant_value("constant", np.asarray(array))
-
-    # -- families -------------------------------------------------------------------------------------------
-
-    def alias(self, node: Node) -> None:
-        """Let the result be the bytes of operand 0."""
-        value, output = node.inputs[0], node.output
-        view = self.sources.views.get(value)
-        if view is not None and view.strides == dense_strides(value.shape):
-            self.sources.views[output] = View(view.root, view.base, dense_strides(output.shape))
-            return
-        buffer = self.read_buffer(value)
-        if value.is_constant or self.sources.is_boundary(value):
-            self.sources.at_boundary(output)
-        self.sources.buffers[output] = buffer
-
-    def concat(self, node: Node) -> None:
-        """Copy or requantize each part to its place in the result."""
-        families.concat(self, node)
-
-    def table(self, node: Node) -> None:
-        """Map codes through a table of 256 entries."""
-        families.table(self, node)
-
-    def softmax(self, node: Node) -> None:
-        """Normalize exponentials along an axis."""
-        families.softmax(self, node)
-
-    def layer_norm(self, node: Node) -> None:
-        """Normalize rows to zero mean and unit variance."""
-        families.layer_norm(self, node)
-
-    def suppression(self, node: Node) -> None:
-        """Select boxes."""
-        families.suppression(self, node)
-
-    def scatter(self, node: Node) -> None:
-        """Write rows at computed places of a copy."""
-        families.scatter(self, node)
-
-    def matmul(self, node: Node) -> None:
-        """Multiply two activations."""
-        families.matmul(self, node)
-
-    def cache_append(self, node: Node) -> None:
-        """Write rows behind those of a kept cache."""
-        caches.append(self, node)
-
-    def cache_fill(self, node: Node) -> None:
-        """Write a kept tensor in the first run."""
-        caches.fill(self, node)
-
-    def cache_scores(self, node: Node) -> None:
-        """Multiply queries with kept keys."""
-        caches.product(self, node, "scores")
-
-    def cache_mix(self, node: Node) -> None:
-        """Sum kept values."""
-        caches.product(self, node, "mix")
-
-    def conv2d(self, node: Node) -> None:
-        """Emit a convolution."""
-        convolution.conv2d(self, node)
-
-    def dense(self, node: Node) -> None:
-        """Emit a product with constant weights."""
-        convolution.dense(self, node)
-
-    def dense_integer(self, node: Node) -> None:
-        """Emit a product of integers with constant weights."""
-        products.dense_integer(self, node)
-
-    def conv2d_integer(self, node: Node) -> None:
-        """Emit a convolution of integers."""
-        products.conv2d_integer(self, node)
-
-    def conv_transpose2d(self, node: Node) -> None:
-        """Emit a transposed convolution."""
-        convolution.conv_transpose2d(self, node)
 
     # -- memory and steps -----------------------------------------------------------------------------------
 

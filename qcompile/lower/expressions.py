@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,34 +12,11 @@ from qcompile.ir.graph import Node, Value
 from qcompile.ir.types import NARROW
 from qcompile.kernels import expression as ex
 from qcompile.kernels.expression import Expr
+from qcompile.lower.offsets import as_index
+from qcompile.lower.sources import Sources
 from qcompile.quant.qparams import QParams
 
-if TYPE_CHECKING:
-    from qcompile.lower.sources import Sources
-
 Index = Expr | int
-
-
-def as_index(value: Any) -> Expr:
-    """Return an index as an expression of int64."""
-    return ex.cast(value, "int64") if isinstance(value, Expr) else ex.constant(int(value), "int64")
-
-
-def flat_offset(shape: Sequence[int], position: Sequence[Any]) -> Expr:
-    """Return the element offset of a position in a dense tensor.
-
-    Args:
-        shape: extents, elements.
-        position: one index per axis.
-    """
-    if len(shape) != len(position):
-        raise InternalError(f"{len(position)} indices into a tensor of shape {tuple(shape)}")
-    total = ex.constant(0, "int64")
-    stride = 1
-    for extent, at in zip(reversed(shape), reversed(position), strict=True):
-        total = total + as_index(at) * stride
-        stride *= extent
-    return total
 
 
 class ExpressionBuilder:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +20,9 @@ from qcompile.kernels.rows import RowsWorkload, rows_kernel
 from qcompile.kernels.scatter import ScatterWorkload, scatter_kernel
 from qcompile.kernels.suppression import SuppressionWorkload, suppression_kernel
 from qcompile.kernels.table import TableWorkload, table_kernel
+from qcompile.lower.context import LoweringContext
 from qcompile.lower.expressions import ExpressionBuilder
 from qcompile.quant import requantize as rq
-
-if TYPE_CHECKING:
-    from qcompile.lower.context import LoweringContext
 
 
 def concat(context: LoweringContext, node: Node) -> None:

@@ -11,7 +11,7 @@ from qcompile.kernels import expression as ex
 from qcompile.kernels.expression import Expr
 from qcompile.kernels.space import Space
 from qcompile.kernels.transpose import contiguous_elsewhere
-from qcompile.lower.expressions import flat_offset
+from qcompile.lower.offsets import flat_offset
 from qcompile.lower.sources import Sources, constant_value
 
 _FREE = {"load", "load_or", "index", "const", "flip", "cast", "add", "select", "lt", "le", "and"}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +16,15 @@ from qcompile.ir.types import TensorType
 from qcompile.kernels.conv_packing import pack_conv
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.parameters import LayerScalars
+from qcompile.lower.context import LoweringContext
+from qcompile.lower.expressions import ExpressionBuilder
+from qcompile.lower.layer_end import with_activation
+from qcompile.lower.layers import emit_layer, plain_layer
 from qcompile.lower.sources import constant_value
 from qcompile.ops.arithmetic import accumulator_scales
 from qcompile.quant import int16
 from qcompile.quant import requantize as rq
 from qcompile.quant.qparams import INT_RANGE, QParams
-
-if TYPE_CHECKING:
-    from qcompile.lower.context import LoweringContext
-    from qcompile.lower.expressions import ExpressionBuilder
 
 _OFFSETS = (0, -128)
 """What makes int8 of a plane: the upper one is that as it is, the lower one lies in 0 to 255."""
@@ -100,8 +100,6 @@ def _bias(bias: Value, plane: Any) -> Value:
 
 def _sums(context: LoweringContext, node: Node, shape: ConvWorkload, x: Value, bias: Value) -> Value:
     """Emit the int32 sums of one 8-bit operand."""
-    from qcompile.lower import convolution
-
     weight = node.inputs[1].qparams
     if weight is None:
         raise LoweringError(f"node {node}: the weights must be quantized where the activation is")
@@ -115,7 +113,7 @@ def _sums(context: LoweringContext, node: Node, shape: ConvWorkload, x: Value, b
     attrs = replace(node.attrs, residual=False, pre_activation=None, activation="none")
     twin = Node(node.op, [x, node.inputs[1], bias], [raw], attrs, node.loc)
     twin.precision = int16.INT16
-    convolution.layer(context, twin, shape)
+    plain_layer(context, twin, shape)
     return raw
 
 
@@ -131,14 +129,12 @@ def _finished(
         operands: int8 tensor and bias.
         low: int32 sums over the lower plane, or None.
     """
-    from qcompile.lower import convolution
-
     x, w, result = node.inputs[0].qparams, node.inputs[1].qparams, node.output.qparams
     plane = operands[0].qparams
     if x is None or w is None or plane is None:
         raise LoweringError(f"node {node}: operand 0 and the weights must both be quantized, or neither")
     scales = accumulator_scales(x, w)
-    scalars, function = convolution.with_activation(node, LayerScalars(x_zero_point=plane.scalar_zero_point))
+    scalars, function = with_activation(node, LayerScalars(x_zero_point=plane.scalar_zero_point))
     output = "float32"
     if result is not None:
         output, scales = result.dtype, rq.multiplier(scales, result.scalar_scale)
@@ -152,7 +148,7 @@ def _finished(
     packed = pack_conv(work, context.isa, weight, bias, scales, scalars, context.plan(work, node.output))
     twin = Node(node.op, [operands[0], *node.inputs[1:]], [node.output], node.attrs, node.loc)
     twin.precision = int16.INT16 if low is not None else node.precision
-    convolution.emit_layer(context, twin, work, packed, low, node.output)
+    emit_layer(context, twin, work, packed, low, node.output)
 
 
 def _twin(node: Node, operands: list[Value], result: Value) -> Node:

@@ -13,6 +13,7 @@ from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower.arena import ArenaPlan, plan_arena
 from qcompile.lower.context import LoweringContext
 from qcompile.lower.objects import compile_kernels
+from qcompile.lower.operations import OperationContext
 from qcompile.lower.storage import Buffer, DraftStep
 from qcompile.targets import Target
 
@@ -79,7 +80,7 @@ def generate(
     graph: Graph, target: Target, plans: TunedPlans | None = None, main: LoweringContext | None = None
 ) -> LoweringContext:
     """Return the steps of a graph, their kernels generated but not compiled."""
-    context = LoweringContext(graph, target, plans, main)
+    context = OperationContext(graph, target, plans, main)
     for node in graph.nodes:
         _lower_node(node, context)
     context.bind_outputs()

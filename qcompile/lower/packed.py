@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +12,10 @@ from qcompile.ir.graph import Node, Value
 from qcompile.kernels.activation import ACTIVATIONS
 from qcompile.kernels.packed import PackedWorkload, choose_tiling, pack_codes, pack_groups
 from qcompile.kernels.packed_product import packed_kernel
+from qcompile.lower.context import LoweringContext
 from qcompile.lower.sources import constant_value
 from qcompile.ops.packed_weights import packed_source, reads_packed
 from qcompile.ops.unpack_groups import unpacked
-
-if TYPE_CHECKING:
-    from qcompile.lower.context import LoweringContext
 
 
 def packed_kind(node: Node) -> str:

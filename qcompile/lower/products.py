@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from qcompile import ops
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.types import TensorType
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.conv_workload import dense as dense_workload
+from qcompile.lower.context import LoweringContext
+from qcompile.lower.convolution import layer
+from qcompile.lower.expressions import ExpressionBuilder
 from qcompile.lower.sources import constant_value
 from qcompile.ops.conv2d import Conv2dAttrs
 from qcompile.ops.dense import DenseAttrs
 from qcompile.quant.qparams import INT_RANGE, QParams
-
-if TYPE_CHECKING:
-    from qcompile.lower.context import LoweringContext
-    from qcompile.lower.expressions import ExpressionBuilder
 
 _ONE = QParams((1.0,))
 
@@ -58,9 +58,6 @@ def _product(
     work: ConvWorkload,
     pads: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> None:
-    from qcompile import ops
-    from qcompile.lower import convolution
-
     if not context.wanted(node.output):
         return
     weight = constant_value(node.inputs[1].name, node.inputs[1].constant())
@@ -71,7 +68,7 @@ def _product(
     raw.qparams = QParams((1.0,) * weight.shape[0], (0,), "int32", *INT_RANGE["int32"], axis=len(raw.shape) - 1)
     raw.uses.append((node, 0))
     twin = Node(ops.get(op), [_codes(context, node, pads), weight, bias], [raw], attrs, node.loc)
-    convolution.layer(context, twin, work)
+    layer(context, twin, work)
     _correct(context, node, raw)
 
 

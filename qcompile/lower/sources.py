@@ -6,7 +6,6 @@ q + 128 in its place; the choice is made here and seen nowhere else. What the ca
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from qcompile.ir.graph import Value
 from qcompile.kernels import expression as ex
 from qcompile.kernels.expression import Expr
 from qcompile.kernels.isa import Isa
-from qcompile.lower.expressions import as_index, flat_offset
+from qcompile.lower.offsets import as_index, dense_strides, flat_offset
 from qcompile.lower.storage import Buffer, Weights
 
 
@@ -49,11 +48,6 @@ class View:
     root: Value
     base: int
     strides: tuple[int, ...]
-
-
-def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides of a tensor without gaps."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 class Sources:

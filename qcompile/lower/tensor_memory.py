@@ -11,8 +11,9 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import NoAttrs
 from qcompile.kernels import expression as ex
 from qcompile.kernels.expression import Expr
+from qcompile.lower.offsets import dense_strides
 from qcompile.lower.placement import Place, plan_placement
-from qcompile.lower.sources import Sources, View, dense_strides
+from qcompile.lower.sources import Sources, View
 from qcompile.lower.storage import Buffer, Weights
 
 
