@@ -9,7 +9,7 @@ import numpy as np
 
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.rewrite import Rewriter
-from qcompile.ops.interpreter import evaluate_node
+from qcompile.ops.evaluation import evaluate_node
 from qcompile.ops.packed_weights import PACKED
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 

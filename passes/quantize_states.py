@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from qcompile import ops
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.initial import state_input
 from qcompile.ir.rewrite import Rewriter
-from qcompile.ir.state import State, state_input
+from qcompile.ir.state import State
 from qcompile.ir.types import TensorType
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.quant.qparams import QParams

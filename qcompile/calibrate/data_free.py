@@ -21,7 +21,8 @@ import numpy.typing as npt
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ops.arithmetic import activate
-from qcompile.ops.interpreter import Interpreter, evaluate_node
+from qcompile.ops.evaluation import evaluate_node
+from qcompile.ops.interpreter import Interpreter
 
 Array = npt.NDArray[Any]
 

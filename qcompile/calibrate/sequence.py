@@ -12,7 +12,7 @@ from qcompile.calibrate.calibration_set import CalibrationSet, SampleIterator
 from qcompile.calibrate.reader import Reader
 from qcompile.calibrate.sample import Sample
 from qcompile.ir.graph import Graph
-from qcompile.ir.state import initial_states
+from qcompile.ir.initial import initial_states
 from qcompile.ops.interpreter import Interpreter
 
 Array = npt.NDArray[Any]

@@ -18,7 +18,7 @@ from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.sequence import from_the_start, growing_states
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Value
-from qcompile.ir.state import state_input
+from qcompile.ir.initial import state_input
 from qcompile.ir.types import NARROW
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.packed_weights import PACKED

@@ -11,7 +11,7 @@ import numpy as np
 
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph
-from qcompile.ir.state import initial_states
+from qcompile.ir.initial import initial_states
 from qcompile.ir.types import NARROW
 from qcompile.ops.interpreter import Interpreter
 from qcompile.runtime import self_test

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.initial import initial_array, state_input
 from qcompile.ir.opdef import OpDef
 from qcompile.ir.program import BufferRef, Program, Single, StateInfo, Step, TensorInfo
-from qcompile.ir.state import State, initial_array, state_input
+from qcompile.ir.state import State
 from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower.arena import ArenaPlan, plan_arena
 from qcompile.lower.context import LoweringContext

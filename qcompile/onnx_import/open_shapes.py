@@ -21,7 +21,7 @@ from qcompile.errors import UnsupportedOpError
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.opdef import OpDef
 from qcompile.ir.symbol import JOINT, Extent, Positions, Symbol
-from qcompile.ops.interpreter import evaluate_node
+from qcompile.ops.evaluation import evaluate_node
 from qcompile.ops.open_extent import OpenExtentAttrs
 from qcompile.shapes.analysis import Analysis, advance, input_axes
 

@@ -10,7 +10,7 @@ from qcompile.ir.graph import Value
 from qcompile.ir.symbol import Extent
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
-from qcompile.ops.slice import sliced
+from qcompile.ops.sliced import sliced
 
 
 class OpenSteps:

@@ -13,9 +13,9 @@ _NOT_OPERATIONS = {
     "arithmetic",
     "convolution",
     "elementwise",
+    "evaluation",
     "interpolation",
     "interpreter",
-    "sized_run",
     "layout",
     "onnx_node",
     "open_part",
@@ -25,6 +25,8 @@ _NOT_OPERATIONS = {
     "reduction",
     "resampling",
     "sampling",
+    "sized_run",
+    "sliced",
     "spatial",
 }
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from functools import cached_property
 
-import numpy as np
-import numpy.typing as npt
-
-from qcompile.errors import InternalError, UsageError
-from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ir.types import NARROW
-
-if TYPE_CHECKING:
-    from qcompile.ops.sized_run import SizedRun
-
-Array = npt.NDArray[Any]
+from qcompile.ir.graph import Graph, Node
+from qcompile.ops.evaluation import Array, FixedRun, OnValue, evaluate_node
+from qcompile.ops.sized_run import SizedRun
 
 
 class Interpreter:
-    """Evaluates a graph node by node and frees each tensor after its last reader.
+    """Evaluates a graph; one with open extents at the sizes that the inputs have.
 
     Args:
         graph: float or integer form, or a mixture.
@@ -27,20 +19,13 @@ class Interpreter:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._sized: SizedRun | None = None
-        self._last_reader = {value: node for node in graph.nodes for value in node.inputs}
 
-    def run(
-        self,
-        inputs: Mapping[str, Array],
-        on_value: Callable[[Value, Array], None] | None = None,
-    ) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Array], on_value: OnValue | None = None) -> dict[str, Array]:
         """Evaluate the graph once.
 
-        A graph with open extents is evaluated at the sizes that the inputs have.
-
         Args:
-            inputs: one array per graph input, by name, of its exact shape and dtype.
+            inputs: one array per graph input, by name, of its exact shape and dtype; open axes have their actual
+                extents.
             on_value: called with every input and every result as soon as it is known.
 
         Returns:
@@ -49,87 +34,12 @@ class Interpreter:
         Raises:
             UsageError: an input is missing or unknown, or has another shape or dtype.
         """
-        if not self.graph.symbols:
-            return self.run_fixed(inputs, on_value)
-        from qcompile.ops.sized_run import SizedRun
+        return self._run.run(inputs, on_value, self.evaluate)
 
-        if self._sized is None:
-            self._sized = SizedRun(self.graph)
-        return self._sized.run(inputs, on_value, self.evaluate)
-
-    def run_fixed(
-        self, inputs: Mapping[str, Array], on_value: Callable[[Value, Array], None] | None = None
-    ) -> dict[str, Array]:
-        """Evaluate the graph with exactly its own types; arguments as for `run`."""
-        environment: dict[Value, Array] = {}
-        for value in self.graph.inputs:
-            environment[value] = self._bind(value, inputs)
-            if on_value is not None:
-                on_value(value, environment[value])
-        unknown = set(inputs) - {v.name for v in self.graph.inputs}
-        if unknown:
-            raise UsageError(f"model {self.graph.name} has no input named {sorted(unknown)}")
-        kept = set(self.graph.outputs)
-        for node in self.graph.nodes:
-            results = self.evaluate(node, [self._read(v, environment) for v in node.inputs])
-            for value, result in zip(node.outputs, results, strict=True):
-                environment[value] = result
-                if on_value is not None:
-                    on_value(value, result)
-            for value in node.inputs:
-                if self._last_reader[value] is node and value not in kept:
-                    environment.pop(value, None)
-        named = zip(self.graph.output_names, self.graph.outputs, strict=True)
-        return {name: self._read(value, environment) for name, value in named}
+    @cached_property
+    def _run(self) -> FixedRun | SizedRun:
+        return SizedRun(self.graph) if self.graph.symbols else FixedRun(self.graph)
 
     def evaluate(self, node: Node, inputs: list[Array]) -> tuple[Array, ...]:
         """Evaluate one node of the graph; a subclass may do it in another way."""
         return evaluate_node(node, inputs)
-
-    @staticmethod
-    def _read(value: Value, environment: Mapping[Value, Array]) -> Array:
-        return value.data if value.data is not None else environment[value]
-
-    def _bind(self, value: Value, inputs: Mapping[str, Array]) -> Array:
-        if value.name not in inputs:
-            names = ", ".join(v.name for v in self.graph.inputs)
-            raise UsageError(f"input '{value.name}' is missing", hint=f"give all of: {names}")
-        array = np.asarray(inputs[value.name])
-        if array.shape != value.shape or array.dtype.name != value.dtype:
-            raise UsageError(f"input '{value.name}' must be {value.type}, got {array.dtype.name}{list(array.shape)}")
-        return array
-
-
-def _rounded(result: Array, value: Value) -> Array:
-    """Return a float32 result as it is stored: 16 bits are rounded to nearest, ties to even, too large is infinite."""
-    if value.dtype not in NARROW:
-        return result
-    with np.errstate(over="ignore"):
-        return np.asarray(result).astype(value.dtype)
-
-
-def evaluate_node(node: Node, inputs: list[Array]) -> tuple[Array, ...]:
-    """Evaluate one node on given operands, in its float or integer form.
-
-    Tensors of 16-bit real numbers are float32 within a node, and rounded once at its end.
-
-    Args:
-        node: decides the form: integer where an activation carries QParams.
-        inputs: one array per operand.
-
-    Raises:
-        InternalError: the results do not have the types the graph says.
-    """
-    half = any(value.dtype in NARROW for value in (*node.inputs, *node.outputs))
-    if half:
-        inputs = [x.astype(np.float32) if x.dtype.name in NARROW else x for x in inputs]
-    results = node.op.evaluate_integer(node, inputs) if node.is_integer else node.op.evaluate(node.attrs, inputs)
-    if half:
-        results = tuple(_rounded(result, value) for value, result in zip(node.outputs, results, strict=True))
-    checked = []
-    for value, result in zip(node.outputs, results, strict=True):
-        array = np.asarray(result)
-        if array.shape != value.shape or array.dtype.name != value.dtype:
-            raise InternalError(f"{node}: evaluation gave {array.dtype}{array.shape} for {value}")
-        checked.append(array)
-    return tuple(checked)

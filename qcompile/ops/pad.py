@@ -14,7 +14,7 @@ from qcompile.ir.types import NARROW, TensorType
 from qcompile.ops.layout import axis_indices
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.open_part import open_padded
-from qcompile.ops.slice import sliced
+from qcompile.ops.sliced import sliced
 from qcompile.quant.affine import quantize
 from qcompile.quant.qparams import QParams
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ops.interpreter import Interpreter, evaluate_node
+from qcompile.ops.evaluation import Array, Evaluate, FixedRun, OnValue, evaluate_node
 from qcompile.shapes.analysis import positions
 from qcompile.shapes.specialize import Specializer, padded, sizes_of
 
-Array = npt.NDArray[Any]
 Sizes = dict[str, int]
-OnValue = Callable[[Value, Array], None]
-Evaluate = Callable[[Node, list[Array]], tuple[Array, ...]]
 
 
 def sizes_from(graph: Graph, inputs: Mapping[str, Array]) -> Sizes:
@@ -68,18 +63,6 @@ def _operand(given: Array | None, value: Value) -> Array:
     return given if given.shape == value.shape or not value.is_constant else given[tuple(map(slice, value.shape))]
 
 
-class _Delegating(Interpreter):
-    """An interpreter whose nodes are evaluated by somebody else."""
-
-    def __init__(self, graph: Graph, evaluate: Evaluate) -> None:
-        super().__init__(graph)
-        self._evaluate = evaluate
-
-    def evaluate(self, node: Node, inputs: list[Array]) -> tuple[Array, ...]:
-        """Hand the node on."""
-        return self._evaluate(node, inputs)
-
-
 class SizedRun:
     """Evaluates a graph at one size after another.
 
@@ -113,9 +96,8 @@ class SizedRun:
         if self._graph.extents:
             return self._masked(sizes, inputs, on_value, evaluate)
         graph, originals = self._specializer.at(sizes)
-        interpreter = _Delegating(graph, evaluate)
         show = None if on_value is None else lambda value, array: on_value(originals[value], array)
-        results = interpreter.run_fixed(inputs, show)
+        results = FixedRun(graph).run(inputs, show, evaluate)
         return {n: padded(results[n], v.shape) if n in self._caches else results[n] for n, v in self._outputs.items()}
 
     def extents(self, sizes: Mapping[str, int]) -> Array:
@@ -137,8 +119,8 @@ class SizedRun:
         def cut(value: Value, array: Array) -> Array:
             return np.ascontiguousarray(array[tuple(map(slice, self._specializer.shape(value, sizes)))])
 
-        interpreter = _Delegating(self._graph, evaluate)
-        results = interpreter.run_fixed(full, None if on_value is None else lambda v, a: on_value(v, cut(v, a)))
+        show = None if on_value is None else lambda value, array: on_value(value, cut(value, array))
+        results = FixedRun(self._graph).run(full, show, evaluate)
         return {n: results[n] if n in self._caches else cut(v, results[n]) for n, v in self._outputs.items()}
 
 

@@ -13,6 +13,8 @@ from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
 from qcompile.ops.layout import axis_indices
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.open_part import open_sliced
+from qcompile.ops.sliced import sliced
 
 
 @dataclass(frozen=True)
@@ -36,29 +38,6 @@ class SliceAttrs:
             raise ValueError("a slice cannot have a step of 0")
 
 
-def sliced(node: OnnxNode, x: Value, ranges: dict[int, slice], name: str | None = None) -> Value:
-    """Return a part of x, x itself where the part is everything.
-
-    Args:
-        node: the ONNX node that asks for it.
-        x: any tensor.
-        ranges: what to take of each axis, in Python's terms; other axes are taken whole.
-        name: wanted name of the result.
-    """
-    starts, steps, sizes = [], [], []
-    for axis, extent in enumerate(x.shape):
-        start, stop, step = ranges.get(axis, slice(None)).indices(extent)
-        starts.append(start)
-        steps.append(step)
-        sizes.append(len(range(start, stop, step)))
-    if tuple(sizes) == x.shape and all(step == 1 for step, size in zip(steps, sizes, strict=True) if size > 1):
-        return x
-    # Where one element or none is taken, the step does not matter: one spelling keeps equal slices equal.
-    steps = [step if size > 1 else 1 for step, size in zip(steps, sizes, strict=True)]
-    starts = [start if size else 0 for start, size in zip(starts, sizes, strict=True)]
-    return node.add("slice", [x], name, starts=tuple(starts), steps=tuple(steps), sizes=tuple(sizes))
-
-
 def _from_onnx(node: OnnxNode) -> Value:
     x = node.value(0)
     if "starts" in node.attributes:
@@ -76,8 +55,6 @@ def _from_onnx(node: OnnxNode) -> Value:
         node.fail("a slice cannot have a step of 0")
     ranges = {a: slice(s, e, k) for a, s, e, k in zip(indices, starts, ends, strides, strict=True)}
     if node.open is not None:
-        from qcompile.ops.open_part import open_sliced
-
         return open_sliced(node, x, ranges, [node.inputs[k] if node.has(k) else None for k in (1, 2)])
     return sliced(node, x, ranges)
 

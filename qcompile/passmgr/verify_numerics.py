@@ -75,7 +75,7 @@ def evaluate(graph: Graph, inputs: dict[str, Array]) -> Outputs:
         graph: float or integer form.
         inputs: one array per graph input; real values are quantized for an input that is kept in integers.
     """
-    from qcompile.ir.state import initial_states
+    from qcompile.ir.initial import initial_states
     from qcompile.ops.interpreter import Interpreter
     from qcompile.shapes.specialize import at_middle
 

@@ -16,7 +16,7 @@ import qcompile
 from qcompile import bundle as bundles
 from qcompile import runtime, targets
 from qcompile.errors import UsageError
-from qcompile.ir.state import initial_states
+from qcompile.ir.initial import initial_states
 from qcompile.lower import lower_graph
 from qcompile.ops.cache_append import real, stored
 from qcompile.ops.interpreter import Interpreter

@@ -19,7 +19,7 @@ from qcompile import driver, runtime, targets
 from qcompile.cli import run_command
 from qcompile.errors import BundleError, QCompileError, UnsupportedOpError, UsageError
 from qcompile.ir.graph import Graph
-from qcompile.ir.state import initial_states
+from qcompile.ir.initial import initial_states
 from qcompile.lower import lower_graph
 from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter

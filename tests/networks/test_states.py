@@ -16,7 +16,7 @@ from qcompile import bundle as bundles
 from qcompile import driver, pipelines, runtime, targets
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph
-from qcompile.ir.state import initial_states
+from qcompile.ir.initial import initial_states
 from qcompile.lower import lower_graph
 from qcompile.onnx_import import import_onnx
 from qcompile.onnx_import.states import bind_states

@@ -15,7 +15,7 @@ from onnx import helper
 import qcompile
 from qcompile import driver, runtime
 from qcompile.errors import UnsupportedOpError, UsageError
-from qcompile.ir.state import initial_states
+from qcompile.ir.initial import initial_states
 from qcompile.ops.interpreter import Interpreter
 
 PLACES, ENCODED = 24, 9

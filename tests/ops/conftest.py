@@ -16,7 +16,8 @@ from qcompile.ir.graph import Graph, Node
 from qcompile.ir.types import TensorType
 from qcompile.ir.verify import verify
 from qcompile.onnx_import import import_onnx
-from qcompile.ops.interpreter import Interpreter, evaluate_node
+from qcompile.ops.evaluation import evaluate_node
+from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.quant import affine
 from qcompile.quant.qparams import QParams

@@ -8,7 +8,7 @@ import pytest
 from qcompile import ops
 from qcompile.errors import QCompileError
 from qcompile.ir.types import TensorType
-from qcompile.ops.interpreter import evaluate_node
+from qcompile.ops.evaluation import evaluate_node
 from qcompile.quant.qparams import QParams
 from qcompile.quant.requantize import WIDE_SHIFT, wide_qparams
 

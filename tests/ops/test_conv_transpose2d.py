@@ -13,7 +13,8 @@ from qcompile import ops
 from qcompile.errors import UnsupportedOpError
 from qcompile.ir import Graph, TensorType
 from qcompile.onnx_import import import_onnx
-from qcompile.ops.interpreter import Interpreter, evaluate_node
+from qcompile.ops.evaluation import evaluate_node
+from qcompile.ops.interpreter import Interpreter
 from qcompile.quant import QParams
 from qcompile.quant import requantize as rq
 

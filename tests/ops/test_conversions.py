@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcompile.ops.interpreter import evaluate_node
+from qcompile.ops.evaluation import evaluate_node
 from qcompile.quant.qparams import QParams
 from qcompile.quant.requantize import wide_qparams
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qcompile import ops
 from qcompile.ir import Graph, TensorType
-from qcompile.ops.interpreter import evaluate_node
+from qcompile.ops.evaluation import evaluate_node
 from qcompile.quant import QParams
 from qcompile.quant.affine import dequantize, quantize
 

@@ -9,7 +9,7 @@ from qcompile import ops
 from qcompile.errors import InternalError, QCompileError
 from qcompile.ir.types import TensorType
 from qcompile.ops.arithmetic import CLAMPS, activate, clamp_bounds
-from qcompile.ops.interpreter import evaluate_node
+from qcompile.ops.evaluation import evaluate_node
 from qcompile.quant.qparams import QParams
 from qcompile.quant.requantize import wide_qparams
 

@@ -13,8 +13,9 @@ from qcompile import ops
 from qcompile.errors import UnsupportedOpError
 from qcompile.ir import Graph, TensorType
 from qcompile.onnx_import import import_onnx
+from qcompile.ops.evaluation import evaluate_node
 from qcompile.ops.interpolation import Axis, fixed_point, regular_factor
-from qcompile.ops.interpreter import Interpreter, evaluate_node
+from qcompile.ops.interpreter import Interpreter
 from qcompile.quant import QParams
 
 COORDINATES = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric"]

@@ -16,7 +16,7 @@ from qcompile.ir.graph import Value
 from qcompile.onnx_import.open_steps import OpenSteps, steps_along
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
-from qcompile.ops.slice import sliced
+from qcompile.ops.sliced import sliced
 
 STEPS_LIMIT = 2000
 """Steps of all directions that are unrolled at most; longer sequences take minutes to compile."""

@@ -10,7 +10,7 @@ from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
 from qcompile.ops.scatter import scattered
-from qcompile.ops.slice import sliced
+from qcompile.ops.sliced import sliced
 
 
 def _trilu(node: OnnxNode) -> Value:
