@@ -10,6 +10,7 @@ from collections.abc import Callable
 from tvm import tirx
 
 from qcompile.kernels.builder import Builder, Expr, bitcast, const
+from qcompile.kernels.math import ROUND, ROUND_BITS
 from qcompile.kernels.micro import clamp
 
 Activation = Callable[[Builder, Expr, Expr, Expr], Expr]
@@ -50,7 +51,7 @@ def exp(b: Builder, x: Expr) -> Expr:
     """
     dtype = str(x.ty.dtype)
     x = b.let(clamp(x, const(-87.0, dtype), const(88.0, dtype)))
-    magic = const(12582912.0, dtype)  # 1.5 * 2^23: adding it leaves the rounded integer in the low bits
+    magic = const(ROUND, dtype)
     shifted = b.let(tirx.Max(x * const(1.4426950408889634, dtype), const(-127.0, dtype)) + magic)
     n = b.let(shifted - magic)
     r = b.let(x - n * const(0.693145751953125, dtype) - n * const(1.42860677e-06, dtype))
@@ -58,7 +59,7 @@ def exp(b: Builder, x: Expr) -> Expr:
     for factorial in (720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0):
         series = b.let(series * r + const(1.0 / factorial, dtype))
     integers = dtype.replace("float32", "int32")
-    power = (bitcast(integers, shifted) - const(0x4B400000 - 127, integers)) << const(23, integers)
+    power = (bitcast(integers, shifted) - const(ROUND_BITS - 127, integers)) << const(23, integers)
     return series * bitcast(dtype, power)
 
 

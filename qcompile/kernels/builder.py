@@ -57,6 +57,11 @@ def call_pure(dtype: str, intrinsic: str, *args: Expr) -> Expr:
     return tirx.call_intrin(dtype, "tirx.call_llvm_pure_intrin", _intrinsic_id(intrinsic), *args)
 
 
+def vector_type(dtype: str, lanes: int) -> str:
+    """Return the type of so many neighbouring elements, such as "float32x4"; one is a scalar."""
+    return f"{dtype}x{lanes}" if lanes > 1 else dtype
+
+
 def lanes_of(value: Expr) -> int:
     """Number of lanes of a value (1 for a scalar)."""
     return int(str(value.ty).partition("x")[2] or 1)

@@ -15,7 +15,19 @@ from tvm import tirx
 from qcompile.errors import InternalError
 from qcompile.kernels import expression as ex
 from qcompile.kernels import halves, math
-from qcompile.kernels.builder import Builder, Expr, Memory, bitcast, call_pure, cast, const, index, shuffle, splat
+from qcompile.kernels.builder import (
+    Builder,
+    Expr,
+    Memory,
+    bitcast,
+    call_pure,
+    cast,
+    const,
+    index,
+    shuffle,
+    splat,
+    vector_type,
+)
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.narrowing import codes_of, narrowed
 
@@ -83,7 +95,8 @@ class Emitter:
         return self._varying[node]
 
     def _emit(self, node: ex.Expr, of: Callable[[ex.Expr], Expr], lanes: int) -> Expr:
-        dtype = _typed(node.dtype, lanes)
+        # bfloat16 numbers are their bits.
+        dtype = vector_type("uint16" if node.dtype == "bfloat16" else node.dtype, lanes)
         if node.op == "const":
             return const(_bits(node.data[0]) if node.dtype == "bfloat16" else node.data[0], dtype)
         if node.op == "index":
@@ -111,7 +124,7 @@ class Emitter:
         return emit(self.b, dtype, *[of(part) for part in node.args])
 
     def _truth(self, node: ex.Expr, value: Expr, lanes: int) -> Expr:
-        return tirx.NE(value, const(0, _typed("uint8", lanes))) if node.dtype == "bool" else value
+        return tirx.NE(value, const(0, vector_type("uint8", lanes))) if node.dtype == "bool" else value
 
     def _through_float32(self, node: ex.Expr, of: Callable[[ex.Expr], Expr]) -> Expr:
         """Emit a conversion from or to bfloat16."""
@@ -169,7 +182,9 @@ class Emitter:
 
     def _stored(self, fill: ex.Expr, dtype: str, lanes: int) -> Expr:
         value = self.value(fill) if lanes > 1 else self.scalar(fill)
-        return tirx.Select(value, *(const(v, _typed("uint8", lanes)) for v in (1, 0))) if dtype == "bool" else value
+        if dtype != "bool":
+            return value
+        return tirx.Select(value, *(const(v, vector_type("uint8", lanes)) for v in (1, 0)))
 
     def _ends_inside(self, inside: ex.Expr) -> Expr:
         """Whether a convex condition holds in the first and the last lane, and so in all."""
@@ -188,8 +203,8 @@ class Emitter:
             return self._round_clamp_in_parts(parts, lanes)
         clamped = tirx.Min(tirx.Max(value, lo), hi)
         # The operand is no product, so the addition cannot be contracted; it rounds to nearest, ties to even.
-        shifted = clamped + const(math.ROUND, _typed("float32", lanes))
-        return bitcast(_typed("int32", lanes), shifted) - const(math.ROUND_BITS, _typed("int32", lanes))
+        shifted = clamped + const(math.ROUND, vector_type("float32", lanes))
+        return bitcast(vector_type("int32", lanes), shifted) - const(math.ROUND_BITS, vector_type("int32", lanes))
 
     def _round_clamp_in_parts(self, parts: Sequence[Expr], lanes: int) -> Expr:
         """Round the vectors of which a wide one consists, one after another."""
@@ -205,11 +220,6 @@ class Emitter:
 
 def _bits(number: float) -> int:
     return int(np.asarray(number, "bfloat16").view(np.uint16))
-
-
-def _typed(dtype: str, lanes: int) -> str:
-    dtype = "uint16" if dtype == "bfloat16" else dtype
-    return f"{dtype}x{lanes}" if lanes > 1 else dtype
 
 
 def _convex(condition: ex.Expr) -> bool:
@@ -228,7 +238,7 @@ def _choose(condition: Expr, yes: Expr, no: Expr) -> Expr:
 def store_value(value: Expr, dtype: str, lanes: int) -> Expr:
     """Return a value as it is written to memory."""
     if dtype == "bool":
-        return tirx.Select(value, const(1, _typed("uint8", lanes)), const(0, _typed("uint8", lanes)))
+        return tirx.Select(value, const(1, vector_type("uint8", lanes)), const(0, vector_type("uint8", lanes)))
     return value
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
-from qcompile.kernels.builder import Builder, Expr, Index, Inlined, Memory, bitcast, cast, const, lanes_of
+from qcompile.kernels.builder import Builder, Expr, Index, Inlined, Memory, bitcast, cast, const, lanes_of, vector_type
 
 if TYPE_CHECKING:
     from qcompile.kernels.isa import Isa
@@ -30,9 +30,9 @@ def from_float16(b: Builder, bits: Expr, *, native: bool = False) -> Expr:
         native: whether the machine has an instruction for it; else it takes some integer arithmetic.
     """
     lanes = lanes_of(bits)
-    floats, integers = (f"{kind}x{lanes}" if lanes > 1 else kind for kind in ("float32", "int32"))
+    floats, integers = (vector_type(kind, lanes) for kind in ("float32", "int32"))
     if native:
-        return cast(floats, bitcast(f"float16x{lanes}" if lanes > 1 else "float16", bits))
+        return cast(floats, bitcast(vector_type("float16", lanes), bits))
     wide = b.let(cast(integers, bits))
     magnitude = b.let((wide & const(0x7FFF, integers)) << const(13, integers))
     normal = bitcast(floats, magnitude + const(_HIDDEN, integers))
@@ -68,7 +68,7 @@ def to_float16(b: Builder, value: Expr) -> Expr:
 def from_bfloat16(bits: Expr) -> Expr:
     """Return the float32 numbers whose upper 16 bits these are."""
     lanes = lanes_of(bits)
-    floats, integers = (f"{kind}x{lanes}" if lanes > 1 else kind for kind in ("float32", "int32"))
+    floats, integers = (vector_type(kind, lanes) for kind in ("float32", "int32"))
     return bitcast(floats, cast(integers, bits) << const(16, integers))
 
 
@@ -88,7 +88,7 @@ def to_bfloat16(b: Builder, value: Expr) -> Expr:
   ret {bits} %z
 }}
 """
-    return b.inline(Inlined(name, text), f"uint16x{lanes}" if lanes > 1 else "uint16", value)
+    return b.inline(Inlined(name, text), vector_type("uint16", lanes), value)
 
 
 def converted(b: Builder, value: Expr, source: str, dtype: str) -> Expr:
@@ -107,7 +107,7 @@ def converted(b: Builder, value: Expr, source: str, dtype: str) -> Expr:
         return converted(b, from_bfloat16(value), "float32", dtype)
     if dtype == "bfloat16":
         return to_bfloat16(b, converted(b, value, source, "float32"))
-    return cast(f"{dtype}x{lanes}" if lanes > 1 else dtype, value)
+    return cast(vector_type(dtype, lanes), value)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from qcompile.kernels.builder import (
     quotient,
     remainder,
     splat,
+    vector_type,
 )
 from qcompile.kernels.emit import Emitter
 from qcompile.kernels.isa import Isa
@@ -126,7 +127,7 @@ class _Product:
                 self.c.store(at, self._finished(b.let(total.get()), width), width)
 
     def _registers(self, kind: str, height: int, widths: Sequence[int]) -> list[list[Register]]:
-        zeros = [(_wide(kind, width), const(0, _wide(kind, width))) for width in widths]
+        zeros = [(vector_type(kind, width), const(0, vector_type(kind, width))) for width in widths]
         return [[self.b.register(*zero) for zero in zeros] for _ in range(height)]
 
     def _products(self, tile: _Tile, first: Expr, count: int) -> None:
@@ -159,16 +160,16 @@ class _Product:
 
     def _centred(self, operand: int, at: Expr, lanes: int) -> Expr:
         """Return codes of A or B relative to their zero point, as floats."""
-        kind = _wide("int32", lanes)
+        kind = vector_type("int32", lanes)
         codes = (self.a, self.right)[operand].load(at, lanes)
         centred = cast(kind, codes) - const(self.work.zero_points[operand], kind)
-        return self.b.let(cast(_wide("float32", lanes), centred))
+        return self.b.let(cast(vector_type("float32", lanes), centred))
 
     def _finished(self, total: Expr, width: int) -> Expr:
         if self.work.finish is None:
             return total
         if str(total.ty.dtype).startswith("float"):
-            total = self.b.let(cast(_wide("int32", width), total))
+            total = self.b.let(cast(vector_type("int32", width), total))
         return Emitter(self.b, self.isa, {}, {0: index(0)}, 0 if width > 1 else None, width, total).value(
             self.work.finish
         )
@@ -194,10 +195,6 @@ class _Tile:
     def starts(self) -> list[int]:
         """Column of each vector, relative to the tile."""
         return [sum(self.widths[:n]) for n in range(len(self.widths))]
-
-
-def _wide(dtype: str, lanes: int) -> str:
-    return f"{dtype}x{lanes}" if lanes > 1 else dtype
 
 
 def _column_blocks(start: int, end: int, lanes: int) -> list[tuple[int, list[int]]]:

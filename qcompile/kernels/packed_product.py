@@ -28,6 +28,7 @@ from qcompile.kernels.builder import (
     less,
     shuffle,
     splat,
+    vector_type,
 )
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
@@ -310,7 +311,7 @@ class _Product:
                 value = b.let(part + self.bias.load(start + offset, size))
                 if work.residual:
                     value = b.let(value + self.residual.load(base + offset, size))
-                dtype = f"float32x{size}" if size > 1 else "float32"
+                dtype = vector_type("float32", size)
                 alpha, beta = const(work.alpha, dtype), const(work.beta, dtype)
                 value = ACTIVATIONS[work.activation](b, value, alpha, beta)
                 self.y.store(base + offset, value, size)

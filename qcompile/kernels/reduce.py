@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from qcompile.kernels import expression as ex
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, Register, const, index, shuffle
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, Register, const, index, shuffle, vector_type
 from qcompile.kernels.elementwise import map_lanes, store, widest_lanes
 from qcompile.kernels.emit import Emitter, memory_dtype
 from qcompile.kernels.isa import Isa
@@ -135,7 +135,7 @@ class _Reduction:
             self._store(start, axis, lanes, b.let(total.get()))
 
     def _register(self, lanes: int) -> Register:
-        dtype = self.work.init.dtype + (f"x{lanes}" if lanes > 1 else "")
+        dtype = vector_type(self.work.init.dtype, lanes)
         return self.b.register(dtype, const(self.work.init.data[0], dtype))
 
     def _store(self, place: Place, axis: int | None, lanes: int, total: Expr) -> None:

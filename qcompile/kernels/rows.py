@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from qcompile.kernels import math
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, call_pure, const, index, shuffle, splat
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, call_pure, const, index, shuffle, splat, vector_type
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.space import Nest, Place, for_each_vector, plan_nest
@@ -84,7 +84,7 @@ class _Rows:
         def shifted(at: Expr) -> Expr:
             return math.let(b, self.x.load(at, lanes) - most)
 
-        total = b.register(_wide("float32", lanes), const(0.0, _wide("float32", lanes)))
+        total = b.register(vector_type("float32", lanes), const(0.0, vector_type("float32", lanes)))
         with b.loop(work.length, stem="k") as k:
             at = b.let(first + index(k) * index(work.inner))
             power = b.let(math.vanishing_exp(b, shifted(at)))
@@ -99,7 +99,7 @@ class _Rows:
 
     def _column(self, first: Expr, lanes: int, start: float, of: Callable[[Expr], Expr], combine: Combine) -> Expr:
         b = self.b
-        total = b.register(_wide("float32", lanes), const(start, _wide("float32", lanes)))
+        total = b.register(vector_type("float32", lanes), const(start, vector_type("float32", lanes)))
         with b.loop(self.work.length, stem="k") as k:
             at = b.let(first + index(k) * index(self.work.inner))
             total.set(combine(total.get(), of(self.x.load(at, lanes))))
@@ -109,11 +109,11 @@ class _Rows:
         """1 / total, or ln total for the logarithmic form."""
         if self.work.kind == "log_softmax":
             return self.b.let(math.log(self.b, math.let(self.b, total)))
-        return self.b.let(const(1.0, _wide("float32", lanes)) / total)
+        return self.b.let(const(1.0, vector_type("float32", lanes)) / total)
 
     def _defined(self, factor: Expr, most: Expr, lanes: int) -> Expr:
         """Return the factor, NaN where all elements are −∞: models ask for it (IsNaN) where a mask hides everything."""
-        wide = _wide("float32", lanes)
+        wide = vector_type("float32", lanes)
         finite = most >= const(_LOWEST, wide)
         return self.b.let(tirx.Select(finite, factor, const(float("nan"), wide)))
 
@@ -184,7 +184,7 @@ class _Rows:
     ) -> Expr:
         """Fold a row to one number."""
         b, length, lanes = self.b, self.work.length, self.lanes
-        wide = _wide("float32", lanes)
+        wide = vector_type("float32", lanes)
         total = b.register(wide, const(start, wide))
         if length >= lanes:
             with b.loop(length // lanes, stem="v") as v:
@@ -218,7 +218,3 @@ def _rest(length: int, lanes: int) -> Sequence[tuple[int, int]]:
 
 def _lanes(x: Expr) -> int:
     return int(math.dtype_of(x).partition("x")[2] or 1)
-
-
-def _wide(dtype: str, lanes: int) -> str:
-    return f"{dtype}x{lanes}" if lanes > 1 else dtype

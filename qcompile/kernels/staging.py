@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from qcompile.kernels import parameters as at
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, const, less, splat
+from qcompile.kernels.builder import Builder, Expr, Index, Memory, const, less, splat, vector_type
 from qcompile.kernels.conv_plan import Blocking
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.epilogue import copy_elements
@@ -195,7 +195,7 @@ class Gather:
             seen = run * work.kernel[0]
             while self.cleared and seen < self.record:
                 wide = 1 << ((self.record - seen).bit_length() - 1)
-                staged.store(to + seen, const(0, f"uint16x{wide}" if wide > 1 else "uint16"), wide)
+                staged.store(to + seen, const(0, vector_type("uint16", wide)), wide)
                 seen += wide
 
 

@@ -14,6 +14,7 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.onnx_export.model_writer import ModelWriter, base_name, onnx_type
 from qcompile.onnx_export.operators import OPSET, OPSET_16_BITS, clip, weight_array, write_activation, write_operation
+from qcompile.onnx_graph import needed
 from qcompile.quant.qparams import INT_RANGE, QParams
 
 Array = npt.NDArray[Any]
@@ -51,7 +52,7 @@ def qdq_model(graph: Graph, *, producer: str = "qcompile") -> Any:
         writer.nodes.append(helper.make_node("Identity", [writer.plain(value)], [name]))
         outputs.append(helper.make_tensor_value_info(name, onnx_type(value.dtype), list(value.shape)))
     inputs = [helper.make_tensor_value_info(v.name, onnx_type(v.dtype), list(v.shape)) for v in graph.inputs]
-    body = helper.make_graph(_live(writer.nodes, set(graph.output_names)), graph.name, inputs, outputs)
+    body = helper.make_graph(needed(writer.nodes, set(graph.output_names)), graph.name, inputs, outputs)
     used = {name for node in body.node for name in node.input}
     body.initializer.extend(tensor for tensor in writer.initializers if tensor.name in used)
     opsets = [helper.make_opsetid("", opset)]
@@ -74,16 +75,6 @@ def write_qdq(graph: Graph, path: Path) -> Any:
     finally:
         temporary.unlink(missing_ok=True)
     return model
-
-
-def _live(nodes: list[Any], wanted: set[str]) -> list[Any]:
-    """Return the nodes that some outputs depend on."""
-    kept = []
-    for node in reversed(nodes):
-        if wanted & set(node.output):
-            kept.append(node)
-            wanted |= set(node.input)
-    return kept[::-1]
 
 
 def _write(writer: ModelWriter, node: Node) -> None:

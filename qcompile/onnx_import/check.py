@@ -10,6 +10,7 @@ import onnx
 from onnx import checker, defs, inliner
 
 from qcompile.errors import ModelImportError
+from qcompile.onnx_graph import reads
 from qcompile.onnx_import.definitions import DOMAINS, INTERNAL
 from qcompile.onnx_import.load import Model
 from qcompile.onnx_import.old_forms import MODERN, replace_experimental
@@ -134,19 +135,6 @@ def _sort_nodes(model: Model) -> None:
     del nodes[:]
     nodes.extend(ordered)
     model.notes.append("the nodes of the model were not in topological order and were sorted")
-
-
-def reads(node: Any) -> list[str]:
-    """Return the names a node reads, those that its subgraphs take from outside included."""
-    names = list(node.input)
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-            own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-            for inner in graph.node:
-                names += [name for name in reads(inner) if name not in own]
-                own.update(inner.output)
-            names += [v.name for v in graph.output if v.name not in own]
-    return names
 
 
 def _correct_domains(model: Model) -> None:

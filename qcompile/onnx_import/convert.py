@@ -13,7 +13,8 @@ from qcompile.ir.graph import Graph, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.symbol import Symbol
 from qcompile.ir.verify import verify
-from qcompile.onnx_import.check import prepare, reads
+from qcompile.onnx_graph import needed, reads
+from qcompile.onnx_import.check import prepare
 from qcompile.onnx_import.control_flow import CONTROL_FLOW, Host, expand_control_flow
 from qcompile.onnx_import.definitions import definition, own_operators
 from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluate_reference
@@ -70,7 +71,7 @@ class _Conversion:
 
     def run(self, input_shapes: Mapping[str, tuple[int, ...]], symbols: Sequence[Symbol]) -> Graph:
         proto = self.model.proto.graph
-        needed = _needed_nodes(proto)
+        nodes = needed(proto.node, {v.name for v in proto.output})
         tensors = {t.name: t for t in proto.initializer}
         sparse = {s.values.name: s for s in proto.sparse_initializer}
         inputs = [v for v in proto.input if v.name not in tensors and v.name not in sparse]
@@ -86,7 +87,7 @@ class _Conversion:
         ]:
             if element_name(number) in MARKED:
                 self.narrow[name] = element_name(number)
-        read = {name for node in needed for name in reads(node)} | {v.name for v in proto.output}
+        read = {name for node in nodes for name in reads(node)} | {v.name for v in proto.output}
         for name, tensor in tensors.items():
             if name in read:
                 self.environment[name] = self.graph.add_constant(name, self.reader.read(tensor))
@@ -96,7 +97,7 @@ class _Conversion:
         taken = {node.name for node in proto.node}
         position = {id(node): index for index, node in enumerate(proto.node)}
         seen: set[str] = set()
-        for node in needed:
+        for node in nodes:
             name = _unique_label(node, position[id(node)], seen, taken)
             self._convert(node, name)
         self._report()
@@ -291,26 +292,6 @@ class _Conversion:
 
 
 _PASSES_ON = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Expand")
-
-
-def _needed_nodes(graph: Any) -> list[Any]:
-    """Return the nodes that an output depends on, in their order."""
-    return needed(graph.node, {v.name for v in graph.output})
-
-
-def needed(nodes: Sequence[Any], wanted: set[str]) -> list[Any]:
-    """Return the nodes that some tensors depend on, in their order.
-
-    Args:
-        nodes: ONNX nodes in order of computation.
-        wanted: names of these tensors; all that the nodes read is added.
-    """
-    found = []
-    for node in reversed(nodes):
-        if any(name in wanted for name in node.output if name):
-            found.append(node)
-            wanted.update(reads(node))
-    return found[::-1]
 
 
 def _unique_label(node: Any, index: int, seen: set[str], taken: set[str]) -> str:

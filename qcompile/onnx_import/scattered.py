@@ -16,9 +16,9 @@ import onnx
 from onnx import helper
 
 from qcompile.errors import UnsupportedOpError
+from qcompile.onnx_graph import needed
 from qcompile.onnx_import import import_onnx
 from qcompile.onnx_import.bounds import made_up
-from qcompile.onnx_import.convert import needed
 from qcompile.onnx_import.growing import GrowingModel
 from qcompile.onnx_import.load import load_model
 from qcompile.ops.interpreter import Interpreter
