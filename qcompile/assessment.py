@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +10,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from qcompile import driver
-from qcompile.config import read_labels
+from qcompile.config_files import read_labels
 from qcompile.errors import AccuracyError, UsageError
+from qcompile.progress import Progress
 
 if TYPE_CHECKING:
     from qcompile.evaluate.analysis import Analysis
     from qcompile.evaluate.engine import BundleEngine
     from qcompile.evaluate.evaluation import Evaluation
     from qcompile.evaluate.remote import RemoteEngine
-
-Progress = Callable[[int, int, str], None]
 
 
 def evaluate(

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from qcompile import cli_accuracy, cli_compile, cli_export, cli_speed
 from qcompile.cli_options import InputShape, InputValue, number
-from qcompile.config import read_shapes, read_values
+from qcompile.config_texts import read_shapes, read_values
 from qcompile.errors import (
     BundleError,
     CalibrationError,

@@ -54,7 +54,7 @@ def evaluate(
     """
     from qcompile.assessment import check_bound, require
     from qcompile.assessment import evaluate as run
-    from qcompile.config import read_shapes, read_values
+    from qcompile.config_texts import read_shapes, read_values
     from qcompile.progress import ProgressReporter
     from qcompile.report.accuracy_tables import print_evaluation
 
@@ -105,7 +105,7 @@ def analyze(
     Example: qcompile analyze model.onnx --calib photos/ --html analysis.html
     """
     from qcompile.assessment import analyze as run
-    from qcompile.config import read_shapes, read_values
+    from qcompile.config_texts import read_shapes, read_values
     from qcompile.progress import ProgressReporter
     from qcompile.report.accuracy_tables import print_analysis
     from qcompile.report.analysis_html import write_analysis

@@ -133,7 +133,8 @@ def compile_model(
     Example: qcompile model.onnx --target rpi4 --int8 --calib photos/ -o build/
     """
     from qcompile import driver
-    from qcompile.config import COMMAND_LINE, read_shapes, read_values
+    from qcompile.config import COMMAND_LINE
+    from qcompile.config_texts import read_shapes, read_values
     from qcompile.passmgr.instruments import instruments_for
     from qcompile.progress import ProgressReporter
 

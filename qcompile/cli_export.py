@@ -32,7 +32,8 @@ def export_qdq(
 
     Example: qcompile export-qdq model.onnx --calib photos/ -o model.qdq.onnx
     """
-    from qcompile.config import COMMAND_LINE, read_shapes, read_values
+    from qcompile.config import COMMAND_LINE
+    from qcompile.config_texts import read_shapes, read_values
     from qcompile.export import export_qdq as run
     from qcompile.progress import ProgressReporter
 

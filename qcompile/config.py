@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qcompile.config_texts import read_seconds, read_share
 from qcompile.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 PRECISIONS = ("int8", "dynamic", "fp16", "bf16", "fp32")
 
@@ -22,7 +21,6 @@ ACCURACIES = ("fast", "auto")
 COMMAND_LINE = "command line"
 """The source of settings that are options: messages about them name the option."""
 
-_FORM = "a configuration is a YAML file with one setting a line, such as `target: rpi4`"
 _NOT_RECORDED = ("jobs", "sources", "work_dir", "executor", "tune", "budget", "device")
 
 _STRING, _STRINGS = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
@@ -242,7 +240,7 @@ class CompileConfig:
             UsageError: a name is unknown or a value has the wrong type.
         """
         values = {name.replace("-", "_"): value for name, value in given.items() if value is not None}
-        _validate(values, source)
+        validate(values, source)
         for name in ("keep_float", "keep_int16", "pass_path", "state"):
             if name in values:
                 values[name] = tuple(values[name])
@@ -279,182 +277,21 @@ class CompileConfig:
         return result
 
 
-def read_share(given: str | float) -> float:
-    """Return the share that a text such as "0.5%" or a number such as 0.005 means.
-
-    Args:
-        given: a percentage with "%", or a share of 1.
-
-    Raises:
-        UsageError: it is neither, or not from 0 to 1.
-    """
-    text = str(given).strip()
-    try:
-        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        share = -1.0
-    if not 0.0 <= share <= 1.0:
-        raise UsageError(f"--max-drop '{given}' is no share of the accuracy", hint="give 0.5% or 0.005")
-    return share
-
-
-def read_seconds(given: str | float) -> float:
-    """Return the seconds that a text such as "60s" or "2m", or a number, means.
-
-    Raises:
-        UsageError: it is no time, or not positive.
-    """
-    text = str(given).strip()
-    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
-    try:
-        seconds = float(text[:-1]) * factor if factor else float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds <= 1e6:
-        raise UsageError(f"--budget '{given}' is no time", hint="give 90s, 5m or 1h")
-    return seconds
-
-
 def place_name(text: str) -> str:
     """Return the last part of a path; anything else, such as `module:function`, as it is."""
     return text if ":" in text else Path(text).name or text
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a YAML configuration file; relative paths in it are relative to the file.
+def validate(settings: Mapping[str, Any], source: str) -> None:
+    """Check names and types of settings.
 
     Args:
-        path: the file.
-
-    Returns:
-        Settings by name.
+        settings: by name, spelled with underscores.
+        source: where they come from, for messages.
 
     Raises:
-        UsageError: it cannot be read or is not a mapping of known settings.
+        UsageError: a name is unknown or a value has the wrong type.
     """
-    settings = _parsed(path)
-    _validate(settings, str(path))
-    for name in ("calib", "labels", "eval_data"):
-        if name in settings:
-            settings[name] = _beside(path, settings[name])
-    if str(settings.get("tuning", "")).endswith(".jsonl"):
-        settings["tuning"] = _beside(path, settings["tuning"])
-    if str(settings.get("target", "")).endswith((".yaml", ".yml")):
-        settings["target"] = _beside(path, settings["target"])
-    if "pass_path" in settings:
-        settings["pass_path"] = [_beside(path, folder) for folder in settings["pass_path"]]
-    return settings
-
-
-def read_sidecar(model: Path) -> tuple[str, dict[str, Any]] | None:
-    """Read the settings that accompany a model: `model.yaml` beside `model.onnx`.
-
-    Returns:
-        The file's path and its settings; None where there is no such file, or where it is not meant for us (other
-        tools, too, write a YAML file of a model's name): no key in it is a setting.
-
-    Raises:
-        UsageError: it cannot be read, or only some of its keys are settings.
-    """
-    path = model.with_suffix(".yaml")
-    if not path.is_file() or not set(_parsed(path)) & set(SCHEMA["properties"]):
-        return None
-    return str(path), read_config(path)
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file, its keys spelled with underscores."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read configuration '{path}': {error.strerror}", hint=_FORM) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"configuration '{path}' is not a text file", hint=_FORM) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        message = f"configuration '{path}' is not valid YAML: {_yaml_reason(error)}"
-        raise UsageError(message, hint=_FORM) from None
-    if content is not None and not isinstance(content, dict):
-        raise UsageError(f"configuration '{path}' is not a mapping of settings", hint=_FORM)
-    # A name without a value, such as `calib:`, is a setting that is not given.
-    return {str(k).replace("-", "_"): v for k, v in (content or {}).items() if v is not None}
-
-
-def _yaml_reason(error: Exception) -> str:
-    """Return what a YAML parser found wrong, with the line and without its drawing of it."""
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or " ".join(str(error).split())
-    return f"{problem} in line {mark.line + 1}" if mark is not None else problem
-
-
-def _beside(path: Path, text: str) -> str:
-    """Return a path that is relative to a file's folder as one that is relative to the working directory."""
-    return text if ":" in text else str(path.parent / text)
-
-
-def read_values(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Read what inputs are fixed to as `--input-value` gives it, each NAME=NUMBER,NUMBER,….
-
-    Raises:
-        UsageError: a text has another form.
-    """
-    values: dict[str, tuple[float, ...]] = {}
-    for text in texts:
-        name, equals, numbers = text.rpartition("=")
-        try:
-            values[name] = tuple(int(n) if n.strip().lstrip("+-").isdigit() else float(n) for n in numbers.split(","))
-        except ValueError:
-            equals = ""
-        if not equals or not name:
-            raise UsageError(f"--input-value '{text}' is not NAME=NUMBER,NUMBER,…", hint="such as sr=16000")
-    return values
-
-
-def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
-    """Read the extents of inputs as `--input-shape` gives them, each NAME=EXTENT,EXTENT,….
-
-    Raises:
-        UsageError: a text has another form.
-    """
-    shapes: dict[str, tuple[int | str, ...]] = {}
-    for text in texts:
-        name, equals, extents = text.rpartition("=")
-        words = [word.strip() for word in extents.split(",")]
-        if not equals or not name or not all(w.isdecimal() or w[:1].isalpha() for w in words):
-            raise UsageError(
-                f"--input-shape '{text}' is not NAME=EXTENT,EXTENT,…", hint="such as x=1,3,224,224 or ids=1,S:1..128"
-            )
-        shapes[name] = tuple(int(word) if word.isdecimal() else word for word in words)
-    return shapes
-
-
-def whole_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Return shapes with plain integers for NumPy's; what is no sequence of integers is left for the checks."""
-    return {
-        name: [int(d) if isinstance(d, Integral) else d for d in shape] if isinstance(shape, Iterable) else shape
-        for name, shape in shapes.items()
-    }
-
-
-def read_labels(path: str) -> list[str]:
-    """Read class names, one a line.
-
-    Raises:
-        UsageError: the file cannot be read or is empty.
-    """
-    try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
-        message = f"cannot read labels '{path}': {reason}"
-        raise UsageError(message, hint="give a text file with one class name a line") from error
-    if not any(names):
-        raise UsageError(f"labels file '{path}' is empty", hint="give one class name a line")
-    return names
-
-
-def _validate(settings: Mapping[str, Any], source: str) -> None:
     import jsonschema
 
     known = list(SCHEMA["properties"])

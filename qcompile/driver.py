@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from qcompile import pipelines
 from qcompile.bundle import check_output
 from qcompile.compilation import Bundle, Compilation
-from qcompile.config import CompileConfig, read_config, read_labels, read_sidecar, whole_shapes
+from qcompile.config import CompileConfig
+from qcompile.config_files import read_config, read_labels, read_sidecar
+from qcompile.config_texts import whole_shapes
 from qcompile.errors import UsageError
+from qcompile.progress import Progress
 
 if TYPE_CHECKING:
     from qcompile.calibrate.calibration_set import CalibrationSet
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
     from qcompile.search.result import SearchResult
 
 REPORT = "report.html"
-
-Progress = Callable[[int, int, str], None]
 
 
 def compile(

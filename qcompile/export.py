@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from typing import Any
 from qcompile import driver
 from qcompile.config import CompileConfig
 from qcompile.errors import UsageError
-
-Progress = Callable[[int, int, str], None]
+from qcompile.progress import Progress
 
 
 @dataclass(frozen=True)

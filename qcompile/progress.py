@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+Progress = Callable[[int, int, str], None]
+"""What long work calls with the units done, the units in all (0 where unknown), and what it is."""
 
 _LINE_INTERVAL = 10.0
 """Seconds between two plain lines of one piece of work."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
+from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize, quantize
 
 Array = npt.NDArray[Any]
@@ -100,7 +101,7 @@ def analyze_graphs(
     preprocess: Preprocess | None = None,
     kept: Mapping[str, str] | None = None,
     original: Graph | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Analysis:
     """Run both graphs in the interpreter, and each integer node once more on exact operands.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -22,6 +22,7 @@ from qcompile.ir.initial import state_input
 from qcompile.ir.types import NARROW
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.packed_weights import PACKED
+from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize
 
 Array = npt.NDArray[Any]
@@ -112,7 +113,7 @@ def compare_graphs(
     count: int = 8,
     seed: int = 0,
     preprocess: Preprocess | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Run both graphs in the interpreter and compare what they compute.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from qcompile.errors import UsageError
 from qcompile.evaluate.labelled_set import Labelled
 from qcompile.evaluate.measure import Estimate, Measure, Observation
+from qcompile.progress import Progress
 
 Array = npt.NDArray[Any]
 
@@ -118,7 +119,7 @@ def evaluate_samples(
     calibrated: Mapping[str, Sequence[float]] | None = None,
     seed: int = 0,
     size: int | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Run one or two models on the same samples and measure both.
 

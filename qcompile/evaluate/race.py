@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 
 from qcompile.errors import BundleError, UsageError, did_you_mean
 from qcompile.ir.types import NARROW
+from qcompile.progress import Progress
 
 PEERS = {
     "onnxruntime": (".onnx", "onnxruntime"),
@@ -30,7 +31,6 @@ PEERS = {
 """File type that each runtime is given, and the packages it needs."""
 
 RUNS_OF_A_TURN = 5
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

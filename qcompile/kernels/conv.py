@@ -12,27 +12,26 @@ Kernel arguments (unused ones may be NULL):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
 
 from tvm import tirx
 
 from qcompile.kernels.amx import AmxTiles, Filters, Pixels
 from qcompile.kernels.amx_kernel import AmxKernel
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, equal, index, less, quotient, remainder
+from qcompile.kernels.builder import Builder, Expr, Index, equal, index, less, quotient, remainder
 from qcompile.kernels.byte_pairs import BytePairKernel
 from qcompile.kernels.conv_plan import (
     ConvPlan,
     Walk,
     channel_blocks,
     choose_plan,
-    groups_of_step,
     is_streamed,
     micro_kernel,
     walk,
 )
+from qcompile.kernels.conv_sums import FilterSums, Places, Source
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import depthwise_kernel, plan_depthwise
 from qcompile.kernels.epilogue import Epilogue, storage_dtype
@@ -73,29 +72,6 @@ def plan_conv(workload: ConvWorkload, isa: Isa, target: Caches, plan: ConvPlan |
     return _Generator(work, isa, plan).kernel()
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where a tile reads its pixels.
-
-    Args:
-        memory: a view of the input or of scratch.
-        base: element under the tile's first output and first tap.
-        row_step: elements from an output row's pixels to the next one's.
-        column_step: elements from an output column's pixels to the next one's.
-        tap_row: elements from a filter row to the next.
-        tap_column: elements from a filter column to the next.
-        turn: number of the tile in its block of pixels.
-    """
-
-    memory: Memory
-    base: Index
-    row_step: int
-    column_step: int
-    tap_row: int
-    tap_column: int
-    turn: Index = 0
-
-
 class _Generator:
     """Emits one convolution."""
 
@@ -126,11 +102,12 @@ class _Generator:
         self.table = self.b.argument(1, "int32")
         self.sum_lanes = int(getattr(self.micro, "sum_lanes", self.micro.lanes))
         self.epilogue = Epilogue(self.b, work, isa, self.sum_lanes)
+        self.sums = FilterSums(self.b, work, plan, self.walk, self.micro, self.weights, self.streamed)
         self.matrix: AmxTiles | None = None
         if isinstance(self.micro, AmxKernel):
             runs, chunk = (self.walk.rows, self.walk.taps, self.walk.padded), self.micro.chunk(self.walk.run)
             self.matrix = AmxTiles(self.b, work, self.epilogue, runs, self.micro, chunk, tiling.nv, self._copied_bytes)
-            self.matrix.prefetch = self._prefetch if self.streamed else None
+            self.matrix.prefetch = self.sums.prefetch if self.streamed else None
 
     @property
     def _copied_bytes(self) -> int:
@@ -191,7 +168,7 @@ class _Generator:
 
     def _source(
         self, item: Expr, part: Index, image: Index, at: tuple[Index, Index], size: tuple[Index, Index]
-    ) -> _Source:
+    ) -> Source:
         """Bring the block of outputs of ``size`` that starts ``at`` (row, column) a copy, where it needs one."""
         b, work = self.b, self.work
         memory, pixel = self.input, work.input_step
@@ -215,12 +192,12 @@ class _Generator:
                 copy()  # the parts of one block of pixels follow one another and share its copy
         if self.gather is not None:
             record, first = self.gather.record, self.gather.start
-            return _Source(b.scratch(self.micro.a_dtype), first, self.blocking.columns * record, record, 0, 0)
+            return Source(b.scratch(self.micro.a_dtype), first, self.blocking.columns * record, record, 0, 0)
         taps = work.dilations[0] * row_stride, work.dilations[1] * pixel
         steps = work.strides[0] * row_stride, work.strides[1] * pixel
-        return _Source(memory, base, *steps, *taps)
+        return Source(memory, base, *steps, *taps)
 
-    def _blocks(self, source: _Source, pixel: Expr, height: int, width: int, first: Index, blocks: Index) -> None:
+    def _blocks(self, source: Source, pixel: Expr, height: int, width: int, first: Index, blocks: Index) -> None:
         """Emit the channel blocks of one rectangle of pixels."""
         b, micro = self.b, self.micro
         filters = self.work.filters // self.work.groups
@@ -233,13 +210,13 @@ class _Generator:
             padded = group * self.group_channels + number * self.block_channels
             channel = group * filters + number * self.block_channels
             entry = source.base + group * (self.work.channels // self.work.groups)
-            if not isinstance(number, int) and self._unlooped_groups() * height * width > _KEPT:
+            if not isinstance(number, int) and self.sums.unlooped_groups() * height * width > _KEPT:
                 entry = entry + number * b.hidden_zero
             output = b.let(pixel * self.work.output_step + channel)
-            places = _Places(b.let(entry), b.let(weights), b.let(padded), output)
+            places = Places(b.let(entry), b.let(weights), b.let(padded), output)
             if self.streamed:
                 turn = source.turn * self.blocking.blocks + (number - first)
-                ahead = (first + self.blocking.blocks) * self.block_weights + turn * self._share
+                ahead = (first + self.blocking.blocks) * self.block_weights + turn * self.sums.share
                 places = replace(places, ahead=b.let(ahead))
             self._tile(source, places, height, width, nv, valid)
 
@@ -264,21 +241,6 @@ class _Generator:
                 with b.when(equal(number, self.per_group - 1)):
                     block(group, number, last_nv, last)
 
-    def _unlooped_groups(self) -> int:
-        """Dot groups of a row that no loop over K surrounds: LLVM keeps their pixels from block to block."""
-        if isinstance(self.micro, AmxKernel):
-            return 0
-        unroll = groups_of_step(self.walk, self.micro)
-        steps, rest = divmod(self.walk.padded // self.micro.group, unroll)
-        if steps > 1:
-            return rest
-        return (rest + steps * unroll) * self.walk.rows * self.walk.taps  # LLVM unrolls loops over few taps
-
-    def _first_step_apart(self, steps: int) -> bool:
-        """Whether the first step stands before the loop: sums that start at zero need no zeros there."""
-        zeros = getattr(self.micro, "starts_at_zero", False)
-        return zeros and self.walk.rows * self.walk.taps == 1 and steps > 2
-
     @property
     def block_weights(self) -> int:
         """Packed elements of a whole channel block."""
@@ -295,7 +257,7 @@ class _Generator:
         """Packed elements of a group."""
         return self.walk.length * self.group_channels
 
-    def _tile(self, source: _Source, places: _Places, height: int, width: int, nv: int, valid: int) -> None:
+    def _tile(self, source: Source, places: Places, height: int, width: int, nv: int, valid: int) -> None:
         """Emit one register tile: sums over the whole filter, then the epilogue."""
         b, work, micro = self.b, self.work, self.micro
         if self.matrix is not None:
@@ -315,7 +277,7 @@ class _Generator:
             seen = (source.memory, places.input, corners)
             micro.emit(b, state, seen, (self.table, self.weights), b.let(block), ahead)
         else:
-            self._sum(source, places, corners, state, nv)
+            self.sums.emit(source, places, corners, state, nv)
         scale = self.epilogue.scale(places.channel, nv)
         together = self.epilogue.pixels_together(nv)
         for start in range(0, len(pixels), together):
@@ -324,124 +286,6 @@ class _Generator:
                 to = places.output + (i * work.out_width + j) * work.output_step
                 finished.append((micro.result(b, state, number), to))
             self.epilogue.store_pixels(finished, scale, valid)
-
-    def _sum(self, source: _Source, places: _Places, corners: Sequence[int], state: Any, nv: int) -> None:
-        """Emit the walk over a filter's weights."""
-        b, micro = self.b, self.micro
-        assert not isinstance(micro, AmxKernel), "the caller asked"
-        lanes = nv * micro.lanes
-        flush = getattr(micro, "flush", None)
-        once = flush is not None and self.walk.length <= getattr(micro, "block", 0)
-        with b.loop(self.walk.rows, stem="kh") as kh, b.loop(self.walk.taps, stem="kw") as kw:
-            tap = kh * source.tap_row + kw * source.tap_column
-            entry = b.let(places.input + tap)
-            run = kh * self.walk.taps + kw
-            weights = b.let(places.weights + run * (self.walk.padded * lanes))
-
-            def step(k: Index, groups: int) -> None:
-                rows = [entry + k + corner for corner in corners]
-                micro.step(b, state, source.memory, rows, self.weights, weights + k * lanes, groups)
-
-            if flush is None or once:
-                self._run(step, run, places.ahead)
-                if self._left:
-                    rows = [entry + self._stepped + corner for corner in corners]
-                    at = weights + self._stepped * lanes
-                    micro.partial(b, state, source.memory, rows, self.weights, at, self._left)  # type: ignore[attr-defined]
-            else:
-                self._run_in_blocks(step, partial(flush, b, state), run, places.ahead)
-        if flush is not None and once:
-            flush(b, state)
-
-    def _run(self, step: Callable[[Index, int], None], run: Index, ahead: Index) -> None:
-        """Emit the steps of one run of K; ``step`` gets where it starts and its groups."""
-        b, size, unroll = self.b, self._step, self._step // self.micro.group
-        steps, rest = divmod(self._stepped, size)
-        apart = 1 if self._first_step_apart(steps) else 0
-        if apart:
-            step(0, unroll)
-        if steps:
-            with b.loop(steps - apart, apart, stem="k", rolled=True) as k:
-                step(k * size, unroll)
-                if self.streamed:
-                    self._prefetch(ahead, run, k)
-        if rest:
-            step(steps * size, rest // self.micro.group)
-
-    def _run_in_blocks(
-        self, step: Callable[[Index, int], None], flush: Callable[[], None], run: Index, ahead: Index
-    ) -> None:
-        """Emit the steps of one run of K with a flush after each block of them, and after the last."""
-        b, size = self.b, self._step
-        unroll, each = size // self.micro.group, getattr(self.micro, "block", size) // size
-        steps, rest = divmod(self.walk.padded, size)
-
-        def some(first: Index, count: int) -> None:
-            with b.loop(count, stem="k", rolled=True) as k:
-                step((first + k) * size, unroll)
-                if self.streamed:
-                    self._prefetch(ahead, run, first + k)
-
-        whole, left = divmod(steps, each)
-        if whole:
-            with b.loop(whole, stem="block", rolled=True) as block:
-                some(block * each, each)
-                flush()
-        if left:
-            some(whole * each, left)
-        if rest:
-            step(steps * size, rest // self.micro.group)
-        if left or rest:
-            flush()
-
-    @property
-    def _left(self) -> int:
-        """Values at the end of a run that fill no group, of kernels which then must not read past it."""
-        return self.walk.run % self.micro.group if hasattr(self.micro, "partial") else 0
-
-    @property
-    def _stepped(self) -> int:
-        """Values of a run that whole groups take."""
-        return self.walk.run - self._left if self._left else self.walk.padded
-
-    @property
-    def _step(self) -> int:
-        """Values of K in a step."""
-        if isinstance(self.micro, AmxKernel):
-            return self.micro.chunk(self.walk.run)
-        return self.micro.group * groups_of_step(self.walk, self.micro)
-
-    @property
-    def _advance(self) -> int:
-        """Packed weights to prefetch in a step of K of one tile, so that all tiles of an item cover an item's."""
-        turns = -(-self.blocking.rows // self.tiling.rows) * -(-self.blocking.columns // self.tiling.columns)
-        return -(-self.block_channels * self._step // turns // 4) * 4
-
-    @property
-    def _share(self) -> int:
-        """Packed weights to prefetch for one block of channels of one tile."""
-        return self.walk.rows * self.walk.taps * (self.walk.padded // self._step) * self._advance
-
-    def _prefetch(self, ahead: Index, run: Index, k: Expr) -> None:
-        """Ask for the weights of the next item, at the pace at which they will be used.
-
-        They follow this item's in memory; each tile of pixels asks for its share of them.
-        """
-        steps, line = self.walk.padded // self._step, 64 // self.work.element_bytes
-        at = self.b.let(ahead + (run * steps + k) * self._advance)
-        for offset in range(0, self._advance, line):
-            self.weights.prefetch(at + offset, 2)
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Element indices where a tile starts: input, packed weights, padded channel, output; weights to prefetch."""
-
-    input: Index
-    weights: Index
-    channel: Index
-    output: Index
-    ahead: Index = 0
 
 
 def _split(b: Builder, number: Index, parts: int) -> tuple[Index, Index]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.initial import initial_array, state_input
@@ -16,9 +14,8 @@ from qcompile.lower.context import LoweringContext
 from qcompile.lower.objects import compile_kernels
 from qcompile.lower.operations import OperationContext
 from qcompile.lower.storage import Buffer, DraftStep
+from qcompile.progress import Progress
 from qcompile.targets import Target
-
-Progress = Callable[[int, int, str], None]
 
 
 def lower_graph(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from qcompile.errors import InternalError
 from qcompile.kernels.build import build_objects
 from qcompile.kernels.kernel import Kernel
+from qcompile.progress import Progress
 from qcompile.targets import Target
 
 _PER_OBJECT = 8
@@ -20,7 +21,7 @@ def compile_kernels(
     target: Target,
     *,
     jobs: int = 2,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[bytes, ...]:
     """Compile kernels to object files.
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.rewrite import Rewriter
+from qcompile.progress import Progress
 from qcompile.tuning.database import Database
 from qcompile.tuning.record import Record
 
@@ -69,7 +70,7 @@ class PassContext:
     memory: dict[str, Any] | None = None
     reference: Graph | None = None
     preprocess: Preprocess | None = None
-    on_progress: Callable[[int, int, str], None] | None = None
+    on_progress: Progress | None = None
     seed: int = 0
     records: Database = field(default_factory=Database)
     used_records: list[Record] = field(default_factory=list)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
 from qcompile.passmgr import Pass, PassContext, PassManager, PassRecord, PassRegistry, parse_pipeline, print_pipeline
+from qcompile.progress import Progress
 from qcompile.search.evaluation import Evaluator, Split
 from qcompile.search.plan import Plan, plan_steps
 from qcompile.search.recipe import Recipe
@@ -225,7 +226,7 @@ class Candidates:
         return Made(graph, (*made.records, *manager.records), context, digest)
 
     def _fresh_context(self) -> PassContext:
-        report: Callable[[int, int, str], None] = self._context.progress
+        report: Progress = self._context.progress
         return replace(
             self._context,
             samples=self._split.calibration,

@@ -14,6 +14,7 @@ from qcompile.calibrate.reader import spaced
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
+from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.search.drop import classifier_drop, is_classifier, signal_drop
 from qcompile.search.processes import run_tasks
@@ -137,7 +138,7 @@ class Evaluator:
         *,
         jobs: int = 1,
         costs: NodeCosts | None = None,
-        progress: Callable[[int, int, str], None] | None = None,
+        progress: Progress | None = None,
         metric: UserMetric | None = None,
     ) -> None:
         self._metric = metric

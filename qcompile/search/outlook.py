@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from statistics import fmean
+
+from qcompile.progress import Progress
 
 WHAT = "search, seconds at most"
 
@@ -18,7 +19,7 @@ class Outlook:
         slow: the same of those with passes that take long.
     """
 
-    def __init__(self, report: Callable[[int, int, str], None], quick: int, slow: int) -> None:
+    def __init__(self, report: Progress, quick: int, slow: int) -> None:
         self._report = report
         self._left = {False: quick, True: slow}
         self._seconds: dict[bool, dict[str, float]] = {False: {}, True: {}}

@@ -8,7 +8,7 @@ measured for the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -20,6 +20,7 @@ from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
+from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.search.evaluation import deviation_power
 from qcompile.search.processes import run_tasks
@@ -82,7 +83,7 @@ def measure_all(
     *,
     jobs: int = 1,
     work: float = WORK,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Noise]:
     """Return what each source of a network adds at the outputs, and what 16 bits leave of those that matter.
 
@@ -113,7 +114,7 @@ def measure_noise(
     *,
     jobs: int = 1,
     work: float = WORK,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Noise]:
     """Return what each source adds at the outputs.
 
@@ -254,7 +255,7 @@ def _measure(
     chosen: Sequence[int],
     shares: Sequence[float],
     jobs: int,
-    progress: Callable[[int, int, str], None] | None,
+    progress: Progress | None,
 ) -> dict[int, tuple[float, ...]]:
     """Return the noise at the outputs of the chosen sources, by index."""
     chunks = _chunks(chosen, shares)
@@ -301,7 +302,7 @@ def _local_noise(
     sources: Sequence[Source],
     samples: Sequence[Sample],
     jobs: int,
-    progress: Callable[[int, int, str], None] | None,
+    progress: Progress | None,
 ) -> list[float]:
     """Return noise over signal of each source where it arises."""
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy.typing as npt
 
 from qcompile.calibrate.preprocess import Preprocess
-from qcompile.config import CompileConfig, read_labels
+from qcompile.config import CompileConfig
+from qcompile.config_files import read_labels
 from qcompile.cost import NodeCosts
 from qcompile.errors import QCompileError, UsageError
 from qcompile.ir.graph import Graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,11 @@ from qcompile.evaluate.labelled_set import Labelled, LabelledSet
 from qcompile.evaluate.measure import Measure, Observation, make_measure
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
+from qcompile.progress import Progress
 from qcompile.search.evaluation import bound_sample, real_outputs
 from qcompile.search.processes import run_tasks
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int, str], None]
-
 DEFAULT_METRIC = "top1"
 
 MOST = 1000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from qcompile.kernels import isa as instruction_sets
 from qcompile.kernels.conv_workload import ConvWorkload, workload_fields
 from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower.lowering import generate
+from qcompile.progress import Progress
 from qcompile.targets import Target
 from qcompile.targets.detect import machine_name
 from qcompile.tuner.bench import Bench
@@ -23,8 +24,6 @@ from qcompile.tuner.layer_search import LayerSearch
 from qcompile.tuner.steps import time_steps, unknown_steps
 from qcompile.tuning.database import Database, append_record
 from qcompile.tuning.record import Record, workload_key
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

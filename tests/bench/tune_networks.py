@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from latency import NAMES, USUAL, model_file
 
 from qcompile import driver, targets
-from qcompile.config import CompileConfig, read_seconds
+from qcompile.config import CompileConfig
+from qcompile.config_texts import read_seconds
 from qcompile.progress import ProgressReporter
 from qcompile.tuner.session import Settings, tune
 from qcompile.tuning.database import SHIPPED, Database, read_records

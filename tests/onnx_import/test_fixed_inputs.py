@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from qcompile.config import read_values
+from qcompile.config_texts import read_values
 from qcompile.errors import UsageError
 from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter
