@@ -75,6 +75,7 @@ def build(program: Program, provenance: Provenance, files: Mapping[str, bytes]) 
         "symbols": [{"name": s.name, "least": s.least, "most": s.most, "step": s.step,
                      "places": [list(place) for place in s.places]} for s in program.given],
         **_length(program),
+        **({"counted": [dataclasses.asdict(axis) for axis in program.counted]} if program.counted else {}),
         "memory": {"weights": len(program.weights), **_stored(program), "arena": program.arena_bytes,
                    "scratch_per_thread": program.scratch_bytes,
                    "states": sum(tensor_bytes(state.tensor) for state in program.states)},

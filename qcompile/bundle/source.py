@@ -18,6 +18,7 @@ from typing import Any
 from qcompile.bundle import open_axes
 from qcompile.bundle.squeeze import squeezed
 from qcompile.errors import BundleError, InternalError
+from qcompile.ir.counted import CountedAxis
 from qcompile.ir.program import ALIGNMENT, MAX_ARGS, BufferRef, Program, StateInfo, Step, TensorInfo
 
 CSRC = Path(__file__).parent / "csrc"
@@ -73,7 +74,8 @@ def sources(program: Program, self_test: Mapping[str, Any] | None = None) -> dic
 def header(program: Program) -> str:
     """Return the text of model.h."""
     name = identifier(program.name)
-    rows = [f" *   {kind} {i}: {_comment(t.name)} {_comment(_type_text(t))}"
+    counted = {axis.output: f", as many on axis {axis.axis} as '{axis.count}' says" for axis in program.counted}
+    rows = [f" *   {kind} {i}: {_comment(t.name)} {_comment(_type_text(t) + counted.get(t.name, ''))}"
             for kind, tensors in (("input ", program.inputs), ("output", program.outputs), ("kept  ", _kept(program)))
             for i, t in enumerate(tensors)]  # fmt: skip
     return _fill("model.h.in", ID=name, GUARD=name.upper(), NAME=_comment(program.name),
@@ -93,8 +95,15 @@ def example(program: Program, self_test: Mapping[str, Any] | None = None) -> str
     test = {"seed": 0, "runs": 1, **(self_test or {})}
     return _fill("main.c.in", ID=identifier(program.name), NAME=_comment(program.name),
                  N_SYMBOLS=str(len(program.given)), N_TENSORS=str(len(program.inputs) + len(program.outputs)),
+                 COUNTED=_rows(_counted_row(program, axis) for axis in program.counted),
+                 N_COUNTED=str(len(program.counted)),
                  SEED=str(test["seed"]), N_RUNS=str(test["runs"]), N_FORESEEN=str(len(known)),
                  FORESEEN=", ".join(f"0x{number:08x}u" for number in known) or "0")  # fmt: skip
+
+
+def _counted_row(program: Program, axis: CountedAxis) -> str:
+    names = [tensor.name for tensor in program.outputs]
+    return _braces((names.index(axis.output), axis.axis, names.index(axis.count)))
 
 
 def tensor_bytes(tensor: TensorInfo) -> int:

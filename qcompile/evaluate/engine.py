@@ -15,6 +15,7 @@ from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.qparams import QParams
+from qcompile.runtime.self_test import whole
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +51,7 @@ class BundleEngine:
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once."""
         given = {n: quantize(a, q) if (q := self._to[n]) is not None else a for n, a in inputs.items()}
-        results = self._session.run(given)
+        results = whole(self._session, self._session.run(given))
         return {n: dequantize(a, q) if (q := self._from[n]) is not None else np.array(a) for n, a in results.items()}
 
     def __enter__(self) -> BundleEngine:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.errors import InternalError
+from qcompile.ir.counted import CountedAxis
 from qcompile.ir.state import State
 from qcompile.ir.symbol import Extent, Symbol
 from qcompile.ir.types import TensorType
@@ -149,6 +150,7 @@ class Graph:
         symbols: open extents of inputs; all types have their largest values.
         extents: what the input `extents_name` holds at run time, where masks read it.
         states: pairs of an output and an input that a bundle keeps between runs.
+        counted: axes of outputs whose actual extents the data decide.
     """
 
     def __init__(self, name: str = "model") -> None:
@@ -161,6 +163,7 @@ class Graph:
         self.states: tuple[State, ...] = ()
         self.symbols: tuple[Symbol, ...] = ()
         self.extents: tuple[Extent, ...] = ()
+        self.counted: tuple[CountedAxis, ...] = ()
         self._names: set[str] = set()
 
     # -- building -----------------------------------------------------------------------------------------
@@ -277,7 +280,7 @@ class Graph:
             results = [describe(v) for v in node.outputs]
             digest.update(f"{node.op.name}{node.attrs!r}{node.precision}{operands}->{results};".encode())
         digest.update(repr([(n, describe(v)) for n, v in zip(self.output_names, self.outputs, strict=True)]).encode())
-        for more in (self.states, self.symbols, self.extents):
+        for more in (self.states, self.symbols, self.extents, self.counted):
             digest.update(repr(more).encode() if more else b"")
         return digest.hexdigest()
 
@@ -287,6 +290,7 @@ class Graph:
         copy._names = set(self._names)
         copy.notes = list(self.notes)
         copy.states, copy.symbols, copy.extents = self.states, self.symbols, self.extents
+        copy.counted = self.counted
         mapping: dict[Value, Value] = {}
 
         def twin(value: Value) -> Value:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qcompile.errors import UsageError, did_you_mean
+from qcompile.ir.counted import CountedAxis
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.literal import Scanner, accepts, build, describe_type
 from qcompile.ir.opdef import OpDef
@@ -88,6 +89,8 @@ class _GraphParser:
                 self.result.symbols += (self._record(Symbol, "symbol"),)
             elif scan.accept("extent"):
                 self.result.extents += (self._record(Extent, "extent"),)
+            elif scan.accept("counted"):
+                self.result.counted += (self._record(CountedAxis, "counted"),)
             else:
                 self._node()
         if scan.kind != "end":

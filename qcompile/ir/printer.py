@@ -61,6 +61,7 @@ def print_graph(graph: Graph, *, elide: bool = False, noise: bool = False) -> st
     lines += [f"  state {print_fields(state)}" for state in graph.states]
     lines += [f"  symbol {print_fields(symbol)}" for symbol in graph.symbols]
     lines += [f"  extent {print_fields(extent)}" for extent in graph.extents]
+    lines += [f"  counted {print_fields(axis)}" for axis in graph.counted]
     return "\n".join([*lines, "}"]) + "\n"
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from qcompile.ir.counted import CountedAxis
 from qcompile.ir.symbol import Extent, Symbol
 from qcompile.targets import Target
 
@@ -196,6 +197,7 @@ class Program:
         extents: extents that follow from them; the first ones are what kernels read in the space "extents".
         open_inputs: open axes of inputs.
         open_outputs: open axes of outputs.
+        counted: axes of outputs whose actual extents other outputs tell.
         single: the steps for one new place of a growing sequence, None where `steps` serve that, too.
     """
 
@@ -213,6 +215,7 @@ class Program:
     extents: tuple[Extent, ...] = ()
     open_inputs: tuple[OpenAxis, ...] = ()
     open_outputs: tuple[OpenAxis, ...] = ()
+    counted: tuple[CountedAxis, ...] = ()
     single: Single | None = None
 
     @property

@@ -39,6 +39,7 @@ def verify(graph: Graph) -> None:
     if len(graph.output_names) != len(graph.outputs) or len(set(graph.output_names)) != len(graph.output_names):
         raise InternalError(f"graph outputs {graph.output_names} are not named one by one")
     _verify_states(graph)
+    _verify_counted(graph)
     _verify_uses(graph)
 
 
@@ -51,6 +52,16 @@ def _verify_states(graph: Graph) -> None:
         before, after = inputs[0], outputs[0]
         if before.type != after.type or before.qparams != after.qparams:
             raise InternalError(f"state {state.input} is {before.type}, but its output {state.output} {after.type}")
+
+
+def _verify_counted(graph: Graph) -> None:
+    outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
+    for entry in graph.counted:
+        if entry.output not in outputs or entry.count not in outputs:
+            raise InternalError(f"output {entry.output} or its extent {entry.count} is lost")
+        value, count = outputs[entry.output], outputs[entry.count]
+        if not 0 <= entry.axis < len(value.shape) or (count.dtype, count.shape) != ("int64", (1,)):
+            raise InternalError(f"{count.type} does not count axis {entry.axis} of {value.type}")
 
 
 def _verify_operands(node: Node, known: set[Value]) -> None:

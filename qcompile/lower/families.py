@@ -15,6 +15,7 @@ from qcompile.kernels import expression as ex
 from qcompile.kernels.conv_packing import pack_table
 from qcompile.kernels.matmul import matmul_kernel
 from qcompile.kernels.matmul_workload import MatmulWorkload
+from qcompile.kernels.positions import PositionsWorkload, positions_kernel
 from qcompile.kernels.reduce import accumulator
 from qcompile.kernels.rows import RowsWorkload, rows_kernel
 from qcompile.kernels.scatter import ScatterWorkload, scatter_kernel
@@ -125,6 +126,16 @@ def suppression(context: LoweringContext, node: Node) -> None:
     kernel = context.kernel(work, lambda: suppression_kernel(work, context.isa))
     operands = [context.read_buffer(boxes), context.read_buffer(scores)]
     context.emit(node, kernel, [*operands, context.new_buffer(node.output)], 2)
+
+
+def positions(context: LoweringContext, node: Node) -> None:
+    """Find the flags that are set."""
+    if not context.wanted(node.output):
+        return
+    (flags,) = node.inputs
+    work = PositionsWorkload(flags.type.size)
+    kernel = context.kernel(work, lambda: positions_kernel(work, context.isa))
+    context.emit(node, kernel, [context.read_buffer(flags), context.new_buffer(node.output)], 1)
 
 
 def scatter(context: LoweringContext, node: Node) -> None:

@@ -64,6 +64,7 @@ def lower_graph(
         extents=tuple(context.open.extents),
         open_inputs=context.open.places(given),
         open_outputs=context.open.places(list(shown.values())),
+        counted=graph.counted,
         single=_single(other, other_plan),
     )
 

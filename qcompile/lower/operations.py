@@ -79,6 +79,10 @@ class OperationContext(LoweringContext):
         """Select boxes."""
         families.suppression(self, node)
 
+    def positions(self, node: Node) -> None:
+        """Find the flags that are set."""
+        families.positions(self, node)
+
     def scatter(self, node: Node) -> None:
         """Write rows at computed places of a copy."""
         families.scatter(self, node)

@@ -16,6 +16,8 @@ from qcompile.ir.verify import verify
 from qcompile.onnx_graph import needed, reads
 from qcompile.onnx_import.check import prepare
 from qcompile.onnx_import.control_flow import CONTROL_FLOW, Host, expand_control_flow
+from qcompile.onnx_import.counted import Counts
+from qcompile.onnx_import.counted_forms import counted_form
 from qcompile.onnx_import.definitions import definition, own_operators
 from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluate_reference
 from qcompile.onnx_import.inline import function_body, has_definition
@@ -68,6 +70,7 @@ class _Conversion:
         self.problems: list[UnsupportedOpError] = []
         self.narrow: dict[str, str] = {}
         self.open: OpenShapes | None = None
+        self.counted = Counts(self.graph)
 
     def run(self, input_shapes: Mapping[str, tuple[int, ...]], symbols: Sequence[Symbol]) -> Graph:
         proto = self.model.proto.graph
@@ -127,7 +130,7 @@ class _Conversion:
             except UnsupportedOpError as error:
                 results = None
                 self.problems.append(error)
-        elif not is_supported(node):
+        elif not is_supported(node) and counted_form(self.counted, qualified(node), values) is None:
             results = self._evaluate(node, values)
             if results is None and self._expand(node, label, values):
                 return
@@ -163,7 +166,7 @@ class _Conversion:
         while len(names) > 1 and not names[-1]:
             names.pop()
         narrow = [self.narrow.get(name, "") for name in node.input]
-        origin = (self.opset, self.model.source, narrow, self.open)
+        origin = (self.opset, self.model.source, narrow, self.open, self.counted)
         return OnnxNode(self.graph, node.op_type, label, values, attributes, names, *origin)
 
     def _host(self) -> Host:
@@ -210,7 +213,9 @@ class _Conversion:
     def _apply(self, node: Any, label: str, values: list[Value | None]) -> tuple[Value | None, ...]:
         view = self._view(node, label, values)
         try:
-            result = converters()[qualified(node)](modernized(view))
+            view = modernized(view)
+            form = counted_form(self.counted, qualified(node), values)
+            result = (form or converters()[qualified(node)])(view)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             # Attributes or constants that no valid model has; the checker does not look at their values.
             problem = f"its attributes or inputs do not fit together ({error})"
@@ -218,7 +223,16 @@ class _Conversion:
         except MemoryError as error:
             problem = "its attributes ask for more memory than there is"
             raise UnsupportedOpError(f"node {label} ({node.op_type}): {problem}", loc=self.model.source) from error
-        return result if isinstance(result, tuple) else (result,)
+        results = result if isinstance(result, tuple) else (result,)
+        if form is None:
+            self._check_counted(view, results)
+        return results
+
+    def _check_counted(self, view: OnnxNode, results: tuple[Value | None, ...]) -> None:
+        """Refuse a node that makes a constant of the largest shape that an operand may have."""
+        counted = any(value is not None and any(self.counted.axes(value)) for value in view.inputs)
+        if counted and any(value is not None and value.is_constant and value.type.size > 1 for value in results):
+            view.fail("the data decide an extent of its operand, and its result follows from the shape alone")
 
     def _evaluate(self, node: Any, values: list[Value | None]) -> tuple[Value | None, ...] | None:
         """Fold a node that qcompile cannot convert but whose inputs are all constants."""
@@ -281,6 +295,7 @@ class _Conversion:
         if len(values) != len(names):
             raise InternalError(f"an output of {self.model.source} was lost without a report")
         self.graph.set_outputs(values, names)
+        self.counted.finish()
         for output in self.model.proto.graph.output:
             kind = element_name(output.type.tensor_type.elem_type)
             if kind in CONVERTED:

@@ -40,26 +40,32 @@ def _from_onnx(node: OnnxNode) -> Value:
     most = min(int(number(2, "max_output_boxes_per_class", 0)), boxes.shape[1] if len(boxes.shape) == 3 else 0)
     if most < 1:
         node.fail("max_output_boxes_per_class is 0: nothing is selected")
-    note = f"the result of {node.name} has its largest size; rows of -1 stand where fewer boxes are found"
-    node.graph.notes.append(note)
-    return node.add(
+    rows = node.add(
         "non_max_suppression",
         [boxes, scores],
+        f"{node.outputs[0]}.rows",
         most=most,
         overlap=number(3, "iou_threshold", 0.0),
         least=number(4, "score_threshold", -np.inf),
         centred=bool(node.attr("center_point_box", 0)),
     )
+    box = node.add("gather", [rows, node.constant("box", 2, "int64")], f"{node.outputs[0]}.box", axis=1)
+    found = node.add("greater_or_equal", [box, node.constant("first", 0, "int64")], f"{node.outputs[0]}.chosen")
+    size = node.counted.axes(scores)[2]
+    if size is not None:
+        # Where scores are quantized, what lies past the end may have the least of them instead of none.
+        inside = node.add("less", [box, node.counted.number(size)], f"{node.outputs[0]}.inside")
+        found = node.add("logical_and", [found, inside], f"{node.outputs[0]}.kept")
+    return node.add("gather", [rows, node.counted.positions(node, found)], axis=0)
 
 
 class NonMaxSuppression(OpDef):
     """Rows (image, class, box) of the boxes that stay, the best first within a class; rows of −1 follow them.
 
-    Operands: boxes [B, N, 4], scores [B, C, N]. The result has its largest size, [B·C·most, 3] in int64: shapes are
-    static, and how many boxes stay depends on the data.
+    Operands: boxes [B, N, 4], scores [B, C, N]. The result has its largest size, [B·C·most, 3] in int64.
 
     Source:
-        ONNX NonMaxSuppression, whose result has as many rows as boxes stay.
+        ONNX NonMaxSuppression, whose result has as many rows as boxes stay; see `qcompile.onnx_import.counted`.
     """
 
     name = "non_max_suppression"
@@ -109,9 +115,9 @@ def _corners(boxes: Array, centred: bool) -> Array:
 
 def _overlap(box: Array, others: Array) -> Array:
     """Return intersection over union with each of the others; 0 where a box has no area."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = np.maximum(sides, 0).prod(axis=1)
-    own, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(axis=1)
     with np.errstate(all="ignore"):
+        sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+        shared = np.maximum(sides, 0).prod(axis=1)
+        own, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(axis=1)
         ratio = shared / (own + areas - shared)
     return np.asarray(np.where((own > 0) & (areas > 0), ratio, np.float32(0)))

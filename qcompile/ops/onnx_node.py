@@ -37,6 +37,7 @@ class OnnxNode:
         source: model file, for messages.
         narrow: per input, ONNX's name of an element type of less than a byte ("INT4"), which the IR widens; "" else.
         open: `qcompile.onnx_import.open_shapes.OpenShapes` where extents are open, else None.
+        counted: `qcompile.onnx_import.counted.Counts`; None for a node of no model.
     """
 
     graph: Graph
@@ -49,6 +50,7 @@ class OnnxNode:
     source: str = ""
     narrow: Sequence[str] = ()
     open: Any = None
+    counted: Any = None
     _added: int = field(default=0, repr=False)
 
     def attr(self, name: str, default: Any = None) -> Any:
@@ -82,6 +84,8 @@ class OnnxNode:
         """
         value = self.value(index)
         if value.data is None:
+            if self.counted is not None and self.counted.touches([value]):
+                self.fail(f"{what} follows from a number that the data decide")
             self.fail(f"{what} is computed at run time", hint="give fixed input shapes with --input-shape")
         return value.data
 
@@ -117,20 +121,27 @@ class OnnxNode:
         definition = ops.get(op)
         try:
             instance = definition.Attrs(**attrs)
+            if self.counted is not None and self.counted.touches(inputs):
+                return self._checked(self.counted.add(self, definition, inputs, instance, names))
             known = bool(inputs) and all(v.is_constant for v in inputs) and not definition.sized
             if known and op not in PACKED:
                 return self._fold(definition, inputs, instance, names)
             if self.open is not None:
                 inputs = [self.open.live(v) for v in inputs]
             node = self.graph.add_node(definition, inputs, instance, names=names, loc=self.name)
-            large = [v.type for v in node.outputs if v.type.nbytes > TENSOR_LIMIT]
-            if large:
-                self.fail(f"its result {large[0]} has {large[0].nbytes / 2**30:.0f} GiB")
+            made = self._checked(node.outputs)
         except ValueError as error:
             self.fail(str(error))
-        if any(v.type.size for v in node.outputs):
-            return node.outputs
-        return tuple(self.graph.add_constant(v.name, np.zeros(v.shape, v.dtype)) for v in node.outputs)
+        if any(v.type.size for v in made):
+            return made
+        return tuple(self.graph.add_constant(v.name, np.zeros(v.shape, v.dtype)) for v in made)
+
+    def _checked(self, made: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Return results that are not too large."""
+        large = [v.type for v in made if v.type.nbytes > TENSOR_LIMIT]
+        if large:
+            self.fail(f"its result {large[0]} has {large[0].nbytes / 2**30:.0f} GiB")
+        return made
 
     def _fold(self, op: OpDef, inputs: Sequence[Value], attrs: Any, names: Sequence[str]) -> tuple[Value, ...]:
         types = op.infer(attrs, [v.type for v in inputs])

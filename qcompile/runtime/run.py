@@ -159,7 +159,7 @@ class Session:
                 its sizes, the same for all axes of one symbol.
 
         Returns:
-            A new array for each output, by name, in the model's order.
+            A new array for each output, by name, in the model's order; with as many elements as the data decide.
 
         Raises:
             InputError: a name, dtype or shape is wrong.
@@ -294,9 +294,7 @@ class Session:
         arrays, outputs = [_checked(inputs[t.name], t) for t in given], [_aligned(tensor) for tensor in made]
         with self._lock:
             used = [_placed(array, self._staging[i]) for i, array in enumerate(arrays)]
-            values: list[Any] = [_addresses(used), _addresses(outputs)]
-            types: list[Any] = [_POINTERS, _POINTERS]
-            name = "run"
+            name, values, types = "run", [_addresses(used), _addresses(outputs)], [_POINTERS, _POINTERS]
             if times is not None:
                 name, values, types = "profile", [*values, times], [*types, ctypes.c_void_p]
                 if sizes != [symbol["most"] for symbol in self.symbols]:
@@ -306,7 +304,11 @@ class Session:
             status = self._function(name, ctypes.c_int, ctypes.c_void_p, *types)(self._open(), *values)
         if status:
             raise BundleError(f"the model did not run: {self._status_text(status)}")
-        return {tensor.name: outputs[i] for i, tensor in enumerate(self.outputs)}
+        found = {tensor.name: outputs[i] for i, tensor in enumerate(self.outputs)}
+        for part in self.manifest.get("counted", ()):
+            cut = (slice(None),) * part["axis"] + (slice(int(found[part["count"]][0])),)
+            found[part["output"]] = found[part["output"]][cut]
+        return found
 
     def _sized(self, index: int, tensor: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return an input, or behind the inputs an output, with its shape at some sizes."""
@@ -319,8 +321,8 @@ class Session:
         return tensor._replace(shape=tuple(dims[: len(tensor.shape)]))
 
 
-_NUMBERS = ctypes.POINTER(ctypes.c_int64)
-_POINTERS = ctypes.POINTER(ctypes.c_void_p)
+_NUMBERS: Any = ctypes.POINTER(ctypes.c_int64)
+_POINTERS: Any = ctypes.POINTER(ctypes.c_void_p)
 
 
 def _numbers(values: Sequence[int]) -> Any:

@@ -12,6 +12,7 @@ from qcompile.ir.symbol import Axes, Extent
 from qcompile.shapes.analysis import Rule, Step
 from qcompile.shapes.growing import CACHES
 from qcompile.shapes.regroup import reshape
+from qcompile.shapes.selection import SELECTION
 from qcompile.shapes.windows import WINDOWS
 
 _BINARY = ("add sub mul div minimum maximum pow mod where equal less less_or_equal greater greater_or_equal logical_and"
@@ -282,6 +283,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("dynamic_scale", "dynamic_quantize", "dense_integer", "rescale"), _at_run_time),
     **WINDOWS,
     **CACHES,
+    **SELECTION,
 }  # fmt: skip
 
 

@@ -102,7 +102,7 @@ class Specializer:
 
     def _made(self, sizes: Mapping[str, int]) -> tuple[Graph, dict[Value, Value]]:
         copy = Graph(self.graph.name)
-        copy.notes, copy.states = list(self.graph.notes), self.graph.states
+        copy.notes, copy.states, copy.counted = list(self.graph.notes), self.graph.states, self.graph.counted
         twins: dict[Any, Value] = {}
         at = positions(self.graph, sizes)
 

@@ -78,11 +78,13 @@ def _hardmax(node: OnnxNode) -> Value:
 
 
 def _compress(node: OnnxNode) -> Value:
-    x = node.value(0)
-    chosen = np.flatnonzero(node.array(1, "its condition"))
+    x, condition = node.value(0), node.value(1)
     if "axis" not in node.attributes:
         x = reshaped(node, x, (x.type.size,), f"{node.outputs[0]}.flat")
     axis = axis_index(int(node.attr("axis", 0)), len(x.shape))
+    if condition.data is None or node.counted.touches([condition]):
+        return node.add("gather", [x, node.counted.positions(node, condition)], axis=axis)
+    chosen = np.flatnonzero(condition.data)
     if chosen.size and chosen[-1] >= x.shape[axis]:
         node.fail(f"the condition chooses index {int(chosen[-1])} of {x.shape[axis]}")
     return node.add("gather", [x, node.constant("chosen", chosen, "int64")], axis=axis)
