@@ -18,7 +18,8 @@ from qcompile.ops.open_reshape import OpenReshapeAttrs
 from qcompile.ops.rescale_mean import RescaleMeanAttrs
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
 from qcompile.passmgr.open_norm import expand_norm
-from qcompile.shapes.analysis import Analysis, Mask, analyse
+from qcompile.shapes.analysis import analyse
+from qcompile.shapes.step import Analysis, Mask
 
 
 @dataclass(frozen=True)

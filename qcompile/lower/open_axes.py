@@ -14,9 +14,10 @@ from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import depthwise_kernel
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel
-from qcompile.shapes.analysis import Analysis, analyse
+from qcompile.shapes.analysis import analyse
 from qcompile.shapes.demand import Demand
 from qcompile.shapes.first_run import needed_first
+from qcompile.shapes.step import Analysis
 from qcompile.targets import Target
 
 _ROWS = 8

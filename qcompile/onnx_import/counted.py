@@ -25,7 +25,8 @@ from qcompile.ops.mask_tail import MaskTailAttrs
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.open_reshape import OpenReshapeAttrs
 from qcompile.ops.rescale_mean import RescaleMeanAttrs
-from qcompile.shapes.analysis import Analysis, advance
+from qcompile.shapes.analysis import advance
+from qcompile.shapes.step import Analysis
 
 MOST = 1 << 21
 """As many elements as may be counted: a table of what follows from each number must be made."""

@@ -23,7 +23,8 @@ from qcompile.ir.opdef import OpDef
 from qcompile.ir.symbol import JOINT, Extent, Positions, Symbol
 from qcompile.ops.evaluation import evaluate_node
 from qcompile.ops.open_extent import OpenExtentAttrs
-from qcompile.shapes.analysis import Analysis, advance, input_axes
+from qcompile.shapes.analysis import advance, input_axes
+from qcompile.shapes.step import Analysis
 
 Array = npt.NDArray[Any]
 

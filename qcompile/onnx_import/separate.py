@@ -14,8 +14,9 @@ from qcompile import ops
 from qcompile.errors import UnsupportedOpError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
-from qcompile.shapes.analysis import Analysis, advance, input_axes
+from qcompile.shapes.analysis import advance, input_axes
 from qcompile.shapes.regroup import groups
+from qcompile.shapes.step import Analysis
 
 _ROW_BY_ROW = frozenset({
     "abs", "add", "cast", "celu", "clip", "cos", "dense", "div", "elu", "equal", "erf", "exp", "fake_quantize", "floor",

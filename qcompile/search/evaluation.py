@@ -15,7 +15,7 @@ from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.progress import Progress
-from qcompile.quant.affine import dequantize, quantize
+from qcompile.search.boundary import bound_sample, real_outputs
 from qcompile.search.drop import classifier_drop, is_classifier, signal_drop
 from qcompile.search.processes import run_tasks
 from qcompile.search.score import Score, int8_share
@@ -223,19 +223,6 @@ class Evaluator:
         return [_decibel(sum(d.signal[i] for d in found), sum(d.noise[i] for d in found)) for i in places]
 
 
-def real_outputs(graph: Graph, names: Sequence[str], named: Mapping[str, Array]) -> list[Array]:
-    """Return the outputs of a graph, some of which may be kept in integers, as real values.
-
-    Args:
-        graph: that was run.
-        names: of the outputs to return, in order.
-        named: what it returned.
-    """
-    pairs = zip(graph.output_names, graph.outputs, strict=True)
-    real = {n: dequantize(named[n], v.qparams) if v.qparams is not None else named[n] for n, v in pairs}
-    return [np.asarray(real[name]) for name in names]
-
-
 def _deviation(expected: list[Array], actual: list[Array], classifier: bool) -> _Deviation:
     powers = [deviation_power(e, a) for e, a in zip(expected, actual, strict=True)]
     scores = tuple(np.nan_to_num(actual[0].reshape(-1).astype(np.float64)).tolist()) if classifier else None
@@ -263,10 +250,3 @@ def _decibel(signal: float, noise: float) -> float:
     if noise <= 0.0:
         return _LIMIT_DB
     return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -_LIMIT_DB, _LIMIT_DB))
-
-
-def bound_sample(graph: Graph, sample: Sample) -> dict[str, Array]:
-    """Return a sample as the inputs of a graph take it: some may be kept in integers."""
-    return {
-        v.name: quantize(sample[v.name], v.qparams) if v.qparams is not None else sample[v.name] for v in graph.inputs
-    }

@@ -18,7 +18,7 @@ from qcompile.evaluate.measure import Measure, Observation, make_measure
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.progress import Progress
-from qcompile.search.evaluation import bound_sample, real_outputs
+from qcompile.search.boundary import bound_sample, real_outputs
 from qcompile.search.processes import run_tasks
 
 Array = npt.NDArray[Any]

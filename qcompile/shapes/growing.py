@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qcompile.ir.symbol import Axes, Extent
-from qcompile.shapes.analysis import Rule, Step
+from qcompile.shapes.step import Rule, Step
 
 
 def _places(step: Step, most: int) -> Extent:

@@ -10,7 +10,7 @@ import numpy as np
 
 from qcompile.ir.opdef import Array
 from qcompile.ir.symbol import JOINT, Axes, Extent, joined, joint_name, reduced
-from qcompile.shapes.analysis import Step
+from qcompile.shapes.step import Step
 
 
 def reshape(step: Step) -> list[Axes]:

@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 
 from qcompile.ir.symbol import Axes, Extent
-from qcompile.shapes.analysis import Rule, Step
 from qcompile.shapes.growing import CACHES
 from qcompile.shapes.regroup import reshape
 from qcompile.shapes.selection import SELECTION
+from qcompile.shapes.step import Rule, Step
 from qcompile.shapes.windows import WINDOWS
 
 _BINARY = ("add sub mul div minimum maximum pow mod where equal less less_or_equal greater greater_or_equal logical_and"

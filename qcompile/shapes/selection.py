@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from qcompile.ir.symbol import Axes, Extent
-from qcompile.shapes.analysis import Rule, Step
+from qcompile.shapes.step import Rule, Step
 
 
 def _fixed(step: Step, operand: int, axes: Sequence[int], what: str) -> None:

@@ -13,7 +13,8 @@ from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.sized import Sized
 from qcompile.ir.symbol import Axes, Symbol
-from qcompile.shapes.analysis import Analysis, actual, analyse, positions
+from qcompile.shapes.analysis import actual, analyse, positions
+from qcompile.shapes.step import Analysis
 
 
 def sizes_of(

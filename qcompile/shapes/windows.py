@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qcompile.ir.symbol import Axes, Extent
-from qcompile.shapes.analysis import Rule, Step
+from qcompile.shapes.step import Rule, Step
 
 
 def _places(layout: str) -> tuple[int, int]:

@@ -33,6 +33,10 @@ ALLOWED = {
     ("report", "evaluate"): "the terminal prints what evaluation measured",
 }
 
+# The one pair of files that name each other, the first for type checking only: what an operation does is said of
+# nodes, and a node has an operation, so that neither can be told without the other.
+TOGETHER = ("qcompile.ir.opdef", "qcompile.ir.graph")
+
 
 def modules() -> Iterator[tuple[str, Path]]:
     """Yield (room, file) of every module of the package."""
@@ -73,6 +77,32 @@ def test_imports_point_one_way(room: str, path: Path) -> None:
         other = parts[1]
         fine = other == room or LEVELS[other] < LEVELS[room] or (room, other) in ALLOWED
         assert fine, f"{path.relative_to(ROOT)} ({room}) imports {name}"
+
+
+def needs(path: Path, known: set[str]) -> set[str]:
+    """Return the modules of the package that a file names, for type checking too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= whole & known or {node.module}
+    return found & known
+
+
+def test_no_files_import_each_other() -> None:
+    # What `qcompile` itself imports are the names of its API, each from where it is used.
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for _, path in modules()}
+    files = {name.removesuffix(".__init__"): path for name, path in files.items() if name != "qcompile.__init__"}
+    files = {name if name.startswith("qcompile.") else f"qcompile.{name}": path for name, path in files.items()}
+    left = {name: needs(path, set(files)) - {name} for name, path in files.items()}
+    assert TOGETHER[1] in left[TOGETHER[0]], "this pair is none any more: remove it here"
+    left[TOGETHER[0]].remove(TOGETHER[1])
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"files that import each other, or need such files: {sorted(left)}"
 
 
 def test_only_lowering_imports_tvm() -> None:
