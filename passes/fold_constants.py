@@ -45,7 +45,7 @@ class FoldConstants(Pass):
         """Fold in topological order, so that chains fold at once."""
         rewriter = context.rewriter(graph)
         for node in list(graph.nodes):
-            known = all(v.is_constant for v in node.inputs) and not node.op.sized
+            known = all(v.is_constant for v in node.inputs) and not (node.op.sized or node.op.region)
             if known and node.op.name not in PACKED:
                 made, read = (sum(v.type.nbytes for v in values) for values in (node.outputs, node.inputs))
                 if made - _FACTOR * read > self.limit:

@@ -14,6 +14,7 @@ from qcompile.calibrate.block_partition import CHAIN, find_blocks
 from qcompile.calibrate.block_reconstruction import Gain, Schedule, reconstruct
 from qcompile.calibrate.layer_correction import calibration_samples, replace_constant
 from qcompile.ir.graph import Graph
+from qcompile.ir.regions import regions
 from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import INTEGER, Fact
@@ -75,6 +76,9 @@ class ReconstructBlocks(Pass):
         """Reconstruct every block."""
         if graph.symbols:
             context.skip(None, "blocks need samples of one size, and extents are open")
+            return
+        if regions(graph.nodes):
+            context.skip(None, "blocks are looked at once, and a loop runs its nodes many times")
             return
         samples = calibration_samples(graph, context, self.samples, self.synthetic)
         if context.reference is None or not samples:

@@ -18,7 +18,7 @@ from typing import Any
 from qcompile.bundle.source import identifier, tensor_bytes
 from qcompile.bundle.squeeze import squeezed
 from qcompile.errors import BundleError, InternalError
-from qcompile.ir.program import Program, Step, TensorInfo
+from qcompile.ir.program import Loop, Program, Step, TensorInfo
 
 FORMAT = "qcompile-bundle"
 SCHEMA_VERSION = 1
@@ -90,6 +90,8 @@ def build(program: Program, provenance: Provenance, files: Mapping[str, bytes]) 
     if provenance.preprocess is not None:
         manifest["preprocess"] = provenance.preprocess
     manifest["steps"] = [_step(step) for step in program.steps]
+    if program.loops:
+        manifest["loops"] = [_loop(loop) for loop in program.loops]
     manifest["files"] = describe_files(files)
     plain: dict[str, Any] = json.loads(encode(manifest))
     _validate(plain, lambda message: InternalError(f"the manifest is not valid: {message}"))
@@ -178,6 +180,11 @@ def _tensor(tensor: TensorInfo) -> dict[str, Any]:
 def _step(step: Step) -> dict[str, Any]:
     return {"node": step.loc, "op": step.op, "precision": step.precision, "kernel": step.kernel,
             "tiles": step.tiles, "grain": step.grain, "macs": step.macs, "bytes": step.bytes}  # fmt: skip
+
+
+def _loop(loop: Loop) -> dict[str, Any]:
+    return {"first": loop.first, "last": loop.last, "trips": loop.trips,
+            "conditional": loop.condition.space != "none"}  # fmt: skip
 
 
 def _tools() -> dict[str, str]:

@@ -19,7 +19,7 @@ from qcompile.bundle import open_axes
 from qcompile.bundle.squeeze import squeezed
 from qcompile.errors import BundleError, InternalError
 from qcompile.ir.counted import CountedAxis
-from qcompile.ir.program import ALIGNMENT, MAX_ARGS, BufferRef, Program, StateInfo, Step, TensorInfo
+from qcompile.ir.program import ALIGNMENT, MAX_ARGS, BufferRef, Loop, Program, StateInfo, Step, TensorInfo
 
 CSRC = Path(__file__).parent / "csrc"
 RUNTIME = ("qc_cpu.c", "qc_model.c", "qc_pool.c", "qc_sizes.c", "qc_runtime.h", "qc_types.h")
@@ -133,6 +133,7 @@ def check(program: Program) -> None:
         raise InternalError("negative amount of memory")
     for step in _all_steps(program):
         _check_step(program, step)
+    _check_loops(program)
 
 
 def _all_steps(program: Program) -> tuple[Step, ...]:
@@ -157,6 +158,14 @@ def _check_step(program: Program, step: Step) -> None:
             raise InternalError(f"{where}: {ref.space}+{ref.offset} is not {ALIGNMENT}-byte aligned")
 
 
+def _check_loops(program: Program) -> None:
+    behind = 0
+    for loop in program.loops:
+        if not behind <= loop.first <= loop.last < len(program.steps) or not 1 <= loop.trips < 1 << 31:
+            raise InternalError(f"{loop} does not fit {len(program.steps)} steps")
+        behind = loop.last + 1
+
+
 def _model(program: Program, unit: int) -> str:
     kernels = sorted({step.kernel for step in _all_steps(program)})
     eight = "uint8_t *, " * MAX_ARGS
@@ -170,6 +179,8 @@ def _model(program: Program, unit: int) -> str:
         KERNELS="\n".join(f"int32_t {name}({eight}uint8_t *, int32_t, int32_t);" for name in kernels),
         CALLS=_rows(map(_call_row, program.steps)),
         SINGLE=_rows(map(_call_row, _all_steps(program)[len(program.steps) :])),
+        LOOPS=_rows(map(_loop_row, program.loops)),
+        N_LOOPS=str(len(program.loops)),
         STEPS=_rows(map(_step_row, program.steps)),
         SHAPES="\n".join(shapes),
         INPUTS=_rows(_tensor_row(t, f"INPUT_SHAPE_{i}") for i, t in enumerate(program.inputs)),
@@ -196,6 +207,11 @@ def _call_row(step: Step) -> str:
     counting = _braces((live.extent, live.rows, live.span, live.unit, live.segment) if live else (-1, 0, 1, 0, 0))
     needed = _braces((only.extent, only.least) if only else (-1, 0))
     return f"{{{step.kernel}, {step.tiles}, {step.grain}, {counting}, {needed}, {spaces}, {offsets}}}"
+
+
+def _loop_row(loop: Loop) -> str:
+    where = f"{_SPACES[loop.condition.space]}, {loop.condition.offset}u"
+    return f"{{{loop.first}, {loop.last}, {loop.trips}, {where}}}"
 
 
 def _step_row(step: Step) -> str:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.regions import last_readers
 from qcompile.ops.sized_run import NodeRun
 from qcompile.quant.affine import dequantize, quantize
 
@@ -82,7 +84,8 @@ def pair_layers(reference: Graph, graph: Graph) -> tuple[list[LayerPair], list[N
         graph: made from it by quantize and the passes behind.
 
     Returns:
-        The pairs in order of computation, and the integer layers without a float layer.
+        The pairs in order of computation, and the integer layers without a float layer. From the first loop on there
+        are neither: side by side every node is run once.
     """
     originals = {
         (node.inputs[0].name, node.inputs[1].name): node
@@ -91,7 +94,7 @@ def pair_layers(reference: Graph, graph: Graph) -> tuple[list[LayerPair], list[N
     }
     values = {value.name: value for value in reference.values()}
     pairs, strangers = [], []
-    for node in graph.nodes:
+    for node in takewhile(lambda node: not node.op.region, graph.nodes):
         if node.op.integer is not Quantization.ACCUMULATE or node.inputs[0].qparams is None:
             continue
         x, weight = (float_name(v, values) for v in node.inputs[:2])
@@ -112,7 +115,7 @@ def samples_within(graph: Graph, limit: int) -> int:
         graph: of the network, in either form.
         limit: bytes for the activations of both graphs.
     """
-    last_reader = {value: node for node in graph.nodes for value in node.inputs}
+    last_reader = last_readers(graph)
     live, worst = sum(v.type.size for v in graph.inputs), 1
     for node in graph.nodes:
         live += sum(v.type.size for v in node.outputs)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from qcompile.errors import InternalError
 from qcompile.ir.counted import CountedAxis
+from qcompile.ir.regions import home
 from qcompile.ir.state import State
 from qcompile.ir.symbol import Extent, Symbol
 from qcompile.ir.types import TensorType
@@ -165,6 +166,7 @@ class Graph:
         self.extents: tuple[Extent, ...] = ()
         self.counted: tuple[CountedAxis, ...] = ()
         self._names: set[str] = set()
+        self._loops = False
 
     # -- building -----------------------------------------------------------------------------------------
 
@@ -207,7 +209,7 @@ class Graph:
             names: wanted names of the results.
             types: types of the results where op.infer cannot know them (quantized forms); else inferred.
             loc: ONNX node name.
-            before: the node to insert before; None appends.
+            before: the node to insert before, or before the loop around it where nothing of that is read; None appends.
 
         Raises:
             ValueError: the operand types do not fit the operation.
@@ -221,10 +223,12 @@ class Graph:
             output.producer = node
         for index, value in enumerate(node.inputs):
             value.uses.append((node, index))
+        self._loops = self._loops or op.region == "begin"
         if before is None:
             self.nodes.append(node)
         else:
-            self.nodes.insert(self.nodes.index(before), node)
+            position = self.nodes.index(before)
+            self.nodes.insert(home(self.nodes, position, inputs) if self._loops else position, node)
         return node
 
     def set_outputs(self, values: Sequence[Value], names: Sequence[str] | None = None) -> None:
@@ -287,7 +291,7 @@ class Graph:
     def clone(self) -> Graph:
         """Return an independent copy; constants share their (read-only) contents."""
         copy = Graph(self.name)
-        copy._names = set(self._names)
+        copy._names, copy._loops = set(self._names), self._loops
         copy.notes = list(self.notes)
         copy.states, copy.symbols, copy.extents = self.states, self.symbols, self.extents
         copy.counted = self.counted

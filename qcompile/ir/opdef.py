@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy.typing as npt
 
@@ -56,6 +56,7 @@ class OpDef:
         takes_int16: whether its integer form is defined on 16-bit activations too.
         selects: whether it reads only those elements of its first operand that it returns.
         sized: whether the result follows from open extents, not from the operands alone.
+        region: "begin" or "end" of a loop, whose results are those of all iterations; "" for all else.
         onnx: ONNX operator types whose conversion this file provides, with the converter of each.
     """
 
@@ -69,6 +70,7 @@ class OpDef:
     takes_int16: ClassVar[bool] = False
     selects: ClassVar[bool] = False
     sized: ClassVar[bool] = False
+    region: ClassVar[Literal["", "begin", "end"]] = ""
     onnx: ClassVar[dict[str, Callable[..., Any]]] = {}
 
     def infer(self, attrs: Any, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

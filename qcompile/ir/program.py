@@ -107,8 +107,8 @@ class Step:
         loc: name of the ONNX node it came from.
         op: name of the IR operator.
         precision: "int8", "float32", ...: what it computes in.
-        macs: multiply-accumulates, count.
-        bytes: memory it reads and writes, bytes.
+        macs: multiply-accumulates, count; in a loop those of all its trips.
+        bytes: memory it reads and writes, bytes; in a loop likewise.
         live: the tiles that count at smaller sizes, None where all do.
         only: the sizes at which it is run, None for all.
     """
@@ -165,6 +165,23 @@ class StateInfo:
 
 
 @dataclass(frozen=True)
+class Loop:
+    """Steps that are run again and again.
+
+    Args:
+        first: number of the first of them.
+        last: number of the last of them.
+        trips: how often they are run at most.
+        condition: after each time, zero in its first byte ends the loop; "none" where all trips run.
+    """
+
+    first: int
+    last: int
+    trips: int
+    condition: BufferRef = BufferRef("none")
+
+
+@dataclass(frozen=True)
 class Single:
     """What runs instead where a run adds one place to a growing sequence.
 
@@ -199,6 +216,7 @@ class Program:
         open_outputs: open axes of outputs.
         counted: axes of outputs whose actual extents other outputs tell.
         single: the steps for one new place of a growing sequence, None where `steps` serve that, too.
+        loops: those of `steps` that run more than once, in order; none is within another.
     """
 
     name: str
@@ -217,6 +235,7 @@ class Program:
     open_outputs: tuple[OpenAxis, ...] = ()
     counted: tuple[CountedAxis, ...] = ()
     single: Single | None = None
+    loops: tuple[Loop, ...] = ()
 
     @property
     def given(self) -> tuple[Symbol, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.regions import verify_regions
 
 
 def verify(graph: Graph) -> None:
@@ -12,7 +13,7 @@ def verify(graph: Graph) -> None:
 
     Invariants: names are unique; every operand is an input, a constant or the result of an earlier node; uses
     and producers agree with the nodes; types are those the operation infers; QParams fit dtype and shape; SHARED
-    operations keep the grid of operand 0; the operation's own check passes.
+    operations keep the grid of operand 0; loops are closed and leak nothing; the operation's own check passes.
 
     Args:
         graph: read only.
@@ -40,6 +41,7 @@ def verify(graph: Graph) -> None:
         raise InternalError(f"graph outputs {graph.output_names} are not named one by one")
     _verify_states(graph)
     _verify_counted(graph)
+    verify_regions(graph)
     _verify_uses(graph)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from qcompile.lower.storage import Buffer, DraftStep, aligned
+from qcompile.lower.storage import Buffer, DraftLoop, DraftStep, aligned
 
 SLACK = 64
 """Bytes past each tensor that a kernel may read (never write)."""
@@ -51,13 +51,14 @@ class ArenaPlan:
     shared: int
 
 
-def plan_arena(steps: Sequence[DraftStep]) -> ArenaPlan:
+def plan_arena(steps: Sequence[DraftStep], loops: Sequence[DraftLoop] = ()) -> ArenaPlan:
     """Place every arena buffer that the steps use.
 
     Args:
         steps: in execution order; a buffer is alive from the first to the last step that names it.
+        loops: the steps that run again and again.
     """
-    spans = _spans(steps)
+    spans = _outlasting(_spans(steps), loops)
     owner = _share(steps, spans)
     groups: dict[Buffer, list[Buffer]] = {}
     for buffer in spans:
@@ -84,6 +85,27 @@ def _spans(steps: Sequence[DraftStep]) -> dict[Buffer, tuple[int, int]]:
             if buffer is not None and buffer.space == "arena":
                 spans[buffer.whole] = (spans.get(buffer.whole, (number, number))[0], number)
     return spans
+
+
+def _outlasting(spans: Mapping[Buffer, tuple[int, int]], loops: Sequence[DraftLoop]) -> dict[Buffer, tuple[int, int]]:
+    """Return the steps between which memory is in use, where steps run again.
+
+    What was filled before a loop and is read in it must outlast its last step, which other memory that ends there may
+    not share; so must the condition, which nothing but the runtime reads.
+
+    Args:
+        spans: first and last step that names each buffer.
+        loops: of the same steps.
+    """
+    found = dict(spans)
+    for loop in loops:
+        for buffer, (first, last) in found.items():
+            if first < loop.first <= last <= loop.last:
+                found[buffer] = (first, loop.last + 1)
+        if loop.condition is not None and loop.condition.whole in found:
+            first, last = found[loop.condition.whole]
+            found[loop.condition.whole] = (first, max(last, loop.last + 1))
+    return found
 
 
 def _root(owner: Mapping[Buffer, Buffer], buffer: Buffer) -> Buffer:

@@ -10,6 +10,7 @@ import numpy as np
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.program import MAX_ARGS
+from qcompile.ir.regions import regions
 from qcompile.ir.symbol import Axes
 from qcompile.ir.types import NARROW
 from qcompile.kernels import expression as ex
@@ -26,7 +27,7 @@ from qcompile.lower.expressions import ExpressionBuilder
 from qcompile.lower.fusion import loaded, may_inline, merge_constants, renumbered
 from qcompile.lower.open_axes import OpenAxes
 from qcompile.lower.sources import Pending, Sources, constant_value
-from qcompile.lower.storage import Buffer, DraftStep, Weights
+from qcompile.lower.storage import Buffer, DraftLoop, DraftStep, Weights
 from qcompile.lower.tensor_memory import TensorMemory, copy_of
 from qcompile.targets import Target
 
@@ -53,6 +54,9 @@ class LoweringContext(TensorMemory):
         super().__init__(graph, Sources(self.isa, weights), weights)
         self.cuts: Cuts = Cuts(None if main is None else main.cuts)
         self.steps: list[DraftStep] = []
+        self.loops: list[DraftLoop] = []
+        self.regions = regions(graph.nodes)
+        self.loop_starts: dict[Node, int] = {}
         self._outputs = set(graph.outputs)
         self._kernels: dict[Any, Kernel] = {}
         self.planes: dict[Value, tuple[Value, Value]] = {}

@@ -23,6 +23,7 @@ from qcompile.kernels.suppression import SuppressionWorkload, suppression_kernel
 from qcompile.kernels.table import TableWorkload, table_kernel
 from qcompile.lower.context import LoweringContext
 from qcompile.lower.expressions import ExpressionBuilder
+from qcompile.lower.loops import written_in_place
 from qcompile.quant import requantize as rq
 
 
@@ -139,18 +140,21 @@ def positions(context: LoweringContext, node: Node) -> None:
 
 
 def scatter(context: LoweringContext, node: Node) -> None:
-    """Copy operand 0, then write the rows of operand 2 at the numbers of operand 1."""
+    """Copy operand 0, unless a loop has no other use for it, then write the rows of operand 2 at the numbers of operand 1."""
     x, numbers, updates = node.inputs
     output = node.output
     if not context.wanted(output):
         return
     if node.is_integer:
         raise LoweringError(f"node {node}: rows are scattered in float only")
-    position = tuple(ex.index(n) for n in range(len(x.shape)))
-    builder = ExpressionBuilder(node, output, context.sources)
-    element = context.fused(output.type.size, lambda: builder.load(0, *position))
-    buffer = context.new_buffer(output)
-    context.emit_map(node, element, buffer, output, output.shape)
+    if written_in_place(node):
+        buffer = context.sources.buffers[output] = context.read_buffer(x)
+    else:
+        position = tuple(ex.index(n) for n in range(len(x.shape)))
+        builder = ExpressionBuilder(node, output, context.sources)
+        element = context.fused(output.type.size, lambda: builder.load(0, *position))
+        buffer = context.new_buffer(output)
+        context.emit_map(node, element, buffer, output, output.shape)
     if not numbers.type.size:
         return
     work = ScatterWorkload(x.shape[0], numbers.shape[0], x.shape[1], x.dtype, node.attrs.reduction)

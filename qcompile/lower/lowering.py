@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.initial import initial_array, state_input
 from qcompile.ir.opdef import OpDef
-from qcompile.ir.program import BufferRef, Program, Single, StateInfo, Step, TensorInfo
+from qcompile.ir.program import BufferRef, Loop, Program, Single, StateInfo, Step, TensorInfo
 from qcompile.ir.state import State
 from qcompile.kernels.tuned import TunedPlans
 from qcompile.lower.arena import ArenaPlan, plan_arena
 from qcompile.lower.context import LoweringContext
 from qcompile.lower.objects import compile_kernels
 from qcompile.lower.operations import OperationContext
-from qcompile.lower.storage import Buffer, DraftStep
+from qcompile.lower.storage import Buffer, DraftLoop, DraftStep
 from qcompile.progress import Progress
 from qcompile.targets import Target
 
@@ -41,7 +43,7 @@ def lower_graph(
         LoweringError: an operation, or this form of it, has no code; the message names the node.
     """
     context = generate(graph, target, plans)
-    plan = plan_arena(context.steps)
+    plan = plan_arena(context.steps, context.loops)
     other = generate(single, target, plans, context) if single is not None else None
     other_plan = plan_arena(other.steps) if other is not None else plan
     kernels = [step.kernel for step in (*context.steps, *(other.steps if other is not None else []))]
@@ -53,7 +55,7 @@ def lower_graph(
         name=graph.name,
         inputs=tuple(_info(value.name, value) for value in given),
         outputs=tuple(_info(name, value) for name, value in shown.items()),
-        steps=tuple(_finished(step, plan) for step in context.steps),
+        steps=tuple(_finished(step, plan, _repeats(context.loops, n)) for n, step in enumerate(context.steps)),
         arena_bytes=max(plan.size, other_plan.size),
         scratch_bytes=max((kernel.scratch_bytes for kernel in kernels), default=0),
         weights=context.weights.blob(),
@@ -66,7 +68,17 @@ def lower_graph(
         open_outputs=context.open.places(list(shown.values())),
         counted=graph.counted,
         single=_single(other, other_plan),
+        loops=tuple(_loop(loop, plan) for loop in context.loops),
     )
+
+
+def _repeats(loops: Sequence[DraftLoop], step: int) -> int:
+    """Return how often a step runs at most."""
+    return next((loop.trips for loop in loops if loop.first <= step <= loop.last), 1)
+
+
+def _loop(loop: DraftLoop, plan: ArenaPlan) -> Loop:
+    return Loop(loop.first, loop.last, loop.trips, _reference(loop.condition, plan))
 
 
 def _single(context: LoweringContext | None, plan: ArenaPlan) -> Single | None:
@@ -101,7 +113,7 @@ def _lower_node(node: Node, context: LoweringContext) -> None:
         raise LoweringError(f"node {where} ({node.op.name}): {error.message}", hint=error.hint) from error
 
 
-def _finished(step: DraftStep, plan: ArenaPlan) -> Step:
+def _finished(step: DraftStep, plan: ArenaPlan, times: int = 1) -> Step:
     return Step(
         kernel=step.kernel.name,
         args=tuple(_reference(buffer, plan) for buffer in step.args),
@@ -110,8 +122,8 @@ def _finished(step: DraftStep, plan: ArenaPlan) -> Step:
         loc=step.loc,
         op=step.op,
         precision=step.precision,
-        macs=step.macs,
-        bytes=step.bytes,
+        macs=step.macs * times,
+        bytes=step.bytes * times,
         live=step.live,
         only=step.only,
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Node, Value
 from qcompile.kernels import expression as ex
-from qcompile.lower import caches, convolution, families, products, transposed
+from qcompile.lower import caches, convolution, families, loops, products, transposed
 from qcompile.lower.context import LoweringContext, Position
 from qcompile.lower.expressions import ExpressionBuilder
 from qcompile.lower.offsets import dense_strides
@@ -90,6 +90,14 @@ class OperationContext(LoweringContext):
     def matmul(self, node: Node) -> None:
         """Multiply two activations."""
         families.matmul(self, node)
+
+    def loop_begin(self, node: Node) -> None:
+        """Fill the states of a loop."""
+        loops.begin(self, node)
+
+    def loop_end(self, node: Node) -> None:
+        """Fill the states anew, and go back."""
+        loops.end(self, node)
 
     def cache_append(self, node: Node) -> None:
         """Write rows behind those of a kept cache."""

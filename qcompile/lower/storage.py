@@ -100,6 +100,23 @@ _GRAIN_CYCLES = 5_000.0
 """By the estimate above, of parts of a step: to hand one to another thread and to wait for it takes some thousand."""
 
 
+@dataclass(frozen=True)
+class DraftLoop:
+    """Steps that run again and again, before memory is planned.
+
+    Args:
+        first: number of the first of them.
+        last: number of the last of them.
+        trips: how often they run at most.
+        condition: whose first byte says whether there is another iteration; None where all run.
+    """
+
+    first: int
+    last: int
+    trips: int
+    condition: Buffer | None
+
+
 @dataclass
 class Weights:
     """The constants of a program: one blob, every array at a multiple of 64 bytes, equal ones once."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from qcompile.errors import InternalError, UsageError
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.regions import last_readers, run_in_course
 from qcompile.ir.types import NARROW
 
 Array = npt.NDArray[Any]
@@ -26,7 +27,7 @@ class FixedRun:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._last_reader = {value: node for node in graph.nodes for value in node.inputs}
+        self._last_reader = last_readers(graph)
 
     def run(self, inputs: Mapping[str, Array], on_value: OnValue | None, evaluate: Evaluate) -> dict[str, Array]:
         """Evaluate the graph once.
@@ -51,15 +52,21 @@ class FixedRun:
         if unknown:
             raise UsageError(f"model {self._graph.name} has no input named {sorted(unknown)}")
         kept = set(self._graph.outputs)
-        for node in self._graph.nodes:
+
+        def put(value: Value, array: Array) -> None:
+            environment[value] = array
+            if on_value is not None:
+                on_value(value, array)
+
+        def step(node: Node) -> None:
             results = evaluate(node, [_read(v, environment) for v in node.inputs])
             for value, result in zip(node.outputs, results, strict=True):
-                environment[value] = result
-                if on_value is not None:
-                    on_value(value, result)
+                put(value, result)
             for value in node.inputs:
-                if self._last_reader[value] is node and value not in kept:
+                if self._last_reader[value] is node and value not in kept and not node.op.region:
                     environment.pop(value, None)
+
+        run_in_course(self._graph.nodes, step, lambda value: _read(value, environment), put)
         named = zip(self._graph.output_names, self._graph.outputs, strict=True)
         return {name: _read(value, environment) for name, value in named}
 

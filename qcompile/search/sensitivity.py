@@ -8,6 +8,7 @@ measured for the others.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.regions import last_readers, regions, run_in_course
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
 from qcompile.progress import Progress
@@ -176,7 +178,7 @@ class _Paths:
         self.graph = graph
         self._run = NodeRun(graph)
         self.order = {node: index for index, node in enumerate(graph.nodes)}
-        self.last_reader = {value: node for node in graph.nodes for value in node.inputs}
+        self.last_reader = last_readers(graph)
         costs = NodeCosts()  # how long the interpreter takes, roughly: no target counts
         self._time = {node: costs.node(node).ns for node in graph.nodes}
         self._total = sum(self._time.values()) or 1.0
@@ -192,6 +194,9 @@ class _Paths:
                     if reader not in found:
                         found.add(reader)
                         pending.extend(reader.outputs)
+            for region in regions(self.graph.nodes):
+                if not found.isdisjoint(region.nodes):
+                    found.update(region.nodes)
             self._behind[value] = sorted(found, key=self.order.__getitem__)
         return self._behind[value]
 
@@ -230,13 +235,20 @@ class _Paths:
         """Return the graph's outputs when only one source is rounded."""
         changed = {source.value: self.rounded(source, known)}
         kept = set(self.graph.outputs)
-        for node in self.behind(source.value):
+
+        def step(node: Node) -> None:
             operands = [changed[v] if v in changed else known.get(v) for v in node.inputs]
-            with np.errstate(all="ignore"):
-                changed.update(zip(node.outputs, self._evaluate(node, operands, known), strict=True))
+            changed.update(zip(node.outputs, self._evaluate(node, operands, known), strict=True))
+            if source.value in node.outputs:  # within a loop, in each of its iterations
+                changed[source.value] = self.rounded(source, ChainMap(changed, known))
             for value in node.inputs:
-                if self.last_reader[value] is node and value not in kept:
+                if self.last_reader[value] is node and value not in kept and not node.op.region:
                     changed.pop(value, None)
+
+        with np.errstate(all="ignore"):
+            run_in_course(
+                self.behind(source.value), step, lambda v: changed[v] if v in changed else known[v], changed.__setitem__
+            )
         return [changed[v] if v in changed else _content(v, known) for v in self.graph.outputs]
 
 

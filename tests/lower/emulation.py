@@ -96,10 +96,11 @@ def _play(program: Program, layout: _Layout, options: list[str], words: list[str
 def _encode(program: Program, names: list[str], layout: _Layout) -> bytes:
     head = struct.pack("<qq", len(layout.data), len(program.steps))
     steps = bytearray()
-    for step in program.steps:
+    loops = {loop.last: (loop.trips, loop.first, layout.address(loop.condition)) for loop in program.loops}
+    for number, step in enumerate(program.steps):
         places = [layout.address(ref) for ref in step.args]
         places += [-1] * (MAX_ARGS - len(places)) + [layout.scratch]
-        steps += struct.pack("<11q", names.index(step.kernel), step.tiles, *places)
+        steps += struct.pack("<14q", names.index(step.kernel), step.tiles, *places, *loops.get(number, (1, 0, -1)))
     return head + bytes(layout.data) + bytes(steps)
 
 

@@ -67,7 +67,7 @@ class Executable:
         following = [memory if state.in_place else _aligned(memory.size)[0] for state, (memory, _) in states]
         outputs = [_guarded(np.empty(info.shape, info.dtype).nbytes) for info in program.outputs]
         self.arena[:] = 0xA5
-        for step in program.steps:
+        for step in self._course():
             places = {"input": [m.ctypes.data for m, _ in given], "output": [m.ctypes.data for m in outputs]}
             places |= {"state": [m.ctypes.data for m, _ in kept], "next": [m.ctypes.data for m in following]}
             pointers = [self._pointer(ref, places) for ref in step.args]
@@ -83,6 +83,22 @@ class Executable:
             info.name: memory[: memory.size - _GUARD].view(info.dtype).reshape(info.shape).copy()
             for info, memory in zip(program.outputs, outputs, strict=True)
         }
+
+    def _course(self):
+        """Yield the steps as they run, those of loops again and again; conditions lie in the arena."""
+        program, at, trips = self.program, 0, 0
+        loops = {loop.last: loop for loop in program.loops}
+        while at < len(program.steps):
+            yield program.steps[at]
+            loop, at = loops.get(at), at + 1
+            if loop is None:
+                continue
+            trips += 1
+            assert loop.condition.space in ("none", "arena")
+            if trips < loop.trips and (loop.condition.space == "none" or self.arena[loop.condition.offset]):
+                at = loop.first
+            else:
+                trips = 0
 
     def _pointer(self, ref, places):
         if ref.space == "none":

@@ -264,21 +264,34 @@ static int32_t live_tiles(const qc_model *model, const qc_call *call) {
     return tiles < live->segment ? (int32_t)tiles : live->segment;
 }
 
+/* Return whether the call, if this size needs it, succeeded. */
+static int run_step(qc_model *model, const qc_call *call) {
+    const qc_only *only = &call->only;
+    if (only->extent >= 0 && (model->one ? model->single : model->extents)[only->extent] < only->least) return 1;
+    int32_t segment = call->live.extent < 0 ? call->tiles : call->live.segment, live = live_tiles(model, call);
+    int32_t tiles = segment ? call->tiles / segment * live : 0;
+    qc_job job = {.kernel = call->kernel, .tiles = tiles, .grain = call->grain, .live = live, .segment = segment};
+    for (int j = 0; j < QC_MAX_ARGS; j++) job.args[j] = resolve(model, call->space[j], call->offset[j]);
+    return !qci_pool_run(model->pool, &job);
+}
+
 static qc_status run_steps(qc_model *model, uint64_t *nanoseconds) {
     const qc_program *program = model->program;
-    int32_t count = model->one ? program->n_single : program->info->n_steps;
+    int32_t count = model->one ? program->n_single : program->info->n_steps, trips = 0;
+    const qc_loop *loop = program->loops, *end = loop + (model->one ? 0 : program->n_loops);
+    if (nanoseconds) memset(nanoseconds, 0, sizeof *nanoseconds * (size_t)program->info->n_steps);
     for (int32_t i = 0; i < count; i++) {
-        const qc_call *call = model->one ? &program->single[i] : &program->calls[i];
-        const qc_only *only = &call->only;
-        if (nanoseconds) nanoseconds[i] = 0;
-        if (only->extent >= 0 && (model->one ? model->single : model->extents)[only->extent] < only->least) continue;
-        int32_t segment = call->live.extent < 0 ? call->tiles : call->live.segment, live = live_tiles(model, call);
-        int32_t tiles = segment ? call->tiles / segment * live : 0;
-        qc_job job = {.kernel = call->kernel, .tiles = tiles, .grain = call->grain, .live = live, .segment = segment};
-        for (int j = 0; j < QC_MAX_ARGS; j++) job.args[j] = resolve(model, call->space[j], call->offset[j]);
         uint64_t start = nanoseconds ? now_ns() : 0;
-        if (qci_pool_run(model->pool, &job)) return QC_ERR_KERNEL;
-        if (nanoseconds) nanoseconds[i] = now_ns() - start;
+        if (!run_step(model, model->one ? &program->single[i] : &program->calls[i])) return QC_ERR_KERNEL;
+        if (nanoseconds) nanoseconds[i] += now_ns() - start;
+        if (loop == end || i != loop->last) continue;
+        const uint8_t *condition = resolve(model, loop->space, loop->offset);
+        if (++trips < loop->trips && (!condition || *condition)) {
+            i = loop->first - 1;
+        } else {
+            trips = 0;
+            loop++;
+        }
     }
     return QC_OK;
 }

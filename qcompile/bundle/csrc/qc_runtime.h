@@ -49,6 +49,15 @@ typedef struct qc_call {
     uint64_t offset[QC_MAX_ARGS]; /* index of the tensor, or bytes */
 } qc_call;
 
+/* Calls that run again and again, one such stretch after the other. */
+typedef struct qc_loop {
+    int32_t first;
+    int32_t last;
+    int32_t trips;   /* at most */
+    uint8_t space;   /* of the condition: zero there ends the loop; QC_SPACE_NONE where all trips run */
+    uint64_t offset;
+} qc_loop;
+
 /* What a kept tensor holds before the first run. */
 typedef struct qc_initial {
     const uint8_t *bytes; /* the whole tensor, or NULL: every byte is ... */
@@ -95,6 +104,8 @@ typedef struct qc_program {
     const qc_extent *single_extents;
     int32_t n_single; /* 0: `calls` serve that, too */
     int32_t n_single_extents;
+    const qc_loop *loops; /* of `calls` */
+    int32_t n_loops;
 } qc_program;
 
 /* A kernel call with its pointers resolved, as the pool runs it. */
