@@ -1,8 +1,8 @@
 """Loops: stretches of a graph's node list that run again and again.
 
-A region starts with a `loop_begin` and ends with the `loop_end` that reads its iteration number. Between them are ordinary
-nodes, which every pass sees as any others. They read anything that is computed before the region; what they make leaves
-it through loop_end only. Regions are not nested: inner loops are unrolled.
+A region starts with a `loop_begin` and ends with the `loop_end` that reads its iteration number. Between them are
+ordinary nodes, which every pass sees as any others. They read anything that is computed before the region; what they
+make leaves it through loop_end only. Regions are not nested: inner loops are unrolled.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def positions(context: LoweringContext, node: Node) -> None:
 
 
 def scatter(context: LoweringContext, node: Node) -> None:
-    """Copy operand 0, unless a loop has no other use for it, then write the rows of operand 2 at the numbers of operand 1."""
+    """Copy operand 0, unless only a loop needs it, then write the rows of operand 2 at the numbers of operand 1."""
     x, numbers, updates = node.inputs
     output = node.output
     if not context.wanted(output):

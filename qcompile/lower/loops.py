@@ -65,9 +65,10 @@ def _fill(context: LoweringContext, source: Value, buffer: Buffer, end: Node) ->
     """Copy a tensor to the memory of a state; `end` of the loop names the step in reports."""
     step = copy_of(source)
     step.loc = end.loc or step.loc
-    data = source.data
-    uniform = data is not None and data.size > 1 and (data == data.flat[0]).all()
-    element = ex.constant(data.flat[0].item(), source.dtype) if uniform else context.whole(source)
+    element = context.whole(source)
+    if source.data is not None and source.data.size > 1 and (source.data == source.data.flat[0]).all():
+        # What collects the results of iterations starts with zeros, of which the weights need none.
+        element = ex.constant(source.data.flat[0].item(), source.dtype)
     if source.type.size:
         context.emit_map(step, element, buffer, step.output, source.shape)
 

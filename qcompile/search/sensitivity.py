@@ -8,7 +8,6 @@ measured for the others.
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -240,7 +239,7 @@ class _Paths:
             operands = [changed[v] if v in changed else known.get(v) for v in node.inputs]
             changed.update(zip(node.outputs, self._evaluate(node, operands, known), strict=True))
             if source.value in node.outputs:  # within a loop, in each of its iterations
-                changed[source.value] = self.rounded(source, ChainMap(changed, known))
+                changed[source.value] = self.rounded(source, {**known, **changed})
             for value in node.inputs:
                 if self.last_reader[value] is node and value not in kept and not node.op.region:
                     changed.pop(value, None)
