@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from qcompile.calibrate.sample import InputSpec
 from qcompile.errors import CalibrationError, UsageError, did_you_mean
+from qcompile.files import replaced
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.qparams import QParams
 
@@ -221,14 +221,8 @@ def _load_array(path: Path, spec: Any) -> Array:
 
 def _save(path: Path, outputs: dict[str, Array]) -> None:
     """Write all outputs to a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with ZipFile(temporary, "w") as archive:  # numpy.savez takes some names for its own arguments
-            for name, array in outputs.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
-        temporary.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    # numpy.savez takes some names for its own arguments.
+    with replaced(path) as temporary, ZipFile(temporary, "w") as archive:
+        for name, array in outputs.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)

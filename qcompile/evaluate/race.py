@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from qcompile.errors import BundleError, UsageError, did_you_mean
+from qcompile.evaluate import processes
 from qcompile.ir.types import NARROW
 from qcompile.progress import Progress
 
@@ -285,12 +286,5 @@ class _Contender:
 
     def close(self) -> None:
         """End the process."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        processes.close(self._process)
         self._errors.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from qcompile.bundle import read_manifest
 from qcompile.calibrate.sample import InputSpec
 from qcompile.device import Answer, Device, open_device
 from qcompile.errors import BundleError, DeviceError
+from qcompile.evaluate import processes
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.qparams import QParams
 
@@ -165,11 +165,7 @@ class RemoteEngine:
         return dequantize(array, tensor.qparams) if tensor.qparams is not None else array.copy()
 
     def _stopped(self) -> DeviceError:
-        try:
-            status = self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
+        status = processes.end(self._process)
         self._errors.seek(0)
         answer = Answer("", self._errors.read().decode("utf-8", "replace"), status)
         return DeviceError(f"{self._bundle.device.name}: the bundle stopped: {answer.reason()}", hint=_HINT)
@@ -180,17 +176,7 @@ class RemoteEngine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    continue  # it stopped by itself, and that was reported
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        processes.close(self._process)
         self._errors.close()
         self._bundle.close()
 

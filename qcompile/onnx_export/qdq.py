@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.errors import UsageError
+from qcompile.files import replaced
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.onnx_export.model_writer import ModelWriter, base_name, onnx_type
@@ -66,14 +66,8 @@ def write_qdq(graph: Graph, path: Path) -> Any:
         UsageError: the graph has no such form, or the file cannot be written.
     """
     model = qdq_model(graph)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replaced(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
-        temporary.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return model
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qcompile.errors import UsageError, did_you_mean
+from qcompile.files import replaced
 from qcompile.ir.graph import Graph
 from qcompile.ir.printer import print_graph
 from qcompile.passmgr.context import PassContext
@@ -110,13 +110,9 @@ class DumpIr(Instrument):
         self._write(f"{self._count:03}_{item.name}.qir", "\n".join([*head, print_graph(after)]))
 
     def _write(self, name: str, text: str) -> None:
-        temporary = self.directory / f".{name}.{os.getpid()}"
-        try:
+        with replaced(self.directory / name, f"cannot write IR to '{self.directory}'") as temporary:
             self.directory.mkdir(parents=True, exist_ok=True)
             temporary.write_text(text, encoding="utf-8")
-            temporary.replace(self.directory / name)
-        except OSError as error:
-            raise UsageError(f"cannot write IR to '{self.directory}': {error.strerror}") from error
 
 
 class TimePasses(Instrument):

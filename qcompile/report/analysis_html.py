@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qcompile.errors import UsageError
 from qcompile.evaluate.analysis import Analysis, NodeAnalysis
+from qcompile.files import replaced
+from qcompile.report.templates import filled
 
 _WIDTH, _HEIGHT = 1000.0, 240.0
 _SMALL_WIDTH, _SMALL_HEIGHT = 420.0, 110.0
@@ -23,16 +23,9 @@ def analysis_html(result: Analysis) -> str:
     Args:
         result: what was found.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("qcompile.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("analysis.html.j2").render(
+    return filled(
+        "analysis.html.j2",
+        {},
         result=result,
         worst=result.worst(5),
         sensitive=_sensitive(result.worst(_MOST_BARS)),
@@ -51,14 +44,8 @@ def write_analysis(result: Analysis, path: Path) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replaced(path) as temporary:
         temporary.write_text(analysis_html(result), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _network_chart(nodes: Sequence[NodeAnalysis]) -> dict[str, Any]:

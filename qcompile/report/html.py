@@ -9,6 +9,7 @@ from qcompile.cost import Cost, NodeCosts, precision_of
 from qcompile.ir.cost import modelled_ns
 from qcompile.ir.opdef import Quantization
 from qcompile.report.search_section import search_section
+from qcompile.report.templates import filled
 from qcompile.report.terminal import bytes_text, int8_share, layer_counts
 
 if TYPE_CHECKING:
@@ -75,21 +76,12 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
         made: results of the stages.
         provenance: what the bundle was made from.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("qcompile.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["bytes"], environment.filters["middle"] = bytes_text, _without_middle
-    environment.filters["microseconds"] = _microseconds
     program = made.program
     steps = [{"precision": s.precision, "macs": s.macs} for s in program.steps]
     rows = _rows(made)
-    return environment.get_template("report.html.j2").render(
+    return filled(
+        "report.html.j2",
+        {"bytes": bytes_text, "middle": _without_middle, "microseconds": _microseconds},
         program=program,
         target=program.target,
         model=provenance.model,

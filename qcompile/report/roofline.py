@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
-from qcompile.errors import UsageError
 from qcompile.evaluate.benchmark import Benchmark, LayerTime
+from qcompile.files import replaced
+from qcompile.report.templates import filled
 
 _LEFT, _WIDTH, _HEIGHT = 60.0, 900.0, 380.0
 _LEAST_BYTES, _MOST_BYTES = 1 / 1024, 64.0
@@ -94,25 +94,8 @@ def write_benchmark(result: Benchmark, path: Path) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("qcompile.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     longest = max((layer.ms for layer in result.layers), default=0.0) or 1.0
     total = sum(layer.ms for layer in result.layers) or 1.0
-    text = environment.get_template("bench.html.j2").render(
-        result=result, chart=roofline(result), longest=longest, total=total
-    )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    text = filled("bench.html.j2", {}, result=result, chart=roofline(result), longest=longest, total=total)
+    with replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from qcompile.errors import UsageError
+from qcompile.files import replaced
 
 NAME = "search.json"
 VERSION = 2
@@ -68,14 +68,8 @@ class SearchState:
 
     def _write(self, folder: Path) -> None:
         content = {"version": VERSION, "key": self._key, "measurements": self._entries}
-        temporary = folder / f".{NAME}.{os.getpid()}"
-        try:
+        with replaced(folder / NAME, f"cannot keep the state of the search in '{folder}'") as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(folder / NAME)
-        except OSError as error:
-            raise UsageError(f"cannot keep the state of the search in '{folder}': {error.strerror}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def remove_state(folder: Path) -> None:

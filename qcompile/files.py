@@ -1,0 +1,32 @@
+"""Files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qcompile.errors import UsageError
+
+
+@contextmanager
+def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
+    """Give a path beside another; what was written there takes the other's place when the block ends.
+
+    Args:
+        path: of the file to make.
+        problem: what to say where that fails; by default that it cannot be written.
+
+    Raises:
+        UsageError: it cannot be written; nothing has changed then.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        problem = problem or f"cannot write '{path}'"
+        raise UsageError(f"{problem}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
