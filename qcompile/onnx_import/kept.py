@@ -11,6 +11,7 @@ from qcompile.ir.graph import Graph
 from qcompile.onnx_import.bounds import Extents, import_model
 from qcompile.onnx_import.caches import import_growing
 from qcompile.onnx_import.growing import GrowingModel, describe, growing_pairs
+from qcompile.onnx_import.load import load_model
 from qcompile.onnx_import.scattered import as_growing
 from qcompile.onnx_import.states import AUTO, bind_states
 
@@ -39,6 +40,8 @@ def import_kept(
         UsageError: a name, a shape or a pair does not fit.
         UnsupportedOpError: an operation has no form for open extents or growing caches.
     """
+    if states:
+        model = load_model(model)  # once: what grows is told from imports at several sizes
     grown = _growing(model, shapes, values, states, length) if states else None
     if grown is None or not grown.grows:
         if length is not None or cache != "float32":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +47,19 @@ class Model:
         return self.path.stem if self.path is not None else (self.proto.graph.name or "model")
 
 
-def load_model(model: str | os.PathLike[str] | Any) -> Model:
+def load_model(model: str | os.PathLike[str] | Model | Any) -> Model:
     """Read a model without its external data.
 
     Args:
-        model: path of a .onnx file, or an onnx.ModelProto (copied).
+        model: path of a .onnx file; or an onnx.ModelProto, or a model as read before, which are copied.
 
     Raises:
         ModelImportError: there is no such file, it cannot be read or it is not an ONNX model.
     """
+    if isinstance(model, Model):
+        return replace(model, proto=_copied(model.proto), notes=[])
     if isinstance(model, onnx.ModelProto):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        return Model(copy, "model", None)
+        return Model(_copied(model), "model", None)
     path = Path(model)
     source = str(path)
     content = _read(path, source)
@@ -67,6 +67,12 @@ def load_model(model: str | os.PathLike[str] | Any) -> Model:
     if not proto.HasField("graph"):
         raise ModelImportError(f"{source} is not an ONNX model: it holds no graph", hint=_describe(content))
     return Model(proto, source, path)
+
+
+def _copied(proto: Any) -> Any:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return copy
 
 
 def _read(path: Path, source: str) -> bytes:

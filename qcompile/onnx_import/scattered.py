@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,7 +93,7 @@ def as_growing(model: Any, shapes: Mapping[str, Sequence[int | str]], values: Ma
     batches = {shape[0] for shape in shapes.values() if len(shape)}
     if index not in inputs or index in values or batches - {1} or {node.input[0] for node in scatters} & set(shapes):
         return None
-    original = onnx.load(Path(model)) if loaded.path is not None else model
+    original = onnx.load(loaded.path) if loaded.path is not None else loaded.proto
     proto = onnx.ModelProto()
     proto.CopyFrom(original)
     proto.graph.name = loaded.name

@@ -21,7 +21,7 @@ from qcompile.errors import BundleError, QCompileError, UnsupportedOpError, Usag
 from qcompile.ir.graph import Graph
 from qcompile.ir.initial import initial_states
 from qcompile.lower import lower_graph
-from qcompile.onnx_import import import_onnx
+from qcompile.onnx_import import import_onnx, load
 from qcompile.ops.interpreter import Interpreter
 from qcompile.shapes.single import with_one_place
 
@@ -139,6 +139,18 @@ def test_nothing_past_the_length_is_ever_read(bundle: Path) -> None:
         for part in ids:
             found = session.run({"input_ids": part})["logits"]
     assert np.array_equal(found, wanted)
+
+
+def test_the_file_is_read_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, paths = load._read, []
+
+    def counted(path: Path, source: str) -> bytes:
+        paths.append(path)
+        return read(path, source)
+
+    monkeypatch.setattr(load, "_read", counted)
+    prepared(model, max_length=PLACES)
+    assert paths == [model]
 
 
 def test_the_interpreter_runs_the_masked_graph(model: Path) -> None:
