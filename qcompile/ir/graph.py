@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from qcompile.errors import InternalError
 from qcompile.ir.counted import CountedAxis
-from qcompile.ir.regions import home
 from qcompile.ir.state import State
 from qcompile.ir.symbol import Extent, Symbol
 from qcompile.ir.types import TensorType
@@ -228,7 +227,7 @@ class Graph:
             self.nodes.append(node)
         else:
             position = self.nodes.index(before)
-            self.nodes.insert(home(self.nodes, position, inputs) if self._loops else position, node)
+            self.nodes.insert(_home(self.nodes, position, inputs) if self._loops else position, node)
         return node
 
     def set_outputs(self, values: Sequence[Value], names: Sequence[str] | None = None) -> None:
@@ -316,3 +315,20 @@ class Graph:
             copy.nodes.append(new)
         copy.set_outputs([twin(v) for v in self.outputs], self.output_names)
         return copy
+
+
+def _home(nodes: Sequence[Node], before: int, inputs: Sequence[Value]) -> int:
+    """Return where a node belongs that is to be inserted: before a loop of which it reads nothing.
+
+    Args:
+        nodes: in order of computation.
+        before: position to insert at.
+        inputs: operands of the new node.
+    """
+    start = before - 1
+    while start >= 0 and not nodes[start].op.region:
+        start -= 1
+    if start < 0 or nodes[start].op.region == "end":
+        return before
+    inside = {value for node in nodes[start:before] for value in node.outputs}
+    return before if inside.intersection(inputs) else start

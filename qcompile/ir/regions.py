@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy.typing as npt
 
 from qcompile.errors import InternalError
-
-if TYPE_CHECKING:
-    from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.graph import Graph, Node, Value
 
 Array = npt.NDArray[Any]
 
@@ -112,23 +110,6 @@ def verify_regions(graph: Graph) -> None:
             strangers = [user for user in value.users() if user not in inside]
             if strangers or any(v is value for v in graph.outputs):
                 raise InternalError(f"{value.name} is read outside of the loop that makes it")
-
-
-def home(nodes: Sequence[Node], before: int, inputs: Sequence[Value]) -> int:
-    """Return where a node belongs that is to be inserted: before a loop of which it reads nothing.
-
-    Args:
-        nodes: in order of computation.
-        before: position to insert at.
-        inputs: operands of the new node.
-    """
-    start = before - 1
-    while start >= 0 and not nodes[start].op.region:
-        start -= 1
-    if start < 0 or nodes[start].op.region == "end":
-        return before
-    inside = {value for node in nodes[start:before] for value in node.outputs}
-    return before if inside.intersection(inputs) else start
 
 
 def run_in_course(
