@@ -177,13 +177,8 @@ def compile_model(
         "tuning": tuning,
     }
     resolved = driver.resolve_config(model, config, settings, COMMAND_LINE)
-    instruments = instruments_for(
-        dump_ir=dump_ir,
-        print_ir_after=print_ir_after,
-        verify_numerics=verify_numerics,
-        pass_path=resolved.pass_path,
-        write=sys.stdout.write,
-    )
+    watched: dict[str, Any] = {"dump_ir": dump_ir, "print_ir_after": print_ir_after, "verify_numerics": verify_numerics}
+    instruments = instruments_for(**watched, pass_path=resolved.pass_path, write=sys.stdout.write)
     with ProgressReporter(quiet=quiet) as progress:
         bundle = driver.compile(model, config=resolved, output=output, progress=progress, instruments=instruments)
     _show(bundle, None if quiet else time.monotonic() - started, passes=time_passes, skips=verbose)

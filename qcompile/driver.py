@@ -140,7 +140,18 @@ def prepare(
     calibration: Iterable[Mapping[str, Any]] | None,
     progress: Progress | None,
 ) -> tuple[PassContext, CalibrationSet | None, Graph]:
-    """Load the target, the model and the calibration set."""
+    """Load the target, the model and the calibration set.
+
+    Args:
+        model: path of the ONNX file.
+        config: effective configuration.
+        calibration: samples as {input name: array}; None where the configuration names a set, or there is none.
+        progress: as for `compile`.
+
+    Returns:
+        Services and notes of the passes; the samples, None where there are none or nothing needs them; the graph as
+        imported.
+    """
     from qcompile.calibrate.observer import make_observer
     from qcompile.calibrate.preprocess import Preprocess
     from qcompile.onnx_import.kept import import_kept
@@ -226,7 +237,18 @@ def to_precision(
     instruments: Sequence[Instrument],
     found: SearchResult | None = None,
 ) -> tuple[Graph, list[PassRecord]]:
-    """Run the passes that lead to the wanted precision: those that a search found, or the usual ones."""
+    """Run the passes that lead to the wanted precision.
+
+    Args:
+        graph: simplified.
+        config: effective configuration.
+        context: of the passes.
+        instruments: watch the passes.
+        found: what a search found; None for the usual passes.
+
+    Returns:
+        The final graph, and what each pass did.
+    """
     from qcompile.passmgr.selection import check_selection
 
     if config.precision in ("fp16", "bf16"):
@@ -355,7 +377,15 @@ def tune(graph: Graph, simplified: Graph, config: CompileConfig, context: PassCo
 def lower(
     graph: Graph, context: PassContext, jobs: int, progress: Progress | None, single: Graph | None = None
 ) -> Program:
-    """Generate and compile the kernels."""
+    """Generate and compile the kernels.
+
+    Args:
+        graph: final.
+        context: gives the target and measured cuts of layers; is told which of these were used.
+        jobs: threads.
+        progress: as for `compile`.
+        single: the graph for one new place of a growing sequence, where that is to have steps of its own.
+    """
     from qcompile.kernels.tuned import TunedPlans
     from qcompile.lower import lower_graph
 

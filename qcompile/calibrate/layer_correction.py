@@ -154,7 +154,15 @@ def replace_bias(rewriter: Rewriter, data: LayerData, bias: Array, params: QPara
 
 
 def replace_constant(rewriter: Rewriter, node: Node, index: int, data: Array, params: QParams) -> None:
-    """Give a node another constant, unless it is the same."""
+    """Give a node another constant, unless it is the same.
+
+    Args:
+        rewriter: of the graph.
+        node: the reader.
+        index: of the operand.
+        data: codes of the new constant.
+        params: what they mean.
+    """
     old = node.inputs[index]
     if old.qparams == params and np.array_equal(old.constant(), data):
         return

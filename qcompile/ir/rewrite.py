@@ -38,7 +38,17 @@ class Rewriter:
         types: Sequence[TensorType] | None = None,
         loc: str = "",
     ) -> Node:
-        """Insert a node before another (None: at the end) and return it."""
+        """Insert a node and return it.
+
+        Args:
+            before: the node that follows it; None: it becomes the last.
+            op: operation.
+            inputs: operands.
+            attrs: of the operation.
+            name: of its only result; None makes one up.
+            types: of the results, where they do not follow from the operands.
+            loc: name of the ONNX node that it stands for.
+        """
         return self.graph.add_node(
             op, inputs, attrs, names=None if name is None else [name], types=types, loc=loc, before=before
         )

@@ -377,7 +377,17 @@ class Epilogue:
 
 
 def copy_elements(b: Builder, source: Memory, start: Index, to: Memory, first: Index, count: int, wide: int) -> None:
-    """Copy (and convert) ``count`` elements, ``wide`` at a time, touching nothing else."""
+    """Copy elements, converted where the memories differ, and touch nothing else.
+
+    Args:
+        b: builder.
+        source: memory to read.
+        start: first element there.
+        to: memory to write.
+        first: first element there.
+        count: elements.
+        wide: elements to copy at once, a power of two.
+    """
     whole = count // wide
     if whole:
         with b.loop(whole, stem="v") as v:

@@ -102,7 +102,17 @@ def emit_layer(
     output: Value,
     table: npt.NDArray[np.int8] | None = None,
 ) -> Buffer:
-    """Append the step of a layer and return the buffer it writes."""
+    """Append the step of a layer and return the buffer it writes.
+
+    Args:
+        context: takes the step.
+        node: gives operand 0, and what reports say.
+        work: the layer with its epilogue.
+        packed: its constants as the kernel reads them.
+        residual: what joins the sums: the operand that is added, or sums over a lower plane; None for nothing.
+        output: the tensor to write.
+        table: of a fused activation, 256 codes by q + 128; None for none.
+    """
     source, pitch = context.pixels(node.inputs[0])
     other, beside = context.pixels(residual) if residual is not None else (None, work.filters)
     result, step = context.result_pixels(output)

@@ -282,7 +282,15 @@ class Counts:
         return read
 
     def masked(self, node: OnnxNode, value: Value, axis: int, extent: Extent, fill: float | None) -> Value:
-        """Return a tensor with other elements past the actual end of an axis."""
+        """Return a tensor with other elements past the actual end of an axis.
+
+        Args:
+            node: the ONNX node that asks for it.
+            value: any tensor.
+            axis: of it.
+            extent: where the axis ends.
+            fill: real value to have there; None for the last element before.
+        """
         key = (value, axis, extent, fill)
         if key not in self._masked:
             op, attrs = ops.get("mask_tail"), MaskTailAttrs(axis, 0, fill)

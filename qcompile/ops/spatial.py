@@ -148,7 +148,15 @@ def windowed(node: OnnxNode, op: str, operands: Sequence[Value], **attrs: Any) -
 def window_slice(
     x: Array, tap: tuple[int, int], strides: Sequence[int], dilations: Sequence[int], out: tuple[int, int]
 ) -> Array:
-    """Return the elements that one tap of the window sees, over all output positions of a padded NHWC array."""
+    """Return the elements that one tap of the window sees, over all output positions.
+
+    Args:
+        x: padded array [N, H, W, C].
+        tap: row and column within the window.
+        strides: vertical and horizontal step of the window, elements.
+        dilations: distance of taps, elements.
+        out: height and width of the result.
+    """
     top, left = tap[0] * dilations[0], tap[1] * dilations[1]
     return x[
         :,

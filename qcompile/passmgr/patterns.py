@@ -147,7 +147,16 @@ def replace(rewriter: Rewriter, node: Node, op: str, inputs: Iterable[Value], **
 
 
 def emit(rewriter: Rewriter, before: Node, op: str, inputs: Iterable[Value], name: str, **attrs: Any) -> Value:
-    """Insert a node with one result and return the result; it gets the location of `before`."""
+    """Insert a node with one result and return the result.
+
+    Args:
+        rewriter: of the graph.
+        before: the node that follows it, whose location it gets.
+        op: name of the operation.
+        inputs: operands.
+        name: of the result.
+        **attrs: of the operation.
+    """
     definition = ops.get(op)
     node = rewriter.insert(before, definition, list(inputs), definition.Attrs(**attrs), name=name, loc=before.loc)
     return node.output

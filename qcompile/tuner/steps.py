@@ -24,7 +24,14 @@ _LINE = re.compile(r"^ *([\d.]+) us  ", re.MULTILINE)
 
 
 def unknown_steps(graph: Graph, target: Target, machine: str, database: Database) -> list[Node]:
-    """Return the nodes that have a step of their own, are no layers and were not timed on this processor."""
+    """Return the nodes that have a step of their own, are no layers and were not timed on a processor.
+
+    Args:
+        graph: final.
+        target: machine to compile for.
+        machine: the processor, as records name it.
+        database: of records.
+    """
     own = {(step.loc, step.op) for step in generate(graph, target).steps}
     found = []
     for node in graph.nodes:
