@@ -28,8 +28,8 @@ _STORED = {"float32": "float32", "float16": "uint16", "int8": "int8"}
 def cache_kernel(work: CacheWorkload, isa: Isa) -> Kernel:
     """Generate the kernel.
 
-    p0 are the new rows, p1 the cache, p2 its filled places after the run, p3 those before it, p4 the scales of an int8
-    cache, p5 the result.
+    p0 are the new rows, p1 the cache, p2 its filled places, p4 the scales of an int8 cache, p5 the result; p3 and p6,
+    the places of the sequence before the run and after it, say how many rows are new.
     """
     return integer_cache_kernel(work, isa) if work.integer else _Attention(work, isa).kernel()
 
@@ -42,7 +42,7 @@ class _Attention:
         self.lanes, self.fused = isa.float32.lanes, bool(getattr(isa.float32, "fused", True))
         b = self.b
         self.x, self.cache = b.argument(0, "float32"), b.argument(1, _STORED[work.dtype])
-        self.after, self.before = b.argument(2, "int64"), b.argument(3, "int64")
+        self.total, self.before, self.after = (b.argument(number, "int64") for number in (2, 3, 6))
         self.scales, self.y = b.argument(4, "float32"), b.argument(5, "float32")
 
     def kernel(self) -> Kernel:
@@ -50,8 +50,9 @@ class _Attention:
         b, work = self.b, self.work
         with b.loop(b.end - b.begin, b.begin, stem="head") as head:
             kept = b.let(quotient(head, work.shared)) if work.shared > 1 else head
-            total = b.let(self.after.load(index(0)))
-            count = b.let(tirx.Min(total - self.before.load(index(0)), index(work.new)))
+            total = b.let(self.total.load(index(0)))
+            new = b.let(self.after.load(index(0)) - self.before.load(index(0)))
+            count = b.let(tirx.Min(new, index(work.new)))
             self._in_blocks(index(head), index(kept), total, count)
         name = symbol("cache", work, self.lanes, self.fused)
         return Kernel(name, b.function(name), work.heads, 0)
@@ -170,6 +171,7 @@ class AppendWorkload:
         size: elements of a place.
         dtype: what the cache holds.
         transposed: whether places are innermost.
+        once: whether they are the first rows, written where there are no places before the run.
     """
 
     heads: int
@@ -178,13 +180,14 @@ class AppendWorkload:
     size: int
     dtype: str
     transposed: bool
+    once: bool = False
 
 
 def append_kernel(work: AppendWorkload, isa: Isa) -> Kernel:
     """Generate the kernel.
 
-    p0 are the new rows, p1 the cache, p2 its filled places after the run, p3 those before it, p4 the scales of an int8
-    cache. An item of work is a head.
+    p0 are the new rows, p1 the cache, p2 its filled places after the run, p3 those of the sequence before it, p4 the
+    scales of an int8 cache. An item of work is a head.
     """
     b = Builder()
     x, cache = b.argument(0, "float32"), b.argument(1, _STORED[work.dtype])
@@ -192,6 +195,9 @@ def append_kernel(work: AppendWorkload, isa: Isa) -> Kernel:
     with b.loop(b.end - b.begin, b.begin, stem="head") as head:
         start = b.let(before.load(index(0)))
         count = b.let(tirx.Min(after.load(index(0)) - start, index(work.new)))
+        if work.once:
+            first = tirx.EQ(start, const(0, "int64"))
+            start, count = index(0), b.let(tirx.Select(first, count, index(0)))
         with b.loop(count, stem="row") as row:
             source = b.let((index(head) * index(work.new) + index(row)) * index(work.size))
             place = b.let(start + index(row))

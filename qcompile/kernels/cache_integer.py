@@ -74,8 +74,9 @@ class _Product(ABC):
         self.work, self.isa, self.b = work, isa, Builder()
         self.dots, self.lanes = isa.byte_dots, isa.vector_bytes // 4
         b = self.b
-        self.x, self.cache, self.scales = b.argument(0, "float32"), b.argument(1, "int8"), b.argument(4, "float32")
-        self.after, self.before, self.y = b.argument(2, "int64"), b.argument(3, "int64"), b.argument(5, "float32")
+        self.x, self.cache = b.argument(0, "float32"), b.argument(1, "int8")
+        self.scales, self.y = b.argument(4, "float32"), b.argument(5, "float32")
+        self.total, self.before, self.after = (b.argument(number, "int64") for number in (2, 3, 6))
         self.codes, self.bytes = b.scratch("int32"), b.scratch("int8")
         self.length = -(-(work.size if work.kind == "scores" else work.places) // 64) * 64
         # With sixteen registers, vectors of 32 bytes, there is room for the sums of half as many rows.
@@ -86,7 +87,7 @@ class _Product(ABC):
         """Emit everything."""
         b, work = self.b, self.work
         with b.loop(b.end - b.begin, b.begin, stem="head") as head:
-            total = b.let(self.after.load(index(0)))
+            total = b.let(self.total.load(index(0)))
             first = b.let(index(head) * index(work.shared * work.new))
             if work.new == 1:
                 for row in range(0, work.shared, self.rows):
@@ -101,7 +102,8 @@ class _Product(ABC):
     def _new_rows(self, head: Expr, first: Expr, total: Expr) -> None:
         """Take the new rows of a query head in blocks, then the rest one by one."""
         b = self.b
-        count = b.let(tirx.Min(total - self.before.load(index(0)), index(self.work.new)))
+        new = b.let(self.after.load(index(0)) - self.before.load(index(0)))
+        count = b.let(tirx.Min(new, index(self.work.new)))
         whole = b.let(quotient(count, self.rows))
         with b.loop(whole, stem="block") as block:
             self._together(head, b.let(first + index(block) * index(self.rows)), self.rows, total)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Node, Value
 from qcompile.kernels.cache import AppendWorkload, append_kernel, cache_kernel
-from qcompile.kernels.cache_fill import FillWorkload, fill_kernel
 from qcompile.kernels.cache_workload import CacheWorkload
 
 if TYPE_CHECKING:
     from qcompile.lower.context import LoweringContext
+    from qcompile.lower.storage import Buffer
 
 
 def append(context: LoweringContext, node: Node) -> None:
-    """Write new rows behind the filled places; the results are the memory of the operands."""
+    """Write new rows to a cache; the results are the memory of the operands."""
     cache, new, length, total = node.inputs[:4]
     scales = node.inputs[4] if len(node.inputs) > 4 else None
     kept = [cache, *([scales] if scales is not None else [])]
@@ -25,28 +25,14 @@ def append(context: LoweringContext, node: Node) -> None:
     transposed = node.attrs.axis == len(cache.shape) - 1
     size, places = cache.shape[-2:] if transposed else cache.shape[:-3:-1]
     heads = math.prod(cache.shape[:-2])
-    work = AppendWorkload(heads, new.shape[-2], places, size, cache.dtype, transposed)
+    work = AppendWorkload(heads, new.shape[-2], places, size, cache.dtype, transposed, node.attrs.once)
     kernel = context.kernel(work, lambda: append_kernel(work, context.isa))
-    buffers = [context.read_buffer(value) for value in (new, cache, total, length)]
-    context.emit(node, kernel, [*buffers, context.read_buffer(scales) if scales is not None else None], 1)
+    buffers: list[Buffer | None] = [context.read_buffer(value) for value in (new, cache, total, length)]
+    buffers.append(context.read_buffer(scales) if scales is not None else None)
+    context.emit(node, kernel, buffers, 1, part=new if node.attrs.once else None)
     for value, result in zip(kept, node.outputs, strict=True):
-        _stays(context, value, result)
-
-
-def fill(context: LoweringContext, node: Node) -> None:
-    """Copy a tensor to a cache in the first run; the result is the memory of the cache."""
-    cache, x, length = node.inputs
-    _check_kept(context, node, cache)
-    work = FillWorkload(math.prod(cache.shape[:-1]), cache.shape[-1], cache.dtype)
-    kernel = context.kernel(work, lambda: fill_kernel(work, context.isa))
-    context.emit(node, kernel, [context.read_buffer(value) for value in (x, cache, length)], 1, part=x)
-    _stays(context, cache, node.output)
-
-
-def _stays(context: LoweringContext, cache: Value, result: Value) -> None:
-    """Let a result be the memory of a cache that was changed where it lies."""
-    context.sources.buffers[result] = context.read_buffer(cache)
-    context.sources.at_boundary(result)
+        context.sources.buffers[result] = context.read_buffer(value)
+        context.sources.at_boundary(result)
 
 
 def _check_kept(context: LoweringContext, node: Node, value: Value) -> None:
@@ -74,9 +60,10 @@ def product(context: LoweringContext, node: Node, kind: str) -> None:
     heads, kept = math.prod(x.shape[:-2]), math.prod(cache.shape[:-2])
     work = CacheWorkload(kind, heads, heads // kept, x.shape[-2], places, size, cache.dtype, node.attrs.integer)
     kernel = context.kernel(work, lambda: cache_kernel(work, context.isa))
-    before = total.producer.inputs[0] if total.producer is not None else None
-    if before is None:
+    counted = next((other for other in context.graph.nodes if other.op.name == "cache_advance"), None)
+    if counted is None:
         raise LoweringError(f"node {node}: nothing says how many places are new")
-    buffers = [context.read_buffer(value) for value in (x, cache, total, before)]
-    macs = node.op.macs(node)
-    context.emit(node, kernel, [*buffers, scales, context.new_buffer(node.output)], 5, (), macs)
+    before, after = counted.inputs[0], counted.output
+    buffers: list[Buffer | None] = [context.read_buffer(value) for value in (x, cache, total, before)]
+    buffers += [scales, context.new_buffer(node.output), context.read_buffer(after)]
+    context.emit(node, kernel, buffers, 5, (), node.op.macs(node))

@@ -100,12 +100,8 @@ class OperationContext(LoweringContext):
         loops.end(self, node)
 
     def cache_append(self, node: Node) -> None:
-        """Write rows behind those of a kept cache."""
+        """Write rows to a kept cache."""
         caches.append(self, node)
-
-    def cache_fill(self, node: Node) -> None:
-        """Write a kept tensor in the first run."""
-        caches.fill(self, node)
 
     def cache_scores(self, node: Node) -> None:
         """Multiply queries with kept keys."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qcompile.ir.graph import Node, Value
-from qcompile.onnx_import.lockstep import Twins
 
 _MOVES = ("transpose", "reshape", "expand", "identity", "slice", "gather", "concat", "cast")
 """What only moves elements of one operand."""
@@ -29,27 +29,26 @@ class Reader:
     factor: float = 1.0
 
 
-def find_readers(node: Node, twins: Twins) -> tuple[list[Reader], bool]:
+def find_readers(cache: Value, twins: Mapping[Node, Node]) -> tuple[list[Reader], bool]:
     """Return the products to be done on the kept cache, and whether it shall be kept with places innermost.
 
     Args:
-        node: what appends to the cache, at the largest size.
-        twins: the same nodes at other lengths.
+        cache: [..., places, elements], of a graph at a small size.
+        twins: the node at the largest size that stands for each of that graph's.
 
     Returns:
         No readers where one of them is no such product: then all read the cache as any tensor.
     """
-    back = {small: large for large, small in twins.small.items()}
-    shape = twins.small[node].output.shape
+    shape = cache.shape
     rows = np.arange(int(np.prod(shape))).reshape(-1, *shape[-2:])
     found: list[Reader] = []
-    waiting: list[tuple[Value, Any, float]] = [(twins.small[node].output, rows.reshape(shape), 1.0)]
+    waiting: list[tuple[Value, Any, float]] = [(cache, rows.reshape(shape), 1.0)]
     while waiting:
         value, places, factor = waiting.pop()
         for user, operand in value.uses:
             kind = _kind(user, operand, places, rows)
             if kind is not None:
-                found.append(Reader(back[user], kind, factor))
+                found.append(Reader(twins[user], kind, factor))
             elif user.op.name == "mul" and (by := _number(user, value)) is not None:
                 waiting.append((user.output, places, factor * by))
             elif not _moves(user, value):

@@ -8,7 +8,7 @@ model at several lengths before it is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,6 @@ from qcompile.onnx_import.lockstep import Twins, match_nodes
 from qcompile.onnx_import.padding import KEPT_MASK, keep_masks
 from qcompile.onnx_import.place_tables import Places, tabulate
 from qcompile.onnx_import.uniform import drop_expansions, spread_uniform
-from qcompile.onnx_import.written_once import WrittenOnce, keep_written
 from qcompile.ops.cache_advance import LENGTH
 from qcompile.ops.cache_append import CacheAppendAttrs
 from qcompile.ops.interpreter import Interpreter
@@ -42,22 +41,22 @@ _TOLERANCE = 1e-4
 
 
 @dataclass
-class _Growth:
+class _Cache:
     """One cache.
 
     Args:
         past: graph input.
-        node: the concat that appends to it.
+        node: the concat that appends to it; None where the first run computes all of it, and others read it.
+        new: rows that are written to it.
         output: name of the graph output.
-        axis: along which it grows.
         readers: products that read it.
         transposed: whether it is kept with places innermost.
     """
 
     past: Value
-    node: Node
+    node: Node | None
+    new: Value
     output: str
-    axis: int
     readers: list[Reader]
     transposed: bool
 
@@ -80,11 +79,13 @@ def import_growing(grown: GrowingModel) -> Graph:
         raise UnsupportedOpError(
             f"the model has no form with {total} places: {error.message}", hint="a smaller --max-length may help"
         ) from error
-    growths = [_growth(graph, pair) for pair in grown.pairs]
-    nodes = {growth.node for growth in growths}
+    caches = [_growing(graph, pair) for pair in grown.pairs] + [_written(graph, pair) for pair in grown.once]
+    nodes = {cache.node for cache in caches if cache.node is not None}
     twins = Twins(match_nodes(graph, whole, nodes), match_nodes(graph, small, nodes), total, new, SMALL)
-    for growth in growths:
-        growth.readers, growth.transposed = find_readers(growth.node, twins)
+    back = {other: node for node, other in twins.small.items()}
+    for cache in caches:
+        read = twins.small[cache.node].output if cache.node is not None else _input(small, cache.past.name)
+        cache.readers, cache.transposed = find_readers(read, back)
     tables = tabulate(graph, twins)
     rewriter = Rewriter(graph)
     length = graph.add_input(KEPT_LENGTH, LENGTH)
@@ -95,9 +96,7 @@ def import_growing(grown: GrowingModel) -> Graph:
     )
     masks = keep_masks(graph, grown, first, length, counted.output)
     Places(rewriter, length, source, axis, first, total).insert(tables)
-    written = [keep_written(graph, pair, length) for pair in grown.once]
-    states = [*masks, *(_keep(rewriter, growth, length, counted.output, total) for growth in growths)]
-    states += [state for state, _ in written]
+    states = [*masks, *(_keep(rewriter, cache, length, counted.output, total) for cache in caches)]
     graph.outputs.append(counted.output)
     graph.output_names.append(f"{KEPT_LENGTH}_next")
     graph.states = (*states, State(KEPT_LENGTH, f"{KEPT_LENGTH}_next"))
@@ -106,14 +105,23 @@ def import_growing(grown: GrowingModel) -> Graph:
     spread_uniform(graph, (new, total))
     _set_symbols(graph, grown)
     _check_outputs(graph)
-    _verify(graph, grown, {g.past.name: g.transposed for g in growths}, [kept for _, kept in written])
+    _verify(graph, grown, {cache.past.name: cache.transposed for cache in caches})
     _say(graph, grown)
     return graph
 
 
-def _growth(graph: Graph, pair: tuple[str, str]) -> _Growth:
+def _input(graph: Graph, name: str) -> Value:
+    return next(value for value in graph.inputs if value.name == name)
+
+
+def _written(graph: Graph, pair: tuple[str, str]) -> _Cache:
     output, name = pair
-    past = next(value for value in graph.inputs if value.name == name)
+    return _Cache(_input(graph, name), None, graph.outputs[graph.output_names.index(output)], output, [], False)
+
+
+def _growing(graph: Graph, pair: tuple[str, str]) -> _Cache:
+    output, name = pair
+    past = _input(graph, name)
     made = graph.outputs[graph.output_names.index(output)]
     node = made.producer
     fits = node is not None and node.op.name == "concat" and len(node.inputs) == 2 and node.inputs[0] is past
@@ -128,7 +136,7 @@ def _growth(graph: Graph, pair: tuple[str, str]) -> _Growth:
     if past.users() != [node]:
         other = next(user for user in past.users() if user is not node)
         raise UnsupportedOpError(f"cache '{name}' is read without what is new by {other.loc or other.op.name}")
-    return _Growth(past, node, output, axis, [], False)
+    return _Cache(past, node, node.inputs[1], output, [], False)
 
 
 def _source(graph: Graph, grown: GrowingModel) -> tuple[Value, int]:
@@ -141,31 +149,38 @@ def _source(graph: Graph, grown: GrowingModel) -> tuple[Value, int]:
     raise UnsupportedOpError("no input of the model holds the new places of a run, such as input_ids [batch, sequence]")
 
 
-def _keep(rewriter: Rewriter, growth: _Growth, length: Value, total: Value, rows: int) -> State:
-    """Replace the concat by an append to the kept cache."""
-    node, past, new = growth.node, growth.past, growth.node.inputs[1]
-    append, name = ops.get("cache_append"), growth.node.output.name
-    shape = [*past.shape[:-2], rows, past.shape[-1]]
-    axis = growth.axis
-    if growth.transposed:
+def _keep(rewriter: Rewriter, cache: _Cache, length: Value, total: Value, rows: int) -> State:
+    """Write to the kept cache, and let its readers read that."""
+    graph, past, node = rewriter.graph, cache.past, cache.node
+    if node is None:
+        rows = past.shape[-2]
+        total = rewriter.constant(f"{past.name}.places", np.array([rows], np.int64))
+    before = node or min(past.users(), key=graph.nodes.index)
+    axis, shape = len(past.shape) - 2 + cache.transposed, [*past.shape[:-2], rows, past.shape[-1]]
+    if cache.transposed:
         shape[-2:] = shape[:-3:-1]
-        axis += 1
     rewriter.set_type(past, past.type.with_shape(tuple(shape)), None)
+    attrs = CacheAppendAttrs(axis, rows, once=node is None)
     kept = rewriter.insert(
-        node, append, [past, new, length, total], CacheAppendAttrs(axis, rows), name=f"{name}.kept", loc=node.loc
-    )
-    for reader in growth.readers:
-        x = reader.node.inputs[0]
-        if reader.factor != 1.0:
-            factor = rewriter.constant(f"{x.name}.factor", np.float32(reader.factor))
-            scaled = rewriter.insert(reader.node, ops.get("mul"), [x, factor], name=f"{x.name}.scaled", loc=node.loc)
-            x = scaled.output
-        operands = [x, kept.output, total]
-        rewriter.replace_op(reader.node, ops.get(reader.op), operands)
-    rewriter.graph.outputs = [kept.output if v is node.output else v for v in rewriter.graph.outputs]
-    if not growth.transposed:
-        rewriter.replace_value(node.output, kept.output)
-    return State(past.name, growth.output, in_place=True)
+        before, ops.get("cache_append"), [past, cache.new, length, total], attrs,
+        name=f"{node.output.name if node is not None else past.name}.kept", loc=before.loc,
+    )  # fmt: skip
+    for reader in cache.readers:
+        _read(rewriter, reader, kept.output, total)
+    graph.outputs[graph.output_names.index(cache.output)] = kept.output
+    if not cache.transposed:
+        rewriter.replace_value(node.output if node is not None else past, kept.output, except_in=kept)
+    return State(past.name, cache.output, in_place=True)
+
+
+def _read(rewriter: Rewriter, reader: Reader, kept: Value, total: Value) -> None:
+    """Let a product read the kept cache."""
+    node = reader.node
+    x = node.inputs[0]
+    if reader.factor != 1.0:
+        factor = rewriter.constant(f"{x.name}.factor", np.float32(reader.factor))
+        x = rewriter.insert(node, ops.get("mul"), [x, factor], name=f"{x.name}.scaled", loc=node.loc).output
+    rewriter.replace_op(node, ops.get(reader.op), [x, kept, total])
 
 
 def _set_symbols(graph: Graph, grown: GrowingModel) -> None:
@@ -201,7 +216,7 @@ def _check_outputs(graph: Graph) -> None:
             raise UnsupportedOpError(f"output '{name}' {value.type} grows with the sequence, but is not kept")
 
 
-def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool], written: Sequence[WrittenOnce]) -> None:
+def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool]) -> None:
     """Compare the graph with the model at several lengths."""
     total, most = grown.lengths.total, grown.lengths.new
     least = most if grown.lengths.fixed else 1
@@ -213,10 +228,7 @@ def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool], w
         caches = {v.name: v for v in graph.inputs if v.name in transposed}
         given = {n: a for n, a in inputs.items() if n not in caches}
         for name, value in caches.items():
-            given[name] = _placed(inputs.get(name), value, transposed[name])
-        for once in written:
-            empty = np.zeros(once.cache.shape, once.cache.dtype)
-            given[once.cache.name] = once.placed(inputs[once.cache.name]) if past else empty
+            given[name] = _placed(inputs.get(name) if past else None, value, transposed[name])
         given[KEPT_LENGTH] = np.array([past], np.int64)
         _cut_masks(graph, grown, given, past)
         try:

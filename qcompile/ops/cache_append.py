@@ -29,15 +29,17 @@ class CacheAppendAttrs:
             transposed.
         rows: places of the result, all of the cache's except in a graph of one size.
         symbol: the open extent that the actual number of places is.
+        once: whether the run that starts a sequence writes all rows, and others none.
     """
 
     axis: int = 2
     rows: int = 1
     symbol: str = "length"
+    once: bool = False
 
 
 class CacheAppend(OpDef):
-    """cache[..., length + s, :] = new[..., s, :] for all length + s < total.
+    """cache[..., length + s, :] = new[..., s, :] for all length + s < total; with `once`, where length is 0 alone.
 
     Operands: cache [..., M, D] or, transposed, [..., D, M]; new [..., S, D] float32; length and total int64 [1]; for an
     int8 cache its scales [..., M] float32. Results: the cache, and its scales. A compiled cache is changed in place.
@@ -78,6 +80,8 @@ class CacheAppend(OpDef):
         """Write the rows into a copy."""
         cache, new, length, total = inputs[:4]
         start, count = int(length[0]), int(total[0] - length[0])
+        if attrs.once:
+            start, count = 0, int(total[0]) if start == 0 else 0
         codes, scales = stored(new[..., :count, :], cache.dtype.name)
         transposed = attrs.axis == cache.ndim - 1
         made = np.swapaxes(cache, -1, -2).copy() if transposed else cache.copy()

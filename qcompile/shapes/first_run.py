@@ -6,7 +6,7 @@ from qcompile.ir.graph import Graph, Value
 
 
 def needed_first(graph: Graph) -> set[Value]:
-    """Return the tensors that nothing but the second operand of cache_fill depends on.
+    """Return the tensors that nothing but the rows of a cache that is written once depend on.
 
     Args:
         graph: read only; without the length of a growing sequence there are none.
@@ -17,7 +17,7 @@ def needed_first(graph: Graph) -> set[Value]:
     for node in reversed(graph.nodes):
         if not any(value in always or value in first for value in node.outputs):
             continue
-        counted = node.op.name == "cache_fill" and node.inputs[2].name in lengths
+        counted = node.op.name == "cache_append" and node.attrs.once and node.inputs[2].name in lengths
         needed = any(value in always for value in node.outputs)
         for index, value in enumerate(node.inputs):
             (always if needed and not (counted and index == 1) else first).add(value)

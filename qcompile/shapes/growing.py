@@ -16,7 +16,7 @@ def _append(step: Step) -> list[Axes]:
     for value in step.node.outputs:
         axis = attrs.axis if value is step.node.outputs[0] else len(value.shape) - 1
         axes: list[Extent | None] = [None] * len(value.shape)
-        axes[axis] = _places(step, value.shape[axis])
+        axes[axis] = step.axes[1][-2] if attrs.once else _places(step, value.shape[axis])
         results.append(tuple(axes))
     return results
 

@@ -94,16 +94,27 @@ def test_the_interpreter_keeps_them_too(model: Path) -> None:
 def test_keys_are_kept_as_the_product_reads_them(model: Path) -> None:
     config = driver.resolve_config(model, None, {"precision": "fp32", **SETTINGS})
     _, _, graph = driver.prepare(model, config, None, None)
-    fills = [node for node in graph.nodes if node.op.name == "cache_fill"]
-    assert sorted(node.output.shape for node in fills) == [(1, 4, 8, ENCODED), (1, 4, ENCODED, 8)]
-    assert all(user.op.name != "transpose" for node in fills for user in node.output.users())
+    fills = [node for node in graph.nodes if node.op.name == "cache_append" and node.attrs.once]
+    readers = {node.output.shape: [user.op.name for user in node.output.users()] for node in fills}
+    assert readers == {(1, 4, 8, ENCODED): ["cache_scores"], (1, 4, ENCODED, 8): ["cache_mix"]}
+
+
+@pytest.mark.parametrize("kind", ["int8", "float16"])
+def test_all_caches_are_narrow(model: Path, kind: str) -> None:
+    config = driver.resolve_config(model, None, {"precision": "fp32", "cache": kind, **SETTINGS})
+    context, _, graph = driver.prepare(model, config, None, None)
+    final, _ = driver.to_precision(driver.simplify(graph, config, context, ())[0], config, context, ())
+    kept = {value.name: value.dtype for value in final.inputs if value.name.startswith("past")}
+    assert {dtype for name, dtype in kept.items() if "scales" not in name} == {kind}
+    products = [node.attrs.integer for node in final.nodes if node.op.name in ("cache_scores", "cache_mix")]
+    assert products == [kind == "int8"] * 4
 
 
 def test_other_precisions(model: Path, tmp_path: Path) -> None:
     source = encoded(0)
     wanted = np.concatenate(reference(model, source, tokens()), 1)
-    for precision, cache, error in (("fp32", "int8", 0.03), ("dynamic", "float32", 0.1)):
-        folder = tmp_path / precision
+    for precision, cache, error in (("fp32", "int8", 0.03), ("fp32", "float16", 1e-3), ("dynamic", "float32", 0.1)):
+        folder = tmp_path / precision / cache
         qcompile.compile(model, precision=precision, cache=cache, output=folder, **SETTINGS)
         with runtime.load(folder) as session:
             found = [session.run({"input_ids": ids, **source})["logits"] for ids in tokens()]
