@@ -73,7 +73,8 @@ def build(program: Program, provenance: Provenance, files: Mapping[str, bytes]) 
         "outputs": [_tensor(tensor) for tensor in program.outputs],
         "states": [{**_tensor(state.tensor), "output": state.output} for state in program.states],
         "symbols": [{"name": s.name, "least": s.least, "most": s.most, "step": s.step,
-                     "places": [list(place) for place in s.places]} for s in program.given],
+                     "places": [list(place) for place in s.places], **({"kept": s.kept} if s.kept else {})}
+                    for s in program.given],
         **_length(program),
         **({"counted": [dataclasses.asdict(axis) for axis in program.counted]} if program.counted else {}),
         "memory": {"weights": len(program.weights), **_stored(program), "arena": program.arena_bytes,
@@ -174,7 +175,10 @@ def _schema() -> dict[str, Any]:
 
 
 def _tensor(tensor: TensorInfo) -> dict[str, Any]:
-    return {**dataclasses.asdict(tensor), "shape": list(tensor.shape)}
+    known = {**dataclasses.asdict(tensor), "shape": list(tensor.shape)}
+    if not tensor.first_run:
+        del known["first_run"]
+    return known
 
 
 def _step(step: Step) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def tables(program: Program) -> dict[str, str]:
         "N_SINGLE": f"{len(program.single.steps) if program.single is not None else 0}, {len(single)}",
         "OPEN": _rows([f"{{{p.tensor}, {p.axis}, {p.extent}}}" for p in places]),
         "N_SYMBOLS": str(len(program.given)),
+        "HELD": ", ".join(map(str, _held(program))) or "-1",
+        "FIRST_RUN": ", ".join(str(int(tensor.first_run)) for tensor in program.inputs) or "0",
         "LENGTH": _length(program),
         "N_EXTENTS": str(len(program.extents)),
         "N_OPEN": str(len(places)),
@@ -45,6 +47,12 @@ def _extent(extent: Extent, names: Sequence[str], number: int) -> str:
     symbols = [names.index(part) for part in extent.symbol.split(JOINT)]
     symbols += [-1] * (MOST_JOINED - len(symbols))
     return f"{{{{{', '.join(map(str, symbols))}}}, TABLE_{number}}}"
+
+
+def _held(program: Program) -> list[int]:
+    """Return the number of the kept tensor that holds each symbol, -1 for none."""
+    states = [state.tensor.name for state in program.states]
+    return [states.index(symbol.kept) if symbol.kept else -1 for symbol in program.given]
 
 
 def _length(program: Program) -> str:

@@ -137,6 +137,7 @@ class TensorInfo:
         scale: real = scale · (q − zero_point) for a quantized tensor, None for a real-valued one.
         zero_point: see `scale`.
         layout: what the axes mean where that is known ("NCHW"), else "" (always the ONNX model's own order).
+        first_run: whether nothing but the run that starts a growing sequence reads it.
     """
 
     name: str
@@ -145,6 +146,7 @@ class TensorInfo:
     scale: float | None = None
     zero_point: int | None = None
     layout: str = ""
+    first_run: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class Symbol:
         places: (input, axis) pairs that have it.
         past: for the length of a growing sequence the kept tensor that counts its places before the run; "" else.
         new: the symbol, or the number, of places that a run adds to it.
+        kept: the kept tensor that holds the extent from the run that starts a growing sequence on, which later runs
+            share; "" where each run has its own.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Symbol:
     places: tuple[tuple[str, int], ...] = ()
     past: str = ""
     new: str = ""
+    kept: str = ""
 
     @property
     def values(self) -> range:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
@@ -17,6 +18,7 @@ from qcompile.lower.objects import compile_kernels
 from qcompile.lower.operations import OperationContext
 from qcompile.lower.storage import Buffer, DraftLoop, DraftStep
 from qcompile.progress import Progress
+from qcompile.shapes.first_run import needed_first
 from qcompile.targets import Target
 
 
@@ -49,11 +51,12 @@ def lower_graph(
     kernels = [step.kernel for step in (*context.steps, *(other.steps if other is not None else []))]
     read, made = {state.input for state in graph.states}, {state.output for state in graph.states}
     given = [v for v in (graph.inputs[:-1] if graph.extents else graph.inputs) if v.name not in read]
+    first = needed_first(graph)
     shown = {n: v for n, v in zip(graph.output_names, graph.outputs, strict=True) if n not in made}
     objects = compile_kernels(kernels, target, jobs=jobs, progress=progress)
     return Program(
         name=graph.name,
-        inputs=tuple(_info(value.name, value) for value in given),
+        inputs=tuple(replace(_info(value.name, value), first_run=value in first) for value in given),
         outputs=tuple(_info(name, value) for name, value in shown.items()),
         steps=tuple(_finished(step, plan, _repeats(context.loops, n)) for n, step in enumerate(context.steps)),
         arena_bytes=max(plan.size, other_plan.size),

@@ -9,7 +9,7 @@ model at several lengths before it is used.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,12 @@ from qcompile.ir.state import State
 from qcompile.ir.symbol import Symbol
 from qcompile.onnx_import.bounds import made_up
 from qcompile.onnx_import.cache_readers import Reader, find_readers
-from qcompile.onnx_import.growing import GrowingModel
+from qcompile.onnx_import.growing import GrowingModel, role_of
 from qcompile.onnx_import.lockstep import Twins, match_nodes
 from qcompile.onnx_import.padding import KEPT_MASK, keep_masks
 from qcompile.onnx_import.place_tables import Places, tabulate
 from qcompile.onnx_import.uniform import drop_expansions, spread_uniform
+from qcompile.onnx_import.written_once import HELD, hold_lengths
 from qcompile.ops.cache_advance import LENGTH
 from qcompile.ops.cache_append import CacheAppendAttrs
 from qcompile.ops.interpreter import Interpreter
@@ -96,13 +97,16 @@ def import_growing(grown: GrowingModel) -> Graph:
     )
     masks = keep_masks(graph, grown, first, length, counted.output)
     Places(rewriter, length, source, axis, first, total).insert(tables)
-    states = [*masks, *(_keep(rewriter, cache, length, counted.output, total) for cache in caches)]
+    held = hold_lengths(graph, grown.held, first, length)
+    ends = [_end(rewriter, grown, cache, held) or (counted.output, total) for cache in caches]
+    states = [*masks, *(_keep(rewriter, cache, length, end) for cache, end in zip(caches, ends, strict=True))]
     graph.outputs.append(counted.output)
     graph.output_names.append(f"{KEPT_LENGTH}_next")
-    graph.states = (*states, State(KEPT_LENGTH, f"{KEPT_LENGTH}_next"))
+    graph.states = (*states, *graph.states, State(KEPT_LENGTH, f"{KEPT_LENGTH}_next"))
     rewriter.eliminate_dead()
-    drop_expansions(graph, (new, total))
-    spread_uniform(graph, (new, total))
+    opened = (new, total, *(symbol.most for symbol in grown.others))
+    drop_expansions(graph, opened)
+    spread_uniform(graph, opened)
     _set_symbols(graph, grown)
     _check_outputs(graph)
     _verify(graph, grown, {cache.past.name: cache.transposed for cache in caches})
@@ -149,12 +153,27 @@ def _source(graph: Graph, grown: GrowingModel) -> tuple[Value, int]:
     raise UnsupportedOpError("no input of the model holds the new places of a run, such as input_ids [batch, sequence]")
 
 
-def _keep(rewriter: Rewriter, cache: _Cache, length: Value, total: Value, rows: int) -> State:
-    """Write to the kept cache, and let its readers read that."""
-    graph, past, node = rewriter.graph, cache.past, cache.node
-    if node is None:
-        rows = past.shape[-2]
-        total = rewriter.constant(f"{past.name}.places", np.array([rows], np.int64))
+def _end(rewriter: Rewriter, grown: GrowingModel, cache: _Cache, held: Mapping[str, Value]) -> tuple[Value, int] | None:
+    """Return how many places of a cache that is written once are filled, and most of them; None for one that grows."""
+    if cache.node is not None:
+        return None
+    name, rows = cache.past.name, cache.past.shape[-2]
+    for symbol in grown.held:
+        if role_of(symbol) in grown.roles[name]:
+            return held[symbol.name], rows
+    return rewriter.constant(f"{name}.places", np.array([rows], np.int64)), rows
+
+
+def _keep(rewriter: Rewriter, cache: _Cache, length: Value, end: tuple[Value, int]) -> State:
+    """Write to the kept cache, and let its readers read that.
+
+    Args:
+        rewriter: of the graph.
+        cache: what is kept.
+        length: filled places of the growing sequence before the run.
+        end: filled places of the cache after it, and how many it has.
+    """
+    graph, past, node, (total, rows) = rewriter.graph, cache.past, cache.node, end
     before = node or min(past.users(), key=graph.nodes.index)
     axis, shape = len(past.shape) - 2 + cache.transposed, [*past.shape[:-2], rows, past.shape[-1]]
     if cache.transposed:
@@ -185,7 +204,8 @@ def _read(rewriter: Rewriter, reader: Reader, kept: Value, total: Value) -> None
 
 def _set_symbols(graph: Graph, grown: GrowingModel) -> None:
     lengths, caches = grown.lengths, [name for _, name in grown.pairs]
-    symbols: list[Symbol] = []
+    symbols = [replace(s, kept=HELD.format(s.name) if s in grown.held else "") for s in grown.others]
+    name = "S" if all(symbol.name != "S" for symbol in symbols) else "new"
     if not lengths.fixed:
         places = tuple(
             (value.name, axis)
@@ -194,8 +214,8 @@ def _set_symbols(graph: Graph, grown: GrowingModel) -> None:
             for axis, role in enumerate(grown.roles.get(value.name, ()))
             if role in ("new", "total")
         )
-        symbols.append(Symbol("S", 1, lengths.new, 1, places))
-    added = str(lengths.new) if lengths.fixed else "S"
+        symbols.append(Symbol(name, 1, lengths.new, 1, places))
+    added = str(lengths.new) if lengths.fixed else name
     graph.symbols = (*symbols, Symbol("length", 1, lengths.total, past=KEPT_LENGTH, new=added))
 
 
@@ -221,15 +241,20 @@ def _verify(graph: Graph, grown: GrowingModel, transposed: Mapping[str, bool]) -
     total, most = grown.lengths.total, grown.lengths.new
     least = most if grown.lengths.fixed else 1
     probes = [(0, least), (0, most), (1, least), (max(0, total - most), most), (total - least, least)]
+    smallest = {symbol.name: symbol.least for symbol in grown.others}
+    cases: list[tuple[int, int, dict[str, int]]] = [(past, new, {}) for past, new in dict.fromkeys(probes)]
+    cases += [(past, new, smallest) for past, new in (probes[0], probes[-1]) if smallest]
     interpreter, generator = Interpreter(graph), np.random.default_rng(0)
-    for past, new in dict.fromkeys(probes):
-        wanted = grown.at(past, new, first=past == 0)
+    for past, new, others in cases:
+        wanted = grown.at(past, new, first=past == 0, others=others)
         inputs = {v.name: _made_up(v, generator, grown, past) for v in wanted.inputs}
         caches = {v.name: v for v in graph.inputs if v.name in transposed}
         given = {n: a for n, a in inputs.items() if n not in caches}
         for name, value in caches.items():
             given[name] = _placed(inputs.get(name) if past else None, value, transposed[name])
         given[KEPT_LENGTH] = np.array([past], np.int64)
+        for symbol in grown.held:
+            given[HELD.format(symbol.name)] = np.array([others.get(symbol.name, symbol.most) if past else 0], np.int64)
         _cut_masks(graph, grown, given, past)
         try:
             with np.errstate(all="ignore"):

@@ -17,6 +17,8 @@ from onnx import helper, numpy_helper
 
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph
+from qcompile.ir.symbol import Symbol
+from qcompile.onnx_import.bounds import read_bounds
 from qcompile.onnx_import.convert import convert_model
 from qcompile.onnx_import.fixed_inputs import fix_inputs
 from qcompile.onnx_import.load import Model, load_model
@@ -32,6 +34,7 @@ DEFAULT_NEW = 32
 _BOUND = re.compile(r"[A-Za-z_][A-Za-z0-9_]*:(\d+)\.\.(\d+)")
 _FLOATS = (1, 10)  # FLOAT and FLOAT16 of TensorProto
 _IDS = (6, 7)  # INT32 and INT64
+_GROWS = ("past", "new", "total")
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,14 @@ class GrowingModel:
     Args:
         model: path of the file, or an onnx.ModelProto.
         pairs: (output, input) names of the caches.
-        roles: of each input, what stands for each axis: an extent, "past", "new" or "total".
+        roles: of each input, what stands for each axis: an extent, "past", "new", "total", or the role of another
+            sequence.
         given: values of inputs that the user fixes, by name.
         lengths: how long sequences may be.
         branches: inputs that choose between the first run, without caches, and all others.
         padded: whether the mask of keys and the places are the caller's, since sequences of a batch differ in length.
         once: (output, input) names of tensors that the first run computes for all others.
+        others: open extents of sequences that do not grow.
     """
 
     model: Any
@@ -72,8 +77,9 @@ class GrowingModel:
     branches: tuple[str, ...] = ()
     padded: bool = False
     once: tuple[tuple[str, str], ...] = ()
+    others: tuple[Symbol, ...] = ()
 
-    def at(self, past: int, new: int, *, first: bool = False) -> Graph:
+    def at(self, past: int, new: int, *, first: bool = False, others: Mapping[str, int] | None = None) -> Graph:
         """Import the model at one size.
 
         The mask of keys is all ones, the places are those behind the past; both become constants, unless they are the
@@ -83,10 +89,12 @@ class GrowingModel:
             past: places that are filled, 0 or more.
             new: places of this run.
             first: whether a model with a branch for the first run, without caches, shall run that.
+            others: extents of other sequences by the names of their symbols; the largest where they are not given.
         """
         loaded = load_model(self.model)
         fix_inputs(loaded, self.given)
         sizes = {"past": past, "new": new, "total": past + new}
+        sizes.update({role_of(s): (others or {}).get(s.name, s.most) for s in self.others})
         graph, shapes = loaded.proto.graph, {}
         if self.once and not first:
             split_branches(graph, [output for output, _ in self.once], loaded.source)
@@ -128,11 +136,22 @@ class GrowingModel:
         """Whether any cache has an open extent, after what the user fixed."""
         return any("past" in self.roles.get(name, ()) for _, name in self.pairs)
 
+    @property
+    def held(self) -> tuple[Symbol, ...]:
+        """The open extents of what the first run computes for all others."""
+        roles = {role for _, name in self.once for role in self.roles[name]}
+        return tuple(symbol for symbol in self.others if role_of(symbol) in roles)
+
     def follows(self, name: str) -> bool:
         """Return whether an input follows from the lengths, so that the caller does not give it."""
         if name in self.branches or self.padded:
             return name in self.branches
         return "total" in self.roles[name] or (_is_place(name) and "new" in self.roles[name])
+
+
+def role_of(symbol: Symbol) -> str:
+    """Return what stands for an axis that belongs to another sequence."""
+    return f"length of {symbol.name}"
 
 
 def _is_place(name: str) -> bool:
@@ -226,22 +245,29 @@ def describe(
             raise UsageError(f"{loaded.source} has no input named '{name}'")
     roles: dict[str, tuple[int | str, ...]] = {}
     told: dict[str, int | str] = {}
-    others, batch = _other_sequences(known, caches, shapes), _batch(known, shapes)
+    (others, symbols), batch = _other_sequences(known, caches, shapes), _batch(known, shapes)
     for value in known:
         dims = _dims(value, shapes.get(value.name), batch)
         roles[value.name] = tuple(
             _role(value, axis, dim, cache=value.name in caches) if other is None else other
             for axis, (dim, other) in enumerate(zip(dims, _other_dims(value, others), strict=True))
         )
-        told.update({r: d for r, d in zip(roles[value.name], dims, strict=True) if isinstance(r, str) and _tells(d)})
+        told.update({str(r): d for r, d in zip(roles[value.name], dims, strict=True) if r in _GROWS and _tells(d)})
         if value.name in caches and roles[value.name].count("past") > 1:
             raise UsageError(
                 f"cache '{value.name}' [{', '.join(map(str, dims))}] must have one open axis, the one that grows",
                 hint=f"fix the others: --input-shape {value.name}=1,8,P:0..255,64 (for example)",
             )
     lengths = _lengths(told, length)
-    grown = GrowingModel(model, tuple(pairs), roles, dict(values or {}), lengths, chosen, padded=batch > 1)
+    symbols = tuple(replace(symbol, places=_places(roles, role_of(symbol))) for symbol in symbols)
+    given = dict(values or {})
+    grown = GrowingModel(model, tuple(pairs), roles, given, lengths, chosen, padded=batch > 1, others=symbols)
     return _with_once(grown, once)
+
+
+def _places(roles: Mapping[str, Sequence[int | str]], wanted: str) -> tuple[tuple[str, int], ...]:
+    """Return the (input, axis) pairs that have a role."""
+    return tuple((name, axis) for name, found in roles.items() for axis, role in enumerate(found) if role == wanted)
 
 
 def _with_once(grown: GrowingModel, once: tuple[tuple[str, str], ...]) -> GrowingModel:
@@ -250,9 +276,20 @@ def _with_once(grown: GrowingModel, once: tuple[tuple[str, str], ...]) -> Growin
         return grown
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in _inputs(load_model(grown.model))}
     unread = {name: (1,) * ranks[name] for _, name in once}
-    first = replace(grown, roles={**grown.roles, **unread}).at(0, grown.lengths.new, first=True)
-    shapes = {name: value.shape for name, value in zip(first.output_names, first.outputs, strict=True)}
-    return replace(grown, roles={**grown.roles, **{name: shapes[output] for output, name in once}}, once=once)
+    known = replace(grown, roles={**grown.roles, **unread})
+
+    def shapes(sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        first = known.at(0, grown.lengths.new, first=True, others=sizes)
+        made = {name: value.shape for name, value in zip(first.output_names, first.outputs, strict=True)}
+        return {name: made[output] for output, name in once}
+
+    largest = shapes({})
+    roles: dict[str, tuple[int | str, ...]] = dict(largest)
+    for symbol in grown.others:
+        for name, smaller in shapes({symbol.name: symbol.least}).items():
+            same = zip(roles[name], largest[name], smaller, strict=True)
+            roles[name] = tuple(role if most == less else role_of(symbol) for role, most, less in same)
+    return replace(grown, roles={**grown.roles, **roles}, once=once)
 
 
 def _batch(inputs: Sequence[Any], shapes: Mapping[str, Sequence[int | str]]) -> int:
@@ -280,8 +317,11 @@ def _batch(inputs: Sequence[Any], shapes: Mapping[str, Sequence[int | str]]) -> 
 
 def _other_sequences(
     inputs: Sequence[Any], caches: Sequence[str], shapes: Mapping[str, Sequence[int | str]]
-) -> dict[str, int]:
-    """Return the open extents, by their names in the model, of sequences that do not grow, and how long these are.
+) -> tuple[dict[str, int | str], tuple[Symbol, ...]]:
+    """Return the open extents, by their names in the model, of sequences that do not grow: numbers, or roles.
+
+    Returns:
+        These, and the symbols that the roles stand for.
 
     Raises:
         UsageError: nobody says how long.
@@ -293,23 +333,28 @@ def _other_sequences(
         dims = value.type.tensor_type.shape.dim
         if value.name not in caches and value.type.tensor_type.elem_type in _FLOATS and own:
             found.update({d.dim_param: value.name for d in dims[1:] if d.dim_param and d.dim_param not in own})
-    sizes: dict[str, int] = {}
+    sizes: dict[str, int | str] = {}
     for value in inputs:
         pairs = zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False)
-        sizes.update({d.dim_param: n for d, n in pairs if d.dim_param in found and isinstance(n, int)})
-    for symbol, name in found.items():
-        if symbol not in sizes:
+        sizes.update({d.dim_param: n for d, n in pairs if d.dim_param in found and _tells(n)})
+    for opened, name in found.items():
+        if opened not in sizes:
             dims = next(v for v in inputs if v.name == name).type.tensor_type.shape.dim
             form = ",".join(str(d.dim_value or ("LENGTH" if axis else 1)) for axis, d in enumerate(dims))
             raise UsageError(
-                f"input '{name}' has the open extent '{symbol}', of another sequence than the one that grows",
-                hint=f"give it a number: --input-shape {name}={form}",
+                f"input '{name}' has the open extent '{opened}', of another sequence than the one that grows",
+                hint=f"give it a number, or bounds as in E:1..128: --input-shape {name}={form}",
             )
-    return sizes
+    _, symbols = read_bounds({name: (extent,) for name, extent in sizes.items() if isinstance(extent, str)})
+    for symbol in symbols:
+        if symbol.least < 1 or symbol.name == "length":
+            raise UsageError(f"'{symbol.name}' from {symbol.least} is no length of a sequence beside one that grows")
+        sizes.update({name: role_of(symbol) for name, _ in symbol.places})
+    return sizes, symbols
 
 
-def _other_dims(value: Any, others: Mapping[str, int]) -> list[int | None]:
-    """Return the extents of those axes of an input that belong to a sequence that does not grow."""
+def _other_dims(value: Any, others: Mapping[str, int | str]) -> list[int | str | None]:
+    """Return the extents, or roles, of those axes of an input that belong to a sequence that does not grow."""
     return [others.get(d.dim_param) if d.dim_param else None for d in value.type.tensor_type.shape.dim]
 
 

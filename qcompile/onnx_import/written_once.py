@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper, numpy_helper
 
+from qcompile import ops
 from qcompile.errors import UnsupportedOpError
+from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.rewrite import Rewriter
+from qcompile.ir.state import State
+from qcompile.ir.symbol import Symbol
+from qcompile.ops.cache_advance import LENGTH
+
+HELD = "{}_length"
+"""Name of the kept tensor that holds the length of another sequence."""
 
 
 def split_branches(graph: Any, outputs: Iterable[str], source: str) -> None:
@@ -44,3 +53,28 @@ def split_branches(graph: Any, outputs: Iterable[str], source: str) -> None:
         graph.node.insert(0, first)
     if wanted:
         raise UnsupportedOpError(f"output '{min(wanted)}' of {source} is made by no branch of a first run")
+
+
+def hold_lengths(graph: Graph, symbols: Iterable[Symbol], first: Node, length: Value) -> dict[str, Value]:
+    """Keep the lengths of other sequences from the run that reads them on.
+
+    Args:
+        graph: changed; the kept tensors are states of it then.
+        symbols: of these sequences.
+        first: node before which the new ones go.
+        length: filled places of the growing sequence before the run.
+
+    Returns:
+        The lengths that hold in a run, by the names of the symbols.
+    """
+    found, op = {}, ops.get("cache_hold")
+    for symbol in symbols:
+        (name, axis), kept = symbol.places[0], HELD.format(symbol.name)
+        x = next(value for value in graph.inputs if value.name == name)
+        operands = [graph.add_input(kept, LENGTH), x, length]
+        held = Rewriter(graph).insert(first, op, operands, op.Attrs(axis=axis), name=f"{kept}_now").output
+        graph.outputs.append(held)
+        graph.output_names.append(f"{kept}_next")
+        graph.states = (*graph.states, State(kept, f"{kept}_next"))
+        found[symbol.name] = held
+    return found

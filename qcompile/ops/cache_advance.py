@@ -25,6 +25,14 @@ class CacheAdvanceAttrs:
     axis: int = 0
     entry: int = -1
 
+    def fits(self, x: TensorType) -> bool:
+        """Return whether a tensor has what these point to."""
+        return self.entry < x.size if self.entry >= 0 else 0 <= self.axis < x.rank
+
+    def of(self, x: Array) -> int:
+        """Return the number of places that a tensor has, or says."""
+        return int(x.reshape(-1)[self.entry]) if self.entry >= 0 else x.shape[self.axis]
+
 
 class CacheAdvance(OpDef):
     """total = length + x.shape[axis], or length + extents[entry].
@@ -39,26 +47,24 @@ class CacheAdvance(OpDef):
     def infer(self, attrs: CacheAdvanceAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the type of a length."""
         length, x = inputs
-        fits = attrs.entry < x.size if attrs.entry >= 0 else 0 <= attrs.axis < x.rank
-        if length != LENGTH or not fits:
+        if length != LENGTH or not attrs.fits(x):
             raise ValueError(f"the length {length} cannot advance by {x}")
         return (LENGTH,)
 
     def evaluate(self, attrs: CacheAdvanceAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Add the extent."""
         length, x = inputs
-        new = x.reshape(-1)[attrs.entry] if attrs.entry >= 0 else x.shape[attrs.axis]
-        return (length + np.int64(new),)
+        return (length + np.int64(attrs.of(x)),)
 
     def lower(self, node: Node, context: Any) -> None:
         """Emit one addition."""
-        attrs, x = node.attrs, node.inputs[1]
+        context.map(node, lambda e, i: e.load(0, *i) + added(node, e))
 
-        def element(e: Any, i: Any) -> Any:
-            new = e.cast(e.load(1, attrs.entry), "int64") if attrs.entry >= 0 else x.shape[attrs.axis]
-            return e.load(0, *i) + new
 
-        context.map(node, element)
+def added(node: Node, e: Any) -> Any:
+    """Return the places that the second operand has, in code."""
+    attrs, x = node.attrs, node.inputs[1]
+    return e.cast(e.load(1, attrs.entry), "int64") if attrs.entry >= 0 else x.shape[attrs.axis]
 
 
 LENGTH = TensorType("int64", (1,))

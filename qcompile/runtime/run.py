@@ -147,6 +147,7 @@ class Session:
         count = self._info.n_states if "states" in self.manifest else 0
         self.states = [_tensor(self._info.states[i]) for i in range(count)]
         self.symbols: list[dict[str, Any]] = self.manifest.get("symbols", [])
+        self._first_run = [t["name"] for t in self.manifest.get("inputs", ()) if t.get("first_run")]
         self._lock = threading.Lock()
         self._staging = [_aligned(tensor) for tensor in self.inputs]
         self._handle = self._create(threads)
@@ -155,8 +156,8 @@ class Session:
         """Run the model once.
 
         Args:
-            inputs: an array for each input, by name, of exactly its dtype and shape; an open axis may have any of
-                its sizes, the same for all axes of one symbol.
+            inputs: an array for each input, by name, of exactly its dtype and shape; an open axis may have any of its
+                sizes, one for all axes of a symbol. Later runs of a sequence may lack what its first run alone reads.
 
         Returns:
             A new array for each output, by name, in the model's order; with as many elements as the data decide.
@@ -286,14 +287,14 @@ class Session:
         return _text(self._function("status_string", ctypes.c_char_p, ctypes.c_int)(status))
 
     def _run(self, inputs: Mapping[str, Any], times: int | None) -> dict[str, np.ndarray[Any, Any]]:
-        self._open()
-        _check_names(inputs, self.inputs)
-        sizes = [_size(symbol, inputs) for symbol in self.symbols]
+        goes_on = bool(self._first_run) and self._state(self.manifest["length"]["state"])[0] > 0
+        _check_names(inputs, self.inputs, self._first_run if goes_on else ())
+        sizes = [int(self._state(s["kept"])[0]) if goes_on and "kept" in s else _size(s, inputs) for s in self.symbols]
         given = [self._sized(i, tensor, sizes) for i, tensor in enumerate(self.inputs)]
-        made = [self._sized(len(given) + i, tensor, sizes) for i, tensor in enumerate(self.outputs)]
-        arrays, outputs = [_checked(inputs[t.name], t) for t in given], [_aligned(tensor) for tensor in made]
+        arrays = [_checked(inputs[t.name], t) if t.name in inputs else None for t in given]
+        outputs = [_aligned(self._sized(len(given) + i, t, sizes)) for i, t in enumerate(self.outputs)]
         with self._lock:
-            used = [_placed(array, self._staging[i]) for i, array in enumerate(arrays)]
+            used = [None if array is None else _placed(array, self._staging[i]) for i, array in enumerate(arrays)]
             name, values, types = "run", [_addresses(used), _addresses(outputs)], [_POINTERS, _POINTERS]
             if times is not None:
                 name, values, types = "profile", [*values, times], [*types, ctypes.c_void_p]
@@ -341,8 +342,7 @@ def _size(symbol: Mapping[str, Any], inputs: Mapping[str, Any]) -> int:
         raise InputError(f"{symbol['name']} is {listed}", "all axes of one name have the same extent")
     size = next(iter(found))
     if size not in range(symbol["least"], symbol["most"] + 1, symbol["step"]):
-        every = f" in steps of {symbol['step']}" if symbol["step"] > 1 else ""
-        bounds = f"{symbol['least']} to {symbol['most']}{every}"
+        bounds = f"{symbol['least']} to {symbol['most']}" + f" in steps of {symbol['step']}" * (symbol["step"] > 1)
         raise InputError(f"{symbol['name']} is {size} on {found[size]}, the model takes {bounds}")
     return size
 
@@ -447,14 +447,14 @@ def _aligned(tensor: Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(np.ndarray(tensor.shape, dtype, memory, -_address(memory) % _ALIGNMENT))
 
 
-def _check_names(inputs: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
+def _check_names(inputs: Mapping[str, Any], tensors: Sequence[Tensor], optional: Sequence[str]) -> None:
     known = [tensor.name for tensor in tensors]
     if not isinstance(inputs, Mapping):
         raise InputError(f"inputs is a {type(inputs).__name__}, expected a mapping of {known} to arrays")
     for name in (*inputs, *known):
         if name not in known:
             raise InputError(f"the model has no input {name!r}", f"its inputs are {known}")
-        if name not in inputs:
+        if name not in inputs and name not in optional:
             raise InputError(f"input {name!r} is missing", f"the model's inputs are {known}")
 
 
@@ -479,8 +479,8 @@ def _placed(array: np.ndarray[Any, Any], staging: np.ndarray[Any, Any]) -> np.nd
     return staging
 
 
-def _addresses(arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
-    return (ctypes.c_void_p * max(1, len(arrays)))(*[_address(array) for array in arrays])
+def _addresses(arrays: Sequence[np.ndarray[Any, Any] | None]) -> Any:
+    return (ctypes.c_void_p * max(1, len(arrays)))(*[None if a is None else _address(a) for a in arrays])
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

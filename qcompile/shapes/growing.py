@@ -51,6 +51,7 @@ def _mix(step: Step) -> list[Axes]:
 CACHES: dict[str, Rule] = {
     "cache_append": _append,
     "cache_advance": _advance,
+    "cache_hold": _advance,
     "rows_at": _rows_at,
     "causal_mask": _rows_at,
     "cache_scores": _scores,

@@ -22,6 +22,7 @@ struct qc_model {
     int32_t *extents;  /* of this run; kernels read them */
     int32_t *single;   /* the same for the steps of one new place */
     int one;           /* whether this run takes these */
+    int goes_on;       /* whether this run continues a sequence */
     int turn;          /* which of the two is the last run's result */
     const uint8_t *weights;
 };
@@ -193,6 +194,21 @@ void *qci_model_state(qc_model *model, int32_t index) {
     return model->states[2 * index + model->turn];
 }
 
+/* Whether the tensors of steps for one new place have just the sizes of this run: all but the caches. */
+static int is_exact(const qc_model *model) { return model->one && model->program->info->n_symbols == 1; }
+
+/* A tensor in staging memory, with zeros behind it where kernels expect a larger one. */
+static uint8_t *stage(const qc_model *model, const qc_tensor *tensor, const int64_t shape[], int smaller,
+                      const void *given, uint8_t *staging) {
+    size_t bytes = qci_sizes_bytes(tensor, shape);
+    if (smaller && !model->one) {
+        qci_sizes_spread(tensor, shape, given, staging);
+        return staging;
+    }
+    if (smaller) memset(staging + bytes, 0, tensor->bytes - bytes);
+    return memcpy(staging, given, bytes);
+}
+
 /* Point model->tensors at the caller's tensors, or at staging memory where these are not aligned or smaller than the
  * kernels expect. */
 static qc_status bind(qc_model *model, const void *const inputs[], void *const outputs[]) {
@@ -200,21 +216,21 @@ static qc_status bind(qc_model *model, const void *const inputs[], void *const o
     uint8_t *staging = model->staging, **tensor = model->tensors;
     int64_t shape[QC_MAX_RANK];
     for (int32_t i = 0; i < info->n_inputs; i++, tensor++) {
-        if (!inputs[i]) return QC_ERR_ARGUMENT;
+        const qc_tensor *known = &info->inputs[i];
+        if (!inputs[i] && !model->program->first_run[i]) return QC_ERR_ARGUMENT;
+        if (!inputs[i] && !model->goes_on) return QC_ERR_START;
         /* kernels take one pointer type for all; they do not write through those of inputs */
-        *tensor = (uint8_t *)(uintptr_t)inputs[i];
-        if (qci_sizes_shape(model->program, model->extents, i, shape) && !model->one) {
-            qci_sizes_spread(&info->inputs[i], shape, inputs[i], staging);
-            *tensor = staging;
-        } else if (!is_aligned(inputs[i])) {
-            *tensor = memcpy(staging, inputs[i], qci_sizes_bytes(&info->inputs[i], shape));
-        }
-        staging += aligned(info->inputs[i].bytes);
+        *tensor = inputs[i] ? (uint8_t *)(uintptr_t)inputs[i] : staging;
+        int smaller = qci_sizes_shape(model->program, model->extents, i, shape) && !is_exact(model);
+        int unread = model->goes_on && model->program->first_run[i];
+        if (!unread && (smaller || !is_aligned(inputs[i])))
+            *tensor = stage(model, known, shape, smaller, inputs[i], staging);
+        staging += aligned(known->bytes);
     }
     for (int32_t i = 0; i < info->n_outputs; i++, tensor++) {
         if (!outputs[i]) return QC_ERR_ARGUMENT;
         int smaller = qci_sizes_shape(model->program, model->extents, info->n_inputs + i, shape);
-        *tensor = is_aligned(outputs[i]) && (!smaller || model->one) ? outputs[i] : staging;
+        *tensor = is_aligned(outputs[i]) && (!smaller || is_exact(model)) ? outputs[i] : staging;
         staging += aligned(info->outputs[i].bytes);
     }
     return QC_OK;
@@ -296,6 +312,18 @@ static qc_status run_steps(qc_model *model, uint64_t *nanoseconds) {
     return QC_OK;
 }
 
+/* Whether sizes are those that the sequence began with, where it keeps them. */
+static int are_held(const qc_model *model, const int64_t sizes[]) {
+    const qc_info *info = model->program->info;
+    for (int32_t i = 0; model->goes_on && i < info->n_symbols; i++) {
+        int32_t held = model->program->held[i];
+        if (held < 0) continue;
+        const int64_t *kept = (const int64_t *)(void *)model->states[2 * held + model->turn];
+        if (*kept != (sizes ? sizes[i] : info->symbols[i].most)) return 0;
+    }
+    return 1;
+}
+
 qc_status qci_model_run(qc_model *model, const int64_t sizes[], const void *const inputs[], void *const outputs[],
                        uint64_t *nanoseconds) {
     if (!model || !inputs || !outputs) return QC_ERR_ARGUMENT;
@@ -304,7 +332,9 @@ qc_status qci_model_run(qc_model *model, const int64_t sizes[], const void *cons
     int32_t counted = model->program->length.state;
     const int64_t *past = counted < 0 ? NULL : (const int64_t *)(void *)model->states[2 * counted + model->turn];
     model->one = model->program->n_single && sizes && sizes[model->program->length.symbol] == 1;
-    qc_status status = qci_sizes_resolve(model->program, sizes, past, 0, model->extents);
+    model->goes_on = past && *past > 0;
+    qc_status status = are_held(model, sizes) ? QC_OK : QC_ERR_ARGUMENT;
+    if (status == QC_OK) status = qci_sizes_resolve(model->program, sizes, past, 0, model->extents);
     if (status == QC_OK && model->one) status = qci_sizes_resolve(model->program, sizes, past, 1, model->single);
     if (status == QC_OK) status = bind(model, inputs, outputs);
     if (status == QC_OK) status = run_steps(model, nanoseconds);
@@ -346,6 +376,7 @@ const char *qci_model_status_string(qc_status status) {
         [QC_ERR_KERNEL] = "a kernel reported a failure",
         [QC_ERR_CORRUPT] = "the embedded weights are damaged",
         [QC_ERR_FULL] = "the sequence would be longer than the model keeps; reset it",
+        [QC_ERR_START] = "an input is NULL that the run which starts a sequence reads",
     };
     return (size_t)status < sizeof texts / sizeof texts[0] ? texts[status] : "not a status of this version";
 }

@@ -106,6 +106,8 @@ typedef struct qc_program {
     int32_t n_single_extents;
     const qc_loop *loops; /* of `calls` */
     int32_t n_loops;
+    const int32_t *held;      /* of each symbol: the kept tensor that has its value once a sequence has begun, or -1 */
+    const uint8_t *first_run; /* of each input: whether the run that starts a sequence alone reads it */
 } qc_program;
 
 /* A kernel call with its pointers resolved, as the pool runs it. */

@@ -18,7 +18,8 @@ typedef enum qc_status {
     QC_ERR_BUSY = 6,     /* the handle is running in another thread */
     QC_ERR_KERNEL = 7,   /* a kernel reported a failure */
     QC_ERR_CORRUPT = 8,  /* the embedded weights are not the ones that were written */
-    QC_ERR_FULL = 9      /* a growing sequence would be longer than the model keeps: reset it */
+    QC_ERR_FULL = 9,     /* a growing sequence would be longer than the model keeps: reset it */
+    QC_ERR_START = 10    /* an input is NULL that the run which starts a sequence reads */
 } qc_status;
 
 typedef enum qc_dtype {
