@@ -315,6 +315,7 @@ def _say(graph: Graph, grown: GrowingModel) -> None:
         f"{len(grown.pairs)} growing caches are kept: up to {lengths.total} places, {runs} in a run"
         f" (--max-length, --input-shape)"
     )
+    graph.notes += grown.notes
     masks = [name for name, roles in grown.roles.items() if grown.padded and "total" in roles]
     if masks:
         listed = ", ".join(f"'{name}'" for name in masks)

@@ -67,6 +67,7 @@ class GrowingModel:
         padded: whether the mask of keys and the places are the caller's, since sequences of a batch differ in length.
         once: (output, input) names of tensors that the first run computes for all others.
         others: open extents of sequences that do not grow.
+        notes: sentences for the user.
     """
 
     model: Any
@@ -78,6 +79,7 @@ class GrowingModel:
     padded: bool = False
     once: tuple[tuple[str, str], ...] = ()
     others: tuple[Symbol, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def at(self, past: int, new: int, *, first: bool = False, others: Mapping[str, int] | None = None) -> Graph:
         """Import the model at one size.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -12,7 +13,7 @@ from qcompile.onnx_import.bounds import Extents, import_model
 from qcompile.onnx_import.caches import import_growing
 from qcompile.onnx_import.growing import GrowingModel, describe, growing_pairs
 from qcompile.onnx_import.load import load_model
-from qcompile.onnx_import.scattered import as_growing
+from qcompile.onnx_import.scattered import as_growing, written_caches
 from qcompile.onnx_import.states import AUTO, bind_states
 
 
@@ -48,7 +49,7 @@ def import_kept(
             option = "--cache" if length is None else "--max-length"
             raise UsageError(
                 f"{option} is for models whose caches grow, and this one has none",
-                hint="name them: --state present.0.key=past_key_values.0.key" if not states else None,
+                hint=_hint(model, shapes) if states else "name them: --state present.0.key=past_key_values.0.key",
             )
         graph = import_model(model, shapes, values)
         bind_states(graph, states, initial)
@@ -59,6 +60,12 @@ def import_kept(
         listed = others[0] if others else next(iter(initial))
         raise UsageError(f"'{listed}' cannot be kept beside caches that grow", hint="only the caches are kept")
     return import_growing(grown)
+
+
+def _hint(model: str | PathLike[str] | Any, shapes: Mapping[str, Extents]) -> str | None:
+    """Return what would let the caches of a model grow."""
+    given = written_caches(model) & set(shapes)
+    return f"leave the extents of '{min(given)}' out of --input-shape, and it grows" if given else None
 
 
 def _growing(
@@ -74,6 +81,6 @@ def _growing(
     if scattered is not None and pairs:
         grown = describe(scattered.model, pairs, shapes, values, length or scattered.places)
         scattered.check(grown)
-        return grown
+        return replace(grown, notes=scattered.notes)
     pairs = growing_pairs(model, states)
     return describe(model, pairs, shapes, values, length) if pairs else None

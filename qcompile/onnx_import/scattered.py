@@ -1,7 +1,8 @@
 """Decoders that write new keys and values into caches of one length, as ones whose caches grow.
 
 TensorScatter writes the rows of a run from an index on, and Attention is told how many rows count. Where all places
-count, in order, that is Attention with a past: a bundle then appends in place and reads what is filled.
+count, in order, that is Attention with a past: a bundle then appends in place and reads what is filled. The sequences
+of a batch then have one length; where theirs differ, the caches are kept whole, as their extents in the shapes ask for.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Scattered:
         places: of a cache.
         index: input that says where the rows of a run go.
         count: input that says how many rows count; "" where that is computed.
+        batch: sequences, each with an index and a count of its own in the original.
     """
 
     model: Any
@@ -43,6 +45,16 @@ class Scattered:
     places: int
     index: str
     count: str
+    batch: int = 1
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know."""
+        listed = ", ".join(f"'{name}'" for name in (self.index, self.count) if name)
+        whole = "where theirs differ, give the caches' extents, too, and they are kept whole"
+        return (
+            (f"the sequences of a batch have one length: {listed} follow from it; {whole}",) if self.batch > 1 else ()
+        )
 
     def check(self, grown: GrowingModel) -> None:
         """Compare both forms, with and without a past.
@@ -57,10 +69,11 @@ class Scattered:
         kept = [output for output, _ in grown.pairs]
         for past, new in ((0, min(2, self.places)), (self.places // 2, 1)):
             wanted = grown.at(past, new)
-            values = {self.index: [past], **({self.count: [past + new]} if self.count else {})}
+            values = {self.index: [past] * self.batch}
+            values.update({self.count: [past + new] * self.batch} if self.count else {})
             shapes = {v.name: v.shape for v in wanted.inputs if v.name not in caches}
             given = {v.name: made_up(v, generator) for v in wanted.inputs}
-            graph = import_onnx(self.original, {**_sizes(self.original, shapes), **shapes}, values)
+            graph = import_onnx(self.original, {**_sizes(self.original, shapes, self.batch), **shapes}, values)
             whole = {v.name: np.zeros(v.shape, v.dtype) for v in graph.inputs}
             for name, array in given.items():
                 whole[name][tuple(map(slice, array.shape))] = array
@@ -90,20 +103,25 @@ def as_growing(model: Any, shapes: Mapping[str, Sequence[int | str]], values: Ma
     if not scatters or len(indices) != 1 or not all(_is_plain(graph, node) for node in scatters):
         return None
     index, inputs = indices.pop(), {value.name: value for value in graph.input}
-    batches = {shape[0] for shape in shapes.values() if len(shape)}
-    if index not in inputs or index in values or batches - {1} or {node.input[0] for node in scatters} & set(shapes):
+    if index not in inputs or index in values or {node.input[0] for node in scatters} & set(shapes):
         return None
+    batches = [shape[0] for shape in shapes.values() if len(shape) and isinstance(shape[0], int)]
     original = onnx.load(loaded.path) if loaded.path is not None else loaded.proto
     proto = onnx.ModelProto()
     proto.CopyFrom(original)
     proto.graph.name = loaded.name
     places = inputs[scatters[0].input[0]].type.tensor_type.shape.dim[2].dim_value
     count = _rewrite(proto.graph, index)
-    return None if count is None else Scattered(proto, original, places, index, count)
+    return None if count is None else Scattered(proto, original, places, index, count, max(batches, default=1))
+
+
+def written_caches(model: Any) -> set[str]:
+    """Return the inputs of a model that TensorScatter writes to."""
+    return {node.input[0] for node in load_model(model).proto.graph.node if node.op_type == "TensorScatter"}
 
 
 def _is_plain(graph: Any, node: Any) -> bool:
-    """Return whether a TensorScatter writes rows of heads, one behind the other, to a cache of one sequence."""
+    """Return whether a TensorScatter writes rows of heads, in order, to a cache of one sequence or an open batch."""
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     cache = next((value for value in graph.input if value.name == node.input[0]), None)
     if cache is None or node.output[0] not in [value.name for value in graph.output]:
@@ -157,8 +175,8 @@ def _drop(graph: Any, names: set[str]) -> bool:
     return not unread
 
 
-def _sizes(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the inputs that the growing form has not; what is open is 1."""
+def _sizes(model: Any, shapes: Mapping[str, tuple[int, ...]], batch: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the inputs that the growing form has not; what is open is the batch."""
     inputs = load_model(model).proto.graph.input
-    dims = {v.name: tuple(d.dim_value or 1 for d in v.type.tensor_type.shape.dim) for v in inputs}
+    dims = {v.name: tuple(d.dim_value or batch for d in v.type.tensor_type.shape.dim) for v in inputs}
     return {name: shape for name, shape in dims.items() if name not in shapes and len(shape) == 4}
