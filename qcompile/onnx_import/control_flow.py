@@ -187,46 +187,96 @@ def _stacked(
     return steps.trimmed(whole, at, name, backward=backward)
 
 
+@dataclass(frozen=True)
+class _Form:
+    """Which way a Scan goes.
+
+    Args:
+        axes: along which it runs, of each operand.
+        reverse: whether it runs backwards, of each operand.
+        placed: along which results are put together, of each.
+        backwards: whether the last one comes first, of each result.
+    """
+
+    axes: Sequence[int]
+    reverse: Sequence[int]
+    placed: Sequence[int]
+    backwards: Sequence[int]
+
+
 def _scan(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
-    if view.opset < 9:
-        view.fail("Scan of operator set 8 has a batch axis of its own", hint="export the model with opset 9 or newer")
-    body = subgraph(node, "body")
-    count = int(view.attr("num_scan_inputs"))
-    carried = len(view.inputs) - count
+    body, batched = subgraph(node, "body"), view.opset < 9
+    count, first = int(view.attr("num_scan_inputs")), int(batched)
+    carried = len(view.inputs) - first - count
     outputs = len(body.output) - carried
-    sources = [view.value(carried + k) for k in range(count)]
+    states = [view.value(first + k) for k in range(carried)]
+    sources = [view.value(first + carried + k) for k in range(count)]
+    if batched:
+        return _scan_batch(view, host, body, states, sources)
     given = view.attr("scan_input_axes") or [0] * count
-    axes = [axis_index(int(a), len(v.shape)) for a, v in zip(given, sources, strict=True)]
-    reverse = view.attr("scan_input_directions") or [0] * count
-    trips = sources[0].shape[axes[0]]
-    extent = steps_along(view, sources[0], axes[0])
+    form = _Form(
+        [axis_index(int(a), len(v.shape)) for a, v in zip(given, sources, strict=True)],
+        view.attr("scan_input_directions") or [0] * count,
+        view.attr("scan_output_axes") or [0] * outputs,
+        view.attr("scan_output_directions") or [0] * outputs,
+    )
+    return tuple(_scan_over(view, host, body, states, sources, form, view.name))
+
+
+def _scan_batch(
+    view: OnnxNode, host: Host, body: Any, states: Sequence[Value], sources: Sequence[Value]
+) -> tuple[Value | None, ...]:
+    """Convert Scan of operator set 8: each entry of a batch is a run of its own."""
+    if view.has(0):
+        view.fail("its sequences have lengths of their own", hint="export the model with opset 9 or newer")
+    outputs = len(body.output) - len(states)
+    reverse = view.attr("directions") or [0] * len(sources)
+    form = _Form([0] * len(sources), reverse, [0] * outputs, [0] * outputs)
+    entries = []
+    for entry in range(sources[0].shape[0]):
+        prefix = f"{view.name}/{entry}"
+        own = [_element(view, v, 0, entry, f"{prefix}/own{k}") for k, v in enumerate((*states, *sources))]
+        entries.append(_scan_over(view, host, body, own[: len(states)], own[len(states) :], form, prefix))
+    return tuple(_stacked(view, parts, 0, k) for k, parts in enumerate(zip(*entries, strict=True)))
+
+
+def _scan_over(
+    view: OnnxNode,
+    host: Host,
+    body: Any,
+    given: Sequence[Value],
+    sources: Sequence[Value],
+    form: _Form,
+    prefix: str,
+) -> list[Value | None]:
+    """Convert the steps of a Scan, and return the states after the last and what all made."""
+    trips, carried = sources[0].shape[form.axes[0]], len(given)
+    extent = steps_along(view, sources[0], form.axes[0])
     steps = None if extent is None else OpenSteps(view, extent, view.name)
     _check_length(view, body, trips)
-    states: list[Value | None] = [view.value(k) for k in range(carried)]
+    states: list[Value | None] = list(given)
     history: list[list[Value | None]] = []
-    collected: list[list[Value | None]] = [[] for _ in range(outputs)]
+    collected: list[list[Value | None]] = [[] for _ in form.placed]
     for step in range(trips):
         known = [s for s in states if s is not None]
         if len(known) != carried:
             break
         slices = [
-            _scanned(view, steps, value, axis, (step, trips, bool(backward)), f"{view.name}/{step}/slice{k}")
-            for k, (value, axis, backward) in enumerate(zip(sources, axes, reverse, strict=True))
+            _scanned(view, steps, value, axis, (step, trips, bool(backward)), f"{prefix}/{step}/slice{k}")
+            for k, (value, axis, backward) in enumerate(zip(sources, form.axes, form.reverse, strict=True))
         ]
-        results = _run(view, host, body, [*known, *slices], len(body.output), f"{view.name}/{step}/")
+        results = _run(view, host, body, [*known, *slices], len(body.output), f"{prefix}/{step}/")
         states = results[:carried]
         history.append(states)
         for part, value in zip(collected, results[carried:], strict=True):
             part.append(value)
     if steps is not None:
         states = _last(steps, history)
-    placed = view.attr("scan_output_axes") or [0] * outputs
-    backwards = view.attr("scan_output_directions") or [0] * outputs
     stacked = [
-        _stacked(view, parts, int(placed[k]), carried + k, steps, bool(backwards[k]))
+        _stacked(view, parts, int(form.placed[k]), carried + k, steps, bool(form.backwards[k]))
         for k, parts in enumerate(collected)
     ]
-    return (*states, *stacked)
+    return [*states, *stacked]
 
 
 def _scanned(

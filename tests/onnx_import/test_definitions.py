@@ -89,6 +89,9 @@ VOLUME = floats(2, 4, 5, 6, 7)
 CASES |= {
     "max_pool": ("MaxPool", [VOLUME], {"kernel_shape": [2, 3, 2], "strides": [2, 1, 2], "pads": [1, 0, 1, 0, 1, 1]}, 1),
     "max_pool_ceil": ("MaxPool", [VOLUME], {"kernel_shape": [3, 3, 3], "strides": [2, 2, 2], "ceil_mode": 1}, 1),
+    "max_pool_places": ("MaxPool", [VOLUME],
+                        {"kernel_shape": [2, 3, 2], "strides": [2, 1, 2], "pads": [1, 0, 1, 0, 1, 1]}, 2),
+    "max_pool_places_of_equals": ("MaxPool", [np.round(VOLUME)], {"kernel_shape": [3, 3, 2], "strides": [1, 2, 2]}, 2),
     "average_pool": ("AveragePool", [VOLUME], {"kernel_shape": [3, 3, 2], "pads": [1, 1, 0, 1, 1, 1]}, 1),
     "average_pool_pads": ("AveragePool", [VOLUME],
                           {"kernel_shape": [3, 2, 2], "pads": [1, 1, 0, 1, 1, 1], "count_include_pad": 1}, 1),

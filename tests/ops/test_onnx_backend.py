@@ -85,9 +85,6 @@ EXCLUDED: dict[str, tuple[str, str]] = {
     "test_bitcast_*float64*": ("float64 is computed in float32", "different widths|as ONNX element type 11"),
     "test_bernoulli*": ("results that depend on chance are no inference", _MISSING + "RandomUniformLike"),
     "test_image_decoder_*": ("files are decoded before the model", _ELEMENT + "|" + _MISSING + "ImageDecoder"),
-    "test_tfidfvectorizer_*": ("texts are counted before the model", _MISSING + "TfIdfVectorizer"),
-    "test_det_*": ("determinants do not occur in networks", _MISSING + "Det"),
-    "test_scan_sum": ("operator set 8 has another Scan", "operator set 8"),
 }
 """Cases that must be refused: pattern → (why, what the error says)."""
 

@@ -7,7 +7,8 @@ further channels. A transposed one adds up those of its taps along depth, each m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from qcompile.onnx_import.definitions.body import Body
 from qcompile.ops.spatial import SAME_MODES, same_pads
@@ -47,8 +48,8 @@ def _pooling(op: str) -> Callable[[Body], None]:
     def define(body: Body) -> None:
         if len(body.shape(0)) != _AXES + 2:
             return
-        if body.output(1):
-            body.fail("its output 1, the places of the largest elements, is not supported")
+        if body.output(1) and body.attr("storage_order", 0):
+            body.fail("its output 1 counts places by columns, of which three axes have none")
         kernel = _numbers(body, "kernel_shape", 0)
         strides, dilations = _numbers(body, "strides", 1), _numbers(body, "dilations", 1)
         pads = _pads(body, kernel, strides, dilations)
@@ -68,13 +69,27 @@ def _pooling(op: str) -> Callable[[Body], None]:
             }
             for axes in ((1, 2), (0,))
         )
-        y = body.add(op, [body.reshape(body.input(0), (n, c * d, h, w))], **plane)
+        counted = body.output(1) is not None
+        y, place = _pooled(body, op, body.reshape(body.input(0), (n, c * d, h, w)), counted, plane)
         across = body.add("Shape", [y], start=2)
-        y = body.add(op, [body.reshape(y, (n, c, d, -1))], **depth)
+        y, chosen = _pooled(body, op, body.reshape(y, (n, c, d, -1)), counted, depth)
         result = body.add("Concat", [body.constant([n, c, -1], "int64"), across], axis=0)
         body.add("Reshape", [y, result], body.output(0))
+        if counted:
+            # Along depth planes are chosen; within each the place is known already.
+            place = body.add("Gather", [body.reshape(place, (-1,)), chosen])
+            body.add("Reshape", [place, result], body.output(1))
 
     return define
+
+
+def _pooled(body: Body, op: str, x: str, counted: bool, attributes: Mapping[str, Any]) -> tuple[str, str]:
+    """Append a pooling; return its result, and the places of the largest elements where these count, "" elsewhere."""
+    y = body.add(op, [x], **attributes)
+    if not counted:
+        return y, ""
+    body.nodes[-1].output.append(f"{y}.places")
+    return y, f"{y}.places"
 
 
 def _sliced(body: Body, x: str, axis: int, begin: int, end: int, step: int = 1) -> str:
