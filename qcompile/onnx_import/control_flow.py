@@ -1,6 +1,7 @@
 """If, Loop and Scan at compile time: the branch that is taken, the iterations one after the other.
 
-Conditions and trip counts must be known at compile time; with static shapes those that exporters write usually are.
+Trip counts must be known at compile time; with static shapes those that exporters write usually are. Where the data
+decide a condition, both branches are run (`branches`).
 Where the number of steps follows from an open extent, a run makes the actual ones (`open_steps`).
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qcompile.ir.graph import Value
+from qcompile.onnx_import.branches import chosen
 from qcompile.onnx_import.inline import graph_body, subgraph
 from qcompile.onnx_import.open_steps import OpenSteps, steps_along, steps_counted
 from qcompile.ops.layout import axis_index
@@ -78,8 +80,11 @@ def _if(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     if given.data is None and given.producer is None:
         hint = f"fix it with --input-value {given.name}=1 or {given.name}=0; --state auto does where caches grow"
         view.fail(f"its condition is computed at run time: input '{given.name}' decides which branch is run", hint=hint)
-    condition = bool(view.array(0, "its condition").reshape(-1)[0])
-    branch = subgraph(node, "then_branch" if condition else "else_branch")
+    names = ("then_branch", "else_branch")
+    if given.data is None:
+        branches = [_run(view, host, subgraph(node, n), (), len(node.output), f"{view.name}/{n}/") for n in names]
+        return chosen(view, given, *branches)
+    branch = subgraph(node, names[0] if given.data.reshape(-1)[0] else names[1])
     return tuple(_run(view, host, branch, (), len(node.output), f"{view.name}/"))
 
 

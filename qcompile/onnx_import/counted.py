@@ -95,6 +95,11 @@ class Counts:
             self._axes[value] = axes
         return value
 
+    def renewed(self, value: Value, axes: Axes, name: str) -> Value:
+        """Return a tensor under another name that has other such axes."""
+        op = ops.get("identity")
+        return self.declare(self._graph.add_node(op, [value], names=[name]).output, axes)
+
     def declare_shape(self, value: Value, numbers: Numbers) -> None:
         """Say what a tensor of shape arithmetic holds."""
         self._shapes[value] = numbers

@@ -54,9 +54,7 @@ def _declared(node: OnnxNode, x: Value | None, y: Value, sizes: Sequence[Any]) -
     axes = tuple(_extent(size) for size in sizes)
     if y is x and axes == node.counted.axes(y):
         return y
-    if y is x:
-        y = node.graph.add_node(ops.get("identity"), [x], names=[node.outputs[0]], loc=node.name).output
-    found: Value = node.counted.declare(y, axes)
+    found: Value = node.counted.renewed(x, axes, node.outputs[0]) if y is x else node.counted.declare(y, axes)
     return found
 
 

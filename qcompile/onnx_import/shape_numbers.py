@@ -39,7 +39,9 @@ def numbers_of(op: OpDef, attrs: Any, inputs: Sequence[Numbers | None]) -> Numbe
         if op.name == "gather":
             known[1] = known[1].astype(np.int64)
         made = op.evaluate(attrs, known)
-        return made[0] if len(made) == 1 else None
+        # NumPy takes a single object out of its array.
+        whole = isinstance(made[0], np.ndarray)
+        return None if len(made) > 1 else made[0] if whole else _whole([made[0]], ())
     if op.name in _COMBINE and len(known) == 2:
         a, b = np.broadcast_arrays(*known)
         pairs = zip(a.reshape(-1), b.reshape(-1), strict=True)

@@ -36,6 +36,7 @@ CASES = {
     "rows": "out = Relu(rows)",
     "a fixed part of its shape": "f = Shape<start = 1>(rows)  out = Cast<to = 1>(f)",
     "its number": "out = Cast<to = 1>(count)",
+    "its number alone": "z = Squeeze(zero)  n = Gather(shape, z)  out = Cast<to = 1>(n)",
     "size": "s = Size(rows)  out = Cast<to = 1>(s)",
     "arithmetic with its number": "d = Mul(count, three)  e = Add(d, one)  f = Div(e, three)  out = Cast<to = 1>(f)",
     "range": "c = Squeeze(count)  s = Squeeze(one)  z = Squeeze(zero)  r = Range(z, c, s)  out = Mul(r, found)",
@@ -81,6 +82,15 @@ CASES = {
     "where": "g = Greater(rows, v0)  out = Where(g, rows, v0)",
     "split": "p, q = Split<axis = 1, num_outputs = 2>(rows)  out = Sub(q, p)",
     "resized": 's = Constant<value = float[2] {2, 1}>()  out = Resize<mode = "nearest">(rows, , s)',
+    "a choice": "m = ReduceMax<keepdims = 0>(x)  g = Greater(m, v0)  "
+    "out = If<then_branch = a () => (float[n, 4] p) { p = Neg(rows) }, else_branch = b () => (float[n, 4] q) "
+    "{ q = Abs(rows) }>(g)",
+    "none or some": "m = ReduceMax<keepdims = 0>(x)  g = Greater(m, v1)  "
+    "out = If<then_branch = a () => (float[n, 4] p) { p = Neg(rows) }, else_branch = b () => (float[n, 4] q) "
+    "{ q = Constant<value = float[0, 4] {}>() }>(g)",
+    "none or all": "m = ReduceMax<keepdims = 0>(x)  g = Greater(v1, m)  "
+    "out = If<then_branch = a () => (float[n, 4] p) { p = Constant<value = float[0, 4] {}>() }, "
+    "else_branch = b () => (float[n, 4] q) { q = Abs(y) }>(g)",
     "nothing left": "n = Sub(column, column)  w = NonZero(n)  s = Squeeze(w, zero)  out = Gather<axis = 0>(rows, s)",
 }
 """What follows, by what it is about."""
@@ -98,6 +108,9 @@ REFUSED = {
                             "out = LayerNormalization<axis = 1>(t, s)", "data decide an extent"),
     "smoothly resized": ("s = Constant<value = float[2] {2, 1}>()  out = Resize<mode = \"linear\">(rows, , s)",
                          "repeats the last element"),
+    "this or that": ("m = ReduceMax<keepdims = 0>(x)  g = Greater(m, v0)  "
+                     "out = If<then_branch = a () => (float[n, 4] p) { p = Neg(rows) }, else_branch = b () => (float[n, 4] q) { q = Abs(y) }>(g)",
+                     "which of them is run"),
     "a sequence": ("out = Scan<num_scan_inputs = 1, body = b (float[4] r) => (float[4] q) { q = Neg(r) }>(rows)",
                    "data decide"),
     "as often": ("t = Squeeze(count)  c = Constant<value = bool {1}>()  "
@@ -108,7 +121,7 @@ REFUSED = {
 
 
 def model(body: str) -> Any:
-    extra = "v0 = Constant<value = float {0}>()  found_f = Cast<to = 1>(found)"
+    extra = "v0 = Constant<value = float {0}>()  v1 = Constant<value = float {1}>()  found_f = Cast<to = 1>(found)"
     text = (
         f'<ir_version: 8, opset_import: ["" : 18]> g (float[{ROWS}] x, float[{ROWS},{WIDTH}] y) => (float out) '
         f"{{ {FOUND} {extra} {body} }}"

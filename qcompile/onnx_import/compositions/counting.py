@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -74,12 +74,12 @@ def _occurrences(node: OnnxNode, rows: Value, grams: Array) -> Value:
     return total
 
 
-def _weighted(node: OnnxNode, counts: Value, columns: Sequence[int], mode: str) -> Value:
+def _weighted(node: OnnxNode, counts: Value, columns: Array, mode: str) -> Value:
     base = node.outputs[0]
     if mode == "TF":
         return counts
     weights = np.ones(counts.shape[1], np.float32)
-    weights[np.asarray(columns)] = np.asarray(node.attr("weights", [1.0] * len(columns)), np.float32)
+    weights[columns] = np.asarray(node.attr("weights", [1.0] * columns.size), np.float32)
     if mode == "IDF":
         zero = node.constant("zero", 0, "float32")
         there = node.add("greater", [counts, zero], f"{base}.there")

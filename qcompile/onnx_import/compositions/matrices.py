@@ -27,7 +27,7 @@ def _determinant(node: OnnxNode) -> Value:
         place = node.constant(f"place{row}{column}", row * columns + column, "int64")
         return node.add("gather", [flat, place], f"{base}.{row}{column}", axis=1)
 
-    minors = {(column,): element(rows - 1, column) for column in range(columns)}
+    minors: dict[tuple[int, ...], Value] = {(column,): element(rows - 1, column) for column in range(columns)}
     for row in reversed(range(rows - 1)):
         own = [element(row, column) for column in range(columns)]
         minors = {
