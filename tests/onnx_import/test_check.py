@@ -131,8 +131,8 @@ def test_model_without_an_opset(build: Any) -> None:
 
 def test_all_unsupported_operators_come_in_one_error(build: Any) -> None:
     nodes = [
-        helper.make_node("Det", ["x"], ["a"], name="d0"),
-        helper.make_node("Det", ["x"], ["b"], name="d1"),
+        helper.make_node("RandomNormalLike", ["x"], ["a"], name="d0"),
+        helper.make_node("RandomNormalLike", ["x"], ["b"], name="d1"),
         helper.make_node("RandomNormalLike", ["a"], ["c"]),
         helper.make_node("FusedGelu", ["b"], ["d"], name="f0", domain="com.microsoft"),
         helper.make_node("Sum", ["b", "c", "d"], ["y"]),
@@ -141,25 +141,25 @@ def test_all_unsupported_operators_come_in_one_error(build: Any) -> None:
     with pytest.raises(UnsupportedOpError) as caught:
         import_onnx(model)
     assert str(caught.value) == (
-        "model uses operators that are not supported: Det (node d0 and 1 more), "
+        "model uses operators that are not supported: RandomNormalLike (node d0 and 1 more), "
         "RandomNormalLike (node RandomNormalLike_2), com.microsoft.FusedGelu (node f0)"
     )
     assert caught.value.hint == f"supported operators: {', '.join(converters())}"
 
 
 def test_operators_that_onnx_does_not_know(build: Any) -> None:
-    nodes = [helper.make_node("Magic", ["x"], ["a"], name="m"), helper.make_node("Det", ["a"], ["y"], name="d")]
-    error = refused(build(nodes, {"x": [2, 2]}), "Det (node d)", "Magic (node m)")
+    nodes = [helper.make_node("Magic", ["x"], ["a"], name="m"), helper.make_node("RandomNormalLike", ["a"], ["y"], name="d")]
+    error = refused(build(nodes, {"x": [2, 2]}), "RandomNormalLike (node d)", "Magic (node m)")
     assert isinstance(error, UnsupportedOpError)
 
 
 def test_unsupported_forms_are_collected_too(build: Any) -> None:
     nodes = [
         helper.make_node("MaxPool", ["x"], ["a"], name="volume", kernel_shape=[1] * 4),
-        helper.make_node("Det", ["x"], ["b"], name="d"),
+        helper.make_node("RandomNormalLike", ["x"], ["b"], name="d"),
         helper.make_node("Add", ["a", "b"], ["y"]),
     ]
-    refused(build(nodes, {"x": [1, 1, 2, 2, 2, 2]}), "Det (node d)", "node volume (MaxPool): 4-D pooling")
+    refused(build(nodes, {"x": [1, 1, 2, 2, 2, 2]}), "RandomNormalLike (node d)", "node volume (MaxPool): 4-D pooling")
 
 
 def test_one_unsupported_form_names_the_node_and_the_file(build: Any) -> None:
@@ -171,7 +171,7 @@ def test_one_unsupported_form_names_the_node_and_the_file(build: Any) -> None:
 
 
 def test_unsupported_operators_that_no_output_needs_do_not_matter(build: Any) -> None:
-    nodes = [helper.make_node("Det", ["x"], ["unused"]), relu("x", "y")]
+    nodes = [helper.make_node("RandomNormalLike", ["x"], ["unused"]), relu("x", "y")]
     assert len(import_onnx(build(nodes, {"x": [2, 2]})).nodes) == 1
 
 
@@ -185,11 +185,11 @@ def test_outputs_that_are_not_made_matter_only_if_read(build: Any) -> None:
 
 
 def test_an_operator_with_a_definition_is_not_blamed_for_what_it_reads(build: Any) -> None:
-    nodes = [helper.make_node("Det", ["a"], ["x"], name="d"), helper.make_node("MaxUnpool", ["x", "i"], ["y"], name="u",
+    nodes = [helper.make_node("RandomNormalLike", ["a"], ["x"], name="d"), helper.make_node("MaxUnpool", ["x", "i"], ["y"], name="u",
                                                                               kernel_shape=[2, 2])]  # fmt: skip
     with pytest.raises(UnsupportedOpError) as caught:
         import_onnx(build(nodes, {"a": [1, 1, 2, 2], "i": [1, 1]}))
-    assert "Det (node d)" in str(caught.value)
+    assert "RandomNormalLike (node d)" in str(caught.value)
     assert "MaxUnpool (node" not in str(caught.value)
 
 
@@ -245,7 +245,7 @@ def test_local_functions_are_inlined(build: Any) -> None:
 
 
 def test_unsupported_operator_within_a_function(build: Any) -> None:
-    error = refused(function_model(build, [helper.make_node("Det", ["a"], ["b"])]), "Det")
+    error = refused(function_model(build, [helper.make_node("RandomNormalLike", ["a"], ["b"])]), "RandomNormalLike")
     assert isinstance(error, UnsupportedOpError)
 
 
