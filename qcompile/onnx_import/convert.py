@@ -265,7 +265,8 @@ class _Conversion:
         """Pass on that operands are lost; name the node too if qcompile could not convert it anyway."""
         for operand in lost:
             self._complain(operand)
-        if not is_supported(node) and node.op_type not in own_operators():
+        known = node.op_type in own_operators() or node.op_type in CONTROL_FLOW or has_definition(node, self.opset)
+        if not is_supported(node) and not known:
             node.name = label
             self.missing.append(node)
         self._bind(node, label, None)

@@ -66,7 +66,7 @@ class Counts:
     def shape_numbers(self, value: Value) -> Numbers | None:
         """Return what a tensor of shape arithmetic holds: integers and extents; None where that is not known."""
         if value.data is not None and value not in self._axes:
-            return value.data.astype(object) if value.dtype.startswith(("int", "uint")) else None
+            return value.data.astype(object) if value.dtype.startswith(("int", "uint", "bool")) else None
         return self._shapes.get(value)
 
     # -- what converters say ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -212,12 +213,18 @@ def _from_front(node: OnnxNode, indices: Value, extent: Extent | None) -> Value:
 
 
 def _scatter(node: OnnxNode) -> Any:
-    """Import ScatterElements and ScatterND: their numbers must count from the front of what they are written to."""
+    """Import ScatterElements and ScatterND: elements keep their places where the first axis alone is counted."""
     from qcompile.onnx_import.support import converters
 
-    if any(node.counted.axes(node.value(0))):
-        node.fail("it writes to a tensor of which the data decide an extent")
-    return converters()[node.op_type](node)
+    x, indices = node.value(0), node.value(1)
+    first, *others = node.counted.axes(x)
+    elements = node.op_type == "ScatterElements"
+    inner = node.counted.axes(indices)[1:] if elements else ()
+    if any(others) or any(inner) or (first is not None and not elements):
+        node.fail("the data decide an extent of what it writes to, or an inner one of its indices")
+    if first is not None and int(node.attr("axis", 0)) in (0, -len(x.shape)):
+        indices = _from_front(node, indices, first)
+    return converters()[node.op_type](replace(node, inputs=[x, indices, *node.inputs[2:]]))
 
 
 # -- several tensors --------------------------------------------------------------------------------------

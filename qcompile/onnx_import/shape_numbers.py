@@ -42,10 +42,10 @@ def numbers_of(op: OpDef, attrs: Any, inputs: Sequence[Numbers | None]) -> Numbe
         # NumPy takes a single object out of its array.
         whole = isinstance(made[0], np.ndarray)
         return None if len(made) > 1 else made[0] if whole else _whole([made[0]], ())
-    if op.name in _COMBINE and len(known) == 2:
-        a, b = np.broadcast_arrays(*known)
-        pairs = zip(a.reshape(-1), b.reshape(-1), strict=True)
-        return _whole([combined(op.name, x, y) for x, y in pairs], a.shape)
+    if op.name in (*_COMBINE, "equal", "where"):
+        same = np.broadcast_arrays(*known)
+        rows = zip(*(array.reshape(-1) for array in same), strict=True)
+        return _whole([_element(op.name, *row) for row in rows], same[0].shape)
     if op.name in _REDUCE:
         (x,) = known
         axes = op.reduced(attrs, x.ndim)[0]  # type: ignore[attr-defined]
@@ -64,6 +64,22 @@ _COMBINE: dict[str, Callable[[Any, Any], Any]] = {
     "div": np.floor_divide,
 }
 _REDUCE = {"reduce_min": "minimum", "reduce_max": "maximum", "reduce_prod": "mul", "reduce_sum": "add"}
+
+
+def _element(op: str, *numbers: Number) -> Number:
+    """Return what an elementwise operation makes of numbers, None where that is not known."""
+    if op == "where":
+        condition, yes, no = numbers
+        return yes if condition else no
+    return _equal(*numbers) if op == "equal" else combined(op, *numbers)
+
+
+def _equal(x: Number, y: Number) -> Number:
+    """Return whether two numbers are the same whatever the data are; None where these decide it."""
+    if x == y:
+        return 1
+    difference = combined("sub", x, y)
+    return None if difference is None or (isinstance(difference, Extent) and 0 in difference.table) else 0
 
 
 def combined(op: str, x: Number, y: Number) -> Number:

@@ -133,7 +133,7 @@ def test_all_unsupported_operators_come_in_one_error(build: Any) -> None:
     nodes = [
         helper.make_node("RandomNormalLike", ["x"], ["a"], name="d0"),
         helper.make_node("RandomNormalLike", ["x"], ["b"], name="d1"),
-        helper.make_node("RandomNormalLike", ["a"], ["c"]),
+        helper.make_node("RandomUniformLike", ["a"], ["c"]),
         helper.make_node("FusedGelu", ["b"], ["d"], name="f0", domain="com.microsoft"),
         helper.make_node("Sum", ["b", "c", "d"], ["y"]),
     ]
@@ -142,13 +142,16 @@ def test_all_unsupported_operators_come_in_one_error(build: Any) -> None:
         import_onnx(model)
     assert str(caught.value) == (
         "model uses operators that are not supported: RandomNormalLike (node d0 and 1 more), "
-        "RandomNormalLike (node RandomNormalLike_2), com.microsoft.FusedGelu (node f0)"
+        "RandomUniformLike (node RandomUniformLike_2), com.microsoft.FusedGelu (node f0)"
     )
     assert caught.value.hint == f"supported operators: {', '.join(converters())}"
 
 
 def test_operators_that_onnx_does_not_know(build: Any) -> None:
-    nodes = [helper.make_node("Magic", ["x"], ["a"], name="m"), helper.make_node("RandomNormalLike", ["a"], ["y"], name="d")]
+    nodes = [
+        helper.make_node("Magic", ["x"], ["a"], name="m"),
+        helper.make_node("RandomNormalLike", ["a"], ["y"], name="d"),
+    ]
     error = refused(build(nodes, {"x": [2, 2]}), "RandomNormalLike (node d)", "Magic (node m)")
     assert isinstance(error, UnsupportedOpError)
 
@@ -185,8 +188,10 @@ def test_outputs_that_are_not_made_matter_only_if_read(build: Any) -> None:
 
 
 def test_an_operator_with_a_definition_is_not_blamed_for_what_it_reads(build: Any) -> None:
-    nodes = [helper.make_node("RandomNormalLike", ["a"], ["x"], name="d"), helper.make_node("MaxUnpool", ["x", "i"], ["y"], name="u",
-                                                                              kernel_shape=[2, 2])]  # fmt: skip
+    nodes = [
+        helper.make_node("RandomNormalLike", ["a"], ["x"], name="d"),
+        helper.make_node("MaxUnpool", ["x", "i"], ["y"], name="u", kernel_shape=[2, 2]),
+    ]
     with pytest.raises(UnsupportedOpError) as caught:
         import_onnx(build(nodes, {"a": [1, 1, 2, 2], "i": [1, 1]}))
     assert "RandomNormalLike (node d)" in str(caught.value)

@@ -43,6 +43,8 @@ CASES = {
     "constant of its shape": "ones = ConstantOfShape<value = float[1] {2}>(shape)  out = Mul(ones, rows)",
     "expand": "t = Concat<axis = 0>(count, three)  c = Unsqueeze(column, one)  out = Expand(c, t)",
     "expand to itself": "t = Concat<axis = 0>(count, one)  c = Unsqueeze(column, one)  out = Expand(c, t)",
+    "expand as PyTorch writes it": "t = Concat<axis = 0>(count, three)  m = Constant<value = int64[2] {-1, -1}>()  "
+    "e = Equal(t, m)  f = Where(e, m, t)  c = Unsqueeze(column, one)  out = Expand(c, f)",
     "reshape to one row": "m = Constant<value = int64[1] {-1}>()  out = Reshape(rows, m)",
     "reshape by its number": "m = Constant<value = int64[2] {2, 2}>()  s = Concat<axis = 0>(count, m)  "
     "out = Reshape(rows, s)",
@@ -74,6 +76,10 @@ CASES = {
     "elements": "i = Unsqueeze(found, one)  out = GatherElements<axis = 0>(y, i)",
     "by tuples": "t = Transpose<perm = [1, 0]>(both)  out = GatherND(y, t)",
     "scatter elements": "out = ScatterElements<axis = 0>(x, found, found_f)",
+    "scatter elements of it": "k = Min(count, three)  v, i = TopK<axis = 0>(column, k)  w = Neg(v)  "
+    "out = ScatterElements<axis = 0>(column, i, w)",
+    "scatter from its end": "m = Constant<value = int64[1] {-1}>()  r = Concat<axis = 0>(x, column)  "
+    "w = Constant<value = float[1] {9}>()  out = ScatterElements<axis = 0>(r, m, w)",
     "scatter rows": "t = Transpose<perm = [1, 0]>(both)  n = Neg(rows)  out = ScatterND(y, t, n)",
     "padded": "p = Constant<value = int64[4] {1, 0, 2, 1}>()  out = Pad(rows, p, v0)",
     "regions": "r = Relu(column)  i = Cast<to = 7>(r)  z = Mul(i, zero)  b = Abs(rows)  "
@@ -109,7 +115,8 @@ REFUSED = {
     "smoothly resized": ("s = Constant<value = float[2] {2, 1}>()  out = Resize<mode = \"linear\">(rows, , s)",
                          "repeats the last element"),
     "this or that": ("m = ReduceMax<keepdims = 0>(x)  g = Greater(m, v0)  "
-                     "out = If<then_branch = a () => (float[n, 4] p) { p = Neg(rows) }, else_branch = b () => (float[n, 4] q) { q = Abs(y) }>(g)",
+                     "out = If<then_branch = a () => (float[n, 4] p) { p = Neg(rows) }, "
+                     "else_branch = b () => (float[n, 4] q) { q = Abs(y) }>(g)",
                      "which of them is run"),
     "a sequence": ("out = Scan<num_scan_inputs = 1, body = b (float[4] r) => (float[4] q) { q = Neg(r) }>(rows)",
                    "data decide"),
