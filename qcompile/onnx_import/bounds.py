@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qcompile.errors import InternalError, QCompileError, UnsupportedOpError, UsageError
 from qcompile.ir.graph import Graph, Node, Value
@@ -17,6 +18,8 @@ from qcompile.onnx_import import import_onnx
 from qcompile.onnx_import.separate import separate_rows
 from qcompile.ops.interpreter import Interpreter
 from qcompile.shapes.specialize import Specializer
+
+Array = npt.NDArray[Any]
 
 Extents = Sequence["int | str"]
 
@@ -143,13 +146,30 @@ def _compare(specializer: Specializer, size: Mapping[str, int], wanted: Graph) -
             found = Interpreter(got).run(inputs)
         except (ValueError, IndexError, InternalError, QCompileError) as error:
             raise _mismatch(size, _difference(got, wanted) or str(error)) from error
-    for name, array in expected.items():
-        largest = float(np.abs(array[np.isfinite(array)]).max(initial=0))
-        close = found[name].shape == array.shape and np.allclose(
-            found[name], array, _TOLERANCE, _TOLERANCE * largest, equal_nan=True
-        )
-        if not close:
-            raise _mismatch(size, _difference(got, wanted) or f"output '{name}' differs")
+        if any(not _close(found[name], array) for name, array in expected.items()):
+            raise _mismatch(size, _first_result(got, wanted, inputs))
+
+
+def _close(found: Array, expected: Array) -> bool:
+    largest = float(np.abs(expected[np.isfinite(expected)]).max(initial=0))
+    return found.shape == expected.shape and np.allclose(
+        found, expected, _TOLERANCE, _TOLERANCE * largest, equal_nan=True
+    )
+
+
+def _first_result(got: Graph, wanted: Graph, inputs: Mapping[str, Array]) -> str:
+    """Return which node is the first to give something else in one of two graphs."""
+    expected: dict[str, Array] = {}
+    differing: list[str] = []
+
+    def compare(value: Value, found: Array) -> None:
+        if value.name in expected and not differing and not _close(found, expected[value.name]):
+            node = value.producer
+            differing.append(f"node {_where(node)} ({node.op.name})" if node is not None else f"'{value.name}'")
+
+    Interpreter(wanted).run(inputs, lambda value, array: expected.update({value.name: array}))
+    Interpreter(got).run(inputs, compare)
+    return f"{differing[0] if differing else 'an output'} gives something else"
 
 
 def made_up(value: Value, generator: np.random.Generator) -> Any:

@@ -2,7 +2,7 @@
 
 Shapes are static, so Shape and Size are constants, and with them the arithmetic that exporters write to compute
 shapes at run time. Operators that qcompile has are folded through their own definition (`OnnxNode.add_many`); others,
-which occur in such arithmetic only (Range, ScatterND, Equal, Where, NonZero, …), through ONNX's reference
+which occur in such arithmetic only (ScatterND, Equal, Where, NonZero, …), through ONNX's reference
 implementation, provided that all their inputs are constants.
 """
 
@@ -40,7 +40,10 @@ def _constant_of_shape(node: OnnxNode) -> Value:
     fill = np.asarray(node.attr("value", np.zeros(1, np.float32)))
     if any(d < 0 for d in shape) or math.prod(shape) * fill.itemsize > FOLDED_LIMIT:
         node.fail(f"a constant of shape {list(shape)} cannot be made")
-    return node.constant("value", np.full(shape, fill.reshape(-1)[0]))
+    constant = node.constant("value", np.full(shape, fill.reshape(-1)[0]))
+    if node.open is not None:
+        node.open.lead(constant, tuple(node.open.wanted(node.value(0), place) for place in range(len(shape))))
+    return constant
 
 
 def _shape(node: OnnxNode) -> Value:
@@ -59,7 +62,26 @@ def _size(node: OnnxNode) -> Value:
     return node.constant("value", node.type(0).size, "int64")
 
 
-CONSTANT_OPERATORS = {"Constant": _constant, "ConstantOfShape": _constant_of_shape, "Shape": _shape, "Size": _size}
+def _range(node: OnnxNode) -> Value:
+    bounds = [node.value(index) for index in range(3)]
+    if not all(value.is_constant for value in bounds):
+        node.fail("how many numbers it makes depends on the data")
+    start, limit, delta = (node.array(index, "bounds").reshape(()).item() for index in range(3))
+    if not delta or not math.isfinite(limit - start) or (limit - start) / delta * 8 > FOLDED_LIMIT:
+        node.fail(f"the numbers from {start} to {limit} in steps of {delta} cannot be made")
+    constant = node.constant("value", np.arange(start, limit, delta), bounds[0].dtype)
+    if node.open is not None:
+        node.open.range(bounds, constant)
+    return constant
+
+
+CONSTANT_OPERATORS = {
+    "Constant": _constant,
+    "ConstantOfShape": _constant_of_shape,
+    "Range": _range,
+    "Shape": _shape,
+    "Size": _size,
+}
 """Converters of the operators that are always constants, by ONNX name."""
 
 

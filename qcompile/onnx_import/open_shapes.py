@@ -20,13 +20,18 @@ from qcompile import ops
 from qcompile.errors import UnsupportedOpError
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.opdef import OpDef
-from qcompile.ir.symbol import JOINT, Extent, Positions, Symbol
+from qcompile.ir.symbol import JOINT, Axes, Extent, Positions, Symbol
+from qcompile.ops.elementwise import Binary, Unary
 from qcompile.ops.evaluation import evaluate_node
 from qcompile.ops.open_extent import OpenExtentAttrs
 from qcompile.shapes.analysis import advance, input_axes
 from qcompile.shapes.step import Analysis
 
 Array = npt.NDArray[Any]
+
+
+_MOVING = ("concat", "reshape")
+"""Operations whose results have the first elements of an operand elsewhere."""
 
 
 class OpenShapes:
@@ -45,10 +50,23 @@ class OpenShapes:
         self._seen = 0
         self.looping: list[str] = []
         self._twins: dict[Value, Value] = {}
+        self._leading: dict[Value, Axes] = {}
         self._tables: dict[tuple[Value, str], list[Array]] = {}
 
     def extent(self, value: Value, axis: int) -> Extent | None:
         """Return the open extent of a tensor's axis, None where it is fixed or not known."""
+        if value in self._leading:
+            return self._leading[value][axis]
+        self._advance()
+        return self._analysis.of(value)[axis]
+
+    def only_extent(self, size: int) -> Extent | None:
+        """Return the open extent that a repetition to a size is taken to follow, None where there is not just one."""
+        self._advance()
+        return self._analysis.only_extent(size)
+
+    def _advance(self) -> None:
+        """Analyse the nodes that are new."""
         for node in self._graph.nodes[self._seen :]:
             self._seen += 1
             try:
@@ -56,7 +74,6 @@ class OpenShapes:
             except UnsupportedOpError:
                 # Nobody may need the node; if somebody does, the import ends with this very error.
                 continue
-        return self._analysis.of(value)[axis]
 
     def live(self, value: Value) -> Value:
         """Return what computes a constant at the actual sizes, the constant itself where these do not matter."""
@@ -72,11 +89,77 @@ class OpenShapes:
             results: constants.
             loc: ONNX node name.
         """
+        led = [value for value in inputs if value in self._leading]
+        if led:
+            mixed = any(value in self._twins for value in inputs)
+            axes = None if mixed else self._led(op, inputs, attrs, results[0])
+            if axes is not None:
+                self._leading[results[0]] = axes
+            elif op.name in _MOVING:
+                for value in led:
+                    self._end(value)
         if not any(v in self._twins for v in inputs):
             return
         names = [f"{value.name}.live" for value in results]
         node = self._graph.add_node(op, [self.live(v) for v in inputs], attrs, names=names, loc=loc)
         self._twins.update(zip(results, node.outputs, strict=True))
+
+    def lead(self, constant: Value, axes: Axes) -> None:
+        """Note that the actual sizes take the first elements of a constant, and of how many on each axis.
+
+        It needs no twin as long as what reads it does just that; where it is joined with others along such an axis,
+        or its axes with each other, they lie at other places.
+        """
+        known = self._leading.get(constant, (None,) * len(axes))
+        if any(axes):
+            self._leading[constant] = tuple(a or b for a, b in zip(axes, known, strict=True))
+
+    def _end(self, constant: Value) -> None:
+        """Give a constant a twin that ends where it does at the actual sizes."""
+        for axis, extent in enumerate(self._leading.pop(constant, ())):
+            if extent is not None:
+                self.cut(constant, axis, extent)
+
+    def _led(self, op: OpDef, inputs: Sequence[Value], attrs: Any, result: Value) -> Axes | None:
+        """Return of how many first elements a result is at the actual sizes, None where they are not its first."""
+        axes = self._broadcast(inputs, len(result.shape))
+        if isinstance(op, (Unary, Binary)) or op.name in ("cast", "where", "expand"):
+            return axes
+        if op.name == "concat":
+            return axes if axes[attrs.axis] is None else None
+        own = self._leading.get(inputs[0], ())
+        if op.name == "transpose":
+            return tuple(own[axis] for axis in attrs.perm)
+        if op.name == "reshape":
+            return _unsqueezed(inputs[0].shape, own, result.shape)
+        if op.name == "gather" and not own:
+            rest: Axes = (None,) * (len(inputs[0].shape) - attrs.axis - 1)
+            return (*(None,) * attrs.axis, *self._leading[inputs[1]], *rest)
+        return None
+
+    def _broadcast(self, inputs: Sequence[Value], rank: int) -> Axes:
+        """Return how many first elements of what is computed element by element matter."""
+        found: list[Extent | None] = [None] * rank
+        for value in inputs:
+            own = self._leading.get(value, ())
+            for axis, extent in enumerate(own, rank - len(own)):
+                found[axis] = extent or found[axis]
+        return tuple(found)
+
+    def wanted(self, shape: Value, place: int) -> Extent | None:
+        """Return the open extent that one number of a constant shape follows, None where it is fixed.
+
+        Raises:
+            ValueError: it is largest elsewhere than at the largest sizes, which memory is planned for.
+        """
+        symbols = sorted(self.symbols(shape, place))
+        if not symbols:
+            return None
+        symbol = JOINT.join(symbols)
+        extent = Extent(symbol, tuple(int(array.reshape(-1)[place]) for array in self.table(shape, symbol)))
+        if max(extent.table) > extent.most:
+            raise ValueError(f"extent {place} of its result is not largest at the largest '{symbol}'")
+        return extent
 
     def shape(self, x: Value, axes: range, constant: Value) -> None:
         """Give the shape of a tensor its twin.
@@ -86,7 +169,7 @@ class OpenShapes:
             axes: those that the shape lists.
             constant: the shape at the largest sizes.
         """
-        extents = [self.extent(x, axis) for axis in axes]
+        extents = [self.extent(self.live(x), axis) for axis in axes]
         if not any(extents):
             return
         parts = [
@@ -99,6 +182,51 @@ class OpenShapes:
             concat = ops.get("concat")
             parts = [self._graph.add_node(concat, parts, concat.Attrs(axis=0), names=[f"{constant.name}.live"]).output]
         self._twins[constant] = parts[0]
+
+    def range(self, bounds: Sequence[Value], constant: Value) -> None:
+        """Note how many numbers from a start on there are at the actual sizes.
+
+        Args:
+            bounds: start, limit and delta, constants of one number.
+            constant: start + delta · [0, 1, …] at the largest sizes.
+
+        Raises:
+            ValueError: they are most numerous elsewhere than at the largest sizes.
+        """
+        symbols = sorted(set().union(*(self.symbols(value, 0) for value in bounds)))
+        if not symbols:
+            return
+        tables = [self.table(value, JOINT.join(symbols)) for value in bounds]
+        counts = tuple(np.arange(*(a.item() for a in numbers)).size for numbers in zip(*tables, strict=True))
+        if max(counts) > constant.type.size:
+            raise ValueError(f"{max(counts)} numbers, and {constant.type.size} at the largest sizes")
+        extent = Extent(JOINT.join(symbols), counts)
+        start, _, delta = (self.live(value) for value in bounds)
+        if start.is_constant and delta.is_constant:
+            self.lead(constant, (extent,))
+            return
+        steps = self._graph.add_constant(f"{constant.name}.steps", np.arange(constant.type.size, dtype=constant.dtype))
+        found = self._part(steps, 0, extent, f"{constant.name}.live")
+        for op, operand in (("mul", delta), ("add", start)):
+            operation, names = ops.get(op), [f"{constant.name}.{op}"]
+            found = self._graph.add_node(operation, [found, operand], operation.Attrs(), names=names).output
+        self._twins[constant] = found
+
+    def cut(self, value: Value, axis: int, extent: Extent) -> Value:
+        """Return a tensor that ends at an open extent on one axis; a constant stays itself, its twin ends there."""
+        live = self.live(value)
+        found = self._part(live, axis, extent, f"{live.name}.cut{axis}")
+        if not value.is_constant:
+            return found
+        self._twins[value] = found
+        self._leading.pop(value, None)
+        return value
+
+    def _part(self, value: Value, axis: int, extent: Extent, name: str) -> Value:
+        """Return the first elements of a tensor's axis."""
+        operation, zeros = ops.get("open_slice"), (0,) * len(extent.table)
+        attrs = operation.Attrs(symbol=extent.symbol, axis=axis, starts=zeros, sizes=extent.table)
+        return self._graph.add_node(operation, [value], attrs, names=[name]).output
 
     def number(self, extent: Extent) -> Value:
         """Return an open extent as a tensor of one int64 number."""
@@ -136,6 +264,16 @@ class OpenShapes:
                 for place in places
             ]
         return self._tables[key]
+
+
+def _unsqueezed(old: Sequence[int], axes: Axes, new: Sequence[int]) -> Axes | None:
+    """Return the open extents of a tensor that got or lost axes of one element, None where others changed."""
+    if [d for d in old if d != 1] != [d for d in new if d != 1] or any(
+        e is not None and d == 1 for e, d in zip(axes, old, strict=True)
+    ):
+        return None
+    kept = iter(extent for extent, d in zip(axes, old, strict=True) if d != 1)
+    return tuple(next(kept) if d != 1 else None for d in new)
 
 
 def _computed(value: Value, at: Positions, known: dict[Value, Array]) -> Array:

@@ -69,7 +69,7 @@ def report_unsupported(model: Model, nodes: Sequence[Any], problems: Sequence[st
         )
         plural = "operators that are" if len(counts) > 1 else "an operator that is"
         lines.insert(0, f"{model.source} uses {plural} not supported: {listed}")
-    hint = f"supported operators: {', '.join(converters())}" if counts else None
+    hint = "export the model with others in their place; `qcompile ops` lists what is supported" if counts else None
     if any("Quantize" in name or "QLinear" in name or name.endswith("Integer") for name in counts):
         hint = "the model is quantized already; give the float model that it was made from, or one in QDQ form"
     raise UnsupportedOpError("\n".join(lines), hint=hint)

@@ -12,6 +12,7 @@ from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.open_part import open_expanded
 from qcompile.ops.reshape import reshaped
 
 
@@ -21,9 +22,11 @@ class ExpandAttrs:
 
     Args:
         shape: extents of the result, elements.
+        fixed: axes that are repeated as often at every size, where others of that extent are open.
     """
 
     shape: tuple[int, ...]
+    fixed: tuple[int, ...] = ()
 
 
 def _from_onnx(node: OnnxNode) -> Value:
@@ -34,7 +37,7 @@ def _from_onnx(node: OnnxNode) -> Value:
     shape = np.broadcast_shapes(x.shape, target)
     if np.prod(shape) == x.type.size:
         return reshaped(node, x, shape)
-    return node.add("expand", [x], shape=shape)
+    return node.add("expand", [x], shape=shape) if node.open is None else open_expanded(node, x, shape)
 
 
 class Expand(OpDef):

@@ -61,6 +61,29 @@ def _open_range(
     return symbol, tuple(a if n else 0 for a, n in zip(starts, sizes, strict=True)), sizes
 
 
+def open_expanded(node: OnnxNode, x: Value, shape: Sequence[int]) -> Value:
+    """Return a tensor repeated to a shape that may depend on open extents.
+
+    Args:
+        node: the ONNX node that asks for it, with the wanted shape as its operand 1.
+        x: any tensor.
+        shape: of the result at the largest sizes.
+    """
+    wanted, rank = node.value(1), len(shape)
+    before = (1,) * (rank - len(x.shape)) + x.shape
+    repeated = [axis for axis in range(rank) if before[axis] == 1 and shape[axis] > 1]
+    extents = {axis: node.open.wanted(wanted, axis - rank + wanted.type.size) for axis in repeated}
+    cut = {a: e for a, e in extents.items() if e is not None and e != node.open.only_extent(shape[a])}
+    fixed = tuple(axis for axis in repeated if extents[axis] is None or axis in cut)
+    y: Value = node.add("expand", [x], shape=tuple(shape), fixed=fixed)
+    if y.is_constant and node.open.live(y) is y:
+        node.open.lead(y, tuple(extents.get(axis) for axis in range(rank)))
+        return y
+    for axis, extent in cut.items():
+        y = node.open.cut(y, axis, extent)
+    return y
+
+
 def _check_longest(node: OnnxNode, axis: int, symbol: str, sizes: Sequence[int]) -> None:
     """Refuse a part that is longest elsewhere than at the largest size: memory is planned for that."""
     if sizes[-1] != max(sizes):

@@ -65,17 +65,15 @@ def _from_onnx(node: OnnxNode) -> Value:
         before[axis], after[axis] = int(given[k]), int(given[k + len(axes)])
     mode = node.attr("mode", "constant")
     if min(before + after, default=0) < 0:
-        x = _crop(node, x, before, after, mode)
+        x = _crop(node, x, before, after)
     if node.open is not None and mode in ("reflect", "wrap"):
         x = open_padded(node, x, before, after, mode)
     pads = tuple(max(p, 0) for p in (*before, *after))
     return node.add("pad", [x], pads=pads, mode=mode, value=value) if any(pads) else x
 
 
-def _crop(node: OnnxNode, x: Value, before: Sequence[int], after: Sequence[int], mode: str) -> Value:
-    """Take away what negative pads say."""
-    if mode != "constant" and max(*before, *after) > 0:
-        node.fail(f"mode '{mode}' with negative and positive pads")
+def _crop(node: OnnxNode, x: Value, before: Sequence[int], after: Sequence[int]) -> Value:
+    """Take away what negative pads say, of which an edge or a mirror image then sees nothing."""
     ranges = {
         a: slice(max(-b, 0), extent - max(-e, 0))
         for a, (extent, b, e) in enumerate(zip(x.shape, before, after, strict=True))

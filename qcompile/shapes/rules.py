@@ -78,11 +78,12 @@ def _transpose(step: Step) -> list[Axes]:
 
 def _expand(step: Step) -> list[Axes]:
     """An axis that is repeated to the largest size of a known open extent follows it."""
-    x, y = step.node.inputs[0].shape, step.node.output.shape
+    x, y, fixed = step.node.inputs[0].shape, step.node.output.shape, step.node.attrs.fixed
     new: list[Extent | None] = [None] * (len(y) - len(x))
     axes = [*new, *step.axes[0]]
     old = (1,) * (len(y) - len(x)) + x
-    return [tuple(e or (step.extent_of(y[a]) if old[a] == 1 and y[a] > 1 else None) for a, e in enumerate(axes))]
+    follows = [old[axis] == 1 and y[axis] > 1 and axis not in fixed for axis in range(len(y))]
+    return [tuple(e or (step.extent_of(y[a]) if follows[a] else None) for a, e in enumerate(axes))]
 
 
 def _slice(step: Step) -> list[Axes]:

@@ -63,6 +63,11 @@ class Analysis:
         """Return all extents that occur, each once, in order."""
         return list(dict.fromkeys(e for axes in self.axes.values() for e in axes if e is not None))
 
+    def only_extent(self, size: int) -> Extent | None:
+        """Return the one extent whose largest value is a size, None where there is none or several."""
+        found = [e for e in self.extents() if e.most == size]
+        return found[0] if len(found) == 1 else None
+
 
 class Step:
     """One node as its rule sees it.
@@ -120,8 +125,7 @@ class Step:
 
     def extent_of(self, size: int) -> Extent | None:
         """Return the one known open extent whose largest value is a size, None where there is none or several."""
-        found = [e for e in self._analysis.extents() if e.most == size]
-        return found[0] if len(found) == 1 else None
+        return self._analysis.only_extent(size)
 
     def refuse(self, reason: str, axis: Extent | None = None) -> UnsupportedOpError:
         """Return an error about the node."""

@@ -156,6 +156,39 @@ def normalized() -> OddModel:
     return m
 
 
+def centres(m: OddModel, image: str) -> tuple[str, str]:
+    """Return the centres of all cells [cells, 2], and their number as a vector."""
+    height, width = extents(m, image, 2, 3), extents(m, image, 3, 4)
+    zero, one = (m.constant(np.float32(number)) for number in (0, 1))
+    grids = []
+    for extent, shape in ((width, (1, -1)), (height, (-1, 1))):
+        limit = m.node("Cast", [m.node("Squeeze", [extent])], to=1)
+        places = m.node("Add", [m.node("Range", [zero, limit, one]), m.constant(np.float32(0.5))])
+        whole = m.node("Concat", [height, width], axis=0)
+        grid = m.node("Expand", [m.node("Reshape", [places, m.integers(*shape)]), whole])
+        grids.append(m.node("Unsqueeze", [grid, m.integers(-1)]))
+    pairs = m.node("Reshape", [m.node("Concat", grids, axis=-1), m.integers(-1, 2)])
+    return pairs, m.node("Mul", [height, width])
+
+
+def boxes() -> OddModel:
+    """Return offsets from the centres of cells of two sizes, in pixels, as YOLO's exports decode boxes."""
+    m = opened()
+    first = m.node("Relu", [m.conv("x", 3, C, strides=[2, 2])])
+    levels = {2: first, 4: m.conv(first, C, C, strides=[2, 2])}
+    centre, stride, offset = [], [], []
+    for size, image in levels.items():
+        pairs, count = centres(m, image)
+        centre.append(pairs)
+        column = m.node("ConstantOfShape", [m.node("Concat", [count, m.integers(1)], axis=0)])
+        stride.append(m.node("Add", [column, m.constant(np.float32(size))]))
+        offset.append(m.node("Reshape", [m.conv(image, C, 2, 1), m.integers(0, 2, -1)]))
+    whole, sizes = (m.node("Transpose", [m.node("Concat", p, axis=0)], perm=[1, 0]) for p in (centre, stride))
+    moved = m.node("Add", [m.node("Unsqueeze", [whole, m.integers(0)]), m.node("Concat", offset, axis=2)])
+    m.names = [m.node("Mul", [moved, sizes])]
+    return m
+
+
 NETWORKS: dict[str, Callable[[], OddModel]] = {
     "vision transformer": vision_transformer,
     "detection transformer": detection_transformer,
@@ -164,4 +197,5 @@ NETWORKS: dict[str, Callable[[], OddModel]] = {
     "shrunken keys": shrunken_keys,
     "counted positions": counted_positions,
     "normalized": normalized,
+    "boxes": boxes,
 }

@@ -47,8 +47,9 @@ def test_every_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_bundle(precision: str, tmp_path: Path) -> None:
-    built = NETWORKS["vision transformer"]()
+@pytest.mark.parametrize("name", ["vision transformer", "boxes"])
+def test_a_bundle(name: str, precision: str, tmp_path: Path) -> None:
+    built = NETWORKS[name]()
     model = built.model()
     onnx.save(model, tmp_path / "m.onnx")
     (tmp_path / "samples").mkdir()

@@ -21,7 +21,7 @@ WIDTH = 5
 
 def built(nodes: list[tuple[Any, ...]], rank: int = 3, **data: Any) -> Any:
     """Return a model of x [1, S, WIDTH] with the one output y."""
-    made = [helper.make_node(op, i.split(), o.split(), **(more[0] if more else {})) for op, i, o, *more in nodes]
+    made = [helper.make_node(op, i.split(" "), o.split(), **(more[0] if more else {})) for op, i, o, *more in nodes]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "S", WIDTH])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * rank)
     tensors = [numpy_helper.from_array(np.asarray(a), n) for n, a in data.items()]
@@ -63,6 +63,21 @@ CASES: dict[str, tuple[Any, str]] = {
                               **ONE), "1..9"),
     "learned places": (built([*LENGTH, ("Unsqueeze", "n zero", "b"), ("Slice", "table zero b zero", "part"),
                               ("Add", "x part", "y")], table=RNG.normal(0, 1, (9, WIDTH)).astype("f4"), **ONE), "1..9"),
+    "frames": (built([("Transpose", "x", "rows", {"perm": [0, 2, 1]}), ("Reshape", "rows flat", "signals"),
+                      ("STFT", "signals hop  size", "spectra"),
+                      ("ReduceSumSquare", "spectra", "y", {"axes": [3], "keepdims": 0})],
+                     flat=np.array([WIDTH, -1]), hop=np.array(2), size=np.array(4)), "4..9"),
+    "filled and joined": (built([*LENGTH, ("Unsqueeze", "n zero", "e"), ("Concat", "e five", "s", {"axis": 0}),
+                                 ("ConstantOfShape", "s", "fill"), ("Add", "fill f", "twos"),
+                                 ("Concat", "twos twos", "double", {"axis": 0}), ("Concat", "x x", "xx", {"axis": 1}),
+                                 ("Mul", "xx double", "y")], five=np.array([WIDTH]), f=np.float32(2), **ONE), "1..9"),
+    "counted from the end": (built([*LENGTH, ("Neg", "n", "from"), ("Range", "from z one", "r"),
+                                    ("Cast", "r", "c", {"to": 1}), ("Unsqueeze", "c vector", "column"),
+                                    ("Mul", "x column", "y")], z=np.array(0), **ONE), "1..9"),
+    "two ranges in a row": (built([*LENGTH, ("Range", "z n one", "r"), ("Concat", "r r", "rr", {"axis": 0}),
+                                   ("Gather", "table rr", "part"), ("Concat", "x x", "xx", {"axis": 1}),
+                                   ("Add", "xx part", "y")],
+                                  z=np.array(0), table=RNG.normal(0, 1, (12, WIDTH)).astype("f4"), **ONE), "1..9"),
     "range": (built([*LENGTH, ("Range", "z n one", "r"), ("Gather", "table r", "part"), ("Add", "x part", "y")],
                     z=np.array(0), table=RNG.normal(0, 1, (12, WIDTH)).astype("f4"), **ONE), "1..9"),
 }  # fmt: skip

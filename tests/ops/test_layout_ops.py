@@ -156,6 +156,13 @@ def test_integer_pad_adds_the_quantized_value(value: float, q: int) -> None:
     assert padded[0] == q
 
 
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
+def test_negative_pads_cut_before_others_add(mode: str, against_ort: Any) -> None:
+    pads = np.array([-1, 2, 1, -2])
+    _, y = against_ort("Pad", [noise((5, 6)), pads], constants=(1,), opset=19, mode=mode)
+    assert y.shape == (5, 6)
+
+
 def test_integer_concat_copies_equal_grids_and_requantizes_others() -> None:
     a, b = noise((2, 3), "int8", 1), noise((2, 5), "int8", 2)
     other = QParams((0.25,), (10,))

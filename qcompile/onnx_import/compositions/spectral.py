@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qcompile.ir.graph import Value
+from qcompile.ir.symbol import Extent
 from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
@@ -113,6 +114,10 @@ def _stft(node: OnnxNode) -> Value:
     frames = 1 + (samples - length) // step
     places = np.arange(frames)[:, None] * step + np.arange(length)[None, :]
     cut = node.add("gather", [x, node.constant("places", places, "int64")], name=f"{base}.frames", axis=1)
+    extent = None if node.open is None else node.open.extent(x, 1)
+    if extent is not None:
+        counts = tuple(1 + (size - length) // step for size in extent.table)
+        cut = node.open.cut(cut, 1, Extent(extent.symbol, counts))
     rows = reshaped(node, cut, (batch, frames, length * parts), f"{base}.rows")
     bins = length // 2 + 1 if node.attr("onesided", 1) else length
     matrix = fourier_matrix(length, parts, length, bins, inverse=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -57,14 +58,33 @@ def _causal(body: Body, length: int, total: int) -> list[str]:
 
 def _attention(body: Body) -> None:
     """Define self-attention with its input projection; inputs: x, weights, bias, mask, past, attention bias."""
-    (batch, length, _), heads = body.shape(0), int(body.attr("num_heads", 0))
-    if heads < 1:
-        body.fail(f"num_heads {heads}")
     columns = body.shape(1)[1]
     sizes = [int(s) for s in body.attr("qkv_hidden_sizes", [])] or [columns // 3] * 3
     product = body.add("MatMul", [body.input(0), body.input(1)])
     if body.has(2):
         product = body.add("Add", [product, body.input(2)])
+    attend_projected(body, product, sizes, mask=3, past=4, bias=5)
+
+
+def attend_projected(
+    body: Body, product: str, sizes: Sequence[int], mask: int, past: int, bias: int | None = None
+) -> None:
+    """Append attention of queries, keys and values that lie side by side in one tensor.
+
+    Args:
+        body: input 0 of its node is what was projected, [batch, length, …].
+        product: name of the projection, [batch, length, Σ sizes].
+        sizes: columns of queries, keys and values.
+        mask: index of the mask of keys among the inputs.
+        past: index of the state, [2, batch, heads, past, size].
+        bias: index of what is added to the scores.
+
+    Raises:
+        UnsupportedOpError: no heads, or a mask of another shape.
+    """
+    (batch, length, _), heads = body.shape(0), int(body.attr("num_heads", 0))
+    if heads < 1:
+        body.fail(f"num_heads {heads}")
     parts, start = [], 0
     for size in sizes:
         ends = [body.constant([n], "int64") for n in (start, start + size, 2)]
@@ -72,20 +92,20 @@ def _attention(body: Body) -> None:
         start += size
     q, k, v = parts
     total = length
-    if body.has(4) or body.output(1):
-        k, v, total = _with_state(body, k, v, length)
-    biases = _key_mask(body, 3, batch, total) + _causal(body, length, total)
-    biases += [body.input(5)] if body.has(5) else []
+    if body.has(past) or body.output(1):
+        k, v, total = _with_state(body, k, v, length, past)
+    biases = _key_mask(body, mask, batch, total) + _causal(body, length, total)
+    biases += [body.input(bias)] if bias is not None and body.has(bias) else []
     _attended(body, q, k, v, sizes[0] // heads, biases)
 
 
-def _with_state(body: Body, k: str, v: str, length: int) -> tuple[str, str, int]:
+def _with_state(body: Body, k: str, v: str, length: int, past: int) -> tuple[str, str, int]:
     """Append keys and values to those of the state [2, batch, heads, past, size]; the new state is output 1."""
     total = length
-    if body.has(4):
-        first, second = (body.add("Gather", [body.input(4), body.constant(i, "int64")], axis=0) for i in (0, 1))
+    if body.has(past):
+        first, second = (body.add("Gather", [body.input(past), body.constant(i, "int64")], axis=0) for i in (0, 1))
         k, v = _appended(body, first, k, None), _appended(body, second, v, None)
-        total += body.shape(4)[3]
+        total += body.shape(past)[3]
     if body.output(1):
         axis = body.constant([0], "int64")
         body.add("Concat", [body.add("Unsqueeze", [part, axis]) for part in (k, v)], body.output(1), axis=0)

@@ -75,10 +75,24 @@ class Body:
             output: name of the result; made up by default.
             attributes: of the node; None for one left out.
         """
-        result = output or f"{self._label}/{len(self.nodes)}"
+        return self.add_several(op, inputs, [output or f"{self._label}/{len(self.nodes)}"], **attributes)[0]
+
+    def add_several(
+        self, op: str, inputs: Sequence[str], outputs: int | Sequence[str], **attributes: Any
+    ) -> tuple[str, ...]:
+        """Append a node with several outputs, and return their names.
+
+        Args:
+            op: ONNX operator.
+            inputs: names; "" for one left out.
+            outputs: names of the results, "" for one that nobody asks for; or how many names to make up.
+            attributes: of the node; None for one left out.
+        """
+        if isinstance(outputs, int):
+            outputs = [f"{self._label}/{len(self.nodes)}.{k}" for k in range(outputs)]
         given = {name: value for name, value in attributes.items() if value is not None}
-        self.nodes.append(helper.make_node(op, list(inputs), [result], name=f"{self._label}/{op}", **given))
-        return result
+        self.nodes.append(helper.make_node(op, list(inputs), outputs, name=f"{self._label}/{op}", **given))
+        return tuple(outputs)
 
     def constant(self, data: npt.ArrayLike, dtype: str = "float32") -> str:
         """Append a constant and return its name."""
