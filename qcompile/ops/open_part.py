@@ -75,12 +75,14 @@ def open_expanded(node: OnnxNode, x: Value, shape: Sequence[int]) -> Value:
     extents = {axis: node.open.wanted(wanted, axis - rank + wanted.type.size) for axis in repeated}
     cut = {a: e for a, e in extents.items() if e is not None and e != node.open.only_extent(shape[a])}
     fixed = tuple(axis for axis in repeated if extents[axis] is None or axis in cut)
-    y: Value = node.add("expand", [x], shape=tuple(shape), fixed=fixed)
-    if y.is_constant and node.open.live(y) is y:
+    y = node.add("expand", [x], shape=tuple(shape), fixed=fixed)
+    same_at_run_time = node.open.live(y) is y
+    if y.is_constant and same_at_run_time:
         node.open.lead(y, tuple(extents.get(axis) for axis in range(rank)))
         return y
     for axis, extent in cut.items():
-        y = node.open.cut(y, axis, extent)
+        ended: Value = node.open.cut(y, axis, extent)
+        y = ended
     return y
 
 
