@@ -73,8 +73,8 @@ MODELS: dict[str, tuple[Damage, tuple[str, ...]]] = {
     ),
     "external data": (without_external_data, ("weights.data", "m.onnx is missing")),
     "operator": (
-        rewritten(lambda m: setattr(m.graph.node[1], "op_type", "Det")),
-        ("Det (node stem_relu", "m.onnx", "`qcompile ops` lists"),
+        rewritten(lambda m: setattr(m.graph.node[1], "op_type", "RandomNormalLike")),
+        ("RandomNormalLike (node stem_relu", "m.onnx", "`qcompile ops` lists"),
     ),
     "types": (
         rewritten(lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", onnx.TensorProto.STRING)),
