@@ -127,6 +127,18 @@ def test_a_sequence_can_be_taken_back(model: Path, bundle: Path) -> None:
         assert close(session.run({"input_ids": given[2]})["logits"], wanted[1])
 
 
+def test_sessions_of_one_bundle_keep_sequences_of_their_own(model: Path, bundle: Path) -> None:
+    ours, others = chunks(), chunks(seed=4)
+    wanted = [reference(model, given) for given in (ours, others)]
+    with runtime.load(bundle, threads=2) as first, runtime.load(bundle) as second:
+        for step, pair in enumerate(zip(ours, others, strict=True)):
+            for session, ids, logits in zip((first, second), pair, wanted, strict=True):
+                assert close(session.run({"input_ids": ids})["logits"], logits[step])
+        first.reset()
+        assert second.state("cache_length").tolist() == [sum(CUTS)]
+        assert close(first.run({"input_ids": others[0]})["logits"], wanted[1][0])
+
+
 def test_nothing_past_the_length_is_ever_read(bundle: Path) -> None:
     ids = chunks([6, 1])
     with runtime.load(bundle) as session:

@@ -138,6 +138,18 @@ def test_a_first_run_without_its_inputs_is_an_error(opened: tuple[Path, float]) 
             session.run(later)
 
 
+def test_a_sequence_taken_back_to_its_start_begins_anew(model: Path, opened: tuple[Path, float]) -> None:
+    """A new encoder's sequence, of another length, needs no reset then."""
+    folder, error = opened
+    given = tokens((3, 1))
+    with runtime.load(folder) as session:
+        for seed, length in ((0, 4), (1, 7)):
+            source = encoded(seed, length)
+            session.set_state("cache_length", np.array([0]))
+            for ids, logits in zip(given, reference(model, source, given), strict=True):
+                assert close(session.run({"input_ids": ids, **source})["logits"], logits, error)
+
+
 def test_null_pointers_of_the_c_interface(opened: tuple[Path, float]) -> None:
     ids, mask, hidden = np.zeros((1, 1), np.int64), np.ones((1, 4), np.int64), np.ones((1, 4, 12), np.float32)
     logits = np.empty((1, 1, 31), np.float32)
