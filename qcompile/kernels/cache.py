@@ -39,7 +39,7 @@ class _Attention:
 
     def __init__(self, work: CacheWorkload, isa: Isa) -> None:
         self.work, self.b = work, Builder()
-        self.lanes, self.fused = isa.float32.lanes, bool(getattr(isa.float32, "fused", True))
+        self.lanes, self.fused = isa.float32.lanes, isa.fused
         b = self.b
         self.x, self.cache = b.argument(0, "float32"), b.argument(1, _STORED[work.dtype])
         self.total, self.before, self.after = (b.argument(number, "int64") for number in (2, 3, 6))

@@ -147,7 +147,7 @@ def float_weights(b: Builder, position: int, kind: str, isa: Isa) -> Any:
     """
     if kind == "float32":
         return b.argument(position, "float32")
-    return WidenedMemory(b, b.argument(position, "uint16"), kind, getattr(isa.float32, "fused", True))
+    return WidenedMemory(b, b.argument(position, "uint16"), kind, isa.fused)
 
 
 def stored_as(kind: str, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -52,7 +52,7 @@ class _Product:
     def __init__(self, work: PackedWorkload, isa: Isa) -> None:
         self.work, self.isa, self.b = work, isa, Builder()
         self.tiling, self.lanes = choose_tiling(work, isa), isa.float32.lanes
-        self.fused = getattr(isa.float32, "fused", True)
+        self.fused = isa.fused
         b = self.b
         self.x, self.y = b.argument(0, "float32"), b.argument(6, "float32")
         self.codes = b.argument(1, "int8" if work.bits == 8 else "uint32")

@@ -203,6 +203,11 @@ class Isa:
     least_weight: int = -127
 
     @property
+    def fused(self) -> bool:
+        """Whether the machine has a fused multiply-add, and converts float16 itself."""
+        return bool(getattr(self.float32, "fused", True))
+
+    @property
     def pairs(self) -> PairMicroKernel | None:
         """Inner kernel for products of 16 bits, None where there is none."""
         if self.shared_int8 is not None:

@@ -251,6 +251,17 @@ PITCHED = [
 ]
 
 
+def compare(layer: Layer, result: np.ndarray, wanted: np.ndarray) -> None:
+    """Check a result that may lie among the channels of others: integers to the bit, floats within their rounding."""
+    if layer.work.precision != "float32":
+        np.testing.assert_array_equal(result, wanted, err_msg=str(layer.work))
+        return
+    scale = np.abs(layer.weights).sum(axis=(1, 2, 3)) * np.abs(layer.x).max() + 1
+    differ = np.abs(result - wanted)
+    assert np.all(differ[..., : layer.work.filters] <= 1e-6 * scale), layer.work
+    assert not differ[..., layer.work.filters :].any(), layer.work
+
+
 def among_others(tensor: np.ndarray, pitch: int, fill: int) -> np.ndarray:
     """The tensor as the first channels of pixels that have ``pitch`` elements."""
     if not pitch:

@@ -44,18 +44,7 @@ def check(layers: list[conv_reference.Layer], target: Target, noise: int = 0x5A)
     library = native_runner.Library([kernel for kernel, _ in calls], target)
     for layer, (kernel, arguments) in zip(layers, calls, strict=True):
         result = library.run(kernel, arguments, noise=noise)
-        compare(layer, result, target)
-
-
-def compare(layer: conv_reference.Layer, result: np.ndarray, target: Target) -> None:
-    wanted = layers_x86.expected(layer, target)
-    if layer.work.precision == "float32":
-        scale = np.abs(layer.weights).sum(axis=(1, 2, 3)) * np.abs(layer.x).max() + 1
-        differ = np.abs(result - wanted)
-        assert np.all(differ[..., : layer.work.filters] <= 1e-6 * scale), layer.work
-        assert not differ[..., layer.work.filters :].any(), layer.work
-    else:
-        np.testing.assert_array_equal(result, wanted, err_msg=str(layer.work))
+        conv_reference.compare(layer, result, layers_x86.expected(layer, target))
 
 
 def test_every_geometry(machine: Target) -> None:
