@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcompile.kernels.builder import Builder, Expr, Index, Inlined, Memory, bitcast, cast, splat
+from qcompile.kernels.micro_kernel import MicroKernel
 
 _DOT = Inlined(
     "qc_bfloat16_dot",
@@ -23,7 +24,7 @@ define <16 x float> @qc_bfloat16_dot(<16 x float> %sum, <16 x i32> %a, <16 x i32
 
 
 @dataclass(frozen=True)
-class PairSums:
+class PairSums(MicroKernel):
     """bfloat16 on x86: two neighbouring values of a row, repeated, against nv vectors of pairs of weights.
 
     Attributes:
@@ -38,14 +39,12 @@ class PairSums:
     group: int = 2
     a_dtype: str = "bfloat16"
     b_dtype: str = "bfloat16"
+    sum_dtype: str = "float32"
+    exact: bool = True
 
     def cycles(self, mr: int, nv: int) -> float:
         """One product of pairs a cycle; two loads a cycle."""
         return max(mr * nv, 6, (mr + nv) / 2)
-
-    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
-        """Accumulators start at the bias."""
-        return [[b.register(f"float32x{self.lanes}", bias[j]) for j in range(nv)] for _ in range(mr)]
 
     def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit ``groups`` pairs of K."""
@@ -66,7 +65,3 @@ class PairSums:
             values = b.let(splat(pair, self.lanes))
             for total, weight in zip(totals, weights, strict=True):
                 total.set(b.inline(_DOT, sums, total.get(), values, weight))
-
-    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
-        """Sums of one row."""
-        return [b.let(total.get()) for total in state[row]]

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, cast, const, index, splat
+from qcompile.kernels.micro_kernel import MicroKernel
 from qcompile.quant.byte_pairs import REACH, halvable
 
 _QUAD = 4
@@ -31,7 +32,7 @@ _MOST_EXCESS = 0.3
 
 
 @dataclass(frozen=True)
-class BytePairKernel:
+class BytePairKernel(MicroKernel):
     """Sums two products of bytes in 16 bits, and two of those sums in 32.
 
     Attributes:
@@ -55,10 +56,6 @@ class BytePairKernel:
         """Estimated cycles of four K: three instructions on three ports, and the further steps."""
         return max(mr * nv + 0.5, 4.0) * (1 + _EXPECTED_EXCESS)
 
-    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
-        """Declare accumulators."""
-        return [[b.register(f"int32x{self.lanes}", bias[j]) for j in range(nv)] for _ in range(mr)]
-
     def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit one plain step."""
         size = _QUAD * self.lanes
@@ -71,10 +68,6 @@ class BytePairKernel:
             pixels = b.let(bitcast(f"uint8x{size}", splat(bitcast("int32", a.load(row, _QUAD)), self.lanes)))
             pairs = call_pure(f"int16x{size // 2}", self.multiply, pixels, weights)
             total.set(total.get() + call_pure(f"int32x{self.lanes}", self.widen, pairs, factors))
-
-    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
-        """Sums of one row."""
-        return [b.let(total.get()) for total in state[row]]
 
     def emit(
         self,

@@ -100,7 +100,7 @@ class _Generator:
         if work.weights:
             self.weights = float_weights(self.b, 1, work.weights, isa)
         self.table = self.b.argument(1, "int32")
-        self.sum_lanes = int(getattr(self.micro, "sum_lanes", self.micro.lanes))
+        self.sum_lanes = self.micro.lanes if isinstance(self.micro, AmxKernel) else self.micro.result_lanes
         self.epilogue = Epilogue(self.b, work, isa, self.sum_lanes)
         self.sums = FilterSums(self.b, work, plan, self.walk, self.micro, self.weights, self.streamed)
         self.matrix: AmxTiles | None = None

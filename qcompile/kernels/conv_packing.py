@@ -25,8 +25,9 @@ from qcompile.kernels.conv_plan import (
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.depthwise import channel_order, depthwise_kernel, pack_depthwise
 from qcompile.kernels.halves import stored_as
-from qcompile.kernels.isa import Isa, MicroKernel
+from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import in_chunks
+from qcompile.kernels.micro_kernel import MicroKernel
 from qcompile.kernels.parameters import LayerScalars, parameter_block
 from qcompile.kernels.winograd_plan import shared_plan
 
@@ -184,6 +185,6 @@ def _chunks(order: Walk, micro: MicroKernel | AmxKernel) -> list[int]:
     groups = order.padded // micro.group
     if isinstance(micro, AmxKernel):
         return [1] * groups
-    unroll, sizes = groups_of_step(order, micro), getattr(micro, "chunks", (1,))
+    unroll, sizes = groups_of_step(order, micro), micro.chunks
     steps, rest = divmod(groups, unroll)
     return in_chunks(unroll, sizes) * steps + in_chunks(rest, sizes)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from qcompile.errors import LoweringError
 from qcompile.kernels.amx_kernel import AmxKernel
 from qcompile.kernels.conv_workload import ConvWorkload
-from qcompile.kernels.isa import Isa, MicroKernel
+from qcompile.kernels.isa import Isa
+from qcompile.kernels.micro_kernel import MicroKernel
 
 _FINISH_CYCLES = 1.0
 _NARROW_CYCLES = 1.5
 TILE_CYCLES = 12.0
 _NEAR_BYTES = 1 << 15
 _FAR_BYTES_PER_CYCLE = 20
-_GATHER_CYCLES = 6.0
 _STREAMED_BYTES = 1 << 17
 _WANTED_ITEMS = 16
 _ITEM_MACS = 200_000
@@ -89,7 +89,7 @@ def walk(workload: ConvWorkload, micro: MicroKernel | AmxKernel) -> Walk:
     mr, nv = micro.tiles[0]
     per_pixel = micro.cycles(mr, nv) / mr * -(-workload.filters // (nv * micro.lanes))
     saved = (plain.length - gathered.length) / micro.group * per_pixel
-    each = getattr(micro, "gather_cycles", _GATHER_CYCLES)
+    each = micro.gather_cycles
     return gathered if saved > each * kernel_rows * -(-run // 16) else plain
 
 
@@ -105,7 +105,7 @@ def places_of_runs(workload: ConvWorkload, order: Walk) -> list[int]:
 def groups_of_step(order: Walk, micro: MicroKernel) -> int:
     """Groups that one turn of the loop over K consumes: fewer where a run has not two whole steps."""
     if order.padded < 2 * micro.unroll * micro.group:
-        return int(getattr(micro, "short_unroll", micro.unroll))
+        return micro.short_unroll
     return micro.unroll
 
 

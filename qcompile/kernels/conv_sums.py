@@ -9,10 +9,9 @@ from typing import Any
 
 from qcompile.kernels.amx_kernel import AmxKernel
 from qcompile.kernels.builder import Builder, Expr, Index, Memory
-from qcompile.kernels.byte_pairs import BytePairKernel
 from qcompile.kernels.conv_plan import ConvPlan, Walk, groups_of_step
 from qcompile.kernels.conv_workload import ConvWorkload
-from qcompile.kernels.isa import MicroKernel
+from qcompile.kernels.micro_kernel import MicroKernel
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class FilterSums:
         work: ConvWorkload,
         plan: ConvPlan,
         walk: Walk,
-        micro: MicroKernel | AmxKernel | BytePairKernel,
+        micro: MicroKernel | AmxKernel,
         weights: Memory,
         streamed: bool,
     ) -> None:
@@ -89,8 +88,7 @@ class FilterSums:
         b, micro = self._b, self._micro
         assert not isinstance(micro, AmxKernel), "the caller asked"
         lanes = nv * micro.lanes
-        flush = getattr(micro, "flush", None)
-        once = flush is not None and self._walk.length <= getattr(micro, "block", 0)
+        once = self._walk.length <= micro.block
         with b.loop(self._walk.rows, stem="kh") as kh, b.loop(self._walk.taps, stem="kw") as kw:
             tap = kh * source.tap_row + kw * source.tap_column
             entry = b.let(places.input + tap)
@@ -101,16 +99,16 @@ class FilterSums:
                 rows = [entry + k + corner for corner in corners]
                 micro.step(b, state, source.memory, rows, self._weights, weights + k * lanes, groups)
 
-            if flush is None or once:
+            if not micro.block or once:
                 self._run(step, run, places.ahead)
                 if self._left:
                     rows = [entry + self._stepped + corner for corner in corners]
                     at = weights + self._stepped * lanes
-                    micro.partial(b, state, source.memory, rows, self._weights, at, self._left)  # type: ignore[attr-defined]
+                    micro.partial(b, state, source.memory, rows, self._weights, at, self._left)
             else:
-                self._run_in_blocks(step, partial(flush, b, state), run, places.ahead)
-        if flush is not None and once:
-            flush(b, state)
+                self._run_in_blocks(step, partial(micro.flush, b, state), run, places.ahead)
+        if once:
+            micro.flush(b, state)
 
     def _run(self, step: Callable[[Index, int], None], run: Index, ahead: Index) -> None:
         """Emit the steps of one run of K; ``step`` gets where it starts and its groups."""
@@ -131,8 +129,9 @@ class FilterSums:
         self, step: Callable[[Index, int], None], flush: Callable[[], None], run: Index, ahead: Index
     ) -> None:
         """Emit the steps of one run of K with a flush after each block of them, and after the last."""
+        assert not isinstance(self._micro, AmxKernel), "it sums in no blocks"
         b, size = self._b, self._step
-        unroll, each = size // self._micro.group, getattr(self._micro, "block", size) // size
+        unroll, each = size // self._micro.group, self._micro.block // size
         steps, rest = divmod(self._walk.padded, size)
 
         def some(first: Index, count: int) -> None:
@@ -156,7 +155,7 @@ class FilterSums:
     @property
     def _left(self) -> int:
         """Values at the end of a run that fill no group, of kernels which then must not read past it."""
-        return self._walk.run % self._micro.group if hasattr(self._micro, "partial") else 0
+        return self._walk.run % self._micro.group if self._micro.exact and not isinstance(self._micro, AmxKernel) else 0
 
     @property
     def _stepped(self) -> int:
@@ -203,5 +202,5 @@ class FilterSums:
 
     def _first_step_apart(self, steps: int) -> bool:
         """Whether the first step stands before the loop: sums that start at zero need no zeros there."""
-        zeros = getattr(self._micro, "starts_at_zero", False)
+        zeros = not isinstance(self._micro, AmxKernel) and self._micro.starts_at_zero
         return zeros and self._walk.rows * self._walk.taps == 1 and steps > 2

@@ -14,6 +14,7 @@ from typing import Any
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, Register, call_pure, cast, const, shuffle, splat
 from qcompile.kernels.depthwise_kernel import DepthwiseTile
 from qcompile.kernels.depthwise_micro import FixedTile
+from qcompile.kernels.micro_kernel import MicroKernel
 
 BLOCK = 64
 """Products that are summed in float16 at most."""
@@ -33,7 +34,7 @@ class HalfSums:
 
 
 @dataclass(frozen=True)
-class HalfMicroKernel:
+class HalfMicroKernel(MicroKernel):
     """float16: fused multiply-adds of one value of a row with nv vectors of weights.
 
     Attributes:
@@ -54,6 +55,11 @@ class HalfMicroKernel:
     a_dtype: str = "float16"
     b_dtype: str = "float16"
     group: int = 1
+
+    @property
+    def result_lanes(self) -> int:
+        """Lanes of the float32 sums."""
+        return self.sum_lanes
 
     def cycles(self, mr: int, nv: int) -> float:
         """Two multiply-adds a cycle, latency 4; two loads a cycle where each value is one."""

@@ -16,9 +16,10 @@ from typing import Any
 
 from qcompile.kernels.builder import Builder, Expr, Index, Register, equal, index, quotient, remainder, shuffle
 from qcompile.kernels.emit import Emitter
-from qcompile.kernels.isa import Isa, MicroKernel
+from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.matmul_workload import MatmulWorkload, matrix_bases
+from qcompile.kernels.micro_kernel import MicroKernel
 
 _WANTED_ITEMS, _LEAST_ROWS = 8, 32
 _FINISHED_TOGETHER = 16

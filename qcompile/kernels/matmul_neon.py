@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcompile.kernels.builder import Expr, Index, Register, call_pure, cast, const, index, shuffle, splat
-from qcompile.kernels.isa import Isa, MicroKernel
+from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel
 from qcompile.kernels.matmul_dot import LARGEST, DotProduct
 from qcompile.kernels.matmul_workload import MatmulWorkload
+from qcompile.kernels.micro_kernel import MicroKernel
 from qcompile.kernels.transpose import interleave
 
 _LEAST_ROWS = 8

@@ -9,6 +9,7 @@ from typing import Any
 from tvm import tirx
 
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, call_pure, cast, splat
+from qcompile.kernels.micro_kernel import MicroKernel
 
 
 def clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
@@ -26,7 +27,7 @@ def in_chunks(groups: int, sizes: Sequence[int]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class FmaMicroKernel:
+class FmaMicroKernel(MicroKernel):
     """float32: each row broadcasts one value against nv vectors of weights.
 
     Attributes:
@@ -37,19 +38,16 @@ class FmaMicroKernel:
 
     lanes: int
     tiles: Sequence[tuple[int, int]]
-    fused: bool
+    fused: bool = True
     a_dtype: str = "float32"
     b_dtype: str = "float32"
+    sum_dtype: str = "float32"
     group: int = 1
     unroll: int = 1
 
     def cycles(self, mr: int, nv: int) -> float:
         """Estimated cycles of one K: two FMA and two load ports, four cycles of latency."""
         return max(mr * nv, mr + nv, 8) / 2
-
-    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
-        """Declare accumulators."""
-        return [[b.register(f"float32x{self.lanes}", bias[j]) for j in range(nv)] for _ in range(mr)]
 
     def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit ``groups`` values of K."""
@@ -66,16 +64,12 @@ class FmaMicroKernel:
             return x * y + z
         return call_pure(f"float32x{self.lanes}", "llvm.fma", x, y, z)
 
-    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
-        """Sums of one row."""
-        return [b.let(total.get()) for total in state[row]]
-
 
 MultiplyPairs = Callable[[Expr, Expr], Expr]
 
 
 @dataclass(frozen=True)
-class PairMicroKernel:
+class PairMicroKernel(MicroKernel):
     """8-bit products by 16-bit arithmetic that cannot saturate: two products summed into each int32 lane.
 
     Rows are widened to int16 once, in scratch; a broadcast pair meets nv vectors of weight pairs.
@@ -103,10 +97,6 @@ class PairMicroKernel:
             return max(mr * nv, mr + nv, 10) / 2
         return max((2 * mr * nv + nv) / 3 + mr / 10, 3.0)
 
-    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
-        """Declare accumulators."""
-        return [[b.register(f"int32x{self.lanes}", bias[j]) for j in range(nv)] for _ in range(mr)]
-
     def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit ``groups`` pairs of K."""
         nv, pairs = len(state[0]), 2 * self.lanes
@@ -124,7 +114,3 @@ class PairMicroKernel:
     def _weights(self, b: Builder, w: Memory, at: Index) -> Expr:
         loaded = w.load(at, 2 * self.lanes)
         return b.let(loaded if self.b_dtype == "int16" else cast(f"int16x{2 * self.lanes}", loaded))
-
-    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
-        """Sums of one row."""
-        return [b.let(total.get()) for total in state[row]]

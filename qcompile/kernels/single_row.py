@@ -8,56 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qcompile.kernels.builder import Builder, Expr, Index, Memory, const
-
-if TYPE_CHECKING:
-    from qcompile.kernels.isa import MicroKernel
+from qcompile.kernels.micro_kernel import MicroKernel
 
 
 @dataclass(frozen=True)
-class SingleRow:
+class SingleRow(MicroKernel):
     """The inner kernel of an instruction set for one output pixel.
 
     Attributes:
-        inner: kernel of many rows; with it tiles (1, nv) for every nv of ``vectors``.
-        vectors: vectors of channels to compute at once, largest first.
+        inner: kernel of many rows.
         sums: accumulators wanted at once; where ``nv`` vectors are fewer, each gets several.
         chunk: groups that ``inner`` takes at once.
-        unroll: groups of a full step.
     """
 
     inner: MicroKernel
-    vectors: Sequence[int]
-    sums: int = 8
-    chunk: int = 1
-    unroll: int = 4
-
-    @property
-    def a_dtype(self) -> str:
-        """Element type of the row, as read."""
-        return self.inner.a_dtype
-
-    @property
-    def b_dtype(self) -> str:
-        """Element type of the packed weights."""
-        return self.inner.b_dtype
-
-    @property
-    def lanes(self) -> int:
-        """Output channels in a result vector."""
-        return self.inner.lanes
-
-    @property
-    def group(self) -> int:
-        """K values of one dot."""
-        return self.inner.group
-
-    @property
-    def tiles(self) -> Sequence[tuple[int, int]]:
-        """Register tiles."""
-        return tuple((1, nv) for nv in self.vectors)
+    a_dtype: str
+    b_dtype: str
+    lanes: int
+    group: int
+    tiles: Sequence[tuple[int, int]]
+    unroll: int
+    sums: int
+    chunk: int
 
     def cycles(self, mr: int, nv: int) -> float:
         """Estimated cycles of one group: a load a vector, and what latency is left."""
@@ -87,3 +62,19 @@ class SingleRow:
 
     def _copies(self, nv: int) -> int:
         return max(1, min(self.unroll // self.chunk, self.sums // nv))
+
+
+def single_row(
+    inner: MicroKernel, vectors: Sequence[int], *, sums: int = 8, chunk: int = 1, unroll: int = 4
+) -> SingleRow:
+    """Return the kernel of one row that another makes.
+
+    Args:
+        inner: kernel of many rows, with tiles (1, nv) for every nv of `vectors`.
+        vectors: vectors of channels to compute at once, largest first.
+        sums: as `SingleRow.sums`.
+        chunk: as `SingleRow.chunk`.
+        unroll: groups of a full step.
+    """
+    tiles = tuple((1, nv) for nv in vectors)
+    return SingleRow(inner, inner.a_dtype, inner.b_dtype, inner.lanes, inner.group, tiles, unroll, sums, chunk)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, splat
+from qcompile.kernels.builder import Builder, Index, Memory, bitcast, splat
+from qcompile.kernels.micro_kernel import MicroKernel
 from qcompile.kernels.vnni_depthwise import dot
 
 
 @dataclass(frozen=True)
-class VnniMicroKernel:
+class VnniMicroKernel(MicroKernel):
     """mr x nv accumulators of int32.
 
     Attributes:
@@ -30,10 +31,6 @@ class VnniMicroKernel:
         """Estimated cycles of one dot: two dot and two load ports, five cycles of latency."""
         return max(mr * nv, mr + nv, 10) / 2
 
-    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
-        """Declare accumulators."""
-        return [[b.register(f"int32x{self.lanes}", bias[j]) for j in range(nv)] for _ in range(mr)]
-
     def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit ``groups`` dots of four."""
         nv, size = len(state[0]), 4 * self.lanes
@@ -44,7 +41,3 @@ class VnniMicroKernel:
                 codes = b.let(codes)
                 for total, weight in zip(sums, weights, strict=True):
                     total.set(dot(total.get(), codes, weight))
-
-    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
-        """Sums of one row."""
-        return [b.let(total.get()) for total in state[row]]

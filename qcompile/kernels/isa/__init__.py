@@ -14,90 +14,16 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from tvm import tirx
 
 from qcompile.errors import TargetError
 from qcompile.kernels.amx_kernel import AmxKernel
-from qcompile.kernels.builder import Builder, Expr, Index, Memory
+from qcompile.kernels.builder import Builder, Expr, Memory
 from qcompile.kernels.byte_pairs import BytePairKernel
 from qcompile.kernels.depthwise_kernel import DepthwiseKernel, DirectKernel
 from qcompile.kernels.micro import PairMicroKernel
-
-
-class MicroKernel(Protocol):
-    """Multiplies ``mr`` rows of A by ``nv`` vectors of ``lanes`` output channels in registers.
-
-    Attributes:
-        a_dtype: element type of the rows as the kernel reads them; where it differs from the
-            stored activations, the generator widens rows into scratch first.
-        b_dtype: element type of the packed weights.
-        lanes: output channels in one result vector.
-        group: K values a packed channel keeps together; runs of K are padded to it with zero
-            weights, so up to ``group * unroll - 1`` elements of A past a run may be read, and
-            must not matter (integers only).
-        unroll: groups which one full step consumes.
-        tiles: register tiles (mr, nv) worth trying, largest first.
-
-    A kernel may have ``chunks``, sizes in groups, the last 1: a step's groups are cut into such chunks
-    (``micro.in_chunks``), and the packed weights are ``[chunk][nv * lanes][group * size]`` instead.
-    Others are ``short_unroll``, groups of a full step where K has less than two of ``unroll``;
-    ``starts_at_zero``: the first step costs less if LLVM sees that it is the first;
-    ``gather_cycles``, what laying 16 pixels beside others costs; ``block``, values of K after which its method
-    ``flush(b, state)`` is to be called; ``partial``, a method for the values at the end of a run that fill no
-    group, where nothing past it may be read; and ``sum_lanes``, lanes of bias and results where they are not ``lanes``.
-    """
-
-    @property
-    def a_dtype(self) -> str:
-        """Element type of the rows, as read."""
-
-    @property
-    def b_dtype(self) -> str:
-        """Element type of the packed weights."""
-
-    @property
-    def lanes(self) -> int:
-        """Output channels in a result vector."""
-
-    @property
-    def group(self) -> int:
-        """K values of one dot."""
-
-    @property
-    def unroll(self) -> int:
-        """Groups of a full step."""
-
-    @property
-    def tiles(self) -> Sequence[tuple[int, int]]:
-        """Register tiles."""
-
-    def cycles(self, mr: int, nv: int) -> float:
-        """Estimated cycles of one group (``mr * nv * lanes * group`` products)."""
-        ...
-
-    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
-        """Emit accumulators that start at ``bias`` (nv vectors); returns the kernel's own state."""
-        ...
-
-    def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
-        """Emit ``groups`` (1..unroll) dot groups.
-
-        Args:
-            b: builder.
-            state: what ``start`` returned.
-            a: activations, elements of ``a_dtype``.
-            rows: element index of the first K value, one per row (mr of them).
-            w: packed weights, elements of ``b_dtype``.
-            at: element index of the first group in ``w``; the next follows nv*lanes*group later.
-            groups: number of groups.
-        """
-        ...
-
-    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
-        """Finished sums of one row, bias included: nv vectors of ``lanes``."""
-        ...
+from qcompile.kernels.micro_kernel import MicroKernel
 
 
 @dataclass(frozen=True)
@@ -205,7 +131,7 @@ class Isa:
     @property
     def fused(self) -> bool:
         """Whether the machine has a fused multiply-add, and converts float16 itself."""
-        return bool(getattr(self.float32, "fused", True))
+        return self.float32.fused
 
     @property
     def pairs(self) -> PairMicroKernel | None:

@@ -22,7 +22,7 @@ from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
 from qcompile.kernels.isa import ByteDots, Isa
 from qcompile.kernels.micro import FmaMicroKernel, PairMicroKernel, clamp
-from qcompile.kernels.single_row import SingleRow
+from qcompile.kernels.single_row import single_row
 from qcompile.kernels.vnni import VnniMicroKernel
 from qcompile.kernels.vnni_depthwise import VnniDepthwise, dot
 from qcompile.kernels.x86 import Packs, saturated
@@ -105,7 +105,7 @@ AVX512_VNNI = Isa(
     depthwise_float16=HalfDepthwise(half_lanes=32, lanes=16, vectors=2),
     bfloat16=PairSums(_FLOAT_TILES),
     depthwise_bfloat16=DirectFmaDepthwise(lanes=16, a_dtype="bfloat16"),
-    single_int8=SingleRow(VnniMicroKernel(lanes=16, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
+    single_int8=single_row(VnniMicroKernel(lanes=16, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
     byte_dots=ByteDots(dot, signed=False),
     shared_int8=PairMicroKernel(16, _PAIR_TILES, "int16", _multiply_pairs, _add_pairs),
     prefetches=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qcompile.kernels.isa import ByteDots, avx2
-from qcompile.kernels.single_row import SingleRow
+from qcompile.kernels.single_row import single_row
 from qcompile.kernels.vnni import VnniMicroKernel
 from qcompile.kernels.vnni_depthwise import VnniDepthwise, dot
 
@@ -18,5 +18,5 @@ AVX_VNNI = replace(
     byte_dots=ByteDots(dot, signed=False),
     byte_pairs=None,
     depthwise_int8=VnniDepthwise(sums_at_once=8, lanes=8, least_vectors=2, dealt=False),
-    single_int8=SingleRow(VnniMicroKernel(lanes=8, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
+    single_int8=single_row(VnniMicroKernel(lanes=8, tiles=_TILES), vectors=(8, 6, 4, 3, 2, 1), sums=10),
 )

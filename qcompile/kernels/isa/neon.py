@@ -29,6 +29,7 @@ from qcompile.kernels.depthwise_kernel import DepthwiseKernel, DepthwiseTile
 from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import clamp, in_chunks
+from qcompile.kernels.micro_kernel import MicroKernel
 
 _NEON = "llvm.aarch64.neon."
 
@@ -37,7 +38,7 @@ BY_LANE_TILES = ((8, 2), (6, 2), (4, 4), (5, 3), (4, 2), (2, 4), (2, 2), (1, 4),
 
 
 @dataclass(frozen=True)
-class NeonMicroKernel:
+class NeonMicroKernel(MicroKernel):
     """int8: every (row, channel) pair keeps four partial sums; a tree of ``addp`` ends it.
 
     Attributes:
@@ -132,11 +133,12 @@ def _tree(totals: Sequence[Expr]) -> Expr:
 
 
 @dataclass(frozen=True)
-class NeonFmaMicroKernel:
+class NeonFmaMicroKernel(MicroKernel):
     """float32: ``fmla`` by lane, four K values of a row in one register."""
 
     a_dtype: str = "float32"
     b_dtype: str = "float32"
+    sum_dtype: str = "float32"
     lanes: int = 4
     group: int = 1
     unroll: int = 4
@@ -145,10 +147,6 @@ class NeonFmaMicroKernel:
     def cycles(self, mr: int, nv: int) -> float:
         """Two ``fmla`` a cycle on the larger cores, latency 4, one load a cycle."""
         return max(mr * nv, 8, mr / 2 + nv * 2) / 2
-
-    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
-        """Accumulators start at the bias."""
-        return [[b.register("float32x4", bias[j]) for j in range(nv)] for _ in range(mr)]
 
     def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Fused multiply-adds in the order of K, so that a result does not depend on the tile."""
@@ -164,10 +162,6 @@ class NeonFmaMicroKernel:
                 for total, weight in zip(sums, weights, strict=True):
                     fused = call_pure("float32x4", "llvm.fma.v4f32", value[g], weight, total.get())
                     total.set(fused)
-
-    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
-        """The accumulators of one row."""
-        return [b.let(total.get()) for total in state[row]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,13 @@ from qcompile.kernels.builder import (
 from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.half_micro import HalfDepthwise, HalfMicroKernel
 from qcompile.kernels.isa import ByteDots, Isa, neon
+from qcompile.kernels.micro_kernel import MicroKernel
 from qcompile.kernels.sdot_depthwise import SdotDepthwise, dot
-from qcompile.kernels.single_row import SingleRow
+from qcompile.kernels.single_row import single_row
 
 
 @dataclass(frozen=True)
-class _SdotMicroKernel:
+class _SdotMicroKernel(MicroKernel):
     """int8: 16 activations of a row in one register, each lane of four against nv vectors of weights."""
 
     a_dtype: str = "int8"
@@ -40,10 +41,6 @@ class _SdotMicroKernel:
     def cycles(self, mr: int, nv: int) -> float:
         """Two ``sdot`` a cycle, latency 4, one load a cycle."""
         return max(mr * nv, 8, mr / 2 + nv * 2) / 2
-
-    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
-        """Accumulators start at the bias."""
-        return [[b.register("int32x4", bias[j]) for j in range(nv)] for _ in range(mr)]
 
     def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Registers of 16 activations, two of a row together where there are registers enough."""
@@ -62,10 +59,6 @@ class _SdotMicroKernel:
                     lane = bitcast("int8x16", splat(shuffle([code[g // 4]], [g % 4]), 4))
                     for total, weight in zip(sums, weights, strict=True):
                         total.set(dot(total.get(), weight, lane))
-
-    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
-        """The accumulators of one row."""
-        return [b.let(total.get()) for total in state[row]]
 
 
 def _bound_half(value: Expr, low: Expr | None, high: Expr | None) -> Expr:
@@ -99,5 +92,5 @@ NEON_DOTPROD = Isa(
     row_lanes=16,
     product_int8=_SdotMicroKernel(),
     byte_dots=ByteDots(dot, signed=True),
-    single_int8=SingleRow(_SdotMicroKernel(), vectors=(8, 6, 4, 3, 2, 1), chunk=4, unroll=8),
+    single_int8=single_row(_SdotMicroKernel(), vectors=(8, 6, 4, 3, 2, 1), chunk=4, unroll=8),
 )

@@ -15,12 +15,13 @@ from tvm import tirx
 from qcompile.kernels.builder import Builder, Expr, Index, Inlined, Memory, bitcast, call_pure, cast, const, shuffle
 from qcompile.kernels.float_depthwise import DirectFmaDepthwise
 from qcompile.kernels.isa import neon_dotprod
+from qcompile.kernels.micro_kernel import MicroKernel
 
 _LOW, _HIGH = (0, 1, 4, 5), (2, 3, 6, 7)
 
 
 @dataclass(frozen=True)
-class _RowPairs:
+class _RowPairs(MicroKernel):
     """A register holds the sums of two rows and two channels; a last odd row is paired with itself.
 
     Attributes:
@@ -115,6 +116,7 @@ class _BfloatRowPairs(_RowPairs):
     codes: str = "uint16x8"
     group: int = 4
     ahead: int = 10
+    exact: bool = True
 
     def product(self, b: Builder, total: Expr, x: Expr, y: Expr) -> Expr:
         """``bfmmla``."""

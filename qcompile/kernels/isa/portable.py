@@ -15,13 +15,14 @@ from qcompile.kernels.builder import Builder, Expr, Index, Memory, bitcast, cast
 from qcompile.kernels.depthwise_micro import FmaDepthwise, WideningDepthwise
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.micro import FmaMicroKernel, clamp
+from qcompile.kernels.micro_kernel import MicroKernel
 
 _TILES = ((6, 2), (4, 2), (12, 1), (3, 2), (2, 4))
 _TWO_23_BITS = 0x4B000000  # 2^23: a float sum with it has its unit in the last place
 
 
 @dataclass(frozen=True)
-class _WideningMicroKernel:
+class _WideningMicroKernel(MicroKernel):
     """One K at a time: a broadcast int16 against nv vectors of four int16 weights."""
 
     a_dtype: str = "int16"
@@ -35,10 +36,6 @@ class _WideningMicroKernel:
         """Estimated cycles of one K: a multiply and an add per accumulator on two ports."""
         return max(mr * nv + nv / 2, 4.0)
 
-    def start(self, b: Builder, mr: int, nv: int, bias: Sequence[Expr]) -> Any:
-        """Declare accumulators."""
-        return [[b.register("int32x4", bias[j]) for j in range(nv)] for _ in range(mr)]
-
     def step(self, b: Builder, state: Any, a: Memory, rows: Sequence[Index], w: Memory, at: Index, groups: int) -> None:
         """Emit ``groups`` values of K."""
         nv = len(state[0])
@@ -48,10 +45,6 @@ class _WideningMicroKernel:
                 value = b.let(splat(cast("int32", a.load(row + g)), 4))
                 for total, weight in zip(sums, weights, strict=True):
                     total.set(total.get() + value * weight)
-
-    def result(self, b: Builder, state: Any, row: int) -> list[Expr]:
-        """Sums of one row."""
-        return [b.let(total.get()) for total in state[row]]
 
 
 def _round_clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
