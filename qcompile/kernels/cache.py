@@ -12,13 +12,25 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from qcompile.kernels import halves
-from qcompile.kernels.builder import Builder, Expr, Index, Register, call_pure, cast, const, index, quotient, splat
+from qcompile.kernels.builder import (
+    Builder,
+    Expr,
+    Index,
+    Register,
+    call_pure,
+    cast,
+    const,
+    index,
+    quotient,
+    splat,
+    vector_type,
+)
 from qcompile.kernels.cache_integer import integer_cache_kernel
-from qcompile.kernels.cache_workload import CacheWorkload, spans, wide
+from qcompile.kernels.cache_workload import CacheWorkload, spans
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.math import ROUND
-from qcompile.quant.cache_codes import LEAST_PEAK
+from qcompile.quant.cache_codes import LARGEST_CODE, LEAST_PEAK
 
 _ROWS = 4
 _VECTORS = 4
@@ -112,7 +124,7 @@ class _Attention:
 
     def _mix(self, head: Expr, kept: Expr, row: Expr, rows: int, total: Expr) -> None:
         b, work = self.b, self.work
-        p = b.let((head * index(work.new) + row) * index(work.places))
+        weights = b.let((head * index(work.new) + row) * index(work.places))
         y = b.let((head * index(work.new) + row) * index(work.size))
         values, scales = b.let(kept * index(work.size * work.places)), b.let(kept * index(work.places))
         widths = [width for _, width in spans(0, work.size, self.lanes)]
@@ -126,20 +138,20 @@ class _Attention:
                 vectors = [self._load(here + index(s), w) for s, w in zip(starts, part, strict=True)]
                 scale = b.let(self.scales.load(scales + index(t))) if work.dtype == "int8" else None
                 for r in range(rows):
-                    weight = self.p(p, r, t)
+                    weight = self._weight(weights, r, t)
                     self._add(sums[r], weight if scale is None else b.let(weight * scale), vectors, part)
             for r in range(rows):
                 for register, s, w in zip(sums[r], starts, part, strict=True):
                     self.y.store(y + index(r * work.size + s), register.get(), w)
 
-    def p(self, first: Expr, row: int, place: Index) -> Expr:
+    def _weight(self, first: Expr, row: int, place: Index) -> Expr:
         """Load the weight of a place."""
         return self.b.let(self.x.load(first + index(row * self.work.places) + index(place)))
 
     # -- both ------------------------------------------------------------------------------------------------
 
     def _registers(self, widths: Sequence[int], rows: int) -> list[list[Register]]:
-        kinds = [wide("float32", width) for width in widths]
+        kinds = [vector_type("float32", width) for width in widths]
         return [[self.b.register(kind, const(0.0, kind)) for kind in kinds] for _ in range(rows)]
 
     def _add(self, sums: Sequence[Register], value: Expr, vectors: Sequence[Expr], widths: Sequence[int]) -> None:
@@ -156,7 +168,7 @@ class _Attention:
         if self.work.dtype == "float16":
             return self.b.let(halves.from_float16(self.b, loaded, native=self.fused))
         if self.work.dtype == "int8":
-            return self.b.let(cast(wide("float32", lanes), cast(wide("int32", lanes), loaded)))
+            return self.b.let(cast(vector_type("float32", lanes), cast(vector_type("int32", lanes), loaded)))
         return loaded
 
 
@@ -226,9 +238,9 @@ def _storing(
         value = b.let(x.load(source + index(d)))
         peak.set(tirx.Max(tirx.Max(value, const(0.0, "float32") - value), peak.get()))
     largest = b.let(peak.get())
-    inverse = b.settled(const(127.0, "float32") / tirx.Max(largest, const(LEAST_PEAK, "float32")))
-    scales.store(b.let(place), largest * const(1.0 / 127.0, "float32"))
-    low, high = const(-127.0, "float32"), const(127.0, "float32")
+    inverse = b.settled(const(float(LARGEST_CODE), "float32") / tirx.Max(largest, const(LEAST_PEAK, "float32")))
+    scales.store(b.let(place), largest * const(1.0 / LARGEST_CODE, "float32"))
+    low, high = (const(float(end), "float32") for end in (-LARGEST_CODE, LARGEST_CODE))
 
     def store(value: Expr) -> Expr:
         clamped = b.let(tirx.Min(tirx.Max(b.let(value * inverse), low), high))

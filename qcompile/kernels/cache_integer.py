@@ -27,8 +27,9 @@ from qcompile.kernels.builder import (
     remainder,
     shuffle,
     splat,
+    vector_type,
 )
-from qcompile.kernels.cache_workload import CacheWorkload, spans, wide
+from qcompile.kernels.cache_workload import CacheWorkload, spans
 from qcompile.kernels.isa import ByteDots, Isa
 from qcompile.kernels.kernel import Kernel, symbol
 from qcompile.kernels.math import ROUND, ROUND_BITS
@@ -130,15 +131,15 @@ class _Product(ABC):
         inverse = b.settled(const(float(most), "float32") / tirx.Max(peak, const(LEAST_PEAK, "float32")))
 
         def encode(element: Index, lanes: int) -> None:
-            kind = wide("float32", lanes)
+            kind = vector_type("float32", lanes)
             scaled = b.let(value(element, lanes) * splat(inverse, lanes))
             low = const(-float(most) if self.planes == 1 else 0.0, kind)
             clamped = b.let(tirx.Min(tirx.Max(scaled, low), const(float(most), kind)))
-            bits = b.let(bitcast(wide("int32", lanes), b.let(clamped + const(ROUND, kind))))
-            code = b.let(bits - const(ROUND_BITS, wide("int32", lanes)))
+            bits = b.let(bitcast(vector_type("int32", lanes), b.let(clamped + const(ROUND, kind))))
+            code = b.let(bits - const(ROUND_BITS, vector_type("int32", lanes)))
             self.codes.store(index(at) + element, code, lanes)
             for plane, part in enumerate(self._in_planes(code, lanes)):
-                self.bytes.store(self._plane(number, plane) + element, cast(wide("int8", lanes), part), lanes)
+                self.bytes.store(self._plane(number, plane) + element, cast(vector_type("int8", lanes), part), lanes)
 
         self._along(count, encode)
         return b.let(peak * const(1.0 / most, "float32"))
@@ -152,17 +153,17 @@ class _Product(ABC):
     def _peak(self, at: int, count: Index, value: Callable[[Index, int], Expr]) -> Expr:
         """Return the largest magnitude of a row; its place in scratch is free yet."""
         b, lanes = self.b, self.lanes
-        most = [b.register(wide("float32", n), const(0.0, wide("float32", n))) for n in (lanes, 1)]
+        most = [b.register(vector_type("float32", n), const(0.0, vector_type("float32", n))) for n in (lanes, 1)]
 
         def compare(element: Index, size: int) -> None:
             loaded, total = b.let(value(element, size)), most[0 if size == lanes and lanes > 1 else 1]
-            zero = const(0.0, wide("float32", size))
+            zero = const(0.0, vector_type("float32", size))
             larger = loaded if self.planes > 1 else tirx.Max(loaded, zero - loaded)
             total.set(tirx.Max(larger, total.get()))
 
         self._along(count, compare)
         if lanes > 1:
-            self.codes.store(index(at), bitcast(wide("int32", lanes), most[0].get()), lanes)
+            self.codes.store(index(at), bitcast(vector_type("int32", lanes), most[0].get()), lanes)
             for lane in range(lanes):
                 one = bitcast("float32", self.codes.load(index(at + lane)))
                 most[1].set(tirx.Max(one, most[1].get()))
@@ -210,7 +211,7 @@ class _Product(ABC):
             self.cache.prefetch(at, 3)
 
     def _totals(self, rows: int, widths: Sequence[int]) -> list[list[Register]]:
-        kinds = [wide("int32", width) for width in widths]
+        kinds = [vector_type("int32", width) for width in widths]
         return [[self.b.register(kind, const(0, kind)) for kind in kinds] for _ in range(rows)]
 
     def _add(self, rows: Sequence[_Row], here: Expr, place: Index, sums: Sequence[Sequence[Register]]) -> None:
@@ -223,7 +224,7 @@ class _Product(ABC):
                 total.set(total.get() + vector * code)
 
     def _plain(self, at: Index, lanes: int) -> Expr:
-        return self.b.let(cast(wide("int32", lanes), self.cache.load(at, lanes)))
+        return self.b.let(cast(vector_type("int32", lanes), self.cache.load(at, lanes)))
 
 
 _Tile = list[list[list[Register]]]
@@ -302,7 +303,7 @@ class _Scores(_Product):
 
     def _finish(self, row: _Row, value: Expr, scales: Expr, at: Expr, lanes: int) -> None:
         b = self.b
-        scaled = b.let(cast(wide("float32", lanes), value) * self.scales.load(b.let(scales + at), lanes))
+        scaled = b.let(cast(vector_type("float32", lanes), value) * self.scales.load(b.let(scales + at), lanes))
         self.y.store(b.let(row.y + at), scaled * splat(row.factor, lanes), lanes)
 
 
@@ -313,7 +314,7 @@ class _Mix(_Product):
     rows_at_once = 2
 
     def _in_planes(self, code: Expr, lanes: int) -> Sequence[Expr]:
-        kind = wide("int32", lanes)
+        kind = vector_type("int32", lanes)
         return [code >> const(_LOW, kind), code & const((1 << _LOW) - 1, kind)]
 
     def _together(self, head: Expr, first: Expr, count: int, total: Expr) -> None:
@@ -346,7 +347,7 @@ class _Mix(_Product):
     ) -> None:
         """Sum some columns of all places, block by block."""
         b, lanes = self.b, widths[0]
-        kind = wide("float32", lanes)
+        kind = vector_type("float32", lanes)
         results = [[b.register(kind, const(0.0, kind)) for _ in widths] for _ in rows]
         with b.loop(b.let(quotient(total + index(SHARE_BLOCK - 1), SHARE_BLOCK)), stem="block") as block:
             begin = b.let(index(block) * index(SHARE_BLOCK))

@@ -40,8 +40,3 @@ def spans(start: int, end: int, lanes: int) -> list[tuple[int, int]]:
         else:
             size //= 2
     return parts
-
-
-def wide(dtype: str, lanes: int) -> str:
-    """Return the type of a vector, of a scalar for one lane."""
-    return f"{dtype}x{lanes}" if lanes > 1 else dtype
