@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 from qcompile import ops
 from qcompile.ir.graph import Value
 from qcompile.ir.symbol import Extent
-from qcompile.onnx_import.counted import Counts
+from qcompile.onnx_import.counted import MOST, Counts
 from qcompile.onnx_import.shape_numbers import combined, from_table
 from qcompile.ops.layout import axis_index, axis_indices, resolve_shape
-from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.onnx_node import FOLDED_LIMIT, OnnxNode
 from qcompile.ops.reshape import reshaped
 
 Form = Callable[[OnnxNode], Any]
@@ -100,7 +101,10 @@ def _size(node: OnnxNode) -> Value:
 def _constant_of_shape(node: OnnxNode) -> Value:
     sizes = _numbers(node, 0, "shape")
     fill = np.asarray(node.attr("value", np.zeros(1, np.float32))).reshape(-1)[0]
-    whole = node.constant("value", np.full([_most(s) for s in sizes], fill))
+    shape = [_most(s) for s in sizes]
+    if min(shape) < 0 or math.prod(shape) * fill.itemsize > FOLDED_LIMIT:
+        node.fail(f"a constant of shape {shape} cannot be made")
+    whole = node.constant("value", np.full(shape, fill))
     return _declared(node, None, whole, sizes)
 
 
@@ -109,6 +113,8 @@ def _range(node: OnnxNode) -> Value:
     if not (isinstance(start, int) and isinstance(delta, int) and delta > 0):
         node.fail("its start or step is a number that the data decide")
     table = np.array(limit.table) if isinstance(limit, Extent) else np.array([limit])
+    if (_most(limit) - start) // delta > MOST:
+        node.fail(f"numbers from {start} to {_most(limit)}; at most {MOST} are supported")
     steps = from_table(limit, np.maximum(-((start - table) // delta), 0))
     whole = node.constant("value", start + delta * np.arange(_most(steps)), node.type(1).dtype)
     return _declared(node, None, whole, [steps])

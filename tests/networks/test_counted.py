@@ -11,16 +11,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import qcompile
 from qcompile import driver, targets
 from qcompile.config import CompileConfig
+from qcompile.evaluate.self_test import foresee
 from qcompile.ir.counted import trimmed
 from qcompile.ir.graph import Graph
 from qcompile.lower import lower_graph
 from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext
+from qcompile.runtime import self_test
 
 from .detection_heads import KEPT, images, ssd
 from .test_bit_exact import CORES, assert_same_bits
@@ -108,6 +111,30 @@ def test_quantized_bundles_answer_as_the_interpreter(tmp_path: Path) -> None:
             assert abs(len(answer["scores"]) - len(wanted["scores"])) <= 2
     assert 0 in counts
     assert KEPT in counts
+
+
+def test_what_hangs_on_the_last_digits_is_not_foreseen() -> None:
+    infos = [helper.make_tensor_value_info(n, k, None) for n, k in (("at", TensorProto.INT64), ("y", 1))]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [16])
+    limits = self_test.inputs([import_onnx(comparing(x, infos, np.zeros(16, "f4"))).inputs[0]], 0)["x"]
+    for limit, foreseen in (
+        (limits, {"y"}),
+        (limits + 1, {"at", "at.count1", "y"}),
+        (limits - 1, {"at", "at.count1", "y"}),
+    ):
+        graph = import_onnx(comparing(x, infos, limit.astype("f4")))
+        assert set(foresee(graph, 0)["outputs"]) == foreseen
+
+
+def comparing(x: Any, outputs: list[Any], limit: Any) -> Any:
+    """Return a model that finds what exceeds a limit, and doubles it."""
+    nodes = [
+        helper.make_node("Greater", ["x", "limit"], ["above"]),
+        helper.make_node("NonZero", ["above"], ["at"]),
+        helper.make_node("Add", ["x", "x"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], outputs, [numpy_helper.from_array(limit, "limit")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 @pytest.mark.arm

@@ -55,6 +55,7 @@ def test_counts_agree_with_onnx_runtime(mode: str, skips: int) -> None:
     [
         ({"mode": "BM25"}, "mode BM25"),
         ({"ngram_indexes": [3, 0, 8, 1, 2, 5, 5]}, "count for the same element"),
+        ({"ngram_indexes": [3, 0, 8, 1, 2, 5, 1 << 40]}, "beyond 0 to"),
         ({"ngram_indexes": ORDER[:-1]}, "6 ngram_indexes for 7 sequences"),
         ({"ngram_counts": [0, 2, 7]}, "do not divide a pool"),
     ],

@@ -97,6 +97,11 @@ CASES = {
     "none or all": "m = ReduceMax<keepdims = 0>(x)  g = Greater(v1, m)  "
     "out = If<then_branch = a () => (float[n, 4] p) { p = Constant<value = float[0, 4] {}>() }, "
     "else_branch = b () => (float[n, 4] q) { q = Abs(y) }>(g)",
+    "quantized": "s = Constant<value = float {0.02}>()  z = Constant<value = int8 {3}>()  "
+    "q = QuantizeLinear(rows, s, z)  out = DequantizeLinear(q, s, z)",
+    "moved while quantized": "s = Constant<value = float {0.02}>()  z = Constant<value = int8 {3}>()  "
+    "q = QuantizeLinear(y, s, z)  g = Gather<axis = 0>(q, found)  t = Transpose<perm = [1, 0]>(g)  "
+    "out = DequantizeLinear(t, s, z)",
     "nothing left": "n = Sub(column, column)  w = NonZero(n)  s = Squeeze(w, zero)  out = Gather<axis = 0>(rows, s)",
 }
 """What follows, by what it is about."""

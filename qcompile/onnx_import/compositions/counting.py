@@ -12,6 +12,8 @@ from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
 
 MODES = ("TF", "IDF", "TFIDF")
+MOST_COLUMNS = 1 << 24
+"""Elements of a row of counts."""
 
 
 def _vectorized(node: OnnxNode) -> Value:
@@ -21,6 +23,8 @@ def _vectorized(node: OnnxNode) -> Value:
         node.fail(f"mode {mode} on {x.type}; tokens must be numbers, one text or a batch of them")
     columns = np.asarray(node.attr("ngram_indexes"), np.int64)
     width = int(columns.max()) + 1
+    if columns.min() < 0 or width > MOST_COLUMNS:
+        node.fail(f"its sequences count for elements {columns.min()} to {width - 1}, beyond 0 to {MOST_COLUMNS - 1}")
     rows = reshaped(node, x, (1, *x.shape)[-2:], f"{base}.rows")
     used, parts = [], []
     for first, grams in _grams(node, columns.size):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from qcompile.ir.graph import Value
@@ -81,8 +83,7 @@ def _unique(node: OnnxNode) -> tuple[Value, ...]:
 
 def _plain(node: OnnxNode, name: str, **attributes: str) -> OnnxNode:
     """Return the same node for one of its results."""
-    shared = (node.opset, node.source, node.narrow, node.open, node.counted)
-    return OnnxNode(node.graph, node.op_type, node.name, node.inputs, dict(attributes), [name], *shared)
+    return replace(node, attributes=dict(attributes), outputs=[name])
 
 
 def _order(node: OnnxNode, rows: Value) -> Value:

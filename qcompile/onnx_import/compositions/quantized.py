@@ -9,6 +9,7 @@ run time, or integers are seen outside (inputs, outputs, arithmetic on them), th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -159,7 +160,9 @@ def _moved(node: OnnxNode, mover: Node, scale: float, zero_point: int, name: str
             return None
         operands[index] = real
     types = mover.op.infer(mover.attrs, [v.type for v in operands])
-    return node.graph.add_node(mover.op, operands, mover.attrs, names=[name], types=types, loc=mover.loc).output
+    made = node.graph.add_node(mover.op, operands, mover.attrs, names=[name], types=types, loc=mover.loc).output
+    found: Value = node.counted.declare(made, node.counted.axes(mover.output))
+    return found
 
 
 def _quantize_linear(node: OnnxNode) -> Value:
@@ -210,8 +213,7 @@ def _real_of(node: OnnxNode, q: Value, scale: int, zero_point: int, what: str, a
 
 
 def _view(node: OnnxNode, op: str, inputs: Sequence[Value | None], attributes: dict[str, Any], name: str) -> OnnxNode:
-    origin = (node.opset, node.source, (), node.open)
-    return OnnxNode(node.graph, op, node.name, list(inputs), attributes, [name], *origin)
+    return replace(node, op_type=op, inputs=list(inputs), attributes=attributes, outputs=[name], narrow=())
 
 
 def _finished(node: OnnxNode, y: Value, scale: int, zero_point: int, dtype: str) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,7 @@ def _lp_pool(node: OnnxNode) -> Value:
     base, order = node.outputs[0], float(node.attr("p", 2))
     size = node.add("abs", [node.value(0)], name=f"{base}.size")
     powers = _powered(node, size, order, f"{base}.powers")
-    view = OnnxNode(
-        node.graph,
-        node.op_type,
-        node.name,
-        [powers],
-        node.attributes,
-        [f"{base}.mean"],
-        node.opset,
-        node.source,
-        open=node.open,
-    )
+    view = replace(node, inputs=[powers], outputs=[f"{base}.mean"])
     mean = pooled(view, "avg_pool", [powers], count_include_pad=True)
     count = node.constant("count", np.float32(math.prod(node.attr("kernel_shape"))))
     total = node.add("mul", [mean, count], name=base if order == 1.0 else f"{base}.sum")
