@@ -348,7 +348,14 @@ def _comparable(simplified: Graph, context: PassContext) -> Graph:
 
 
 def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, context: PassContext) -> Comparison | None:
-    """Compare the quantized graph with the float one, tensor by tensor; None for a float build."""
+    """Compare the quantized graph with the float one, tensor by tensor; None for a float build.
+
+    Args:
+        reference: float graph whose tensors mean what those of the final graph do.
+        final: what is compared.
+        samples: None for made-up ones.
+        context: gives the seed of these, and how photographs become inputs.
+    """
     from qcompile.evaluate.comparison import compare_graphs, is_rounded
 
     if not is_rounded(final):
@@ -398,7 +405,14 @@ def lower(
 
 
 def write(model: Path, output: Path, config: CompileConfig, made: Compilation) -> Bundle:
-    """Write the bundle with its report, and run it where this machine can."""
+    """Write the bundle with its report, and run it where this machine can.
+
+    Args:
+        model: path of the ONNX file.
+        output: directory to write.
+        config: effective configuration.
+        made: results of the stages.
+    """
     from qcompile.bundle import write_bundle
     from qcompile.evaluate.self_test import check_bundle
     from qcompile.provenance import provenance_of

@@ -74,6 +74,13 @@ def check_operands(
 ) -> None:
     """Check what products with caches have in common.
 
+    Args:
+        attrs: of the operation.
+        x: new rows, float32.
+        cache: their kept partners.
+        total: the number of filled places.
+        scales: of an int8 cache, one tensor; else none.
+
     Raises:
         ValueError: they do not fit together.
     """

@@ -182,7 +182,14 @@ def spatial_axes(layout: str) -> tuple[int, int]:
 
 
 def with_spatial(shape: Sequence[int], layout: str, extents: tuple[int, int], channels: int) -> tuple[int, ...]:
-    """Return a 4-D shape with other spatial extents and channels."""
+    """Return a 4-D shape with other spatial extents and channels.
+
+    Args:
+        shape: gives the batch.
+        layout: "NCHW" or "NHWC", of both shapes.
+        extents: height and width.
+        channels: of the result.
+    """
     if layout == "NCHW":
         return (shape[0], channels, *extents)
     return (shape[0], *extents, channels)

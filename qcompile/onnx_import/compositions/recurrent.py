@@ -81,7 +81,15 @@ class _Layer:
 
 
 def linear(node: OnnxNode, x: Value, weight: Value, bias: Value, name: str) -> Value:
-    """Return x · weightᵀ + bias, as a dense layer where the weight is constant."""
+    """Return x · weightᵀ + bias, as a dense layer where the weight is constant.
+
+    Args:
+        node: the ONNX node that asks for it.
+        x: [..., K].
+        weight: [N, K].
+        bias: [N], constant.
+        name: of the result.
+    """
     if weight.is_constant:
         return node.add("dense", [x, weight, bias], name=name)
     turned = node.add("transpose", [weight], name=f"{name}.t", perm=(1, 0))
