@@ -230,6 +230,20 @@ class Graph:
             self.nodes.insert(_home(self.nodes, position, inputs) if self._loops else position, node)
         return node
 
+    def add_state(self, begin: Node, start: Value, name: str) -> Value:
+        """Give a loop whose end does not exist yet one more state, and return what an iteration starts from.
+
+        Args:
+            begin: the loop_begin.
+            start: of the first iteration.
+            name: wanted name of the state.
+        """
+        value = Value(self.unique_name(name), start.type)
+        value.producer = begin
+        start.uses.append((begin, len(begin.inputs)))
+        begin.inputs, begin.outputs = (*begin.inputs, start), (*begin.outputs, value)
+        return value
+
     def set_outputs(self, values: Sequence[Value], names: Sequence[str] | None = None) -> None:
         """Declare the graph's results and the names callers see."""
         self.outputs = list(values)

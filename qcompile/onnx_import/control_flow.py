@@ -1,22 +1,24 @@
-"""If, Loop and Scan at compile time: the branch that is taken, the iterations one after the other.
+"""If, Loop and Scan: the branch that is taken, the iterations one after the other.
 
 Trip counts must be known at compile time; with static shapes those that exporters write usually are. Where the data
-decide a condition, both branches are run (`branches`).
+decide a condition, both branches are run (`branches`). Short loops are unrolled, which is faster and may change types
+from one iteration to the next; long ones, and those that a condition ends at run time, stay loops (`rolled_flow`).
 Where the number of steps follows from an open extent, a run makes the actual ones (`open_steps`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from qcompile.ir.graph import Value
+from qcompile.onnx_import.bodies import Host, convert_body
 from qcompile.onnx_import.branches import chosen
-from qcompile.onnx_import.inline import graph_body, subgraph
+from qcompile.onnx_import.inline import subgraph
 from qcompile.onnx_import.open_steps import OpenSteps, steps_along, steps_counted
+from qcompile.onnx_import.rolled_flow import ScanForm, rolled_loop, rolled_scan
 from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
@@ -25,24 +27,7 @@ CONTROL_FLOW = ("If", "Loop", "Scan")
 """Operators with bodies."""
 
 UNROLLED_LIMIT = 50_000
-"""Nodes that unrolling one loop may make; more would take minutes to compile."""
-
-
-@dataclass(frozen=True)
-class Host:
-    """What the conversion lends to control flow.
-
-    Args:
-        bind: makes a value known under a name.
-        look_up: returns the value of a name, None where it could not be converted.
-        convert: converts plain nodes in their order.
-        read: returns the contents of a TensorProto.
-    """
-
-    bind: Callable[[str, Value], None]
-    look_up: Callable[[str], Value | None]
-    convert: Callable[[Sequence[Any]], None]
-    read: Callable[[Any], Any]
+"""Nodes that unrolling one loop may make; more would take minutes to compile, so that longer loops stay loops."""
 
 
 def expand_control_flow(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
@@ -59,22 +44,6 @@ def expand_control_flow(node: Any, view: OnnxNode, host: Host) -> tuple[Value | 
     return {"If": _if, "Loop": _loop, "Scan": _scan}[node.op_type](node, view, host)
 
 
-def _run(view: OnnxNode, host: Host, body: Any, inputs: Sequence[Value], count: int, prefix: str) -> list[Value | None]:
-    """Convert one copy of a body on given operands and return its results."""
-    names = []
-    for index, value in enumerate(inputs):
-        name = f"{prefix}in{index}"
-        host.bind(name, value)
-        names.append(name)
-    outputs = [f"{prefix}out{index}" for index in range(count)]
-    nodes, constants = graph_body(body, names, outputs, prefix, f"{view.name}/")
-    for name, tensor in constants:
-        if host.look_up(name) is None:
-            host.bind(name, view.graph.add_constant(name, host.read(tensor)))
-    host.convert(nodes)
-    return [host.look_up(name) for name in outputs]
-
-
 def _if(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     given = view.value(0)
     if given.data is None and given.producer is None:
@@ -82,18 +51,23 @@ def _if(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
         view.fail(f"its condition is computed at run time: input '{given.name}' decides which branch is run", hint=hint)
     names = ("then_branch", "else_branch")
     if given.data is None:
-        branches = [_run(view, host, subgraph(node, n), (), len(node.output), f"{view.name}/{n}/") for n in names]
+        branches = [
+            convert_body(view, host, subgraph(node, n), (), len(node.output), f"{view.name}/{n}/") for n in names
+        ]
         return chosen(view, given, *branches)
     branch = subgraph(node, names[0] if given.data.reshape(-1)[0] else names[1])
-    return tuple(_run(view, host, branch, (), len(node.output), f"{view.name}/"))
+    return tuple(convert_body(view, host, branch, (), len(node.output), f"{view.name}/"))
 
 
-def _check_length(view: OnnxNode, body: Any, trips: int) -> None:
-    if trips * max(1, len(body.node)) > UNROLLED_LIMIT:
+def _is_long(view: OnnxNode, body: Any, trips: int) -> bool:
+    """Return whether iterations are too many to unroll, which those along an open axis have to be."""
+    long = trips * max(1, len(body.node)) > UNROLLED_LIMIT
+    if long and view.open is not None:
         view.fail(
             f"{trips} iterations of {len(body.node)} nodes are too many to unroll",
             hint="give shorter input shapes with --input-shape",
         )
+    return long
 
 
 def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
@@ -108,7 +82,8 @@ def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     collected: list[list[Value | None]] = [[] for _ in range(len(body.output) - 1 - carried)]
     iteration = 0
     while running and (trips is None or iteration < trips):
-        _check_length(view, body, iteration + 1 if trips is None else trips)
+        if _is_long(view, body, iteration + 1 if trips is None else trips):
+            return rolled_loop(view, host, body, trips)
         known = [s for s in states if s is not None]
         if len(known) != carried:
             break
@@ -118,7 +93,10 @@ def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
             view.graph.add_constant(f"{prefix}condition", np.asarray(True)),
         ]
         results = _iteration(view, host, body, [*counters, *known], prefix, opened)
-        running = _goes_on(view, results[0], last=trips is not None and iteration + 1 == trips)
+        goes_on = results[0]
+        if goes_on is not None and goes_on.data is None and iteration + 1 != trips:
+            return rolled_loop(view, host, body, trips)
+        running = goes_on is not None and goes_on.data is not None and bool(goes_on.data.reshape(-1)[0])
         states = results[1 : 1 + carried]
         history.append(states)
         for part, value in zip(collected, results[1 + carried :], strict=True):
@@ -140,10 +118,10 @@ def _iteration(
 ) -> list[Value | None]:
     """Convert one copy of the body of a loop, which may run along an open extent."""
     if steps is None:
-        return _run(view, host, body, inputs, len(body.output), prefix)
+        return convert_body(view, host, body, inputs, len(body.output), prefix)
     view.open.looping.append(steps.extent.symbol)
     try:
-        return _run(view, host, body, inputs, len(body.output), prefix)
+        return convert_body(view, host, body, inputs, len(body.output), prefix)
     finally:
         view.open.looping.pop()
 
@@ -155,15 +133,6 @@ def _last(steps: OpenSteps, history: Sequence[Sequence[Value | None]]) -> list[V
         known = [value for value in made if value is not None]
         found.append(steps.last(known, f"{steps.node.name}.last{k}") if len(known) == len(made) else None)
     return found
-
-
-def _goes_on(view: OnnxNode, condition: Value | None, *, last: bool) -> bool:
-    """Return whether a loop runs again; the condition of the last iteration does not matter."""
-    if condition is None or last:
-        return False
-    if condition.data is None:
-        view.fail("its condition is computed at run time")
-    return bool(condition.data.reshape(-1)[0])
 
 
 def _stacked(
@@ -192,23 +161,6 @@ def _stacked(
     return steps.trimmed(whole, at, name, backward=backward)
 
 
-@dataclass(frozen=True)
-class _Form:
-    """Which way a Scan goes.
-
-    Args:
-        axes: along which it runs, of each operand.
-        reverse: whether it runs backwards, of each operand.
-        placed: along which results are put together, of each.
-        backwards: whether the last one comes first, of each result.
-    """
-
-    axes: Sequence[int]
-    reverse: Sequence[int]
-    placed: Sequence[int]
-    backwards: Sequence[int]
-
-
 def _scan(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     body, batched = subgraph(node, "body"), view.opset < 9
     count, first = int(view.attr("num_scan_inputs")), int(batched)
@@ -219,7 +171,7 @@ def _scan(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     if batched:
         return _scan_batch(view, host, body, states, sources)
     given = view.attr("scan_input_axes") or [0] * count
-    form = _Form(
+    form = ScanForm(
         [axis_index(int(a), len(v.shape)) for a, v in zip(given, sources, strict=True)],
         view.attr("scan_input_directions") or [0] * count,
         view.attr("scan_output_axes") or [0] * outputs,
@@ -236,7 +188,7 @@ def _scan_batch(
         view.fail("its sequences have lengths of their own", hint="export the model with opset 9 or newer")
     outputs = len(body.output) - len(states)
     reverse = view.attr("directions") or [0] * len(sources)
-    form = _Form([0] * len(sources), reverse, [0] * outputs, [0] * outputs)
+    form = ScanForm([0] * len(sources), reverse, [0] * outputs, [0] * outputs)
     entries = []
     for entry in range(sources[0].shape[0]):
         prefix = f"{view.name}/{entry}"
@@ -251,14 +203,15 @@ def _scan_over(
     body: Any,
     given: Sequence[Value],
     sources: Sequence[Value],
-    form: _Form,
+    form: ScanForm,
     prefix: str,
 ) -> list[Value | None]:
     """Convert the steps of a Scan, and return the states after the last and what all made."""
     trips, carried = sources[0].shape[form.axes[0]], len(given)
     extent = steps_along(view, sources[0], form.axes[0])
     steps = None if extent is None else OpenSteps(view, extent, view.name)
-    _check_length(view, body, trips)
+    if _is_long(view, body, trips):
+        return rolled_scan(view, host, body, given, sources, form, prefix)
     states: list[Value | None] = list(given)
     history: list[list[Value | None]] = []
     collected: list[list[Value | None]] = [[] for _ in form.placed]
@@ -270,7 +223,7 @@ def _scan_over(
             _scanned(view, steps, value, axis, (step, trips, bool(backward)), f"{prefix}/{step}/slice{k}")
             for k, (value, axis, backward) in enumerate(zip(sources, form.axes, form.reverse, strict=True))
         ]
-        results = _run(view, host, body, [*known, *slices], len(body.output), f"{prefix}/{step}/")
+        results = convert_body(view, host, body, [*known, *slices], len(body.output), f"{prefix}/{step}/")
         states = results[:carried]
         history.append(states)
         for part, value in zip(collected, results[carried:], strict=True):

@@ -14,8 +14,9 @@ from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.symbol import Symbol
 from qcompile.ir.verify import verify
 from qcompile.onnx_graph import needed, reads
+from qcompile.onnx_import.bodies import Host
 from qcompile.onnx_import.check import prepare
-from qcompile.onnx_import.control_flow import CONTROL_FLOW, Host, expand_control_flow
+from qcompile.onnx_import.control_flow import CONTROL_FLOW, expand_control_flow
 from qcompile.onnx_import.counted import Counts
 from qcompile.onnx_import.counted_forms import counted_form
 from qcompile.onnx_import.definitions import definition, own_operators

@@ -73,13 +73,6 @@ def test_variants(op: str, attributes: dict[str, Any]) -> None:
     against_runtime(*recurrent(op, "forward", True, False, **attributes))
 
 
-def test_long_sequences_are_refused() -> None:
-    model, _ = recurrent("GRU", "forward", False, False)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4000
-    with pytest.raises(UnsupportedOpError, match="4000 steps are too many"):
-        import_onnx(model)
-
-
 def info(name: str, shape: list[int] | None, kind: int = TensorProto.FLOAT) -> Any:
     return helper.make_tensor_value_info(name, kind, shape)
 
@@ -112,11 +105,6 @@ def test_loop_with_known_trip_count() -> None:
 def test_loop_with_a_trip_count_at_run_time() -> None:
     with pytest.raises(UnsupportedOpError, match="trip count is computed at run time"):
         import_onnx(looping(None))
-
-
-def test_loop_that_is_too_long() -> None:
-    with pytest.raises(UnsupportedOpError, match="too many to unroll"):
-        import_onnx(looping(10**6))
 
 
 def test_branch_by_a_known_condition_reads_the_outer_graph() -> None:

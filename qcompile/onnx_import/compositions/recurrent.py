@@ -1,7 +1,7 @@
 """RNN, GRU and LSTM, one step after the other.
 
 The products with the inputs of all steps are one matrix product; a step adds the product with the state. Everything
-quantizes as any other layer does, and the number of steps is that of the (static) shape.
+quantizes as any other layer does, and the number of steps is that of the (static) shape. Long sequences stay loops.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import numpy as np
 
 from qcompile.ir.graph import Value
 from qcompile.onnx_import.open_steps import OpenSteps, steps_along
+from qcompile.onnx_import.rolled import RolledLoop, stacked
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
 from qcompile.ops.sliced import sliced
 
 STEPS_LIMIT = 2000
-"""Steps of all directions that are unrolled at most; longer sequences take minutes to compile."""
+"""Steps of all directions that are unrolled at most; longer sequences would take minutes to compile, and stay loops."""
 
 Activation = Callable[[Value, str], Value]
 
@@ -170,6 +171,11 @@ class _Sequence:
         return self.x.shape[0]
 
     @property
+    def rolled(self) -> bool:
+        """Whether the steps of each direction are a loop."""
+        return self.steps * self.directions > STEPS_LIMIT
+
+    @property
     def batch(self) -> int:
         """Size of the batch."""
         return self.x.shape[1]
@@ -182,11 +188,6 @@ def _sequence(node: OnnxNode, gates: int) -> _Sequence:
     weight = node.type(1)
     if len(x.shape) != 3 or weight.rank != 3 or weight.shape[1] % gates:
         node.fail(f"weights {weight} do not fit the input {x.type}")
-    if x.shape[0] * weight.shape[0] > STEPS_LIMIT:
-        node.fail(
-            f"{x.shape[0]} steps are too many to unroll ({STEPS_LIMIT} at most)",
-            hint="give a shorter sequence with --input-shape",
-        )
     lengths: Value | None = node.value(4) if node.has(4) else None
     if lengths is not None and lengths.data is not None and (lengths.data == x.shape[0]).all():
         lengths = None
@@ -195,7 +196,11 @@ def _sequence(node: OnnxNode, gates: int) -> _Sequence:
         wide = lengths if lengths.dtype == "int64" else node.add("cast", [lengths], f"{base}.steps", dtype="int64")
         lengths = reshaped(node, wide, (x.shape[1], 1), f"{base}.lengths")
     steps = None if extent is None else OpenSteps(node, extent, base)
-    return _Sequence(node, x, weight.shape[0], weight.shape[1] // gates, lengths, steps)
+    seq = _Sequence(node, x, weight.shape[0], weight.shape[1] // gates, lengths, steps)
+    if steps is not None and seq.rolled:
+        hint = "give a shorter sequence, or a fixed one, with --input-shape"
+        node.fail(f"{seq.steps} steps of which a run makes a part are too many to unroll ({STEPS_LIMIT})", hint=hint)
+    return seq
 
 
 def _layer(seq: _Sequence, d: int, gates: int, activations: Sequence[Activation], separate: slice | None) -> _Layer:
@@ -251,6 +256,11 @@ def _unroll(seq: _Sequence, defaults: Sequence[str], gates: int, states: int, st
     for d, activations in enumerate(_activations(node, defaults, seq.directions)):
         layer = _layer(seq, d, gates, activations, separate)
         start = [_initial(seq, 5 + k, d, f"state{k}") for k in range(states)]
+        if seq.rolled:
+            y, left = _rolled_direction(seq, layer, start, step, backward=backward[d])
+            outputs.append([y])
+            finals.append(left)
+            continue
         made = _direction_steps(seq, layer, start, step, backward=backward[d])
         outputs.append([y for y, _ in made])
         if backward[d] or seq.open_steps is None:
@@ -273,17 +283,33 @@ def _direction_steps(
             prefix = f"{layer.name}.{label}.from"
             state = [seq.open_steps.since(t + 1, new, old, f"{prefix}{k}") for k, (new, old) in pairs]
         new = step(layer, layer.step_gates(t, label), state, label)
-        row, state = _masked(seq, layer, t, new, state)
+        number = layer.node.constant("step", t, "int64")
+        row, state = _masked(seq, layer, number, new, state, label)
         made.append((row, state))
     return made[::-1] if backward else made
 
 
-def _masked(seq: _Sequence, layer: _Layer, t: int, new: list[Value], old: list[Value]) -> tuple[Value, list[Value]]:
-    """Keep the state, and give zeros, where an entry of the batch has ended."""
+def _rolled_direction(
+    seq: _Sequence, layer: _Layer, start: list[Value], step: Step, *, backward: bool
+) -> tuple[Value, list[Value]]:
+    """Run one direction as a loop, and return the rows of all steps, [T, B, H], and the last state."""
+    loop = RolledLoop(seq.node, seq.steps, layer.name)
+    state = [loop.state(value, f"state{k}") for k, value in enumerate(start)]
+    number = loop.place(backward=backward)
+    gates = layer.op("gather", [layer.gates, number], "step.input", axis=0)
+    row, after = _masked(seq, layer, number, step(layer, gates, state, "step"), state, "step")
+    rows, written = loop.written(row, "rows", backward=backward)
+    _, left = loop.close([*zip(state, after, strict=True), (rows, written)])
+    return stacked(seq.node, left[rows], row, 0, f"{layer.name}.rows"), [left[value] for value in state]
+
+
+def _masked(
+    seq: _Sequence, layer: _Layer, number: Value, new: list[Value], old: list[Value], label: str
+) -> tuple[Value, list[Value]]:
+    """Keep the state, and give zeros, where an entry of the batch has ended before a step, int64 []."""
     if seq.lengths is None:
         return new[0], new
-    label = f"step{t}"
-    counts = layer.op("greater", [seq.lengths, layer.node.constant("step", t, "int64")], f"{label}.counts")
+    counts = layer.op("greater", [seq.lengths, number], f"{label}.counts")
     zero = layer.scalar(0.0)
     y = layer.op("where", [counts, new[0], zero], f"{label}.y")
     pairs = enumerate(zip(new, old, strict=True))
@@ -300,10 +326,13 @@ def _assembled(seq: _Sequence, outputs: list[list[Value]], finals: list[list[Val
     def joined(parts: Sequence[Value], axis: int, name: str) -> Value:
         return parts[0] if len(parts) == 1 else node.add("concat", parts, name=name, axis=axis)
 
+    # Each direction comes as one part a step, or as one of all steps.
+    count = len(outputs[0])
+    part = (seq.steps // count, 1, *shape)
     rows = [
-        joined([reshaped(node, o[t], (1, 1, *shape), f"{base}.{d}.{t}.row") for d, o in enumerate(outputs)], 1,
+        joined([reshaped(node, o[t], part, f"{base}.{d}.{t}.row") for d, o in enumerate(outputs)], 1,
                f"{base}.{t}.rows")
-        for t in range(seq.steps)
+        for t in range(count)
     ]  # fmt: skip
     whole = first or seq.open_steps is not None
     y = joined(rows, 0, f"{base}.all" if whole else names[0] or f"{base}.all")
