@@ -126,7 +126,7 @@ def _finished(step: DraftStep, plan: ArenaPlan, times: int = 1) -> Step:
         op=step.op,
         precision=step.precision,
         macs=step.macs * times,
-        bytes=step.bytes * times,
+        bytes=step.bytes_of(times),
         live=step.live,
         only=step.only,
     )

@@ -85,7 +85,13 @@ class DraftStep:
     @property
     def bytes(self) -> int:
         """Memory that it reads and writes."""
-        return sum({id(a): a.nbytes for a in self.args if a is not None}.values())
+        return self.bytes_of(1)
+
+    def bytes_of(self, times: int) -> int:
+        """Return what it reads and writes when it runs several times, each of which makes a part of what is larger."""
+        sizes = {id(a): a.nbytes for a in self.args if a is not None}.values()
+        most = max(min(sizes, default=0), *(a.nbytes for a in (self.args[self.output],) if a is not None), 0)
+        return sum(size * times if size <= most else size for size in sizes)
 
     @property
     def grain(self) -> int:

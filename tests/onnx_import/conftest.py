@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-# Tests share models from a module beside them; pytest's importlib mode puts nothing on the path.
-sys.path.insert(0, str(Path(__file__).parent))
 
 Build = Callable[..., Any]
 

@@ -1,4 +1,4 @@
-"""Loops that are not unrolled: ONNX Runtime's results, and what is refused."""
+"""The import of loops that are not unrolled: ONNX Runtime's results, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from rolled_models import against_runtime, conditional, info, recurrent, scanning, summing
 
 from qcompile.errors import UnsupportedOpError
 from qcompile.ir.regions import regions
 from qcompile.ir.symbol import Symbol
 from qcompile.onnx_import import control_flow, import_onnx
 from qcompile.onnx_import.compositions import recurrent as recurrent_operators
+
+from .rolled_models import against_runtime, conditional, info, recurrent, scanning, summing
 
 
 @pytest.fixture
