@@ -63,7 +63,7 @@ def test_profiles_and_manifests_know_loops(tmp_path: Path) -> None:
         inside = manifest["steps"][loop["first"] : loop["last"] + 1]
         (product,) = [step for step in inside if step["op"] == "dense"]
         assert product["macs"] == 2500 * 16 * 4
-        _, profile = session.profile(feeds)
+        profile = session.profile(feeds)
         times = [step["ns"] for step in profile]
         # Each of the loop's steps ran 2,500 times: no clock is so coarse that it took nothing.
         assert all(times[loop["first"] : loop["last"] + 1])
