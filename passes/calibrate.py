@@ -13,6 +13,7 @@ import numpy as np
 from qcompile.calibrate.data_free import NormalizingInterpreter, data_free_range
 from qcompile.calibrate.histogram import TensorStatistics
 from qcompile.calibrate.observer import Observer, make_observer
+from qcompile.calibrate.room import with_room
 from qcompile.calibrate.runner import calibrate as measure
 from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.sequence import from_the_start
@@ -21,12 +22,13 @@ from qcompile.calibrate.through_function import is_steep, range_through
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ops.arithmetic import CLAMPS, clamp_bounds
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, Fact
 
 _BY_ERROR = ("mse", "auto")
-"""Observers that weigh errors, and so may weigh those behind a function."""
+"""Observers that weigh errors, and so may weigh those behind a function, and of samples to come."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Calibrate(Pass):
     """Run the float graph on the calibration samples and write the range of each tensor into its QSpec.
 
     Where a tensor has no reader but a function such as a leaky rectifier, observers that weigh errors weigh those of
-    its result.
+    its result. A computed tensor gets room for what samples to come are expected to exceed those given by.
 
     Without samples, seeded synthetic inputs take their place, and the statistics of folded BatchNorms bring every
     tensor to its trained scale; the accuracy is then unverified, and the pass says so.
@@ -75,14 +77,23 @@ class Calibrate(Pass):
         for value in run_time:
             if value.qspec is None:
                 raise InternalError(f"{value.name} lost its QSpec")
-            lo, hi = make_observer(value.qspec.observer).range(statistics[value.name])
-            if context.samples is None:
-                lo, hi = data_free_range(value, lo, hi)
-            elif value.qspec.observer in _BY_ERROR and (reader := _function_of(value, graph)) is not None:
-                found, function = statistics[value.name].distribution(), partial(_result, reader)
-                if is_steep(found, function):
-                    lo, hi = range_through(found, function)
-            _set_range(value, lo, hi)
+            _set_range(value, *self._range(value, value.qspec.observer, graph, context))
+
+    def _range(self, value: Value, name: str, graph: Graph, context: PassContext) -> tuple[float, float]:
+        """Return the range of what is computed."""
+        observer, statistics = make_observer(name), context.statistics[value.name]
+        lo, hi = observer.range(statistics)
+        if context.samples is None:
+            return data_free_range(value, lo, hi)
+        if name not in _BY_ERROR:
+            return lo, hi
+        if (reader := _function_of(value, graph)) is not None:
+            found, function = statistics.distribution(), partial(_result, reader)
+            if is_steep(found, function):
+                return range_through(found, function)
+        if value.producer is None:
+            return lo, hi  # what is fed has bounds of its own, such as those of pixels
+        return _clamped(value.producer, *with_room(statistics, lo, hi))
 
     def _statistics(self, graph: Graph, observed: list[Value], context: PassContext) -> dict[str, TensorStatistics]:
         """Return the statistics of the observed tensors, without a run where the same ones are known already."""
@@ -148,6 +159,15 @@ def _constant_range(value: Value) -> tuple[float, float]:
     if ranges and len(ranges) == len(value.users()):
         data = np.clip(data, min(lo for lo, _ in ranges), max(hi for _, hi in ranges))
     return min(0.0, float(data.min(initial=0.0))), max(0.0, float(data.max(initial=0.0)))
+
+
+def _clamped(node: Node, lo: float, hi: float) -> tuple[float, float]:
+    """Return the part of a range that a node's fused activation lets through."""
+    attrs: Any = node.attrs
+    if getattr(attrs, "activation", "") not in CLAMPS:
+        return lo, hi
+    least, most = clamp_bounds(attrs.activation, attrs.alpha, attrs.beta)
+    return max(lo, min(least, 0.0)), min(hi, max(most, 0.0))
 
 
 def _set_range(value: Value, lo: float, hi: float) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.distribution import Distribution
+from qcompile.calibrate.extremes import Extremes
 from qcompile.errors import CalibrationError, InternalError
 
 Array = npt.NDArray[Any]
@@ -51,6 +52,8 @@ class TensorStatistics:
         maximum: largest value, real units, exact.
         moving_minimum: moving average of the minima in sample order, real units.
         moving_maximum: moving average of the maxima in sample order, real units.
+        lows: the negated minima of the samples.
+        highs: the maxima of the samples.
         channel_minimum: smallest value per channel, float32, or None.
         channel_maximum: largest value per channel, float32, or None.
     """
@@ -67,6 +70,7 @@ class TensorStatistics:
         self.maximum = -math.inf
         self.moving_minimum = math.nan
         self.moving_maximum = math.nan
+        self.lows, self.highs = Extremes(), Extremes()
         self.channel_minimum: Array | None = None
         self.channel_maximum: Array | None = None
         # Sums of float64 parts as exact fractions, so that they do not depend on the order of samples.
@@ -132,6 +136,8 @@ class TensorStatistics:
 
     def _include(self, low: float, high: float) -> None:
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        self.lows.add(-low)
+        self.highs.add(high)
         if math.isnan(self.moving_minimum):
             self.moving_minimum, self.moving_maximum = low, high
         else:
