@@ -129,6 +129,8 @@ class Candidates:
         known = self._state.get(stored, recipe.text)
         if known is not None:
             return Score.from_json(known)
+        if not self._calibrated:
+            self._up_to_calibration(recipe)  # most candidates share it: its time tells nothing of theirs
         started = time.monotonic()
         digest = f"{kind}{self._digest(self._up_to_calibration(recipe), recipe)}"
         if digest not in self._scores:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from qcompile.search.candidates import Candidates
 from qcompile.search.goal import Goal
 from qcompile.search.leaving import Kept
-from qcompile.search.mixed_precision import MOST_CHECKS, WORTH_TIME, Choice, PrefixSearch
-from qcompile.search.outlook import Outlook
+from qcompile.search.mixed_precision import WORTH_TIME, Choice, PrefixSearch
+from qcompile.search.outlook import QUICK, Outlook
 from qcompile.search.plan import Plan, Step
 from qcompile.search.reason import count_text, reason
 from qcompile.search.recipe import Recipe
@@ -48,6 +49,9 @@ RUNGS: tuple[Rung, ...] = (
 MOST_SLOW_CHECKS = 3
 """Candidates with such passes that are measured at most, once nodes leave int8."""
 
+TYPICAL_CHECKS, TYPICAL_SLOW_CHECKS = 5, 2
+"""Of the prefixes of a plan that are measured at most, as many usually are, without such passes and with them."""
+
 WORTH_DB = 0.1
 """A means is kept where it brings the goal nearer by at least this."""
 
@@ -79,11 +83,8 @@ class Ladder:
         self._attempts: list[Attempt] = []
         self._left_out: list[str] = []
         self._plan: Plan | None = None
-        late = [rung for rung in self._rungs if rung.after == QUANTIZED]
-        # With the usual recipe, and once more with all samples in the end.
-        slow = 2 + len(late) + 1 + MOST_SLOW_CHECKS
-        self._slow = _names(late)
-        self._outlook = Outlook(candidates.progress, 2 + len(self._rungs) - len(late) + MOST_CHECKS, slow)
+        self._slow = _names(rung for rung in self._rungs if rung.after == QUANTIZED)
+        self._outlook = Outlook(candidates.progress)
 
     def _estimate(self, recipe: Recipe, what: str) -> Score:
         return self._seen(recipe, self._candidates.estimate(recipe, what))
@@ -92,8 +93,31 @@ class Ladder:
         return self._seen(recipe, self._candidates.score(recipe, what))
 
     def _seen(self, recipe: Recipe, score: Score) -> Score:
-        self._outlook.measured(recipe.text, score.seconds, slow=any(map(recipe.has, self._slow)))
+        self._outlook.measured(recipe.text, score.seconds, self._kind(recipe))
         return score
+
+    def _kind(self, recipe: Recipe) -> str:
+        """Return what the time of a candidate depends on most: the last of its passes that take long."""
+        return next((name for name in reversed(self._slow) if recipe.has(name)), QUICK)
+
+    def _kind_of(self, rung: Rung) -> str:
+        return rung.name if rung.name in self._slow else QUICK
+
+    def _skip(self, rungs: Iterable[Rung]) -> None:
+        for rung in rungs:
+            self._outlook.skip(self._kind_of(rung))
+
+    def _expect(self, usual: Recipe, means: bool, leave: bool) -> None:
+        """Tell which candidates are ahead, from the means on, or from where nodes leave int8 on."""
+        kind = self._kind(usual)
+        ahead = Counter({kind: 1})  # with all samples
+        if leave:
+            ahead.update({QUICK: TYPICAL_CHECKS})
+            ahead.update({kind: TYPICAL_SLOW_CHECKS})
+        if means:
+            # The usual recipe, plain int8, the usual one without slow passes.
+            ahead.update([kind, QUICK, QUICK, *map(self._kind_of, self._rungs)])
+        self._outlook.expect(ahead)
 
     def climb(self, recipe: Recipe, sizes: tuple[int, int], *, means: bool = True) -> SearchResult:
         """Search for the recipe that meets the goal in the least time on the device.
@@ -106,16 +130,17 @@ class Ladder:
         Returns:
             The recipe, and how it was found.
         """
+        self._expect(recipe, means, leave=True)
         self._estimate(recipe, f"checking {USUAL}")
         score = self._score(recipe, f"checking {USUAL}")
         self._attempts.append(Attempt(USUAL, "start", score))
         if means and not self._goal.is_accurate(score):
             recipe, score = self._try_means(recipe)
         whole, kept = score, Kept()
-        self._outlook.narrow(MOST_CHECKS, 1 + 1 + MOST_SLOW_CHECKS)
+        self._expect(recipe, means=False, leave=not self._goal.is_accurate(score))
         if not self._goal.is_accurate(score):
             recipe, score, kept = self._leave(recipe, score)
-        self._outlook.narrow(0, 1)
+        self._expect(recipe, means=False, leave=False)
         met = (self._goal.is_accurate(score) or not self._goal.has_accuracy) and self._goal.is_fast(score)
         why = reason(self._goal, score, whole, kept, self._attempts, self._plan)
         rows = tuple(self._plan.sensitivities) if self._plan is not None else ()
@@ -138,10 +163,11 @@ class Ladder:
             score = self._estimate(recipe, PLAIN)
             self._attempts.append(Attempt(PLAIN, "checked", score))
         recipe, score = self._climbed(recipe, score, [rung for rung in self._rungs if rung not in late])
-        quick = usual.without(self._slow)
+        quick, cheap = usual.without(self._slow), [rung for rung in late if math.isinf(rung.most_db)]
         if quick == usual or self._helps(self._estimate(quick, f"checking {USUAL} without the slow passes"), score):
-            cheap = [rung for rung in late if math.isinf(rung.most_db)]
             recipe, score = self._climbed(recipe, score, self._needed(cheap, usual))
+        else:
+            self._skip(cheap)
         if recipe != usual and not self._helps(known, score):
             recipe, score = usual, known
         recipe, _ = self._climbed(recipe, score, [rung for rung in late if not math.isinf(rung.most_db)])
@@ -153,6 +179,7 @@ class Ladder:
         for rung in rungs:
             if rung.name in better:
                 self._left_out.append(f"{rung.title}: {better[rung.name].title} does it, too")
+                self._skip([rung])
         return [rung for rung in rungs if rung.name not in better]
 
     def _climbed(self, recipe: Recipe, score: Score, rungs: Sequence[Rung]) -> tuple[Recipe, Score]:
@@ -162,11 +189,13 @@ class Ladder:
                 break
             candidate = rung.applied(recipe, self._candidates.registry)
             if candidate == recipe or not rung.is_available(self._candidates.registry):
+                self._skip([rung])
                 continue
             missing = self._goal.shortfall_db(score)
             if self._goal.has_accuracy and missing > rung.most_db and any(map(recipe.has, rung.instead_of)):
                 brings = f"it brings {rung.most_db:g} dB at most, and {missing:.1f} dB are missing"
                 self._left_out.append(f"{rung.title}: {brings}")
+                self._skip([rung])
                 continue
             found = self._estimate(candidate, rung.title)
             kept = self._helps(score, found)

@@ -3,54 +3,69 @@
 from __future__ import annotations
 
 import time
-from statistics import fmean
+from collections import Counter
+from collections.abc import Mapping
+from statistics import median
 
 from qcompile.progress import Progress
 
-WHAT = "search, seconds at most"
+WHAT = "search, seconds as far as foreseen"
+
+QUICK = ""
+"""Kind of the candidates without passes that take long."""
 
 
 class Outlook:
-    """Reports the time spent and the time left, at most: as many candidates, each as long as those like it so far.
+    """Reports the time spent and the time that the candidates ahead will take, each as long as those like it so far.
 
     Args:
         report: called with (seconds spent, seconds in all, what).
-        quick: candidates left at most that take little time.
-        slow: the same of those with passes that take long.
     """
 
-    def __init__(self, report: Progress, quick: int, slow: int) -> None:
+    def __init__(self, report: Progress) -> None:
         self._report = report
-        self._left = {False: quick, True: slow}
-        self._seconds: dict[bool, dict[str, float]] = {False: {}, True: {}}
+        self._ahead: Counter[str] = Counter()
+        self._seconds: dict[str, dict[str, float]] = {}
         self._started = time.monotonic()
         report(0, 0, WHAT)  # from here on whoever shows it counts the seconds
 
-    def measured(self, recipe: str, seconds: float, *, slow: bool) -> None:
+    def expect(self, ahead: Mapping[str, int]) -> None:
+        """Tell which candidates are ahead, in place of all that was expected before.
+
+        Args:
+            ahead: number of candidates of each kind: QUICK, or the name of a pass that takes long.
+        """
+        self._ahead = Counter(ahead)
+        if self._seconds:
+            self._say()
+
+    def skip(self, kind: str) -> None:
+        """Tell that a candidate is not needed after all."""
+        self._ahead[kind] = max(0, self._ahead[kind] - 1)
+
+    def measured(self, recipe: str, seconds: float, kind: str) -> None:
         """Count a candidate, and report; one that is known already changes nothing.
 
         Args:
             recipe: pipeline text.
             seconds: that it took, be it in an earlier run.
-            slow: whether it has passes that take long.
+            kind: as in `expect`.
         """
-        known = self._seconds[slow]
+        known = self._seconds.setdefault(kind, {})
         if recipe in known:
             return
         known[recipe] = seconds
-        self._left[slow] = max(0, self._left[slow] - 1)
-        self._say()
-
-    def narrow(self, quick: int, slow: int) -> None:
-        """Tell how many candidates are left now; more than before do not count."""
-        self._left = {False: min(quick, self._left[False]), True: min(slow, self._left[True])}
+        self.skip(kind)
         self._say()
 
     def _say(self) -> None:
         spent = time.monotonic() - self._started
-        left = sum(count * self._mean(slow) for slow, count in self._left.items())
+        left = sum(count * self._typical(kind) for kind, count in self._ahead.items())
         self._report(round(spent), round(spent + left), WHAT)
 
-    def _mean(self, slow: bool) -> float:
-        known = self._seconds[slow] or self._seconds[not slow]
-        return fmean(known.values()) if known else 0.0
+    def _typical(self, kind: str) -> float:
+        """Return the seconds of a candidate; of a kind not met so far those of the kind that is nearest in time."""
+        if kind in self._seconds:
+            return median(self._seconds[kind].values())
+        known = [median(seconds.values()) for seconds in self._seconds.values()]
+        return min(known) if kind == QUICK else max(known)
