@@ -11,6 +11,7 @@ Array = npt.NDArray[Any]
 
 _FACTORS = np.concatenate([[1.0], np.linspace(0.98, 0.3, 35)])
 _SMALLEST_PEAK = 2.0**-100
+_CACHED = 2**15  # float64 values, 256 KiB
 
 
 def weight_scales(
@@ -55,13 +56,19 @@ def weight_scales(
 
 
 def _least_error(rows: Array, scales: Array, qmax: int) -> Array:
+    """Return the scale of each row that `weight_scales` describes as mse, some rows at a time, which caches hold."""
     best: Array = scales.copy()
-    least = np.full(len(scales), np.inf)
-    for factor in _FACTORS:
-        trial = (scales * factor)[:, None]
-        error = ((rows - trial * np.clip(np.rint(rows / trial), -qmax, qmax)) ** 2).sum(axis=1)
-        better = error < least
-        best[better], least[better] = trial[better, 0], error[better]
+    count = max(1, _CACHED // max(1, rows.shape[1]))
+    for start in range(0, len(rows), count):
+        some = slice(start, start + count)
+        least = np.full(len(scales[some]), np.inf)
+        for factor in _FACTORS:
+            trial = (scales[some] * factor)[:, None]
+            rounded = rows[some] / trial
+            np.clip(np.rint(rounded, out=rounded), -qmax, qmax, out=rounded)
+            error = ((rows[some] - np.multiply(trial, rounded, out=rounded)) ** 2).sum(axis=1)
+            better = error < least
+            best[some][better], least[better] = trial[better, 0], error[better]
     return best
 
 
