@@ -45,7 +45,8 @@ def with_room(statistics: TensorStatistics, lo: float, hi: float, *, levels: int
 
     def cost(reaches: tuple[float, float]) -> float:
         step = (hi * reaches[1] - lo * reaches[0]) / (levels - 1)
-        return rounded * (step / 2) ** _POWER / (_POWER + 1) + below[reaches[0]] + above[reaches[1]]
+        rounding = rounded * float((step / 2) ** _POWER) / (_POWER + 1)
+        return rounding + below[reaches[0]] + above[reaches[1]]
 
     low, high = min(product(_REACHES, _REACHES), key=cost)
     return lo * low, hi * high
