@@ -244,7 +244,7 @@ def test_a_state_that_is_fed_back_does_not_drift(monkeypatch: pytest.MonkeyPatch
     given = [{"x": x, "h": h[None]} for x, h in zip(inputs[1:], states[:-1], strict=True)][::8]
     plain, (final, _) = plainly(graph, given, monkeypatch), compiled(graph, given)
     before, after = (_loop(g, inputs) - states for g in (plain, final))
-    assert np.square(after).mean() < 0.25 * np.square(before).mean()
+    assert np.square(after).mean() < 0.4 * np.square(before).mean()
     assert all(n.is_integer for n in final.nodes if n.op.name == "dense")
 
 
