@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_refused(op: str, shapes: Any, attrs: dict[str, Any
 def test_any_slice_is_pythons(data: st.DataObject) -> None:
     from qcompile.ir import Graph
     from qcompile.ops.onnx_node import OnnxNode
-    from qcompile.ops.slice import sliced
+    from qcompile.ops.sliced import sliced
 
     shape = tuple(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
     ranges = {axis: data.draw(st.slices(extent)) for axis, extent in enumerate(shape) if data.draw(st.booleans())}
