@@ -25,6 +25,7 @@ def chosen(
     Raises:
         UnsupportedOpError: the branches make tensors of different shapes, none of them empty.
     """
+    view.graph.notes.append(f"the data decide which branch of {view.name} counts: both are run")
     flag = reshaped(view, condition, (), f"{view.name}.condition")
     pairs = enumerate(zip(yes, no, strict=True))
     return tuple(None if a is None or b is None else _either(view, flag, a, b, k) for k, (a, b) in pairs)

@@ -102,6 +102,14 @@ CASES = {
     "moved while quantized": "s = Constant<value = float {0.02}>()  z = Constant<value = int8 {3}>()  "
     "q = QuantizeLinear(y, s, z)  g = Gather<axis = 0>(q, found)  t = Transpose<perm = [1, 0]>(g)  "
     "out = DequantizeLinear(t, s, z)",
+    "images": "m = Constant<value = int64[3] {1, 2, 2}>()  t = Concat<axis = 0>(count, m)  i = Reshape(rows, t)  "
+    "w = Constant<value = float[1, 1, 2, 2] {1, -2, 3, 0.5}>()  v = ConvTranspose(i, w)  c = Conv(v, w)  "
+    "f = Flatten(c)  p = GlobalAveragePool(i)  q = Flatten(p)  out = Add(f, q)",
+    "layer": "w = Constant<value = float[4, 2] {1, -2, 3, 0.5, 2, 1, 4, -1}>()  "
+    "b = Constant<value = float[2] {1, 2}>()  g = Gemm(rows, w, b)  out = Softmax<axis = 1>(g)",
+    "place of the largest": "z = Concat<axis = 0>(rows, y)  a = ArgMax<axis = 0>(z)  out = Cast<to = 1>(a)",
+    "repeated": "u = Unsqueeze(rows, zero)  r = Constant<value = int64[3] {3, 1, 2}>()  out = Tile(u, r)",
+    "repeated along it": "r = Constant<value = int64[2] {2, 1}>()  out = Tile(rows, r)",
     "nothing left": "n = Sub(column, column)  w = NonZero(n)  s = Squeeze(w, zero)  out = Gather<axis = 0>(rows, s)",
 }
 """What follows, by what it is about."""
