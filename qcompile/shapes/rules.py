@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from qcompile.ir.graph import Value
 from qcompile.ir.symbol import Axes, Extent
 from qcompile.shapes.growing import CACHES
 from qcompile.shapes.regroup import reshape
@@ -53,9 +54,26 @@ def _broadcast(step: Step) -> list[Axes]:
                     "its operands have different open extents on one axis (steps such as W:32..640:32 may help)", extent
                 )
             result[place] = extent or result[place]
+    for value in (value for value in node.inputs if value.is_constant):
+        _open_square(step, value, result)
     for operand, value in enumerate(node.inputs):
         _match_constant(step, operand, result[rank - len(value.shape) :])
     return [tuple(result)]
+
+
+def _open_square(step: Step, table: Value, result: list[Extent | None]) -> None:
+    """Open the rows of a constant with as many as it has open columns, such as a bias of relative positions.
+
+    Nothing but the constant decides that axis; a table that is no part of larger ones is found by the importer, which
+    compares sizes.
+    """
+    first = len(result) - len(table.shape)
+    others = [(1,) * (len(result) - len(v.shape)) + v.shape for v in step.node.inputs if v is not table]
+    for axis, size in enumerate(table.shape):
+        extent, place = step.extent_of(size), first + axis
+        alone = result[place] is None and all(shape[place] == 1 for shape in others)
+        if alone and extent is not None and extent in result[first:]:
+            result[place] = extent
 
 
 def _match_constant(step: Step, operand: int, wanted: Sequence[Extent | None]) -> None:

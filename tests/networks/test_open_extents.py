@@ -173,6 +173,35 @@ def test_arm(case: Any, tmp_path: Path, qemu_aarch64: str) -> None:
                 np.testing.assert_allclose(found, array, rtol=0.05, atol=0.1, err_msg=name)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_bias_of_relative_places(tmp_path: Path, swapped: bool) -> None:
+    """It has a row and a column for each place; where a mask is added, only its columns are seen to be open."""
+    nodes = [
+        ("Shape", "x", "shape"), ("Gather", "shape one", "s", {"axis": 0}), ("Range", "zero s one", "places"),
+        ("Cast", "places", "real", {"to": 1}), ("Unsqueeze", "real axis0", "columns"),
+        ("Unsqueeze", "real axis1", "rows"), ("Sub", "columns rows", "apart"), ("Mul", "apart slope", "bias"),
+        ("Add", "mask bias" if swapped else "bias mask", "hidden"),
+        ("Transpose", "x", "turned", {"perm": [0, 2, 1]}), ("MatMul", "x turned", "scores"),
+        ("Add", "scores hidden", "biased"), ("Softmax", "biased", "p", {"axis": -1}), ("MatMul", "p x", "y"),
+    ]  # fmt: skip
+    numbers = {"zero": np.int64(0), "one": np.int64(1), "axis0": np.array([0]), "axis1": np.array([1]),
+               "slope": np.float32(0.3)}  # fmt: skip
+    made = built(nodes, {"x": [1, "S", 6], "mask": [1, 1, "S"]}, {"y": [1, "S", 6]}, **numbers)
+    path = tmp_path / "relative.onnx"
+    onnx.save(made, path)
+    shapes: dict[str, list[Any]] = {"x": [1, "S:1..20", 6], "mask": [1, 1, "S"]}
+    qcompile.compile(path, precision="fp32", input_shapes=shapes, output=tmp_path / "b")
+    reference, rng = (
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]),
+        np.random.default_rng(0),
+    )
+    with runtime.load(tmp_path / "b") as session:
+        for size in (20, 1, 7, 13):
+            given = {"x": rng.normal(0, 1, (1, size, 6)).astype("f4"), "mask": np.zeros((1, 1, size), "f4")}
+            given["mask"][..., size // 2 + 1 :] = -1e9
+            assert np.allclose(session.run(given)["y"], reference.run(None, given)[0], 1e-5, 1e-5)
+
+
 def test_smaller_sizes_run_fewer_tiles() -> None:
     graph = import_bounded(transformer(), {"x": [1, "S:1..64", WIDTH]})
     program = lower_graph(PassManager(f"{pipelines.SIMPLIFY},bound-dynamic-axes").run(graph), targets.host())
