@@ -141,7 +141,7 @@ def _views(image: Image.Image) -> Iterator[Image.Image]:
         yield image.crop((left, top, left + round(0.7 * width), top + round(0.7 * height)))
 
 
-def _many_views(image: Image.Image) -> Iterator[Image.Image]:
+def many_views(image: Image.Image) -> Iterator[Image.Image]:
     """Yield a photograph, crops of it in two sizes at nine places each, and their mirror images."""
     width, height = image.size
     crops = [image]
@@ -205,7 +205,7 @@ def nanodet(views: Callable[[Image.Image], Iterator[Image.Image]] = _views) -> R
 
 def nanodet_fine() -> Row:
     """Return the row over 38 views of each photograph instead of seven."""
-    return nanodet(_many_views)
+    return nanodet(many_views)
 
 
 # -- demosaicking ---------------------------------------------------------------------------------------------

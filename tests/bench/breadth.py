@@ -12,7 +12,7 @@
 
 Networks and data are those of accuracy.py, which says where they come from; besides, PP-OCRv4's detector and
 recognizer (PyPI rapidocr-onnxruntime 1.4.4), silero-vad's LSTM file, and EfficientNet-Lite0 as ONNX Runtime quantizes
-it, in QDQ and in QOperator form.
+it, in QDQ and in QOperator form; and those of packaged_models.py.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ import accuracy_vision
 import numpy as np
 import onnx
 import onnxruntime
+import packaged_models
 from accuracy_data import MissingData, Network, Row, Run, Sample
 
 from qcompile import driver, runtime, targets
@@ -124,6 +125,7 @@ ROWS: dict[str, Callable[[], Row]] = {
     "fashion_mobilenetv2": lambda: accuracy_vision.fashion("mobilenetv2"),
     "fashion_resnet14": lambda: accuracy_vision.fashion("resnet14"),
     "fashion_hard": lambda: accuracy_vision.fashion("hard"),
+    **packaged_models.rows(_unlabelled),
 }
 
 
