@@ -329,3 +329,6 @@ class Counts:
                 found.append(CountedAxis(name, axis, known[extent]))
         graph.set_outputs(values, names)
         graph.counted = tuple(found)
+        for count in known.values():
+            listed = ", ".join(f"'{entry.output}'" for entry in found if entry.count == count)
+            graph.notes.append(f"the data decide how many elements {listed} has; '{count}' tells, zeros follow them")

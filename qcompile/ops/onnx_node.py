@@ -122,7 +122,8 @@ class OnnxNode:
         try:
             instance = definition.Attrs(**attrs)
             if self.counted is not None and self.counted.touches(inputs):
-                return self._checked(self.counted.add(self, definition, inputs, instance, names))
+                live = inputs if self.open is None else [self.open.live(v) for v in inputs]
+                return self._checked(self.counted.add(self, definition, live, instance, names))
             known = bool(inputs) and all(v.is_constant for v in inputs) and not definition.sized
             if known and op not in PACKED:
                 return self._fold(definition, inputs, instance, names)

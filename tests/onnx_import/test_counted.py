@@ -15,6 +15,7 @@ from qcompile.ir.counted import trimmed
 from qcompile.ir.parser import parse_graph
 from qcompile.ir.printer import print_graph
 from qcompile.onnx_import import import_onnx
+from qcompile.onnx_import.bounds import import_bounded
 from qcompile.ops.interpreter import Interpreter
 
 ROWS, WIDTH = 12, 4
@@ -179,6 +180,21 @@ def test_cases_agree_with_onnx_runtime(name: str) -> None:
         np.testing.assert_allclose(got, wanted, 1e-5, 1e-6)
 
 
+def test_counts_beside_an_open_extent() -> None:
+    """Numbers of both kinds may meet; what the data find in an open tensor has no form."""
+    head = '<ir_version: 8, opset_import: ["" : 18]> g (float[S] a, float[6] x) => (float[n] out) {'
+    meet = (
+        "b = NonZero(x) s = Shape(a) c = Size(b) m = Mul(s, c) f = Cast<to = 1>(b) g = Cast<to = 1>(m) out = Mul(f, g)"
+    )
+    graph = import_bounded(onnx.parser.parse_model(f"{head} {meet} }}"), {"a": ["S:1..8"]})
+    x = np.array([1, 0, 1, 0, 0, 1], np.float32)
+    for size in (1, 5, 8):
+        got = Interpreter(graph).run({"a": np.zeros(size, np.float32), "x": x})
+        assert trimmed(graph.counted, got)["out"].tolist() == [[0, 6 * size, 15 * size]]
+    with pytest.raises(UnsupportedOpError, match="NonZero_0"):
+        import_bounded(onnx.parser.parse_model(f"{head} b = NonZero(a) out = Cast<to = 1>(b) }}"), {"a": ["S:1..8"]})
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_form_is_refused_by_the_name_of_its_node(name: str) -> None:
     body, says = REFUSED[name]
@@ -190,6 +206,7 @@ def test_what_has_no_form_is_refused_by_the_name_of_its_node(name: str) -> None:
 def test_counted_axes_survive_the_text() -> None:
     graph = import_onnx(model(CASES["rows"]))
     assert [(c.output, c.axis, c.count) for c in graph.counted] == [("out", 0, "out.count")]
+    assert graph.notes == ["the data decide how many elements 'out' has; 'out.count' tells, zeros follow them"]
     text = print_graph(graph)
     assert '  counted {output="out", axis=0, count="out.count"}\n' in text
     pool = {value.content_digest()[:16]: value.data for value in graph.constants()}
