@@ -14,6 +14,9 @@ WHAT = "search, seconds as far as foreseen"
 QUICK = ""
 """Kind of the candidates without passes that take long."""
 
+_QUICK_SHARE = 0.25
+"""Share of the time of the others that such a candidate takes, before the first of them was measured."""
+
 
 class Outlook:
     """Reports the time spent and the time that the candidates ahead will take, each as long as those like it so far.
@@ -64,8 +67,8 @@ class Outlook:
         self._report(round(spent), round(spent + left), WHAT)
 
     def _typical(self, kind: str) -> float:
-        """Return the seconds of a candidate; of a kind not met so far those of the kind that is nearest in time."""
+        """Return the seconds of a candidate of a kind; of one not met so far by those of the others."""
         if kind in self._seconds:
             return median(self._seconds[kind].values())
-        known = [median(seconds.values()) for seconds in self._seconds.values()]
-        return min(known) if kind == QUICK else max(known)
+        longest = max(median(seconds.values()) for seconds in self._seconds.values())
+        return longest * _QUICK_SHARE if kind == QUICK else longest
