@@ -195,6 +195,19 @@ def test_counts_beside_an_open_extent() -> None:
         import_bounded(onnx.parser.parse_model(f"{head} b = NonZero(a) out = Cast<to = 1>(b) }}"), {"a": ["S:1..8"]})
 
 
+def test_best_elements_of_an_open_extent() -> None:
+    """The rules for sorting serve extents that the caller leaves open, too; but not a number that follows from one."""
+    head = '<ir_version: 8, opset_import: ["" : 18]> g (float[S, 3] x) => (float[n, 3] out) {'
+    three = "k = Constant<value = int64[1] {3}>()"
+    best = "v, i = TopK<axis = 0>(x, k)  n = Neg(x)  out = GatherElements<axis = 0>(n, i)"
+    graph = import_bounded(onnx.parser.parse_model(f"{head} {three} {best} }}"), {"x": ["S:3..8", 3]})
+    for size in (3, 5, 8):
+        x = np.random.default_rng(size).standard_normal((size, 3)).astype(np.float32)
+        np.testing.assert_array_equal(Interpreter(graph).run({"x": x})["out"], -np.sort(x, axis=0)[::-1][:3])
+    with pytest.raises(UnsupportedOpError, match="arithmetic with open extents"):
+        import_bounded(onnx.parser.parse_model(f"{head} k = Shape<end = 1>(x)  {best} }}"), {"x": ["S:3..8", 3]})
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_form_is_refused_by_the_name_of_its_node(name: str) -> None:
     body, says = REFUSED[name]
