@@ -62,7 +62,7 @@ def _plain(outputs: Mapping[str, Array]) -> Array:
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
     raise UsageError(
         f"the outputs are no boxes: {shapes}",
-        hint='give metric{decode="module:function"}: from the outputs to [boxes, 6]: x1, y1, x2, y2, score, class',
+        hint='f1_boxes{decode="module:function"} (or map) reads [boxes, 6] from them: x1, y1, x2, y2, score, class',
     )
 
 

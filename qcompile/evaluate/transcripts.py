@@ -51,7 +51,7 @@ def transcript(seen: Observation, outputs: Mapping[str, Any], decode: str, outpu
     if array.ndim < 2 or array.size != np.prod(array.shape[-2:]):
         raise UsageError(
             f"output '{name}' of shape {list(array.shape)} is no sequence of scores",
-            hint='give metric{decode="module:function"}: from the outputs to a text',
+            hint='wer{decode="module:function"} (or cer) turns the outputs into a text',
         )
     classes = array.shape[-1]
     best = array.reshape(-1, classes).argmax(axis=1)
