@@ -20,12 +20,14 @@ class Host:
         look_up: returns the value of a name, None where it could not be converted.
         convert: converts plain nodes in their order.
         read: returns the contents of a TensorProto.
+        loops: the `qcompile.onnx_import.rolled.RolledLoop` whose body is converted, if any.
     """
 
     bind: Callable[[str, Value], None]
     look_up: Callable[[str], Value | None]
     convert: Callable[[Sequence[Any]], None]
     read: Callable[[Any], Any]
+    loops: list[Any]
 
 
 def convert_body(

@@ -35,6 +35,11 @@ def _either(view: OnnxNode, flag: Value, yes: Value, no: Value, output: int) -> 
     name = view.outputs[output] if output < len(view.outputs) and view.outputs[output] else f"{view.name}.{output}"
     if yes.dtype == no.dtype and yes.shape == no.shape and view.counted.axes(yes) == view.counted.axes(no):
         return view.add("where", [flag, yes, no], name)
+    if yes.dtype == no.dtype and yes.type.size == no.type.size == 1 and not view.counted.touches([yes, no]):
+        # A number, or a row of one: which of them it is matters to nobody who may get either.
+        shape = max(yes.shape, no.shape, key=len)
+        parts = [reshaped(view, value, shape, f"{name}.{k}") for k, value in enumerate((yes, no))]
+        return view.add("where", [flag, *parts], name)
     for empty, full, holds in ((yes, no, True), (no, yes, False)):
         axes = [a for a, (d, e) in enumerate(zip(empty.shape, full.shape, strict=False)) if d != e]
         fits = len(empty.shape) == len(full.shape) and empty.dtype == full.dtype and len(axes) == 1

@@ -71,6 +71,7 @@ class _Conversion:
         self.problems: list[UnsupportedOpError] = []
         self.narrow: dict[str, str] = {}
         self.open: OpenShapes | None = None
+        self.loops: list[Any] = []
         self.counted = Counts(self.graph)
 
     def run(self, input_shapes: Mapping[str, tuple[int, ...]], symbols: Sequence[Symbol]) -> Graph:
@@ -167,7 +168,8 @@ class _Conversion:
         while len(names) > 1 and not names[-1]:
             names.pop()
         narrow = [self.narrow.get(name, "") for name in node.input]
-        origin = (self.opset, self.model.source, narrow, self.open, self.counted)
+        loop = self.loops[-1] if self.loops else None
+        origin = (self.opset, self.model.source, narrow, self.open, self.counted, loop)
         return OnnxNode(self.graph, node.op_type, label, values, attributes, names, *origin)
 
     def _host(self) -> Host:
@@ -175,7 +177,7 @@ class _Conversion:
             value = self.environment.get(name)
             return value if isinstance(value, Value) else None
 
-        return Host(self.environment.__setitem__, look_up, self._convert_body, self.reader.read)
+        return Host(self.environment.__setitem__, look_up, self._convert_body, self.reader.read, self.loops)
 
     def _convert_body(self, nodes: Sequence[Any]) -> None:
         """Convert nodes that stand for another one."""

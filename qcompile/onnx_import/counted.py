@@ -25,6 +25,7 @@ from qcompile.ops.mask_tail import MaskTailAttrs
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.open_reshape import OpenReshapeAttrs
 from qcompile.ops.rescale_mean import RescaleMeanAttrs
+from qcompile.ops.reshape import reshaped
 from qcompile.shapes.analysis import advance
 from qcompile.shapes.step import Analysis
 
@@ -125,6 +126,29 @@ class Counts:
             rows = node.add("slice", [found], f"{base}.found", starts=(1,), sizes=(most,), **whole)
             self._positions[flags] = self.declare(rows, (self.new(node, count, most),))
         return self._positions[flags]
+
+    def first(self, node: OnnxNode, x: Value, axis: int, end: Value) -> Value:
+        """Return so many first elements of an axis as a run computes.
+
+        Args:
+            node: the ONNX node that takes them.
+            x: any tensor.
+            axis: of it.
+            end: one number; below 0 it counts from the end of the axis.
+        """
+        base, most = node.outputs[0], node.constant("most", [x.shape[axis]], "int64")
+        none = node.constant("none", [0], "int64")
+        number = reshaped(node, end, (1,), f"{base}.end")
+        if number.dtype != "int64":
+            number = node.add("cast", [number], f"{base}.long", dtype="int64")
+        turned = node.add("add", [number, most], f"{base}.turned")
+        number = node.add("where", [node.add("less", [number, none], f"{base}.below"), turned, number], f"{base}.from0")
+        count = node.add("minimum", [node.add("maximum", [number, none], f"{base}.some"), most], f"{base}.count")
+        axes = list(self.axes(x))
+        axes[axis] = self.new(node, count, x.shape[axis])
+        # Other readers of the tensor see all of it.
+        part = self._graph.add_node(ops.get("identity"), [x], names=[base], loc=node.name).output
+        return self.declare(part, tuple(axes))
 
     def joined(self, node: OnnxNode, parts: Sequence[Value], axis: int) -> Value:
         """Return tensors one after the other, each up to its actual end.

@@ -65,6 +65,9 @@ def _size(node: OnnxNode) -> Value:
 def _range(node: OnnxNode) -> Value:
     bounds = [node.value(index) for index in range(3)]
     if not all(value.is_constant for value in bounds):
+        found: Value | None = node.loop.numbers(bounds) if node.loop is not None else None
+        if found is not None:
+            return found
         node.fail("how many numbers it makes depends on the data")
     start, limit, delta = (node.array(index, "bounds").reshape(()).item() for index in range(3))
     if not delta or not math.isfinite(limit - start) or (limit - start) / delta * 8 > FOLDED_LIMIT:

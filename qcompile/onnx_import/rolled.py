@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qcompile import ops
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.regions import regions
+from qcompile.onnx_import.counters import MOST_FOLLOWED
+from qcompile.ops.layout import axis_indices
 from qcompile.ops.loop_begin import MOST_TRIPS
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
+
+Array = npt.NDArray[Any]
+
+_SMALL = 1024
+"""Elements of a value that is followed through all iterations; shapes and places have fewer."""
 
 
 class RolledLoop:
@@ -33,17 +43,75 @@ class RolledLoop:
         self.node, self.trips, self.name = node, min(trips, MOST_TRIPS), name
         ends = [n.op.region for n in node.graph.nodes if n.op.region]
         if ends and ends[-1] == "begin":
-            node.fail("it has too many iterations to unroll, and the loop around it is not unrolled either")
+            node.fail("neither it nor the loop around it can be unrolled")
         if node.open is not None:
             hint = "give fixed input shapes with --input-shape"
             node.fail("a loop that is not unrolled needs extents that are all known", hint=hint)
         begin = ops.get("loop_begin")
         self._begin = node.graph.add_node(begin, [], begin.Attrs(self.trips), names=[f"{name}.t"], loc=node.name)
         self.iteration = self._begin.outputs[0]
+        followed = np.arange(self.trips, dtype=np.int64) if self.trips <= MOST_FOLLOWED else None
+        self._known: dict[Value, Array | None] = {self.iteration: followed}
 
     def state(self, start: Value, name: str) -> Value:
         """Return what an iteration starts from; the first one from `start`."""
         return self.node.graph.add_state(self._begin, start, f"{self.name}.{name}")
+
+    def entry(self, table: Array, name: str) -> Value:
+        """Return the iteration's entry of a table, [trips, …]."""
+        rows = self.node.constant(name, table)
+        value = self.node.add("gather", [rows, self.iteration], f"{self.name}.{name}", axis=0)
+        self._known[value] = table
+        return value
+
+    def known(self, value: Value) -> Array | None:
+        """Return what a value is in every iteration, [trips, …], where that follows from the iteration alone."""
+        if value.data is not None:
+            return np.broadcast_to(value.data, (self.trips, *value.shape))
+        if value not in self._known:
+            self._known[value] = self._followed(value)
+        return self._known[value]
+
+    def _followed(self, value: Value) -> Array | None:
+        maker = value.producer
+        if maker is None or maker.op.region or value.type.size > _SMALL or not self.makes(value):
+            return None
+        operands = [self.known(operand) for operand in maker.inputs]
+        tables = [table for table in operands if table is not None]
+        if len(tables) < len(operands):
+            return None
+        with np.errstate(all="ignore"):
+            rows = [maker.op.evaluate(maker.attrs, [table[t] for table in tables]) for t in range(self.trips)]
+        return np.stack([row[maker.outputs.index(value)] for row in rows])
+
+    def part(self, node: OnnxNode) -> Value | None:
+        """Return a Slice whose bounds the iteration decides, where it always takes as many elements; else None."""
+        x, starts, ends = (node.value(k) for k in range(3))
+        axes, steps = node.array_or_none(3, "axes"), node.array_or_none(4, "steps")
+        first, last = self.known(starts), self.known(ends)
+        if first is None or last is None:
+            return None
+        places = range(starts.type.size) if axes is None else axis_indices(axes, len(x.shape))
+        for k, axis in enumerate(places):
+            step = None if steps is None else int(steps.reshape(-1)[k])
+            bounds = zip(first.reshape(self.trips, -1)[:, k], last.reshape(self.trips, -1)[:, k], strict=True)
+            taken = [range(x.shape[axis])[int(a) : int(b) : step] for a, b in bounds]
+            if len({len(numbers) for numbers in taken}) > 1 or not taken[0]:
+                return None
+            x = node.add("gather", [x, self.entry(np.array(taken, np.int64), f"part{k}")], axis=axis)
+        return x
+
+    def numbers(self, bounds: Sequence[Value]) -> Value | None:
+        """Return a Range whose bounds the iteration decides, where it always has as many numbers; else None."""
+        tables = [self.known(value) for value in bounds]
+        known = [table.reshape(-1) for table in tables if table is not None]
+        if len(known) < len(tables):
+            return None
+        counts = {math.ceil((limit - start) / delta) for start, limit, delta in zip(*known, strict=True)}
+        if len(counts) > 1 or not 0 < min(counts) <= _SMALL:
+            return None
+        rows = [np.arange(*row) for row in zip(*known, strict=True)]
+        return self.entry(np.array(rows, bounds[0].dtype), "numbers")
 
     def makes(self, value: Value) -> bool:
         """Return whether a value is computed in the body."""

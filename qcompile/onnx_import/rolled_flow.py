@@ -6,17 +6,19 @@ states. A state that the body does not read starts from nothing: it may have ano
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qcompile.errors import UnsupportedOpError
 from qcompile.ir.graph import Value
 from qcompile.ir.types import TensorType
 from qcompile.onnx_graph import reads
 from qcompile.onnx_import.bodies import Host, convert_body
+from qcompile.onnx_import.counters import find_counters
 from qcompile.onnx_import.rolled import RolledLoop, stacked
 from qcompile.ops.layout import axis_index
 from qcompile.ops.loop_begin import MOST_TRIPS
@@ -53,11 +55,13 @@ def rolled_loop(view: OnnxNode, host: Host, body: Any, trips: int | None) -> tup
     Raises:
         UnsupportedOpError: a state changes its type from one iteration to the next, or extents are open.
     """
-    loop = RolledLoop(view, MOST_TRIPS if trips is None else trips, f"{view.name}/body")
     starts = [view.value(k) for k in range(2, len(view.inputs))]
+    counters = find_counters(body, starts, trips, host.look_up, view.opset)
+    loop = RolledLoop(view, counters.trips or MOST_TRIPS, f"{view.name}/body")
     running = view.graph.add_constant(f"{view.name}/running", np.asarray(True))
     form = ScanForm((), (), [0] * len(body.output), [0] * len(body.output))
-    return tuple(_Rolled(view, loop, body, starts, form).convert(host, [loop.iteration, running], [], 1))
+    rolled = _Rolled(view, loop, body, starts, form, counters.tables)
+    return tuple(rolled.convert(host, [loop.iteration, running], [], 1))
 
 
 def rolled_scan(
@@ -88,7 +92,7 @@ def rolled_scan(
         loop.element(value, axis, f"{loop.name}/slice{k}", backward=bool(backward))
         for k, (value, axis, backward) in enumerate(zip(sources, form.axes, form.reverse, strict=True))
     ]
-    return _Rolled(view, loop, body, starts, form).convert(host, [], parts, 0)
+    return _Rolled(view, loop, body, starts, form, {}).convert(host, [], parts, 0)
 
 
 class _Rolled:
@@ -100,10 +104,20 @@ class _Rolled:
         body: GraphProto.
         starts: of the states.
         form: how results of all iterations are put together.
+        tables: of states that follow from the iteration alone what each iteration starts from, and the last one leaves.
     """
 
-    def __init__(self, view: OnnxNode, loop: RolledLoop, body: Any, starts: Sequence[Value], form: ScanForm) -> None:
+    def __init__(
+        self,
+        view: OnnxNode,
+        loop: RolledLoop,
+        body: Any,
+        starts: Sequence[Value],
+        form: ScanForm,
+        tables: Mapping[int, npt.NDArray[Any]],
+    ) -> None:
         self._view, self._loop, self._body, self._starts, self._form = view, loop, body, starts, form
+        self._tables = tables
         self._pairs: dict[Value, Value] = {}
 
     def convert(self, host: Host, before: Sequence[Value], behind: Sequence[Value], first: int) -> list[Value | None]:
@@ -117,12 +131,18 @@ class _Rolled:
         """
         view, loop, body = self._view, self._loop, self._body
         passed = self._passed(len(before), first)
-        unread = self._unread(len(before)) - set(passed)
+        unread = self._unread(len(before)) - passed - set(self._tables)
         states = [
-            start if k in passed or k in unread else loop.state(start, f"state{k}")
+            loop.entry(self._tables[k][:-1], f"counter{k}")
+            if k in self._tables
+            else start
+            if k in passed | unread
+            else loop.state(start, f"state{k}")
             for k, start in enumerate(self._starts)
         ]
+        host.loops.append(loop)
         found = convert_body(view, host, body, [*before, *states, *behind], len(body.output), f"{loop.name}/")
+        host.loops.pop()
         results = [value for value in found if value is not None]
         if len(results) < len(found):
             # What could not be converted is reported by its own name.
@@ -133,14 +153,17 @@ class _Rolled:
             condition = results[0] if first and not self._always(results[0]) else None
             ends = {
                 k: self._end(k, results[first + k], states[k], k in passed, k in unread)
-                for k in sorted(range(len(states)), key=unread.__contains__)
+                for k in sorted(set(range(len(states))) - set(self._tables), key=unread.__contains__)
             }
             rows = [self._rows(k, part) for k, part in enumerate(results[first + len(states) :])]
         except UnsupportedOpError:
             loop.close([])
             raise
         count, left = loop.close(list(self._pairs.items()), condition)
-        finals: list[Value | None] = [left.get(ends[k], ends[k]) for k in range(len(states))]
+        finals: list[Value | None] = [
+            self._counted(k, count, condition) if k in self._tables else left.get(ends[k], ends[k])
+            for k in range(len(states))
+        ]
         for k, (state, part) in enumerate(zip(rows, results[first + len(states) :], strict=True)):
             finals.append(None if state is None else self._stacked(k, left[state], part, count, condition))
         return finals
@@ -187,6 +210,14 @@ class _Rolled:
         state = self._loop.state(nothing, f"state{k}")
         self._pairs[state] = result
         return state
+
+    def _counted(self, k: int, count: Value, condition: Value | None) -> Value:
+        """Return what a state that follows from the iteration alone is after the loop."""
+        table, name = self._tables[k], f"{self._loop.name}/counter{k}.last"
+        if condition is None:
+            return self._view.graph.add_constant(name, table[-1])
+        rows = self._view.graph.add_constant(f"{name}.all", table)
+        return self._view.add("gather", [rows, count], name, axis=0)
 
     def _fitting(self, k: int, result: Value, type: TensorType) -> Value:
         if result.dtype != type.dtype or result.type.size != type.size:

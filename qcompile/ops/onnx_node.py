@@ -38,6 +38,7 @@ class OnnxNode:
         narrow: per input, ONNX's name of an element type of less than a byte ("INT4"), which the IR widens; "" else.
         open: `qcompile.onnx_import.open_shapes.OpenShapes` where extents are open, else None.
         counted: `qcompile.onnx_import.counted.Counts`; None for a node of no model.
+        loop: `qcompile.onnx_import.rolled.RolledLoop` in whose body it is, else None.
     """
 
     graph: Graph
@@ -51,6 +52,7 @@ class OnnxNode:
     narrow: Sequence[str] = ()
     open: Any = None
     counted: Any = None
+    loop: Any = None
     _added: int = field(default=0, repr=False)
 
     def attr(self, name: str, default: Any = None) -> Any:

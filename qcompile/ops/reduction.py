@@ -176,7 +176,9 @@ class SelectReduction(Reduction):
             init: tuple[float, str] = (sign * 2**20, "int32")
             self.lower_reduction(node, context, self.combine, init, lambda e, acc, i: e.clamp_store(acc))
         else:
-            init = (sign * math.inf, node.output.dtype)
+            dtype = node.output.dtype
+            real = dtype.startswith(("float", "bfloat"))
+            init = (sign * math.inf if real else self._neutral(np.dtype(dtype)), dtype)
             self.lower_reduction(node, context, self.combine, init, lambda e, acc, i: acc)
 
 

@@ -43,6 +43,8 @@ def _from_onnx(node: OnnxNode) -> Value:
     if "starts" in node.attributes:
         starts, ends, axes = node.attributes["starts"], node.attributes["ends"], node.attr("axes")
         steps = None
+    elif not (node.value(1).is_constant and node.value(2).is_constant):
+        return _cut_at_run_time(node, x)
     else:
         starts, ends = node.array(1, "starts").tolist(), node.array(2, "ends").tolist()
         axes = node.array_or_none(3, "axes")
@@ -57,6 +59,20 @@ def _from_onnx(node: OnnxNode) -> Value:
     if node.open is not None:
         return open_sliced(node, x, ranges, [node.inputs[k] if node.has(k) else None for k in (1, 2)])
     return sliced(node, x, ranges)
+
+
+def _cut_at_run_time(node: OnnxNode, x: Value) -> Value:
+    """Return a slice whose bounds a run computes: rows that an iteration takes, or so many first ones of an axis."""
+    found: Value | None = node.loop.part(node) if node.loop is not None else None
+    if found is not None:
+        return found
+    starts, end = node.array(1, "starts"), node.value(2)
+    axes, steps = node.array_or_none(3, "axes"), node.array_or_none(4, "steps")
+    if starts.size != 1 or starts.any() or node.counted is None or not (steps is None or steps.item() == 1):
+        node.array(2, "ends")
+    axis = 0 if axes is None else axis_indices(axes, len(x.shape))[0]
+    first: Value = node.counted.first(node, x, axis, end)
+    return first
 
 
 class Slice(OpDef):

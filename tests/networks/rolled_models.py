@@ -118,3 +118,72 @@ def scanning(axes: tuple[int, int], directions: tuple[int, int]) -> Case:
     rng = np.random.default_rng(5)
     feeds = {"start": rng.normal(size=4).astype("f4"), "x": rng.normal(size=shape).astype("f4")}
     return model_of([node], feeds, [info("last", None), info("all", None)], {}), feeds
+
+
+def greedy(limit: int, wanted: float, trips: int = 40) -> Case:
+    """Return a decoder as exporters write it.
+
+    A state counts; rows are cut and written at it; the condition compares it with a limit and looks at what was found;
+    weights and a state that nothing reads are among the states; behind the loop as many rows are taken as were made.
+    """
+    words = helper.make_graph(
+        [helper.make_node("Identity", ["yes"], ["a"])], "t", [], [info("a", [1], TensorProto.BOOL)]
+    )
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["was"], ["b"])], "e", [], [info("b", [], TensorProto.BOOL)]
+    )
+    node = helper.make_node
+    body = helper.make_graph(
+        [
+            node("MatMul", ["h", "w"], ["product"]),
+            node("Tanh", ["product"], ["h2"]),
+            node("Cast", ["n"], ["real"], to=TensorProto.FLOAT),
+            node("Add", ["real", "one_real"], ["sum"]),
+            node("Cast", ["sum"], ["n2"], to=TensorProto.INT64),
+            node("Reshape", ["n", "flat"], ["first"]),
+            node("Reshape", ["n2", "flat"], ["after"]),
+            node("Min", ["after", "most"], ["bounded"]),
+            node("Slice", ["rows", "first", "bounded", "axis"], ["row"]),
+            node("Shape", ["row"], ["row_shape"]),
+            node("Unsqueeze", ["h2", "axis"], ["wide"]),
+            node("Expand", ["wide", "row_shape"], ["update"]),
+            node("Squeeze", ["first"], ["from"]),
+            node("Squeeze", ["bounded"], ["to"]),
+            node("Range", ["from", "to", "one"], ["numbers"]),
+            node("Reshape", ["numbers", "column"], ["places"]),
+            node("Tile", ["places", "across"], ["where"]),
+            node("ScatterElements", ["rows", "where", "update"], ["rows2"], axis=1),
+            node("ReduceMax", ["h2"], ["top"], keepdims=0),
+            node("Greater", ["top", "wanted"], ["enough"]),
+            node("If", ["enough"], ["found"], then_branch=words, else_branch=other),
+            node("Not", ["found"], ["not_yet"]),
+            node("Less", ["n2", "limit"], ["room"]),
+            node("And", ["room", "not_yet"], ["both"]),
+            node("Cast", ["both"], ["as_number"], to=TensorProto.INT64),
+            node("Add", ["as_number", "zero"], ["copied"]),
+            node("Cast", ["copied"], ["on"], to=TensorProto.BOOL),
+        ],
+        "body",
+        [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), info("w", [4, 4]),
+         info("n", [], TensorProto.INT64), info("h", [1, 4]), info("rows", [1, limit, 4]), info("unread", None)],
+        [info("on", None, TensorProto.BOOL), info("w", [4, 4]), info("n2", [], TensorProto.INT64), info("h2", [1, 4]),
+         info("rows2", None), info("rows2", None)],
+    )  # fmt: skip
+    nodes = [
+        node("Loop", ["trips", "yes", "weights", "start", "x", "empty", "nothing"],
+             ["w_end", "count", "last", "made", "seen"], body=body, name="decode"),
+        node("Reshape", ["count", "flat"], ["ends"]),
+        node("Slice", ["seen", "begin", "ends", "axis"], ["taken"]),
+        node("Softmax", ["taken"], ["y"], axis=-1),
+    ]  # fmt: skip
+    rng = np.random.default_rng(4)
+    constants = {
+        "trips": np.int64(trips), "yes": np.asarray(True), "was": np.asarray(False), "start": np.int64(0),
+        "weights": rng.normal(0, 0.9, (4, 4)).astype("f4"), "empty": np.zeros((1, limit, 4), "f4"),
+        "nothing": np.float32(0), "one_real": np.float32(1), "flat": np.array([1]), "most": np.array([limit]),
+        "axis": np.array([1]), "one": np.int64(1), "column": np.array([1, -1, 1]), "across": np.array([1, 1, 4]),
+        "wanted": np.float32(wanted), "limit": np.int64(limit), "zero": np.array([0]), "begin": np.array([0]),
+    }  # fmt: skip
+    feeds = {"x": rng.normal(0, 1, (1, 4)).astype("f4")}
+    outputs = [info("y", None), info("last", None), info("count", None, TensorProto.INT64)]
+    return model_of(nodes, feeds, outputs, constants), feeds

@@ -22,13 +22,14 @@ from qcompile.onnx_import.compositions import recurrent as recurrent_operators
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext
 
-from .rolled_models import Case, conditional, recurrent, scanning, summing
+from .rolled_models import Case, conditional, greedy, recurrent, scanning, summing
 from .test_bit_exact import CORES
 
 LONG = {
     "lstm": lambda: recurrent("LSTM", "bidirectional", steps=3000, batch=1),
     "loop": lambda: summing(30_000),
     "ended early": lambda: conditional(20.0, trips=12, collect=True),
+    "decoder": lambda: greedy(9, 0.75),
     "ended late": lambda: conditional(1e9, trips=5, collect=True),
 }
 

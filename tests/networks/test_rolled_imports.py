@@ -14,7 +14,7 @@ from qcompile.ir.symbol import Symbol
 from qcompile.onnx_import import control_flow, import_onnx
 from qcompile.onnx_import.compositions import recurrent as recurrent_operators
 
-from .rolled_models import against_runtime, conditional, info, recurrent, scanning, summing
+from .rolled_models import against_runtime, conditional, greedy, info, recurrent, scanning, summing
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_loop_within_a_loop_is_unrolled_or_refused(monkeypatch: pytest.MonkeyP
     graph = against_runtime(loop_of(nested, 20), {"x": np.array([0.1, 0.2, 0.3], np.float32)})
     assert [region.trips for region in regions(graph.nodes)] == [20]
     monkeypatch.setattr(control_flow, "UNROLLED_LIMIT", 0)
-    refused(loop_of(nested, 20), "the loop around it is not unrolled either")
+    refused(loop_of(nested, 20), "neither it nor the loop around it can be unrolled")
 
 
 def test_open_extents_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,3 +150,38 @@ def loop_of(body: Any, trips: int = 3) -> Any:
 def refused(model: Any, message: str) -> None:
     with pytest.raises(UnsupportedOpError, match=message):
         import_onnx(model)
+
+
+# -- decoders ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", [2.0, 0.75, -1.0])
+def test_a_decoder_that_counts_and_cuts(wanted: float) -> None:
+    graph = against_runtime(*greedy(9, wanted))
+    (region,) = regions(graph.nodes)
+    # The comparison of the counter, not the trip count, is what ends the loop at the latest.
+    assert region.trips == 9
+    assert region.condition is not None
+    # Weights, the counter, and what nothing reads are no states: what is left are the hidden state and the rows.
+    assert len(region.states) == 2
+    assert [(entry.output, entry.axis) for entry in graph.counted] == [("y", 1)]
+
+
+def test_cuts_of_different_sizes_are_refused() -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("Reshape", ["i", "flat"], ["end"]),
+            helper.make_node("Slice", ["x", "flat", "end"], ["part"]),
+            helper.make_node("ReduceSum", ["part"], ["total"], keepdims=0),
+            helper.make_node("Less", ["total", "a"], ["on"]),
+            helper.make_node("Add", ["a", "total"], ["next"]),
+        ],
+        "body",
+        [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), info("a", None)],
+        [info("on", [], TensorProto.BOOL), info("next", None)],
+        [numpy_helper.from_array(np.array([1]), "flat")],
+    )
+    node = helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)
+    graph = helper.make_graph([node], "loop", [info("x", [3])], [info("y", None)],
+                              [numpy_helper.from_array(np.int64(3), "n")])  # fmt: skip
+    refused(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8), "run time")
