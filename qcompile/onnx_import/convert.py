@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +129,8 @@ class _Conversion:
             return
         elif own and node.op_type in CONTROL_FLOW:
             try:
-                results = expand_control_flow(node, self._view(node, label, values), self._host())
+                with self._sensible(node, label):
+                    results = expand_control_flow(node, self._view(node, label, values), self._host())
             except UnsupportedOpError as error:
                 results = None
                 self.problems.append(error)
@@ -215,10 +217,20 @@ class _Conversion:
 
     def _apply(self, node: Any, label: str, values: list[Value | None]) -> tuple[Value | None, ...]:
         view = self._view(node, label, values)
-        try:
+        with self._sensible(node, label):
             view = modernized(view)
             form = counted_form(self.counted, qualified(node), values)
             result = (form or converters()[qualified(node)])(view)
+        results = result if isinstance(result, tuple) else (result,)
+        if form is None:
+            self._check_counted(view, results)
+        return results
+
+    @contextmanager
+    def _sensible(self, node: Any, label: str) -> Iterator[None]:
+        """Say of a node that cannot be converted because it makes no sense that it does not."""
+        try:
+            yield
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             # Attributes or constants that no valid model has; the checker does not look at their values.
             problem = f"its attributes or inputs do not fit together ({error})"
@@ -226,10 +238,6 @@ class _Conversion:
         except MemoryError as error:
             problem = "its attributes ask for more memory than there is"
             raise UnsupportedOpError(f"node {label} ({node.op_type}): {problem}", loc=self.model.source) from error
-        results = result if isinstance(result, tuple) else (result,)
-        if form is None:
-            self._check_counted(view, results)
-        return results
 
     def _check_counted(self, view: OnnxNode, results: tuple[Value | None, ...]) -> None:
         """Refuse a node that makes a constant of the largest shape that an operand may have."""

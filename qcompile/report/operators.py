@@ -7,7 +7,7 @@ from typing import Literal
 
 from qcompile.report.columns import columns, show
 
-Way = Literal["operation", "several operations", "its definition", "unrolled"]
+Way = Literal["operation", "several operations", "its definition", "its bodies"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Operator:
     Args:
         name: with its domain where that is not ONNX's own.
         way: how it becomes operations of the IR: as one of its own file, as several, by its definition
-            in other operators, or by unrolling at compile time.
+            in other operators, or, of branches and loops, by that of their bodies.
         integer: how its operation takes part in int8, "" where it does not or is several operations.
     """
 
@@ -35,7 +35,7 @@ def supported_operators() -> list[Operator]:
     from qcompile.ops import all_ops
 
     own = {name: op for op in all_ops().values() for name in op.onnx}
-    found = [Operator(name, "unrolled", "") for name in CONTROL_FLOW]
+    found = [Operator(name, "its bodies", "") for name in CONTROL_FLOW]
     for name in converters():
         op = own.get(name)
         if op is None:

@@ -15,7 +15,7 @@ def test_every_way_occurs_and_names_are_sorted() -> None:
     assert ways["LSTM"] == "several operations"
     assert ways["Attention"] == "its definition"
     assert ways["DeformConv"] == "its definition"
-    assert ways["Loop"] == "unrolled"
+    assert ways["Loop"] == "its bodies"
     assert "SequenceMap" not in ways
     assert next(o.integer for o in operators if o.name == "MaxPool") == "shared"
 
