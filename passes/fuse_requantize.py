@@ -28,7 +28,7 @@ class FuseRequantize(Pass):
     integers are the same bit for bit.
 
     Refusals: an intermediate with other readers, or one that is a graph output, stays; so does a table behind a layer
-    that reads 16-bit activations.
+    that reads 16-bit activations, and an addition in a loop that the layer is before.
     """
 
     name: ClassVar[str] = "fuse-requantize"
@@ -72,6 +72,8 @@ def _fuse_finish(rewriter: Rewriter, node: Node) -> str | None:
     other = [v for v in add.inputs if v is not reader.output]
     if len(other) != 1 or other[0].shape != acc.shape:
         return f"{add} broadcasts or adds a tensor to itself"
+    if graph.made_before_loop(acc, add):
+        return f"{acc.name} is computed once, before a loop"
     rewriter.replace_node(reader, [acc])
     _merge(rewriter, node, add, residual=other[0])
     return None

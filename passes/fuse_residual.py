@@ -20,8 +20,9 @@ class FuseResidual(Pass):
     After:
         %y = conv2d(%x, @w, @b, %r) {activation="relu", residual=true} : f32[1,4,4,8]
 
-    Refusals: the convolution's result has other readers, has an activation already, or the addition broadcasts.
-    Integer graphs are left to fuse-requantize, which knows the exact rounding.
+    Refusals: the convolution's result has other readers, has an activation already, or the addition broadcasts, or is
+    in a loop that the convolution is before. Integer graphs are left to fuse-requantize, which knows the exact
+    rounding.
     """
 
     name: ClassVar[str] = "fuse-residual"
@@ -64,6 +65,8 @@ def _obstacle(graph: Graph, conv: Node, add: Node, other: Value) -> str | None:
         return f"{conv.output.name} has other readers"
     if conv.attrs.residual or conv.attrs.activation != "none":
         return f"{conv} already has a residual or an activation"
+    if graph.made_before_loop(conv.output, add):
+        return f"{conv.output.name} is computed once, before a loop"
     if other.shape != conv.output.shape:
         return f"{other.name} is broadcast"
     return None

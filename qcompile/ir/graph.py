@@ -256,6 +256,13 @@ class Graph:
         read = (v for node in self.nodes for v in node.inputs)
         return list(dict.fromkeys(v for v in [*read, *self.outputs] if v.is_constant))
 
+    def made_before_loop(self, value: Value, reader: Node) -> bool:
+        """Return whether a value is computed once, before the loop in which a reader is."""
+        if not self._loops:
+            return False
+        at = self.nodes.index(reader)
+        return _home(self.nodes, at, [value]) < at
+
     def values(self) -> Iterator[Value]:
         """Iterate over inputs, constants and results, each once."""
         yield from self.inputs

@@ -14,6 +14,7 @@ from qcompile.ir.regions import regions
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.verify import verify
 from qcompile.ops.interpreter import Interpreter
+from qcompile.passmgr import run_pipeline
 
 LOOP = """graph "loop" {
   input %x : f32[2]
@@ -99,6 +100,28 @@ def test_what_reads_nothing_of_a_loop_goes_before_it() -> None:
     order = graph.nodes
     assert order.index(outside) < order.index(begin) < order.index(inside) < order.index(add)
     assert [node.op.name for node in regions(order)[0].nodes][:3] == ["loop_begin", "exp", "add"]
+
+
+def test_a_layer_before_a_loop_is_not_moved_into_it() -> None:
+    text = """graph "loop" {
+      input %x : f32[1,4]
+      const @w : f32[4,4] = normal(1)
+      const @b : f32[4] = normal(2)
+      %once = dense(%x, @w, @b) : f32[1,4]
+      %t, %s = loop_begin(%x) {trips=4} : i64[], f32[1,4]
+      %again = dense(%s, @w, @b) : f32[1,4]
+      %sum = add(%s, %once) : f32[1,4]
+      %new = add(%sum, %again) : f32[1,4]
+      %n, %y = loop_end(%t, %new) : i64[], f32[1,4]
+      output "y" = %y
+    }"""
+    graph = loop(text)
+    graph = run_pipeline(graph, "fuse-residual")
+    verify(graph)
+    (region,) = regions(graph.nodes)
+    assert graph.nodes[0].output.name == "once"
+    # The one inside takes the addition behind it.
+    assert [node.op.name for node in region.nodes] == ["loop_begin", "add", "dense", "loop_end"]
 
 
 def test_nobody_needs_a_loop_whose_results_are_dead() -> None:
