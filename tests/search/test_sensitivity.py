@@ -18,10 +18,10 @@ from qcompile.search.sensitivity import measure_noise, sensitivities
 from qcompile.search.sources import Source, find_sources
 
 
-def calibrated(graph: Graph) -> tuple[Graph, list[Source]]:
+def calibrated(graph: Graph, given: list[dict[str, np.ndarray]] | None = None) -> tuple[Graph, list[Source]]:
     """Return the calibrated graph with its precisions, and its sources of noise."""
     before = PIPELINE[: PIPELINE.index(",quantize")]
-    context = context_of(samples())
+    context = context_of(given or samples())
     assigned = PassManager(before).run(graph, context)
     return assigned, find_sources(assigned, PassManager("quantize").run(assigned, context))
 
@@ -42,26 +42,60 @@ def test_a_tensor_stays_rounded_until_everything_that_shares_its_integers_is_flo
     assert {node.loc for node in both.removal} == {"both", "left", "right"}
 
 
-def test_noise_of_one_tensor_equals_a_run_with_only_this_tensor_rounded():
-    graph, sources = calibrated(heads())
-    source = next(s for s in sources if s.kind == "tensor" and s.name == "t")
-    given = samples(3)
+class Rounding(Interpreter):
+    """Rounds the tensor of one source, wherever and however often it is computed."""
 
-    class Rounding(Interpreter):
-        def evaluate(self, node, inputs):
-            results = super().evaluate(node, inputs)
-            if node.outputs[0].name == "t":
-                results = (dequantize(quantize(results[0], source.qparams), source.qparams),)
-            return results
+    def __init__(self, graph: Graph, source: Source) -> None:
+        super().__init__(graph)
+        self._source = source
 
+    def evaluate(self, node, inputs):
+        results = super().evaluate(node, inputs)
+        if node.outputs[0].name == self._source.name:
+            results = (dequantize(quantize(results[0], self._source.qparams), self._source.qparams),)
+        return results
+
+
+def assert_noise_of_a_run(graph: Graph, source: Source, given: list[dict[str, np.ndarray]], name: str) -> None:
+    """Compare the noise that one tensor makes at an output with that of runs in which only it is rounded."""
     signal, noise = 0.0, 0.0
     for sample in given:
-        expected, actual = Interpreter(graph).run(sample)["scores"], Rounding(graph).run(sample)["scores"]
+        expected, actual = Interpreter(graph).run(sample)[name], Rounding(graph, source).run(sample)[name]
         signal += float(np.square(expected.astype(np.float64)).sum())
         noise += float(np.square(actual.astype(np.float64) - expected).sum())
     found = measure_noise(graph, [source], given)[0]
     assert found.exact
-    assert found.outputs[1] == pytest.approx(noise / signal, rel=1e-9)
+    assert noise > 0.0
+    assert found.outputs[graph.output_names.index(name)] == pytest.approx(noise / signal, rel=1e-9)
+
+
+def test_noise_of_one_tensor_equals_a_run_with_only_this_tensor_rounded():
+    graph, sources = calibrated(heads())
+    source = next(s for s in sources if s.kind == "tensor" and s.name == "t")
+    assert_noise_of_a_run(graph, source, samples(3), "scores")
+
+
+@pytest.mark.parametrize("name", ["once", "product"])
+def test_noise_goes_through_all_iterations_of_a_loop(name: str):
+    text = """graph "loop" {
+      input %x : f32[8,64]
+      const @w : f32[64,64] = normal(1, 0.15)
+      const @b : f32[64] = normal(2)
+      const @v : f32[64,64] = normal(3, 0.15)
+      const @c : f32[64] = normal(4)
+      %once = dense(%x, @w, @b) : f32[8,64]
+      %before = dense(%once, @v, @c) : f32[8,64]
+      %t, %s = loop_begin(%before) {trips=4} : i64[], f32[8,64]
+      %product = dense(%s, @w, @b) : f32[8,64]
+      %next = dense(%product, @v, @c) : f32[8,64]
+      %n, %y = loop_end(%t, %next) : i64[], f32[8,64]
+      output "y" = %y
+    }"""
+    generator = np.random.default_rng(1)
+    given = [{"x": generator.standard_normal((8, 64)).astype(np.float32)} for _ in range(4)]
+    graph, sources = calibrated(parse_graph(text, ops.all_ops()), given)
+    source = next(s for s in sources if s.kind == "tensor" and s.name == name)
+    assert_noise_of_a_run(graph, source, given, "y")
 
 
 @pytest.mark.parametrize("renamed", [False, True])
