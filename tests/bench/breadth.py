@@ -3,7 +3,7 @@
     nodes    of the ONNX file
     float    largest difference of the float bundle from ONNX Runtime, relative to the largest value of the output
     metric   of the float network and of its INT8 bundle, compiled by the plain command; for networks without labelled
-             data, 1 and the cosine of the worst output
+             data the SQNR of the worst output
     MiB      libmodel.so of the INT8 bundle for rpi4
     ms, ORT  one inference on this machine, one thread, processor time, beside ONNX Runtime's static INT8 (QDQ, per
              channel, the same calibration samples; an already quantized file as it is); runs interleaved, medians
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import math
 import os
 import shutil
 import statistics
@@ -40,7 +41,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import packaged_models
-from accuracy_data import MissingData, Network, Row, Run, Sample
+from accuracy_data import MissingData, Network, Recorder, Row, Run, Sample, sqnr_and_agreement
 
 from qcompile import driver, runtime, targets
 from qcompile.bundle import build_executable, write_bundle
@@ -69,17 +70,18 @@ def sequence_samples() -> Iterator[Sample]:
 
 
 def _unlabelled(network: Network) -> Row:
-    """Return a row whose metric is the cosine of the worst output to that of the float network."""
-    expected: list[Mapping[str, Any]] = []
+    """Return a row whose metric is the SQNR of the worst output, dB, against what is evaluated first: float."""
+    recorders: list[Recorder] = []
 
     def evaluate(runs: Mapping[str, Run]) -> float:
-        answers = [runs["network"](sample) for sample in _samples(network)]
-        if not expected:
-            expected.extend({n: np.array(a) for n, a in answer.items()} for answer in answers)
-        pairs = [(a[n].ravel(), e[n].ravel()) for a, e in zip(answers, expected, strict=True) for n in e]
-        return float(min(np.dot(a, e) / (np.linalg.norm(a) * np.linalg.norm(e) + 1e-30) for a, e in pairs))
+        if recorders:
+            return sqnr_and_agreement(recorders[0], runs["network"])[0]
+        recorders.append(Recorder(runs["network"]))
+        for sample in _samples(network):
+            recorders[0](sample)
+        return math.inf
 
-    return Row({"network": network}, "cosine", evaluate)
+    return Row({"network": network}, "SQNR dB", evaluate)
 
 
 def _quantized_efficientnet(form: str) -> Row:
