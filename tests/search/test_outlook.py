@@ -16,8 +16,8 @@ from qcompile.search.outlook import QUICK, Outlook
 from qcompile.search.recipe import Recipe
 from qcompile.search.score import Score
 
-RECORDED = {QUICK: (24.6, 17.7, 22.6, 25.6, 6.0, 19.3, 21.2), "correct-bias": (41.0,), "round-weights": (143.5, 181.3)}
-"""Seconds that candidates for a detector took, one after the other, on a busy machine."""
+TIMES = {QUICK: (24.6, 17.7, 22.6, 25.6, 6.0, 19.3, 21.2), "correct-bias": (41.0,), "round-weights": (143.5, 181.3)}
+"""Seconds of candidates as a detector may need: most as measured on a busy machine, of correct-bias an assumption."""
 
 
 class Clock:
@@ -78,7 +78,7 @@ def test_the_time_left_is_shown_from_the_first_candidate_on(
 def test_the_estimate_of_a_whole_search_is_near(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, db: float, factor: float
 ) -> None:
-    """With recorded times the total foreseen is near from the first candidate on; less so if the goal is met early."""
+    """With uneven times the total foreseen is near from the first candidate on; less so if the goal is met early."""
     found, real = [], Candidates.score
     turn: dict[str, int] = {}
     known: dict[str, Score] = {}
@@ -88,7 +88,7 @@ def test_the_estimate_of_a_whole_search_is_near(
         if candidate.text not in known:
             score = real(self, candidate, what)
             index = turn[kind] = turn.get(kind, -1) + 1
-            seconds = RECORDED[kind][index % len(RECORDED[kind])]
+            seconds = TIMES[kind][index % len(TIMES[kind])]
             clock.now += seconds
             known[candidate.text] = Score(**{**score.to_json(), "seconds": seconds})
         return known[candidate.text]
