@@ -226,3 +226,25 @@ def test_what_only_the_first_run_needs_is_left_out_of_others(machine: Target) ->
     program = lower_graph(graph_of(ONCE), machine, jobs=1)
     first = {step.op for step in program.steps if step.only and program.extents[step.only.extent] == FIRST_RUN}
     assert first == {"add", "cache_append"}
+
+
+HELD = """
+graph "held" {{
+  input %kept : i64[1]
+  input %x : {x}
+  input %length : i64[1]
+  %held = cache_hold(%kept, %x, %length) {{{attrs}}} : i64[1]
+  output "held" = %held
+}}
+"""
+
+
+@pytest.mark.parametrize(("x", "attrs"), [("f32[1,7,3]", "axis=1"), ("i32[3]", "entry=1")])
+def test_a_length_that_the_first_run_tells(machine: Target, x: str, attrs: str) -> None:
+    graph = graph_of(HELD.format(x=x, attrs=attrs))
+    executable = Executable(lower_graph(graph, machine, jobs=1))
+    told = np.array([9, 7, 4], np.int32) if x == "i32[3]" else np.zeros((1, 7, 3), np.float32)
+    for length, want in ((0, 7), (1, 5), (8, 5)):
+        inputs = {"kept": np.array([5]), "x": told, "length": np.array([length])}
+        assert Interpreter(graph).run(inputs)["held"] == want
+        assert executable.run(inputs, 1)["held"] == want
