@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qcompile.errors import UsageError
@@ -29,4 +29,6 @@ def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
         problem = problem or f"cannot write '{path}'"
         raise UsageError(f"{problem}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where the folder is a file there is nothing to remove either.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            temporary.unlink()

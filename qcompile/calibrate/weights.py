@@ -136,7 +136,20 @@ def grid_scales(weight: Array, axis: int | None = 0, *, steps: int = 127) -> Arr
         return None
     dead = peaks == 0.0
     found[dead] = found[~dead].max() if not dead.all() else 1.0
-    return np.asarray(found, np.float32)
+    return _reproducing(channels.reshape(rows.shape), found)
+
+
+def _reproducing(rows: Array, found: Array) -> Array:
+    """Return the float32 scales next to those found whose multiples are the very weights, if there are such."""
+    scales = found.astype(np.float32)
+    codes = np.rint(rows / found[:, None]).astype(np.float32)
+    best = scales.copy()
+    for limit in (np.float32(np.inf), np.float32(0)):
+        off = np.flatnonzero((codes * best[:, None] != rows).any(axis=1))
+        beside = np.nextafter(scales[off], limit)
+        exact = (codes[off] * beside[:, None] == rows[off]).all(axis=1)
+        best[off[exact]] = beside[exact]
+    return np.asarray(best)
 
 
 _BIAS_TOLERANCE = 0.05

@@ -85,3 +85,12 @@ def test_a_grid_in_full_use_stays():
     weight = np.array([[127.0, 3.0], [1.0, 64.0]], np.float32)
     scales = grid_scales(weight, 0)
     np.testing.assert_array_equal(refine_for_bias(scales, weight, np.array([0.3, 0.3]), 1.0), scales)
+
+
+def test_the_very_scale_of_a_quantized_model_is_found() -> None:
+    """Not the one beside it, by which some multiples are other numbers."""
+    random = np.random.default_rng(0)
+    scales = random.uniform(1e-3, 1e-2, 500).astype(np.float32)
+    codes = random.integers(-127, 128, (500, 40)).astype(np.float32)
+    codes[:, 0] = 127
+    assert np.array_equal(grid_scales(codes * scales[:, None], 0), scales)
