@@ -62,6 +62,7 @@ ROWS: dict[str, Callable[[], Row]] = {
     "nanodet_fine": accuracy_vision.nanodet_fine,
     "minilm": accuracy_sequence.minilm,
     "g2p": accuracy_sequence.g2p,
+    "g2p_fine": accuracy_sequence.g2p_fine,
     "demosaicnet": accuracy_vision.demosaicnet,
     "silero": accuracy_sequence.silero,
     "fashion_mobilenetv2": lambda: accuracy_vision.fashion("mobilenetv2"),
