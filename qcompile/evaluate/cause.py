@@ -144,8 +144,12 @@ def origin(found: Findings) -> str:
     return "operands"
 
 
+HEALTHY = "rounding alone"
+"""The cause where nothing stands out."""
+
+
 def explain(found: Findings) -> str:
-    """Return what limits a node's accuracy, in words; "fine" where nothing does.
+    """Return what limits a node's accuracy, in words.
 
     Args:
         found: measured facts.
@@ -157,7 +161,7 @@ def explain(found: Findings) -> str:
         return f"rounding of its weights ({found.weights_db:.1f} dB by themselves)"
     if where == "operands":
         return _operand_cause(found)
-    return _result_cause(found) if where == "result" else "fine"
+    return _result_cause(found) if where == "result" else HEALTHY
 
 
 def _operand_cause(found: Findings) -> str:

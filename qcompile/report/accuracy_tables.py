@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from qcompile.evaluate.cause import HEALTHY
 from qcompile.report.columns import columns, facts, show
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def print_analysis(result: Analysis, *, top: int, as_json: bool) -> None:
         rows.append(
             ("in float", "; ".join(f"{name} ({reason})" for name, reason in list(result.kept.items())[: top or None]))
         )
-    hurting = [node for node in result.worst(3) if node.cause != "fine"]
+    hurting = [node for node in result.worst(3) if node.cause != HEALTHY]
     rows += [("exclude", node.exclusion) for node in hurting]
     facts(rows)
     for note in result.notes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qcompile.evaluate.analysis import Analysis, NodeAnalysis
+from qcompile.evaluate.cause import HEALTHY
 from qcompile.files import replaced
 from qcompile.report.templates import filled
 
@@ -28,6 +29,7 @@ def analysis_html(result: Analysis) -> str:
         {},
         result=result,
         worst=result.worst(5),
+        healthy=HEALTHY,
         sensitive=_sensitive(result.worst(_MOST_BARS)),
         chart=_network_chart(result.nodes),
         details=[_detail(node) for node in result.nodes],

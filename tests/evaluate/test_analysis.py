@@ -10,7 +10,7 @@ import pytest
 
 from qcompile import ops
 from qcompile.evaluate.analysis import analyze_graphs
-from qcompile.evaluate.cause import Findings, explain, origin
+from qcompile.evaluate.cause import HEALTHY, Findings, explain, origin
 from qcompile.evaluate.comparison import compare_graphs
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
@@ -67,12 +67,12 @@ def healthy() -> tuple[Graph, Graph]:
     return quantized(parse_graph(TEXT, ops.all_ops(), source="test"))
 
 
-def test_a_healthy_network_is_fine(healthy: tuple[Graph, Graph]) -> None:
+def test_a_healthy_network_only_rounds(healthy: tuple[Graph, Graph]) -> None:
     result = analyze_graphs(*healthy, samples(), count=4)
     assert result.samples == 4
     assert result.verified
     assert {node.name for node in result.nodes} >= {"First", "Second"}
-    assert [node.cause for node in result.nodes] == ["fine"] * len(result.nodes)
+    assert [node.cause for node in result.nodes] == [HEALTHY] * len(result.nodes)
     first = next(node for node in result.nodes if node.name == "First")
     assert first.alone_db is not None
     assert first.alone_db > 30
@@ -165,7 +165,7 @@ GOOD = Findings(
 @pytest.mark.parametrize(
     ("changes", "where", "words"),
     [
-        ({}, "", "fine"),
+        ({}, "", HEALTHY),
         ({"accumulated_db": 5.0, "operand": "A", "operand_db": 5.5}, "inherited", "'A' arrives with 5.5 dB"),
         ({"alone_db": 10.0, "rounding_db": 10.5}, "result", "long tails"),
         ({"alone_db": 10.0, "rounding_db": 10.5, "codes": 0.1}, "result", "range waste: the values use 10%"),
