@@ -354,5 +354,6 @@ class Counts:
         graph.set_outputs(values, names)
         graph.counted = tuple(found)
         for count in known.values():
-            listed = ", ".join(f"'{entry.output}'" for entry in found if entry.count == count)
-            graph.notes.append(f"the data decide how many elements {listed} has; '{count}' tells, zeros follow them")
+            owners = [f"'{entry.output}'" for entry in found if entry.count == count]
+            what = f"{', '.join(owners)} {'have' if len(owners) > 1 else 'has'}"
+            graph.notes.append(f"the data decide how many elements {what}; '{count}' tells, zeros follow them")
