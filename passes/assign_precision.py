@@ -15,6 +15,7 @@ from qcompile.ops.packed_weights import is_table
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.counts import counting_nodes
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
+from qcompile.passmgr.logarithms import nodes_before_logarithms
 from qcompile.passmgr.places import placing_nodes
 from qcompile.passmgr.selection import selected
 from qcompile.shapes.analysis import analyse
@@ -27,6 +28,7 @@ INT8, INT16, FLOAT = "int8", "int16", "float32"
 _KEPT = "kept in float by request"
 _SIZED = "it divides by, or computes with, an open extent"
 _COUNTED = "a count decides its result: samples do not tell how far that goes"
+_QUIET = "it is seen through a logarithm, which shows the steps of small values at full size"
 _PLACING = "its result says where another node reads: steps of 8 bits would move that"
 
 
@@ -57,7 +59,8 @@ class AssignPrecision(Pass):
     activations, where these are asked for), a tensor has no range, a weight is not constant, or a tensor holds values
     that mark something (a mask of -1e4 or -3e38), so far from all others that no range serves both; where it counts
     what a mask leaves, or divides a sum by such a count, since a longer input would leave the range of the samples;
-    where all that follows from it is coordinates of a sampling or boxes of a selection.
+    where all that follows from it is coordinates of a sampling or boxes of a selection; where it is a logarithm, or a
+    spectrum or power that is seen through logarithms alone.
     """
 
     name: ClassVar[str] = "assign-precision"
@@ -83,6 +86,7 @@ class AssignPrecision(Pass):
             for n in graph.nodes
         }
         obstacles.update({node: obstacles[node] or _COUNTED for node in graph.nodes if node in counted})
+        obstacles.update({node: obstacles[node] or _QUIET for node in nodes_before_logarithms(graph) - wide})
         obstacles.update({node: obstacles[node] or _PLACING for node in placing_nodes(graph) - wide})
         obstacles.update(dict.fromkeys(kept, _KEPT))
         for node, reason in obstacles.items():
