@@ -189,6 +189,16 @@ def boxes() -> OddModel:
     return m
 
 
+def joined_twice() -> OddModel:
+    """Return rows joined with the batch, set apart again, and joined with the columns: each axis as long as another."""
+    m = opened()
+    columns = m.node("ReduceMean", [m.conv("x", 3, 6), m.integers(2)], keepdims=0)
+    apart = m.node("Relu", [m.node("Flatten", [columns], axis=2)])
+    back = m.node("Reshape", [apart, m.node("Shape", [columns])])
+    m.names = [m.node("Softmax", [m.node("Reshape", [back, m.integers(0, -1)])], axis=1)]
+    return m
+
+
 NETWORKS: dict[str, Callable[[], OddModel]] = {
     "vision transformer": vision_transformer,
     "detection transformer": detection_transformer,
@@ -198,4 +208,5 @@ NETWORKS: dict[str, Callable[[], OddModel]] = {
     "counted positions": counted_positions,
     "normalized": normalized,
     "boxes": boxes,
+    "joined twice": joined_twice,
 }

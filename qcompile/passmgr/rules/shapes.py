@@ -17,9 +17,18 @@ def same_shape(node: Node, rewriter: Rewriter) -> bool:
 
 
 def reshape_of_reshape(node: Node, rewriter: Rewriter) -> bool:
-    """reshape(reshape(x)) = reshape(x)."""
+    """reshape(reshape(x)) = reshape(x).
+
+    With open extents only where one of the two adds and takes away axes of one element: the shape between them tells
+    which of the others is open.
+    """
     inner = made_by(node.inputs[0], "reshape")
-    return inner is not None and replace(rewriter, node, "reshape", inner.inputs, shape=node.attrs.shape)
+    if inner is None:
+        return False
+    shapes = [[d for d in v.shape if d != 1] for v in (inner.inputs[0], inner.output, node.output)]
+    if rewriter.graph.symbols and shapes[1] not in (shapes[0], shapes[2]):
+        return False
+    return replace(rewriter, node, "reshape", inner.inputs, shape=node.attrs.shape)
 
 
 def identity_transpose(node: Node, rewriter: Rewriter) -> bool:
