@@ -3,9 +3,10 @@
 Each is also tried in operators on integers (QLinearConv, …), as ONNX Runtime's own optimizer writes it.
 
 Every rounded tensor is an output. Where ONNX Runtime found the same operands, its results are at most one step away,
-of 65,536 at most four: additions have factors of 14 bits there, and tables are interpolated. Where an operand was a
-step off already, that step goes through the next node, too. `QCOMPILE_RANDOM_QDQ` sets how many graphs (24; nightly
-runs take 1,000).
+of 65,536 at most 32: additions have factors of 14 bits there, and tables are interpolated, so that the kink of a ReLU
+may lie between two of their points. Where an operand was a step off already, that step goes through the next node, too;
+of 65,536 it may become another of 256 in a layer that rounds to 8 bits at run time. `QCOMPILE_RANDOM_QDQ` sets how many
+graphs (24; nightly runs take 1,000).
 """
 
 from __future__ import annotations
@@ -68,11 +69,12 @@ def test_every_rounded_tensor(seed: int, form: str, tmp_path: Path) -> None:
     graph, notes = integers(model)
     inputs = {"x": np.random.default_rng(seed).normal(0, 1, SHAPE).astype(np.float32)}
     wanted, found = expected(model, list(s.m.outputs), inputs), Interpreter(graph).run(inputs)
-    exact, most = {}, 4.01 if s.m.dtype in ("int16", "uint16") else 1.01
+    exact: dict[str, bool] = {}
+    most, behind = (32.01, 256.01) if s.m.dtype in ("int16", "uint16") else (1.01, 6.01)
     for name, step in s.m.outputs.items():
         steps = np.abs(found[name] - wanted[name]).max() / step
         exact[name] = steps < 0.01
         same = all(exact[s.outputs[operand]] for operand in s.operands[name])
-        assert steps <= (most if same else 6.01), f"{name} is {steps:.2f} steps away"
+        assert steps <= (most if same else behind), f"{name} is {steps:.2f} steps away"
     left = [str(node) for node in graph.nodes if node.op.name == "fake_quantize"]
     assert bool(left) == any(" in float32: " in note for note in notes), f"{left} {notes}"
