@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -182,6 +183,8 @@ def correct_layers(
 ) -> None:
     """Show every integer layer, in order, with the moments of what it reads, to a function that corrects it.
 
+    Layers that share their weights stay as they are: each corrected for itself would need weights of its own.
+
     Args:
         graph: in integer form.
         context: holds the float graph and the calibration samples.
@@ -202,6 +205,11 @@ def correct_layers(
         if pair.node.op.name not in LAYERS:
             context.skip(pair.node, f"{pair.node.op.name} is not corrected")
     pairs = [pair for pair in pairs if pair.node.op.name in LAYERS]
+    readers = Counter(pair.reference.inputs[1].content_digest() for pair in pairs)
+    for pair in pairs:
+        if (count := readers[pair.reference.inputs[1].content_digest()]) > 1:
+            context.skip(pair.node, f"{count} layers have its weights, as the steps of a recurrent one do")
+    pairs = [pair for pair in pairs if readers[pair.reference.inputs[1].content_digest()] == 1]
     done = 0
 
     def visit(pair: LayerPair, inputs: Any) -> None:
