@@ -205,11 +205,12 @@ def correct_layers(
         if pair.node.op.name not in LAYERS:
             context.skip(pair.node, f"{pair.node.op.name} is not corrected")
     pairs = [pair for pair in pairs if pair.node.op.name in LAYERS]
-    readers = Counter(pair.reference.inputs[1].content_digest() for pair in pairs)
+    digests = {pair: pair.reference.inputs[1].content_digest() for pair in pairs}
+    readers = Counter(digests.values())
     for pair in pairs:
-        if (count := readers[pair.reference.inputs[1].content_digest()]) > 1:
+        if (count := readers[digests[pair]]) > 1:
             context.skip(pair.node, f"{count} layers have its weights, as the steps of a recurrent one do")
-    pairs = [pair for pair in pairs if readers[pair.reference.inputs[1].content_digest()] == 1]
+    pairs = [pair for pair in pairs if readers[digests[pair]] == 1]
     done = 0
 
     def visit(pair: LayerPair, inputs: Any) -> None:

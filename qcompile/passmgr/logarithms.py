@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from qcompile.ir.graph import Graph, Node
 
-_LINEAR = frozenset({"conv2d", "conv_transpose2d", "dense", "matmul"})
-_POWERS = frozenset({"abs", "add", "clip", "maximum", "mul", "neg", "pow", "reduce_mean", "reduce_sum", "sqrt", "sub"})
-_MOVES = frozenset({"concat", "expand", "gather", "pad", "reshape", "slice", "split", "transpose"})
+_SCALING = frozenset({
+    "abs", "add", "clip", "concat", "conv2d", "conv_transpose2d", "dense", "expand", "gather", "matmul", "maximum",
+    "mul", "neg", "pad", "pow", "reduce_mean", "reduce_sum", "reshape", "slice", "split", "sqrt", "sub", "transpose",
+})  # fmt: skip
+"""Linear operations, powers, and what moves elements: small operands make small results."""
 
 
 def nodes_before_logarithms(graph: Graph) -> set[Node]:
@@ -31,6 +33,5 @@ def nodes_before_logarithms(graph: Graph) -> set[Node]:
 
 
 def _scales(node: Node) -> bool:
-    """Return whether a node has no activation of its own, so that small operands make small results."""
-    activation = getattr(node.attrs, "activation", "none")
-    return node.op.name in _LINEAR | _POWERS | _MOVES and activation == "none"
+    """Return whether small operands make small results: no activation of the node's own hides them."""
+    return node.op.name in _SCALING and getattr(node.attrs, "activation", "none") == "none"

@@ -51,10 +51,8 @@ def _quantized_attention(body: Body) -> None:
 
 def _dequantized(body: Body, weights: int, scale: int, zero_point: int) -> str:
     """Return recurrent weights [directions, columns, gates] as ONNX has them: real, [directions, gates, columns]."""
-    factors = [("Mul", scale), ("Sub", zero_point)]
     real = body.add("Cast", [body.input(weights)], to=_FLOAT)
-    while factors:
-        op, index = factors.pop()
+    for op, index in (("Sub", zero_point), ("Mul", scale)):
         operand = body.add("Cast", [body.input(index)], to=_FLOAT)
         real = body.add(op, [real, body.reshape(operand, (body.shape(weights)[0], 1, -1))])
     return body.add("Transpose", [real], perm=[0, 2, 1])
