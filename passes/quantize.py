@@ -16,13 +16,13 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.types import TensorType
-from qcompile.ops.arithmetic import CLAMPS, clamp_bounds
+from qcompile.ops.arithmetic import BOUNDED, CLAMPS, channel_factors, clamp_bounds, plain_activation
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.quant.affine import quantize
 from qcompile.quant.qparams import INT_RANGE, QParams, QSpec
 from qcompile.quant.requantize import wide_qparams
-from qcompile.quant.scaled import SCALED
+from qcompile.quant.scaled import DIVIDED, SCALED
 
 INT8, INT16 = "int8", "int16"
 INTEGERS = (INT8, INT16)
@@ -47,7 +47,9 @@ class Quantize(Pass):
     An accumulator whose only reader is an addition goes there as int32 in steps of scale/2^12 rather than as
     int8, so the addition rounds once. One read only in float is dequantized directly. Products of 16-bit
     activations do not fit int32, so that their layers have the form that fuse-requantize makes from the start; so
-    have layers with a leaky_relu or hard_swish, which applies to the scaled accumulators before they are rounded.
+    have layers with a leaky_relu or hard_swish, which applies to the scaled accumulators before they are rounded. A
+    layer that divides what its activation gives (channel_clip, channel_hard_swish) and stays in float becomes the plain
+    activation and a multiplication.
 
     Options:
         io: "float" converts at the graph's inputs and outputs; "int8" leaves those quantized that integer
@@ -71,6 +73,9 @@ class Quantize(Pass):
             context.reference = graph.clone()
         share_concat_ranges(graph)
         share_constant_ranges(graph)
+        for node in list(graph.nodes):
+            if node.precision not in INTEGERS and not node.is_integer:
+                _split_divisors(context.rewriter(graph), node)
         builder = _IntegerBuilder(context, graph, self.wide)
         for node in list(graph.nodes):
             if node.is_integer:
@@ -201,7 +206,7 @@ class _IntegerBuilder:
         if spec.clamp is not None:
             qparams = qparams.clamped(*spec.clamp)
         attrs: Any = value.producer.attrs if value.producer is not None else None
-        if getattr(attrs, "activation", "none") in CLAMPS[1:]:
+        if getattr(attrs, "activation", "none") in BOUNDED:
             qparams = qparams.clamped(*clamp_bounds(attrs.activation, attrs.alpha, attrs.beta))
         return qparams
 
@@ -315,7 +320,7 @@ class _IntegerBuilder:
         """Emit a layer without raw accumulators, with the result that its readers want: integers, or real numbers."""
         value = node.output
         read = any(reader.precision in INTEGERS for reader in value.users())
-        if read or node.attrs.activation in CLAMPS[1:] or _on_grid(value):
+        if read or node.attrs.activation in BOUNDED or _on_grid(value):
             self._emit(node, operands, [self.result_params(value, self._width(node, value))])
             return
         twin = self.rewriter.insert(
@@ -341,6 +346,21 @@ class _IntegerBuilder:
         ]
         # The later one: its convolution then finds the other operand ready and can take the addition in.
         return max(candidates, key=lambda i: order[self.accumulators[node.inputs[i]].producer], default=None)  # type: ignore[index]
+
+
+def _split_divisors(rewriter: Rewriter, node: Node) -> None:
+    """Let a float layer with divisors be one with the plain activation, and a multiplication behind it."""
+    if getattr(node.attrs, "activation", "none") not in DIVIDED:
+        return
+    attrs = replace(node.attrs, activation=plain_activation(node.attrs.activation), divisors=())
+    name = node.output.name
+    plain = rewriter.insert(node, node.op, node.inputs, attrs, name=f"{name}.undivided", loc=node.loc)
+    plain.precision = node.precision
+    factors = channel_factors(node.attrs).astype(node.output.dtype)
+    if getattr(node.attrs, "layout", "NHWC") == "NCHW":
+        factors = factors.reshape(-1, 1, 1)
+    constant = rewriter.constant(f"{name}.factors", factors)
+    rewriter.replace_op(node, ops.get("mul"), [plain.output, constant])
 
 
 def _own_spec(value: Value) -> QSpec | None:

@@ -15,7 +15,7 @@ from qcompile.ir.graph import Node, Value
 from qcompile.ops.arithmetic import activate
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
-from qcompile.quant.scaled import SCALED, scaled_activation
+from qcompile.quant.scaled import SCALED, channel_steps, scaled_activation
 
 Array = npt.NDArray[Any]
 
@@ -161,12 +161,12 @@ def finish(node: Node, total: Array) -> tuple[Array, Array]:
 def _rounded_after(attrs: Any, total: Array, params: QParams | None) -> tuple[Array, Array]:
     """Return what an activation of unrounded sums gives, rounded to int8, and how a change goes through both."""
     step = np.float32(params.scalar_scale if params is not None else 1e-3)
-
-    function = scaled_activation(attrs, 1.0)
-    slopes = (function(total + step / 2) - function(total - step / 2)) / step
+    function, divisors = scaled_activation(attrs, 1.0), channel_steps(attrs, 1.0).astype(np.float32)
+    divided: Array = total / divisors
+    slopes = (function(divided + step / 2) - function(divided - step / 2)) / (step * divisors)
     if params is None or params.dtype != "int8":
-        return function(total), slopes
-    real, through = round_through(function(total), params)
+        return function(divided), slopes
+    real, through = round_through(function(divided), params)
     return real, through * slopes
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
-from qcompile.ops.arithmetic import activate
+from qcompile.ops.arithmetic import activate_layer
 from qcompile.ops.evaluation import evaluate_node
 from qcompile.ops.interpreter import Interpreter
 
@@ -101,7 +101,7 @@ class NormalizingInterpreter(Interpreter):
         if "residual" in fused:
             y = y + inputs[-1]
         if "activation" in fused:
-            y = activate(y, node.attrs.activation, node.attrs.alpha, node.attrs.beta)
+            y = activate_layer(node.attrs, y)
         return (y,)
 
     def _corrected(self, y: Array, value: Value) -> Array:
@@ -150,7 +150,7 @@ def data_free_range(value: Value, lo: float, hi: float) -> tuple[float, float]:
         mean, std = (np.asarray(v, np.float64) for v in value.stats)
         z = np.linspace(float(np.min(mean - SIGMAS * std)), float(np.max(mean + SIGMAS * std)), _POINTS)
         if "activation" in fused:
-            z = activate(z, node.attrs.activation, node.attrs.alpha, node.attrs.beta)
+            z = activate_layer(node.attrs, z.reshape(-1, 1))
         lo, hi = min(lo, float(z.min())), max(hi, float(z.max()))
     elif node is not None and not _feeds_weights(value):
         lo, hi = SCORE_MARGIN * lo, SCORE_MARGIN * hi
@@ -176,6 +176,8 @@ def _fused(node: Node) -> dict[str, Any]:
     fused: dict[str, Any] = {}
     if getattr(node.attrs, "activation", "none") != "none":
         fused["activation"] = "none"
+        if getattr(node.attrs, "divisors", ()):
+            fused["divisors"] = ()
     if getattr(node.attrs, "residual", False):
         fused["residual"] = False
     return fused

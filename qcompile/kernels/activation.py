@@ -104,23 +104,25 @@ ACTIVATIONS: dict[str, Activation] = {
 """clip: alpha = lo, beta = hi; leaky_relu: alpha = slope; hard_sigmoid: alpha * x + beta."""
 
 
-def _scaled_leaky_relu(b: Builder, x: Expr, alpha: Expr, beta: Expr) -> Expr:
-    return tirx.Max(x, x * alpha)
+def _scaled_leaky_relu(b: Builder, x: Expr, parameter: Expr) -> Expr:
+    return tirx.Max(x, x * parameter)
 
 
-def _scaled_hard_swish(b: Builder, x: Expr, alpha: Expr, beta: Expr) -> Expr:
-    zero = const(0.0, str(x.ty.dtype))
-    # The clamp stands between the product in x and the sum, so that they cannot become one rounding.
-    gate = clamp(x, zero - alpha, alpha) + alpha
-    return x * (gate * beta)
+def _scaled_hard_swish(b: Builder, x: Expr, parameter: Expr) -> Expr:
+    half = const(0.5, str(x.ty.dtype))
+    # The clamp stands between the product and the sum, so that they cannot become one rounding.
+    return x * (clamp(x * parameter, const(-0.5, str(x.ty.dtype)), half) + half)
 
 
-SCALED: dict[str, Activation] = {
+def _scaled_clip(b: Builder, x: Expr, parameter: Expr) -> Expr:
+    return tirx.Min(x, parameter)
+
+
+SCALED: dict[str, Callable[[Builder, Expr, Expr], Expr]] = {
     "leaky_relu": _scaled_leaky_relu,
     "hard_swish": _scaled_hard_swish,
     "prelu": _scaled_leaky_relu,
+    "channel_clip": _scaled_clip,
+    "channel_hard_swish": _scaled_hard_swish,
 }
-"""On scaled integer sums, x a variable, to the bit as ``qcompile.quant.scaled`` has them, with its parameters.
-
-prelu: alpha = slopes.
-"""
+"""On scaled integer sums, x a variable, to the bit as ``qcompile.quant.scaled`` has them, with their one parameter."""

@@ -3,7 +3,7 @@
 Kernel arguments (unused ones may be NULL):
 
     p0 input (int8 as the ISA stores it, or float32)   p4 residual, like the output; or sums over the lower plane
-    p1 packed weights                                  p5 table, 256 stored codes by stored code; or slopes
+    p1 packed weights                                  p5 table, 256 stored codes by stored code; or one parameter
     p2 bias per padded channel, int32 or float32       p6 output
     p3 multipliers per padded channel, float32         p7 parameter block (``parameters``)
 

@@ -44,14 +44,15 @@ class PackedConv:
         bias: int32 or float32, one per padded channel, zero-point correction included.
         multipliers: float32, one per padded channel; empty where nothing is scaled.
         parameters: 16 words, see ``parameters``.
-        slopes: float32, one per padded channel, p5; empty where channels have none of their own.
+        per_channel: float32, parameters of an activation, one per padded channel, p5; empty where channels have none
+            of their own.
     """
 
     weights: Array
     bias: Array
     multipliers: npt.NDArray[np.float32]
     parameters: npt.NDArray[np.int32]
-    slopes: npt.NDArray[np.float32]
+    per_channel: npt.NDArray[np.float32]
 
 
 def pack_conv(
@@ -96,17 +97,17 @@ def pack_conv(
         lanes, packed = micro.lanes, _pack_blocks(work, isa, kernel, plan)
     scaled = work.precision == "int8" and work.output != "int32"
     factors = np.broadcast_to(np.asarray(multipliers, np.float32), (filters,))
-    slopes = np.broadcast_to(np.asarray(scalars.slopes or 0.0, np.float32), (filters,))
-    offsets, factors, slopes = (_padded(values, groups, lanes) for values in (offsets, factors, slopes))
+    own = np.broadcast_to(np.asarray(scalars.per_channel or 0.0, np.float32), (filters,))
+    offsets, factors, own = (_padded(values, groups, lanes) for values in (offsets, factors, own))
     if depthwise is not None:
         order = channel_order(workload, isa, len(offsets))
-        offsets, factors, slopes = offsets[order], factors[order], slopes[order]
+        offsets, factors, own = offsets[order], factors[order], own[order]
     return PackedConv(
         stored_as(work.weights, packed),
         offsets,
         factors if scaled else np.zeros(0, np.float32),
         parameter_block(scalars, isa.activation_dtype, work.residual),
-        slopes if scalars.slopes else np.zeros(0, np.float32),
+        own if scalars.per_channel else np.zeros(0, np.float32),
     )
 
 

@@ -33,6 +33,7 @@ from qcompile.kernels.halves import converted
 from qcompile.kernels.isa import Isa
 from qcompile.quant.int16 import LOW_BITS
 from qcompile.quant.requantize import WIDE_SHIFT
+from qcompile.quant.scaled import PER_CHANNEL
 
 _BOUNDS: dict[str, tuple[Expr | int | None, int | None]] = {
     "none": (None, None),
@@ -43,7 +44,7 @@ _BOUNDS: dict[str, tuple[Expr | int | None, int | None]] = {
 
 
 Scale = tuple[Expr, ...]
-"""Multipliers of a vector of channels, and their slopes where they have some of their own."""
+"""Multipliers of a vector of channels, and their activation's parameters where they have some of their own."""
 
 
 def storage_dtype(isa: Isa, dtype: str) -> str:
@@ -68,7 +69,7 @@ class Epilogue:
         stored = storage_dtype(isa, work.output)
         self._residual = b.argument(4, "int32" if work.low else work.precision if work.real else stored)
         self._table = b.argument(5, "uint8")
-        self._slopes = b.argument(5, "float32") if work.activation == "prelu" else None
+        self._per_channel = b.argument(5, "float32") if work.activation in PER_CHANNEL else None
         self._output = b.argument(6, stored)
         self._codes = b.argument(6, "uint8")
         self._floats = b.argument(7, "float32")
@@ -103,16 +104,16 @@ class Epilogue:
     def scale(self, channel: Index, nv: int) -> list[Scale]:
         """Multipliers of ``nv`` vectors, or the bias of sums of float32, to be handed to ``store``.
 
-        With them come slopes where channels have their own.
+        With them come parameters of the activation where channels have their own.
         """
         if self._work.precision == "float32":
             return [(self._b.let(part),) for part in self._neighbours(self._bias, channel, nv)]
         if self._work.real or self._work.output == "int32":
             return []
         factors = self._neighbours(self._multipliers, channel, nv)
-        if self._slopes is None:
+        if self._per_channel is None:
             return [(factor,) for factor in factors]
-        return list(zip(factors, self._neighbours(self._slopes, channel, nv), strict=True))
+        return list(zip(factors, self._neighbours(self._per_channel, channel, nv), strict=True))
 
     def _neighbours(self, memory: Memory, first: Index, nv: int) -> list[Expr]:
         """Load ``nv`` vectors; where registers can be loaded in pairs, all at once, so that LLVM pairs them."""
@@ -337,8 +338,8 @@ class Epilogue:
         if self._work.activation == "none":
             return scaled
         function = SCALED_ACTIVATIONS[self._work.activation]
-        alpha = scale[1] if self._slopes is not None else self._float(at.ALPHA)
-        return self._b.let(function(self._b, scaled, alpha, self._float(at.BETA)))
+        parameter = scale[1] if self._per_channel is not None else self._float(at.ALPHA)
+        return self._b.let(function(self._b, scaled, parameter))
 
     def _real(self, total: Expr, to: Index) -> Expr:
         """Sums as floats, joined with those of the lower plane where there is one.

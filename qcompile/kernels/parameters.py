@@ -42,8 +42,8 @@ class LayerScalars:
         residual_zero_point: of the residual tensor.
         residual_factor: M_r = rne(s_r / s_y * 2^WIDE_SHIFT).
         alpha: parameter of an activation; of one on scaled sums as ``qcompile.quant.scaled`` says.
-        beta: its second parameter.
-        slopes: of a prelu, one for each filter; these are not in the block.
+        beta: second parameter of one on real sums.
+        per_channel: parameters of an activation that has one for each filter; these are not in the block.
     """
 
     x_zero_point: int = 0
@@ -54,7 +54,7 @@ class LayerScalars:
     residual_factor: int = 0
     alpha: float = 0.0
     beta: float = 0.0
-    slopes: tuple[float, ...] = ()
+    per_channel: tuple[float, ...] = ()
 
 
 def parameter_block(scalars: LayerScalars, activation_dtype: str, residual: bool) -> npt.NDArray[np.int32]:

@@ -21,9 +21,8 @@ from qcompile.lower.expressions import ExpressionBuilder
 from qcompile.lower.layer_end import with_activation
 from qcompile.lower.layers import emit_layer, plain_layer
 from qcompile.lower.sources import constant_value
-from qcompile.ops.arithmetic import accumulator_scales
+from qcompile.ops.arithmetic import accumulator_scales, channel_multipliers
 from qcompile.quant import int16
-from qcompile.quant import requantize as rq
 from qcompile.quant.qparams import INT_RANGE, QParams
 
 _OFFSETS = (0, -128)
@@ -110,7 +109,7 @@ def _sums(context: LoweringContext, node: Node, shape: ConvWorkload, x: Value, b
     raw.qparams = QParams(tuple(scales.tolist()), (0,), "int32", *INT_RANGE["int32"], axis=axis)
     # Read by the run over the upper plane.
     raw.uses.append((node, 0))
-    attrs = replace(node.attrs, residual=False, pre_activation=None, activation="none")
+    attrs = replace(node.attrs, residual=False, pre_activation=None, activation="none", divisors=())
     twin = Node(node.op, [x, node.inputs[1], bias], [raw], attrs, node.loc)
     twin.precision = int16.INT16
     plain_layer(context, twin, shape)
@@ -136,8 +135,9 @@ def _finished(
     scales = accumulator_scales(x, w)
     scalars, function = with_activation(node, LayerScalars(x_zero_point=plane.scalar_zero_point))
     output = "float32"
+    multipliers = channel_multipliers(node, scales, 1.0 if result is None else result.scalar_scale)
     if result is not None:
-        output, scales = result.dtype, rq.multiplier(scales, result.scalar_scale)
+        output = result.dtype
         # Scalars are in terms of int8; the block moves them to how the instruction set stores that, not int16.
         moved = 128 if output == int16.INT16 and context.isa.activation_dtype == "uint8" else 0
         low_code, high_code = result.qmin - moved, result.qmax - moved
@@ -145,7 +145,7 @@ def _finished(
         scalars = replace(scalars, y_zero_point=zero_point, qmin=low_code, qmax=high_code)
     work = replace(shape, precision="int8", output=output, low=low is not None, activation=function)
     weight, bias = node.inputs[1].constant(), operands[1].constant()
-    packed = pack_conv(work, context.isa, weight, bias, scales, scalars, context.plan(work, node.output))
+    packed = pack_conv(work, context.isa, weight, bias, multipliers, scalars, context.plan(work, node.output))
     twin = Node(node.op, [operands[0], *node.inputs[1:]], [node.output], node.attrs, node.loc)
     twin.precision = int16.INT16 if low is not None else node.precision
     emit_layer(context, twin, work, packed, low, node.output)

@@ -11,9 +11,10 @@ import numpy.typing as npt
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Node
 from qcompile.kernels.parameters import RESIDUAL_REACH, LayerScalars
-from qcompile.ops.arithmetic import accumulator_scales, activation_table, epilogue_activation
+from qcompile.ops.arithmetic import accumulator_scales, activation_table, channel_multipliers, epilogue_activation
 from qcompile.quant import requantize as rq
 from qcompile.quant.qparams import QParams
+from qcompile.quant.scaled import PER_CHANNEL
 
 Array = npt.NDArray[Any]
 
@@ -58,7 +59,8 @@ def layer_end(node: Node, *, fuse_activation: bool = True) -> LayerEnd:
         output = "float32" if result is None else "int32"
         if attrs.residual or attrs.pre_activation is not None:
             raise LoweringError(f"node {node}: a residual or a table needs an int8 result")
-        return LayerEnd({"precision": "int8", "output": output, "activation": function}, scales, scalars)
+        fields = {"precision": "int8", "output": output, "activation": function}
+        return LayerEnd(fields, channel_multipliers(node, scales, 1.0), scalars)
     if result.dtype != "int8":
         raise LoweringError(f"node {node}: no kernel stores {result.dtype} results")
     return _integer_end(node, scales, scalars, result, function)
@@ -69,7 +71,9 @@ def with_activation(node: Node, scalars: LayerScalars) -> tuple[LayerScalars, st
     function = epilogue_activation(node)
     if function is None:
         return scalars, "none"
-    return replace(scalars, alpha=function.alpha, beta=function.beta, slopes=function.slopes), function.name
+    if function.name in PER_CHANNEL:
+        return replace(scalars, per_channel=function.parameters), function.name
+    return replace(scalars, alpha=function.parameters[0]), function.name
 
 
 def _integer_end(node: Node, scales: Array, scalars: LayerScalars, result: QParams, activation: str) -> LayerEnd:
@@ -79,7 +83,7 @@ def _integer_end(node: Node, scales: Array, scalars: LayerScalars, result: QPara
     fields: dict[str, Any] = {"precision": "int8", "output": "int8", "residual": attrs.residual}
     fields["activation"] = activation
     fields["full_range"] = (before.qmin, before.qmax) == (-128, 127)
-    multipliers = rq.multiplier(scales, before.scalar_scale)
+    multipliers = channel_multipliers(node, scales, before.scalar_scale)
     if attrs.residual:
         wide, other = rq.wide_qparams(before), node.inputs[3].qparams
         if other is None or other.per_channel:

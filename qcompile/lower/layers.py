@@ -23,6 +23,7 @@ from qcompile.lower.storage import Buffer
 from qcompile.ops.arithmetic import activation_op
 from qcompile.ops.elementwise import Unary
 from qcompile.ops.unpack_float import KINDS
+from qcompile.quant.scaled import DIVIDED
 
 Array = npt.NDArray[Any]
 
@@ -122,7 +123,7 @@ def emit_layer(
     plan = context.plan(work, node.output, emitted=True)
     kernel = context.kernel((work.canonical(), plan), lambda: plan_conv(work, context.isa, context.target, plan))
     add = context.weights.add
-    looked_up = add(packed.slopes) if packed.slopes.size else None
+    looked_up = add(packed.per_channel) if packed.per_channel.size else None
     if table is not None:
         looked_up = add(pack_table(table, context.isa))
     args = [
@@ -146,6 +147,11 @@ def emit_layer(
 
 def _activate(context: LoweringContext, node: Node, before: Value) -> None:
     """Emit a real activation as a step of its own."""
+    if node.attrs.activation in DIVIDED:
+        raise LoweringError(
+            f"node {node}: no code for {node.attrs.activation} of real numbers",
+            hint="the quantize pass makes the plain activation and a multiplication of it",
+        )
     op, parameters = activation_op(node.attrs.activation, node.attrs.alpha, node.attrs.beta)
     if not isinstance(op, Unary):
         raise LoweringError(f"node {node}: no code for the activation {node.attrs.activation}")

@@ -13,7 +13,7 @@ from qcompile.quant import int16
 from qcompile.quant import requantize as rq
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
-from qcompile.quant.scaled import SCALED, ScaledActivation, scaled_activation
+from qcompile.quant.scaled import DIVIDED, SCALED, ScaledActivation, channel_steps, scaled_activation
 
 Array = npt.NDArray[Any]
 
@@ -38,6 +38,9 @@ take none; gelu is the exact one.
 CLAMPS = ("none", "relu", "clip")
 """Activations that on quantized tensors are a clamp of q."""
 
+BOUNDED = (*CLAMPS[1:], "channel_clip")
+"""Activations of which a bound is one of a quantized result's [qmin, qmax]."""
+
 ACCUMULATOR_LIMIT = 2**31 - 1
 
 
@@ -48,10 +51,76 @@ def check_activation(activation: str) -> None:
         activation: what an attribute says.
 
     Raises:
-        ValueError: it is neither one of ACTIVATIONS nor of SCALED.
+        ValueError: it is neither one of ACTIVATIONS nor of SCALED, or needs divisors.
     """
+    if activation in DIVIDED:
+        raise ValueError(f"the activation '{activation}' belongs to conv2d and dense")
     if activation not in (*ACTIVATIONS, *SCALED):
         raise ValueError(f"activation '{activation}' is none of {', '.join(ACTIVATIONS)}")
+
+
+def check_layer_activation(attrs: Any) -> None:
+    """Refuse an activation of no layer, and divisors that do not go with the activation.
+
+    Args:
+        attrs: of conv2d or dense.
+
+    Raises:
+        ValueError: the attributes contradict one another.
+    """
+    if attrs.activation not in DIVIDED:
+        check_activation(attrs.activation)
+    name, divisors = attrs.activation, np.asarray(attrs.divisors, np.float32)
+    if (name in DIVIDED) != bool(divisors.size):
+        raise ValueError(f"the activation '{name}' with {divisors.size} divisors; they belong to {', '.join(DIVIDED)}")
+    if not np.all((divisors > 0.0) & np.isfinite(divisors)):
+        raise ValueError("a divisor is not a positive number")
+    if divisors.size and (attrs.residual or attrs.pre_activation is not None):
+        raise ValueError(f"the activation '{name}' goes with neither a residual nor a table")
+    if name == "channel_clip" and not (attrs.alpha == 0.0 and attrs.beta > 0.0):
+        raise ValueError(f"channel_clip is from 0 to a positive bound, not from {attrs.alpha:g} to {attrs.beta:g}")
+
+
+def check_divisor_count(attrs: Any, channels: int) -> None:
+    """Refuse divisors of another number than there are output channels.
+
+    Args:
+        attrs: of conv2d or dense.
+        channels: of the result.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    if attrs.divisors and len(attrs.divisors) != channels:
+        raise ValueError(f"{len(attrs.divisors)} divisors for {channels} channels")
+
+
+def activate_layer(attrs: Any, y: Array) -> Array:
+    """Apply the activation of a layer to its real sums, in the precision of y.
+
+    Formula:
+        act(y), with divisors d act(y)[c] · float32(1 / d[c])
+
+    Args:
+        attrs: of conv2d, conv_transpose2d or dense.
+        y: float32 or float64; the channel is axis 1 of four in the layout "NCHW", else the last one.
+    """
+    if attrs.activation not in DIVIDED:
+        return activate(y, attrs.activation, attrs.alpha, attrs.beta)
+    factors = channel_factors(attrs).astype(y.dtype)
+    if getattr(attrs, "layout", "NHWC") == "NCHW":
+        factors = factors.reshape(-1, 1, 1)
+    return np.asarray(activate(y, plain_activation(attrs.activation), attrs.alpha, attrs.beta) * factors)
+
+
+def plain_activation(activation: str) -> str:
+    """Return what an activation does before its results are divided for each channel."""
+    return activation.removeprefix("channel_") if activation in DIVIDED else activation
+
+
+def channel_factors(attrs: Any) -> npt.NDArray[np.float32]:
+    """Return what the activation's results are multiplied with in real numbers: float32(1 / d[c])."""
+    return np.asarray(1.0 / np.asarray(np.asarray(attrs.divisors, np.float32), np.float64), np.float32)
 
 
 def activate(x: Array, activation: str, alpha: float, beta: float) -> Array:
@@ -94,8 +163,9 @@ def activation_op(activation: str, alpha: float, beta: float) -> tuple[OpDef, An
 
 
 def clamp_bounds(activation: str, alpha: float, beta: float) -> tuple[float, float]:
-    """Return the real bounds of a clamping activation."""
-    return {"none": (-np.inf, np.inf), "relu": (0.0, np.inf), "clip": (alpha, beta)}[activation]
+    """Return the real bounds of a clamping activation that are the same for all channels."""
+    unbounded, positive = (-np.inf, np.inf), (0.0, np.inf)
+    return {"none": unbounded, "relu": positive, "clip": (alpha, beta), "channel_clip": positive}[activation]
 
 
 def integer_matmul(a: Array, b: Array, reach: int = 255 * 128) -> Array:
@@ -136,14 +206,15 @@ def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:
     result = node.output.qparams
     function = epilogue_activation(node)
     if result is None:
-        real = dequantize(acc, QParams(tuple(scales), (0,), "int32", *_INT32, axis=acc.ndim - 1))
+        factors = channel_multipliers(node, scales, 1.0)
+        real = dequantize(acc, QParams(tuple(factors), (0,), "int32", *_INT32, axis=acc.ndim - 1))
         return real if function is None else function(real)
     if result.dtype == "int32" and result.per_channel:
         return acc
     attrs = node.attrs
     before = attrs.pre_activation or result
     if residual is None:
-        q = rq.requantize(acc, rq.multiplier(scales, before.scalar_scale), before, function)
+        q = rq.requantize(acc, channel_multipliers(node, scales, before.scalar_scale), before, function)
     else:
         wide = rq.wide_qparams(before)
         r = node.inputs[-1].qparams
@@ -156,6 +227,20 @@ def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:
 
 
 _INT32 = (-(2**31), 2**31 - 1)
+
+
+def channel_multipliers(node: Node, scales: Array, step: float) -> npt.NDArray[np.float32]:
+    """Return the float32 factors that take accumulators to steps of the result.
+
+    Formula:
+        m[c] = float32(s_acc[c] / (step · d[c])), d = 1 without divisors, the quotient in float64
+
+    Args:
+        node: conv2d, conv_transpose2d or dense in integer form.
+        scales: s_acc, float32, real units per LSB.
+        step: of the result, real units per LSB; 1 where the result is real.
+    """
+    return rq.multiplier(scales, channel_steps(node.attrs, step))
 
 
 def epilogue_activation(node: Node) -> ScaledActivation | None:
@@ -205,13 +290,15 @@ def check_epilogue(node: Node) -> None:
         raise ValueError(f"the activation '{attrs.activation}' of an integer layer needs QParams before it")
     if attrs.residual or (result is not None and result.dtype == "int32"):
         raise ValueError(f"the activation '{attrs.activation}' applies to what is scaled, before a residual")
+    if attrs.activation == "channel_clip" and (result is None or result.qmin < result.scalar_zero_point):
+        raise ValueError("channel_clip needs a quantized result whose least code is zero")
 
 
 def finish_planes(node: Node, high: Array, low: Array) -> Array:
     """Turn the sums over both planes of a 16-bit activation into the node's result: requantized, or real.
 
     Formula:
-        t · m with m = float32(s_acc / s_y), rounded and clamped; or t · s_acc where the result is real
+        t · m with m as `channel_multipliers` returns it, rounded and clamped; real with a step of 1
 
     Args:
         node: conv2d or dense whose operand 0 has 16 bits.
@@ -225,9 +312,9 @@ def finish_planes(node: Node, high: Array, low: Array) -> Array:
     total = int16.combine(high, low)
     function = epilogue_activation(node)
     if result is None:
-        real = np.asarray(total * scales, np.float32)
+        real = np.asarray(total * channel_multipliers(node, scales, 1.0), np.float32)
         return real if function is None else function(real)
-    return int16.requantize_real(total, rq.multiplier(scales, result.scalar_scale), result, function)
+    return int16.requantize_real(total, channel_multipliers(node, scales, result.scalar_scale), result, function)
 
 
 def activation_table(attrs: Any, before: QParams, result: QParams) -> npt.NDArray[np.int8]:

@@ -12,10 +12,11 @@ from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
 from qcompile.ops.arithmetic import (
-    activate,
+    activate_layer,
     check_accumulator,
-    check_activation,
+    check_divisor_count,
     check_epilogue,
+    check_layer_activation,
     finish_accumulator,
     finish_planes,
 )
@@ -47,12 +48,14 @@ class Conv2dAttrs:
         dilations: distance of taps, elements.
         groups: channel groups; C_in for a depthwise convolution.
         layout: "NCHW" (weight OIHW) or "NHWC" (weight OHWI).
-        activation: applied last, one of ACTIVATIONS; in integer form prelu too.
+        activation: applied last, one of ACTIVATIONS or DIVIDED; in integer form prelu too.
         alpha: first parameter of the activation.
         beta: second parameter of the activation.
         residual: whether the last operand is added before the activation.
         pre_activation: integer form: QParams before an activation that is a table.
         slopes: of prelu, one for each output channel, at most 1.
+        divisors: of channel_clip and channel_hard_swish, one positive number for each output channel: what the
+            activation gives is divided by it.
     """
 
     strides: tuple[int, int] = (1, 1)
@@ -66,11 +69,12 @@ class Conv2dAttrs:
     residual: bool = False
     pre_activation: QParams | None = None
     slopes: tuple[float, ...] = ()
+    divisors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.layout not in ("NCHW", "NHWC"):
             raise ValueError(f"layout '{self.layout}' is neither NCHW nor NHWC")
-        check_activation(self.activation)
+        check_layer_activation(self)
         if min(*self.strides, *self.dilations, self.groups) < 1 or min(self.pads) < 0:
             raise ValueError(
                 f"strides {self.strides}, dilations {self.dilations}, groups {self.groups}, pads {self.pads}"
@@ -99,7 +103,7 @@ def _from_onnx(node: OnnxNode) -> Value:
 
 
 class Conv2d(OpDef):
-    """y[n,h,w,o] = act(Σ x[n, h·s+i·d−p, w·s+j·d−p, c] · weight[o,i,j,c] + bias[o] + residual[n,h,w,o]).
+    """y[n,h,w,o] = act(Σ x[n, h·s+i·d−p, w·s+j·d−p, c] · weight[o,i,j,c] + bias[o] + residual[n,h,w,o]) / divisors[o].
 
     Operands: x, weight, bias [O], and with `residual` a tensor of the result's shape.
 
@@ -126,6 +130,7 @@ class Conv2d(OpDef):
             raise ValueError(f"weight {weight} does not fit {channels} channels in {attrs.groups} groups")
         if bias.shape != (outputs,):
             raise ValueError(f"bias {bias} does not fit {outputs} output channels")
+        check_divisor_count(attrs, outputs)
         spatial = [x.shape[a] for a in spatial_axes(attrs.layout)]
         pads = ((attrs.pads[0], attrs.pads[2]), (attrs.pads[1], attrs.pads[3]))
         out = [window_extent(spatial[a], kernel[a], attrs.strides[a], attrs.dilations[a], pads[a]) for a in (0, 1)]
@@ -147,7 +152,7 @@ class Conv2d(OpDef):
         y += along_channels(inputs[2], attrs.layout)
         if attrs.residual:
             y += inputs[3]
-        return (activate(y, attrs.activation, attrs.alpha, attrs.beta),)
+        return (activate_layer(attrs, y),)
 
     def evaluate_integer(self, node: Node, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Compute the convolution on int8 operands; see `qcompile.ops.arithmetic.finish_accumulator`."""

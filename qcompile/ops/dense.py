@@ -13,10 +13,11 @@ from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
 from qcompile.ops.arithmetic import (
-    activate,
+    activate_layer,
     check_accumulator,
-    check_activation,
+    check_divisor_count,
     check_epilogue,
+    check_layer_activation,
     finish_accumulator,
     finish_planes,
     integer_matmul,
@@ -31,12 +32,14 @@ class DenseAttrs:
     """Attributes of dense.
 
     Args:
-        activation: applied last, one of ACTIVATIONS; in integer form prelu too.
+        activation: applied last, one of ACTIVATIONS or DIVIDED; in integer form prelu too.
         alpha: first parameter of the activation.
         beta: second parameter of the activation.
         residual: whether the last operand is added before the activation.
         pre_activation: integer form: QParams before an activation that is a table.
         slopes: of prelu, one for each output channel, at most 1.
+        divisors: of channel_clip and channel_hard_swish, one positive number for each output channel: what the
+            activation gives is divided by it.
     """
 
     activation: str = "none"
@@ -45,9 +48,10 @@ class DenseAttrs:
     residual: bool = False
     pre_activation: QParams | None = None
     slopes: tuple[float, ...] = ()
+    divisors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        check_activation(self.activation)
+        check_layer_activation(self)
 
 
 def _from_gemm(node: OnnxNode) -> Value:
@@ -109,7 +113,7 @@ def _from_matmul(node: OnnxNode) -> Value:
 
 
 class Dense(OpDef):
-    """y[..., n] = act(Σ x[..., k] · weight[n, k] + bias[n] + residual[..., n]).
+    """y[..., n] = act(Σ x[..., k] · weight[n, k] + bias[n] + residual[..., n]) / divisors[n].
 
     Operands: x, weight [N, K], bias [N], and with `residual` a tensor of the result's shape.
 
@@ -134,6 +138,7 @@ class Dense(OpDef):
             raise ValueError(f"weight {weight} does not fit {x}")
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias {bias} does not fit weight {weight}")
+        check_divisor_count(attrs, weight.shape[0])
         result = x.with_shape((*x.shape[:-1], weight.shape[0]))
         if attrs.residual and inputs[3].shape != result.shape:
             raise ValueError(f"residual {inputs[3]} does not fit the result {result}")
@@ -144,7 +149,7 @@ class Dense(OpDef):
         y = np.matmul(inputs[0], inputs[1].T) + inputs[2]
         if attrs.residual:
             y = y + inputs[3]
-        return (activate(y, attrs.activation, attrs.alpha, attrs.beta),)
+        return (activate_layer(attrs, y),)
 
     def evaluate_integer(self, node: Node, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Compute the product on int8 operands; see `qcompile.ops.arithmetic.finish_accumulator`."""

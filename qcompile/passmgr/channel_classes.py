@@ -151,6 +151,8 @@ class ChannelClasses:
             return
         inputs = self._channels[x]
         outputs = inputs if depthwise else self._fresh(node.output)
+        if attrs.divisors:
+            self._freeze(outputs, f"{node} divides its channels by numbers of their own")
         self._channels[node.output] = outputs
         self._slices += [(node, 1, 0, outputs), (node, 2, 0, outputs)]
         if not depthwise:

@@ -14,30 +14,33 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
-SCALED = ("leaky_relu", "hard_swish", "prelu")
+DIVIDED = ("channel_clip", "channel_hard_swish")
+"""Activations whose results are divided by a number for each channel: those that do not scale with their operand,
+so that a layer's weights cannot take the factor in."""
+
+PER_CHANNEL = ("prelu", *DIVIDED)
+"""Activations of SCALED whose parameter is one for each channel."""
+
+SCALED = ("leaky_relu", "hard_swish", *PER_CHANNEL)
 """Activations that integer layers apply to the accumulator once it is scaled, so that it is rounded once."""
 
 
 @dataclass(frozen=True)
 class ScaledActivation:
-    """An activation of s = float32(acc) · m, in steps of the result.
+    """An activation of s = float32(acc) · m, in steps of the result; p is its parameter.
 
     Formula:
-        leaky_relu: max(s, s·alpha), for slopes alpha ≤ 1
-        prelu: max(s, s·slope[c]), for slopes ≤ 1
-        hard_swish: s · ((min(max(s, −alpha), alpha) + alpha) · beta), alpha = 3 / step, beta = step / 6
+        leaky_relu, prelu: max(s, s·p), for slopes p ≤ 1
+        hard_swish, channel_hard_swish: s · (min(max(s·p, −1/2), 1/2) + 1/2), p = step / 6
+        channel_clip: min(s, p), p = upper bound / step; the result's qmin is the bound at zero
 
     Args:
         name: one of SCALED.
-        alpha: float32, dimensionless for leaky_relu, else in steps of the result.
-        beta: float32, per step.
-        slopes: of prelu, one for each channel, float32.
+        parameters: float32, p: one for each channel with PER_CHANNEL, else a single one.
     """
 
     name: str
-    alpha: float = 0.0
-    beta: float = 0.0
-    slopes: tuple[float, ...] = ()
+    parameters: tuple[float, ...]
 
     def __call__(self, scaled: FloatArray) -> FloatArray:
         """Apply it.
@@ -45,44 +48,62 @@ class ScaledActivation:
         Args:
             scaled: float32, steps of the result, any shape; the channel is the last axis.
         """
-        if self.name == "prelu":
-            return np.asarray(np.maximum(scaled, scaled * np.asarray(self.slopes, np.float32)))
-        alpha, beta = np.float32(self.alpha), np.float32(self.beta)
-        if self.name == "leaky_relu":
-            return np.asarray(np.maximum(scaled, scaled * alpha))
-        gate = np.minimum(np.maximum(scaled, -alpha), alpha) + alpha
-        return np.asarray(scaled * (gate * beta))
+        p, half = np.asarray(self.parameters, np.float32), np.float32(0.5)
+        if self.name == "channel_clip":
+            return np.asarray(np.minimum(scaled, p))
+        if self.name in ("leaky_relu", "prelu"):
+            return np.asarray(np.maximum(scaled, scaled * p))
+        return np.asarray(scaled * (np.minimum(np.maximum(scaled * p, -half), half) + half))
 
     def expression(self, e: Any, scaled: Any) -> Any:
-        """Return the same as an expression of the lowering's builder; there is none for prelu.
+        """Return the same as an expression of the lowering's builder; there is none for PER_CHANNEL.
 
         Args:
             e: the expression builder.
             scaled: float32, steps of the result.
         """
+        (parameter,) = self.parameters
+        product, half = scaled * e.f32(parameter), e.f32(0.5)
         if self.name == "leaky_relu":
-            return e.max(scaled, scaled * e.f32(self.alpha))
-        gate = e.min(e.max(scaled, e.f32(-self.alpha)), e.f32(self.alpha)) + e.f32(self.alpha)
-        return scaled * (gate * e.f32(self.beta))
+            return e.max(scaled, product)
+        return scaled * (e.min(e.max(product, e.f32(-0.5)), half) + half)
 
     @property
     def gain(self) -> float:
         """Bound of |result / s|."""
-        if self.name == "hard_swish":
-            return 1.0 + 2.0**-20
-        return max(1.0, abs(self.alpha), *map(abs, self.slopes))
+        sloped = self.name in ("leaky_relu", "prelu")
+        return max(1.0, *map(abs, self.parameters)) if sloped else 1.0
 
 
 def scaled_activation(attrs: Any, step: float) -> ScaledActivation:
     """Return what a layer applies to its scaled accumulators.
 
     Args:
-        attrs: has activation, one of SCALED, alpha, as `qcompile.ops.arithmetic.ACTIVATIONS` says, and for prelu
-            slopes.
+        attrs: has activation, one of SCALED, alpha and beta, as `qcompile.ops.arithmetic.ACTIVATIONS` says, for prelu
+            slopes, and for DIVIDED divisors.
         step: of the result, real units per LSB; 1 where the result is real.
     """
-    if attrs.activation == "leaky_relu":
-        return ScaledActivation("leaky_relu", float(np.float32(attrs.alpha)))
-    if attrs.activation == "prelu":
-        return ScaledActivation("prelu", slopes=tuple(np.asarray(attrs.slopes, np.float32).tolist()))
-    return ScaledActivation("hard_swish", float(np.float32(3.0 / step)), float(np.float32(step / 6.0)))
+    name = attrs.activation
+    steps = channel_steps(attrs, step)
+    if name in ("leaky_relu", "prelu"):
+        parameters = attrs.slopes if name == "prelu" else attrs.alpha
+    else:
+        parameters = attrs.beta / steps if name == "channel_clip" else steps / 6.0
+    return ScaledActivation(name, tuple(np.atleast_1d(np.asarray(parameters, np.float32)).tolist()))
+
+
+def channel_steps(attrs: Any, step: float) -> npt.NDArray[np.float64]:
+    """Return what a step of the result is worth before the result is divided.
+
+    Formula:
+        step · d[c]; step without divisors
+
+    Args:
+        attrs: of a layer, with or without divisors d.
+        step: of the result, real units per LSB.
+
+    Returns:
+        One number, or one for each channel; real units per LSB.
+    """
+    divisors = getattr(attrs, "divisors", ())
+    return np.asarray(step * np.asarray(divisors or 1.0, np.float32).astype(np.float64))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
-from qcompile.ops.arithmetic import CLAMPS
+from qcompile.ops.arithmetic import BOUNDED, CLAMPS
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
 from qcompile.quant.scaled import SCALED
@@ -136,5 +136,6 @@ def _removal(value: Value) -> frozenset[Node]:
 
 def _finishes_in_float(node: Node) -> bool:
     """Return whether an int8 node can hand its accumulators to float readers unrounded."""
-    unclamped = getattr(node.attrs, "activation", "none") in (CLAMPS[0], *SCALED)
+    activation = getattr(node.attrs, "activation", "none")
+    unclamped = activation in (CLAMPS[0], *SCALED) and activation not in BOUNDED
     return node.op.integer is Quantization.ACCUMULATE and unclamped

@@ -67,9 +67,15 @@ def make_layer(work: ConvWorkload, rng: np.random.Generator) -> Layer:
         scalars = replace(scalars, alpha=float(np.float32(rng.choice([0.1, 0.01, 0.3, -0.5, 0.0, 1.0]))))
     if work.activation == "prelu":
         slopes = np.minimum(rng.normal(0.3, 0.5, work.filters), 1.0).astype(np.float32)
-        scalars = replace(scalars, slopes=tuple(slopes.tolist()))
+        scalars = replace(scalars, per_channel=tuple(slopes.tolist()))
     if work.activation == "hard_swish":
-        scalars = replace(scalars, alpha=float(np.float32(rng.uniform(5.0, 90.0))), beta=float(np.float32(1 / 150)))
+        scalars = replace(scalars, alpha=float(np.float32(1.0 / rng.uniform(10.0, 180.0))))
+    if work.activation == "channel_hard_swish":
+        gates = (1.0 / rng.uniform(10.0, 180.0, work.filters)).astype(np.float32)
+        scalars = replace(scalars, per_channel=tuple(gates.tolist()))
+    if work.activation == "channel_clip":
+        bounds = rng.uniform(3.0, 140.0, work.filters).astype(np.float32)
+        scalars = replace(scalars, per_channel=tuple(bounds.tolist()))
     if work.full_range:
         scalars = replace(scalars, qmin=-128, qmax=127)
     if work.bounded_residual:
@@ -116,7 +122,7 @@ def expected(layer: Layer) -> np.ndarray:
         return acc
     scaled = acc.astype(np.float32) * layer.multipliers
     if work.activation != "none":
-        scaled = ScaledActivation(work.activation, scalars.alpha, scalars.beta, scalars.slopes)(scaled)
+        scaled = ScaledActivation(work.activation, scalars.per_channel or (scalars.alpha,))(scaled)
     if work.output == "float32":
         return scaled
     low, high = scalars.qmin - scalars.y_zero_point, scalars.qmax - scalars.y_zero_point
@@ -216,6 +222,11 @@ def epilogues(work: ConvWorkload, rng: np.random.Generator) -> ConvWorkload:
         {"activation": "hard_swish"},
         {"activation": "hard_swish", "full_range": True},
         {"activation": "prelu"},
+        {"activation": "channel_hard_swish"},
+        {"activation": "channel_hard_swish", "full_range": True},
+        {"activation": "channel_hard_swish", "output": "float32"},
+        {"activation": "channel_clip"},
+        {"activation": "channel_clip", "bounded": True},
         {"activation": "hard_swish", "output": "float32"},
         {"activation": "leaky_relu", "output": "float32"},
         {"precision": "float32", "output": "float32"},

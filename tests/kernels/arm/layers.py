@@ -24,7 +24,7 @@ def case(layer: conv_reference.Layer, target: Target, ranges: Sequence[tuple[int
     output = conv_reference.among_others(output, work.out_pitch, 0)
     x = conv_reference.among_others(layer.x, work.in_pitch, 123)
     residual = conv_reference.among_others(layer.residual, work.residual_pitch, 99) if work.residual else None
-    table = pack_table(layer.table, isa) if work.table else packed.slopes if work.activation == "prelu" else None
+    table = pack_table(layer.table, isa) if work.table else packed.per_channel if packed.per_channel.size else None
     constants = [packed.weights, packed.bias, packed.multipliers]
     arguments = [x, *constants, residual, table, output, packed.parameters]
     whole = [(begin, kernel.tiles if end is None else end) for begin, end in ranges]

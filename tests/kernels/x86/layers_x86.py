@@ -31,7 +31,7 @@ def kernel_and_arguments(
     residual = stored(layer.residual, isa.activation_dtype) if work.residual else None
     if residual is not None:
         residual = conv_reference.among_others(residual, work.residual_pitch, 99)
-    table = pack_table(layer.table, isa) if work.table else packed.slopes if work.activation == "prelu" else None
+    table = pack_table(layer.table, isa) if work.table else packed.per_channel if packed.per_channel.size else None
     x = conv_reference.among_others(stored(layer.x, isa.activation_dtype), work.in_pitch, 123)
     output = conv_reference.among_others(output, work.out_pitch, 77)
     constants = [packed.weights, packed.bias, packed.multipliers]
