@@ -11,7 +11,7 @@ import numpy as np
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Node, Value
 from qcompile.onnx_export.model_writer import TO_FIRST, TO_LAST, ModelWriter, attributes_of, base_name, onnx_type
-from qcompile.ops.arithmetic import activation_op
+from qcompile.ops.arithmetic import activation_op, channel_factors, plain_activation
 
 OPSET, OPSET_16_BITS = 20, 21
 """Of the models written: the first that has gelu; the first whose QuantizeLinear knows 16 bits."""
@@ -63,19 +63,29 @@ def write_operation(writer: ModelWriter, node: Node, weights: Operands | None = 
 
 
 def write_activation(writer: ModelWriter, name: str, node: Node) -> str:
-    """Write the activation fused into a node and return its result's name."""
-    attrs = node.attrs
-    if getattr(attrs, "activation", "none") == "none":
+    """Write the activation fused into a node, and what divides its results; return the name of the result."""
+    attrs, wish = node.attrs, f"{base_name(node.output)}.act"
+    activation = plain_activation(getattr(attrs, "activation", "none"))
+    if activation == "none":
         return name
-    if attrs.activation == "clip":
-        return clip(writer, name, attrs.alpha, attrs.beta, f"{base_name(node.output)}.act")
-    if attrs.activation == "prelu":
-        wish = f"{base_name(node.output)}.act"
-        spatial = (1,) * (len(node.output.shape) - 2) if node.op.name == "conv2d" else ()
-        slopes = np.asarray(attrs.slopes, np.float32).reshape(-1, *spatial)
-        return writer.emit("PRelu", [name, writer.constant(slopes, f"{wish}.slopes")], wish)
-    op, options = activation_op(attrs.activation, attrs.alpha, attrs.beta)
-    return _unary(writer, op.name, options, name, f"{base_name(node.output)}.act")
+    if activation == "prelu":
+        slopes = writer.constant(_along_channels(node, np.asarray(attrs.slopes, np.float32)), f"{wish}.slopes")
+        return writer.emit("PRelu", [name, slopes], wish)
+    if activation == "clip":
+        name = clip(writer, name, attrs.alpha, attrs.beta, wish)
+    else:
+        op, options = activation_op(activation, attrs.alpha, attrs.beta)
+        name = _unary(writer, op.name, options, name, wish)
+    if not getattr(attrs, "divisors", ()):
+        return name
+    factors = writer.constant(_along_channels(node, channel_factors(attrs)), f"{wish}.factors")
+    return writer.emit("Mul", [name, factors], f"{wish}.divided")
+
+
+def _along_channels(node: Node, numbers: Any) -> Any:
+    """Return one number for each channel in a shape that broadcasts over a layer's result in ONNX."""
+    spatial = (1,) * (len(node.output.shape) - 2) if node.op.name == "conv2d" else ()
+    return numbers.reshape(-1, *spatial)
 
 
 def clip(writer: ModelWriter, name: str, low: float, high: float, wish: str) -> str:
