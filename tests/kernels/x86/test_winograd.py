@@ -40,6 +40,8 @@ CASES = [
     (layer(9, 11, 20, 24, in_pitch=29, out_pitch=70), (4, 4), 4, 2, 4, 1),
     (layer(13, 9, 12, 40, batch=2, residual=True), (4, 4), 6, 2, 8, 1),  # blocks of two rows of tiles, two times
     (layer(11, 5, 40, 24, pads=(3, 2, 2, 3)), (2, 4), 5, 2, 4, 2),  # of two, and of one
+    (layer(9, 11, 18, 24, pads=(2, 0, 1, 2), activation="channel_hard_swish"), (4, 4), 12, 1, 10, 1),
+    (layer(7, 9, 33, 20, activation="channel_clip", full_range=True), (2, 4), 5, 1, 2, 3),
 ]
 
 
