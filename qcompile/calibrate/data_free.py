@@ -148,9 +148,10 @@ def data_free_range(value: Value, lo: float, hi: float) -> tuple[float, float]:
     node = value.producer
     if node is not None and value.stats is not None and "residual" not in (fused := _fused(node)):
         mean, std = (np.asarray(v, np.float64) for v in value.stats)
-        z = np.linspace(float(np.min(mean - SIGMAS * std)), float(np.max(mean + SIGMAS * std)), _POINTS)
+        z = np.linspace(mean - SIGMAS * std, mean + SIGMAS * std, _POINTS).reshape(_POINTS, -1)
         if "activation" in fused:
-            z = activate_layer(node.attrs, z.reshape(-1, 1))
+            first = getattr(node.attrs, "layout", "NHWC") == "NCHW"
+            z = activate_layer(node.attrs, z[:, :, None, None] if first else z)
         lo, hi = min(lo, float(z.min())), max(hi, float(z.max()))
     elif node is not None and not _feeds_weights(value):
         lo, hi = SCORE_MARGIN * lo, SCORE_MARGIN * hi

@@ -74,6 +74,13 @@ def test_statistics_hold_before_the_fused_activation():
     assert np.array_equal(y, np.maximum(plain, 0))
 
 
+def test_statistics_hold_before_what_divides_each_channel():
+    plain, _ = run(network())
+    y, _ = run(network(activation="channel_hard_swish", divisors=(2.0, 0.5)))
+    wanted = plain * np.clip(plain / 6 + 0.5, 0, 1) / np.array([2.0, 0.5]).reshape(-1, 1, 1)
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_statistics_hold_before_the_fused_residual():
     graph = network(residual=True)
     y, samples = run(graph)
@@ -124,6 +131,10 @@ def test_ranges_go_through_the_fused_activation():
     assert data_free_range(network(activation="relu").outputs[0], 0.0, 1.0) == pytest.approx((0.0, 6.0))
     clipped = network(activation="clip", alpha=0.0, beta=2.5).outputs[0]
     assert data_free_range(clipped, 0.0, 1.0) == pytest.approx((0.0, 2.5))
+    # The first channel reaches 3, which the clip to 2.5 cuts, and the second one 6.
+    for divisors, most in (((1.0, 5.0), 2.5), ((5.0, 1.0), 2.5), ((0.5, 0.25), 10.0)):
+        divided = network(activation="channel_clip", beta=2.5, divisors=divisors).outputs[0]
+        assert data_free_range(divided, 0.0, 1.0) == pytest.approx((0.0, most))
 
 
 def test_scores_get_a_margin():

@@ -219,6 +219,22 @@ def test_channels_first_convolutions_are_refused() -> None:
     assert "to-nhwc" in caught.value.hint
 
 
+def test_real_layers_that_divide_their_channels_are_refused() -> None:
+    text = """
+    graph "g" {
+      input %x : f32[4,3]
+      const @w : f32[2,3] = normal(1)
+      const @b : f32[2] = normal(2)
+      %y = dense(%x, @w, @b) {activation="channel_hard_swish", divisors=[1.0, 2.0]} : f32[4,2] loc("Gemm_0")
+      output "y" = %y
+    }
+    """
+    with pytest.raises(LoweringError, match=r"Gemm_0.*no code for channel_hard_swish of real numbers") as caught:
+        lower_graph(graph_of(text), RPI5)
+    assert caught.value.hint is not None
+    assert "quantize" in caught.value.hint
+
+
 def test_weights_computed_at_run_time_are_refused() -> None:
     text = """
     graph "g" {
