@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qcompile.passmgr.execution import Instrument
     from qcompile.search.leaving import Kept
     from qcompile.search.result import SearchResult
+    from qcompile.search.safety_net import Way
 
 REPORT = "report.html"
 
@@ -272,9 +273,31 @@ def _quantized(
     graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
 ) -> tuple[Graph, list[PassRecord]]:
     """Calibrate and quantize a float graph; nodes that spoil an output leave int8."""
-    from qcompile.search.safety_net import protect
+    from qcompile.search.safety_net import better, protect
 
-    observed, before = _observed(graph, config, context, instruments)
+    # The same weights are quantized once more for every set of nodes that leaves int8.
+    context.memory = {}
+    ways = [_calibrated(graph, config, context, instruments, equalized=True)]
+    if any(record.changed and record.text.startswith("equalize-activations") for record in ways[0].records):
+        ways.append(_calibrated(graph, config, context, instruments, equalized=False))
+    way = better(ways)
+    made = protect(way.calibrated, way.run, way.context)
+    context.statistics, context.reference, context.memory = way.context.statistics, way.context.reference, None
+    return made.graph, [*way.records, *made.records]
+
+
+def _calibrated(
+    graph: Graph,
+    config: CompileConfig,
+    context: PassContext,
+    instruments: Sequence[Instrument],
+    equalized: bool,
+) -> Way:
+    """Find the ranges of a float graph, and say how it is quantized from there."""
+    from qcompile.search.safety_net import Way
+
+    context = replace(context, statistics=dict(context.statistics))
+    observed, before = _observed(graph, config, context, instruments, equalized)
     calibrated, ranges = _run(pipelines.calibration(config), observed, config, context, instruments)
 
     def quantized(kept: Kept, whole: bool) -> tuple[Graph, list[PassRecord]]:
@@ -283,20 +306,20 @@ def _quantized(
         pipeline = f"{pipelines.integer(more, whole)},{pipelines.finish(config)}"
         return _run(pipeline, calibrated, config, context, instruments if whole else ())
 
-    # The same weights are quantized once more for every set of nodes that leaves int8.
-    context.memory = {}
-    made = protect(calibrated, quantized, context)
-    context.memory = None
-    return made.graph, [*before, *ranges, *made.records]
+    return Way(calibrated, quantized, context, [*before, *ranges])
 
 
 def _observed(
-    graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
+    graph: Graph,
+    config: CompileConfig,
+    context: PassContext,
+    instruments: Sequence[Instrument],
+    equalized: bool = False,
 ) -> tuple[Graph, list[PassRecord]]:
     """Ask for ranges, and check the nodes that the user names: calibration takes long, so a wrong name ends here."""
     from qcompile.passmgr.selection import check_selection
 
-    observed, records = _run(pipelines.observation(config), graph, config, context, instruments)
+    observed, records = _run(pipelines.observation(config, equalized), graph, config, context, instruments)
     check_selection(observed, config.keep_float, option="--keep-float", original=graph)
     check_selection(observed, config.keep_int16, option="--keep-int16", original=graph)
     return observed, records

@@ -24,11 +24,18 @@ def simplification(config: CompileConfig) -> str:
     return f"{SIMPLIFY},{config.passes}" if config.passes else SIMPLIFY
 
 
-def observation(config: CompileConfig) -> str:
-    """Return the pipeline text that asks for the ranges of a simplified float graph."""
+def observation(config: CompileConfig, equalized: bool = False) -> str:
+    """Return the pipeline text that asks for the ranges of a simplified float graph.
+
+    Args:
+        config: effective configuration.
+        equalized: whether the channels of its activations are equalized first, where that seems to gain enough.
+    """
     options = f"observer={print_literal(config.observer)}, weights={print_literal(config.weights)}"
     options += f", per_channel={print_literal(config.per_channel)}"
-    return f"fuse-activation{{tables=false}},equalize-weights,smooth-activations,insert-observers{{{options}}}"
+    steps = ["fuse-activation{tables=false}", "equalize-weights", "smooth-activations"]
+    steps += ["equalize-activations"] if equalized else []
+    return ",".join([*steps, f"insert-observers{{{options}}}"])
 
 
 def calibration(config: CompileConfig) -> str:

@@ -33,6 +33,7 @@ RUNGS: tuple[Rung, ...] = (
         {"clips": True},
         after="fuse-activation",
     ),
+    Rung("equalization of activations", "equalize-activations", {"gain": 1.1}, after="smooth-activations"),
     Rung("absorption of biases far above zero", "absorb-bias", after="equalize-weights"),
     Rung("bias correction", "correct-bias", after=QUANTIZED),
     Rung("rounding of weights by layer", "round-weights", after=QUANTIZED, instead_of=("correct-bias",)),

@@ -74,7 +74,7 @@ def test_the_time_left_is_shown_from_the_first_candidate_on(
     assert capsys.readouterr().err == f"{outlook.WHAT}: 40/120 (40 s, 80 s left)\n"
 
 
-@pytest.mark.parametrize(("db", "factor"), [(60.0, 1.6), (35.0, 2.1)])
+@pytest.mark.parametrize(("db", "factor"), [(60.0, 1.6), (35.0, 2.2)])
 def test_the_estimate_of_a_whole_search_is_near(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, db: float, factor: float
 ) -> None:

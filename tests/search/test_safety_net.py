@@ -27,6 +27,8 @@ from qcompile.search.safety_net import (
     SIGNAL_DB,
     STATE_DB,
     Protected,
+    Way,
+    better,
     protect,
     targets,
 )
@@ -326,6 +328,17 @@ def test_a_network_is_judged_on_samples_that_its_weights_were_not_fitted_to():
     context = PassContext(samples=lambda: iter(given))
     protect(wide, lambda kept, whole: (narrow, []), context)
     assert any("the worst output has an SQNR of 2.5 dB only" in note for note in context.notes)
+
+
+@pytest.mark.parametrize(("highs", "chosen"), [(("9.0", "1.0"), 0), (("1.0", "9.0"), 1), (("3.0", "3.05"), 0)])
+def test_the_first_of_two_ways_is_left_only_for_one_that_is_surely_better(highs: tuple[str, str], chosen: int):
+    """A clip at 3.05 instead of 3 gains less than half a decibel."""
+    wide = parse_graph(CLIPPED.replace("HIGH", "9.0"), ops.all_ops())
+    context = PassContext(samples=lambda: iter([{"x": np.full((1, 8), value, np.float32)} for value in (0.5, 4.0)]))
+    made = [parse_graph(CLIPPED.replace("HIGH", high), ops.all_ops()) for high in highs]
+    ways = [Way(wide, lambda kept, whole, graph=graph: (graph, []), context, []) for graph in made]
+    assert better(ways) is ways[chosen]
+    assert better(ways[1:]) is ways[1]
 
 
 def test_without_samples_nothing_is_checked():

@@ -1,0 +1,85 @@
+"""What noise in a channel does to the outputs, as predicted and as measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompile import ops
+from qcompile.ir.graph import Graph
+from qcompile.ir.parser import parse_graph
+from qcompile.ops.interpreter import Interpreter
+from qcompile.scaling.classes import ScaleClasses
+from qcompile.scaling.noise import NoiseGains
+from qcompile.scaling.statistics import ChannelStatistics
+
+Array = npt.NDArray[Any]
+
+NETWORK = """graph "g" {
+  input %x : f32[1,8,8,3]
+  const @w1 : f32[4,1,1,3] = normal(1, 0.5)
+  const @b1 : f32[4] = normal(2, 0.2)
+  const @w2 : f32[2,2,2,4] = normal(3, 0.5)
+  const @b2 : f32[2] = normal(4, 0.2)
+  const @w3 : f32[3,8,8,1] = normal(5, 0.5)
+  const @w4 : f32[5,1,1,5] = normal(7, 0.5)
+  const @b3 : f32[3] = normal(6, 0.2)
+  const @b4 : f32[5] = normal(8, 0.2)
+  %a = conv2d(%x, @w1, @b1) {layout="NHWC"} : f32[1,8,8,4]
+  %c = conv2d(%a, @w2, @b2) {layout="NHWC", strides=[2,2]} : f32[1,4,4,2]
+  %p = avg_pool(%c) {kernel=[4,4], layout="NHWC"} : f32[1,1,1,2]
+  %d = conv2d(%x, @w3, @b3) {layout="NHWC", groups=3} : f32[1,1,1,3]
+  %l, %r = split(%p) {axis=3, sizes=[1,1]} : f32[1,1,1,1], f32[1,1,1,1]
+  %j = concat(%r, %d, %l) {axis=3} : f32[1,1,1,5]
+  %y = conv2d(%j, @w4, @b4) {layout="NHWC"} : f32[1,1,1,5]
+  output "y" = %y
+}
+"""
+
+
+Gains = dict[str, Array]
+
+
+def measured(names: list[str]) -> tuple[Gains, Gains]:
+    """Return gains as predicted, and from noise that is added to one channel at a time."""
+    graph = parse_graph(NETWORK, ops.all_ops(), source="test")
+    rng = np.random.default_rng(0)
+    samples = [{"x": rng.normal(0, 1, (1, 8, 8, 3)).astype(np.float32)} for _ in range(256)]
+    classes = ScaleClasses(graph)
+    statistics = ChannelStatistics(classes.numbers)
+    statistics.gather(graph, samples, lambda done: None)
+    gains = NoiseGains(graph, classes, statistics)
+    values = {value.name: value for value in graph.values()}
+    predicted = {name: gains.of(values[name]).ravel() * values[name].shape[1] ** 2 for name in names}
+    found: Gains = {name: np.zeros(values[name].shape[-1]) for name in names}
+    run, power = Interpreter(graph), 0.0
+    for sample in samples:
+        kept: Gains = {}
+        exact = run.run(sample, on_value=lambda value, array, kept=kept: kept.update({value.name: array}))["y"]
+        power += float(np.square(exact).sum())
+        for name in names:
+            for channel in range(values[name].shape[-1]):
+                array = kept[name].copy()
+                array[..., channel] += rng.normal(0, 1, array.shape[:-1])
+                other = _resumed(graph, kept, name, array)
+                found[name][channel] += float(np.square(other - exact).sum())
+    return predicted, {name: errors / power for name, errors in found.items()}
+
+
+def _resumed(graph: Graph, kept: Gains, name: str, array: Array) -> Array:
+    """Evaluate what depends on a tensor that was changed."""
+    known = {**kept, name: array}
+    for node in graph.nodes:
+        if any(known.get(v.name) is not kept.get(v.name) for v in node.inputs):
+            operands = [v.constant() if v.is_constant else known[v.name] for v in node.inputs]
+            known.update(zip((v.name for v in node.outputs), node.op.evaluate(node.attrs, operands), strict=True))
+    return known["y"]
+
+
+def test_gains_are_those_of_noise_that_is_added() -> None:
+    predicted, found = measured(["a", "c", "p", "d", "j"])
+    for name, gains in found.items():
+        ratio = predicted[name] / gains
+        assert np.abs(np.log(ratio)).max() < 0.25, (name, ratio)
