@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -195,5 +195,5 @@ class _Scaling:
             weights.scale_outputs(1.0 / outputs)
         elif (outputs != 1.0).any():
             divisors = tuple(float(str(factor)) for factor in outputs.astype(np.float32))
-            node.attrs = replace(node.attrs, activation=BEHIND[node.attrs.activation], divisors=divisors)
+            self._rewriter.set_attrs(node, activation=BEHIND[node.attrs.activation], divisors=divisors)
         weights.write(self._rewriter)
