@@ -101,7 +101,7 @@ def _reach(largest: Array) -> Array:
     floor = np.quantile(seen[seen > 0.0], SLIGHT)
     first, second = (np.maximum(half.max(axis=0, initial=0.0), floor) for half in np.array_split(largest, 2))
     apart = np.quantile(np.maximum(first / second, second / first), SURE)
-    usual = np.quantile(seen[seen > 0.0], USUAL, method="lower")
+    usual = np.quantile(seen[seen > 0.0], USUAL)
     reach: Array = np.minimum(np.maximum(seen * apart, usual), seen.max())
     return reach
 

@@ -69,6 +69,6 @@ def test_an_activation_bounds_what_training_tells() -> None:
     assert statistics([[0.5, 0.5]], "clip", trained=True)[1].tolist() == [4.0, 4.0]
     low, high, *_ = statistics([[-0.5, 7.0]], "clip", trained=True)
     assert [*low, *high] == [0.0, 0.0, 6.0, 6.0]
-    low, *_ = statistics([[-0.5, -4.0]], "leaky_relu", alpha=0.125, trained=True)
+    low, *_ = statistics([[-0.5, -0.5]], "leaky_relu", alpha=0.125, trained=True)
     assert low.tolist() == [2.0 * 0.125, 8.0 * 0.125]
     assert statistics([[-0.5, -2.0]], "hard_swish", trained=True)[0].tolist() == [0.375, 0.375]
