@@ -152,7 +152,7 @@ def _rounded_weights(
     return [
         RoundedWeights(
             indices.reshape(groups, inputs)[group],
-            np.abs(weight[group]).max(axis=1),
+            np.abs(weight[group]).max(axis=1).astype(np.float32),
             powers.reshape(groups, inputs)[group],
             behind.reshape(groups, outputs)[group],
         )

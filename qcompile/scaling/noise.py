@@ -70,12 +70,17 @@ class NoiseGains:
         made = [value for value in node.outputs if value in self._gains]
         if not made:
             return
-        read = {value: None for value in node.inputs if value in self._gains}
-        if node.op.name in _VIEWS and not node.is_integer:
-            self._through_view(made, list(read))
+        read = list(dict.fromkeys(value for value in node.inputs if value in self._gains))
+        if node.op.name in _VIEWS and self._has_handed_on(made, read):
+            self._through_view(made, read)
             return
         for value in read:
             self._gains[value] += self._through(node, value, made)
+
+    def _has_handed_on(self, made: list[Value], read: list[Value]) -> bool:
+        """Return whether the elements that a node moved have kept their numbers; what it refused to follow has not."""
+        before, after = ([self._classes.numbers[v].ravel() for v in values] for values in (read, made))
+        return bool(before) and bool(np.isin(np.concatenate(after), np.concatenate(before)).all())
 
     def _through(self, node: Node, value: Value, made: list[Value]) -> Array:
         name, shape = node.op.name, self._shape(value)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from qcompile import ops
 from qcompile.ir.graph import Graph
@@ -83,3 +84,30 @@ def test_gains_are_those_of_noise_that_is_added() -> None:
     for name, gains in found.items():
         ratio = predicted[name] / gains
         assert np.abs(np.log(ratio)).max() < 0.25, (name, ratio)
+
+
+JOINED = """graph "g" {
+  input %x : f32[1,4,4,2]
+  const @w : f32[2,1,1,2] = normal(1, 0.5)
+  const @v : f32[2,1,1,3] = normal(2, 0.5)
+  const @b : f32[2] = [0.0, 0.0]
+  const @k : f32[1,4,4,1] = normal(3, 0.5)
+  %a = conv2d(%x, @w, @b) {layout="NHWC"} : f32[1,4,4,2]
+  %c = concat(%a, @k) {axis=3} : f32[1,4,4,3]
+  %y = conv2d(%c, @v, @b) {layout="NHWC"} : f32[1,4,4,2]
+  output "y" = %y
+}
+"""
+
+
+def test_noise_keeps_its_ratio_to_the_signal_where_its_way_is_not_followed() -> None:
+    graph = parse_graph(JOINED, ops.all_ops(), source="test")
+    classes = ScaleClasses(graph)
+    statistics = ChannelStatistics(classes.numbers)
+    sample = {"x": np.random.default_rng(0).normal(0, 1, (1, 4, 4, 2)).astype(np.float32)}
+    statistics.gather(graph, [sample], lambda done: None)
+    gains = NoiseGains(graph, classes, statistics)
+    a, c = (node.output for node in graph.nodes[:2])
+    power = {value: statistics.power[value].mean() * value.type.size for value in (a, c)}
+    assert gains.of(a).max() * power[a] == pytest.approx(gains.of(c).mean() * power[c])
+    assert gains.of(a).min() > 0.0
