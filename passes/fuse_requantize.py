@@ -28,7 +28,8 @@ class FuseRequantize(Pass):
     integers are the same bit for bit.
 
     Refusals: an intermediate with other readers, or one that is a graph output, stays; so does a table behind a layer
-    that reads 16-bit activations, and an addition in a loop that the layer is before.
+    that reads 16-bit activations, an addition in a loop that the layer is before, and what rounds to 16 bits behind a
+    transposed convolution, whose kernel stores 8.
     """
 
     name: ClassVar[str] = "fuse-requantize"
@@ -61,6 +62,8 @@ def _fuse_finish(rewriter: Rewriter, node: Node) -> str | None:
     reader = _sole_reader(graph, acc)
     if reader is None:
         return f"{acc.name} has several readers"
+    if reader.output.dtype == INT16 and not node.op.takes_int16:
+        return f"the kernels of {node.op.name} store no 16-bit results"
     if reader.op.name == "dequantize" or (reader.op.name == "requantize" and reader.output.dtype != "int32"):
         _merge(rewriter, node, reader, residual=None)
         return None

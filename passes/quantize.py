@@ -226,6 +226,8 @@ class _IntegerBuilder:
         if _on_grid(value):
             assert value.qspec is not None
             return value.qspec.dtype
+        if node.op.integer is Quantization.ACCUMULATE and not node.op.takes_int16:
+            return INT8  # No kernel of it stores anything wider.
         if self._feeds(value, INT16):
             return INT16
         narrow = all(reader.precision == INT8 for reader in value.users())
