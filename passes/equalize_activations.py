@@ -16,10 +16,11 @@ from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
+from qcompile.ops.arithmetic import divided_activation
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
 from qcompile.passmgr.channel_links import LayerWeights
 from qcompile.passmgr.facts import FLOAT, Fact
-from qcompile.scaling.classes import BEHIND, PLAIN, ScaleClasses, ScaledLayer
+from qcompile.scaling.classes import PLAIN, ScaleClasses, ScaledLayer
 from qcompile.scaling.factors import ChannelFactors, RoundedTensor, RoundedWeights
 from qcompile.scaling.noise import NoiseGains
 from qcompile.scaling.statistics import ChannelStatistics
@@ -55,7 +56,7 @@ class EqualizeActivations(Pass):
     resizings hand theirs on (`qcompile.scaling.classes`).
 
     Options:
-        samples: calibration samples to use at most.
+        samples: calibration samples to use at most, and up to eight times as many of networks that take little time.
         gain: noise must become this many times smaller, as predicted; else everything stays as it is.
         rounded: share of the noise of weights that rounding them by layer leaves, r.
         synthetic: samples to make up where no calibration set is given; 0 leaves the graph as it is.
@@ -86,9 +87,9 @@ class EqualizeActivations(Pass):
             context.skip(None, "no channel may be scaled")
             return
         statistics = ChannelStatistics(classes.numbers)
-        total = min(self.samples, usual_count(graph, self.samples))
+        count = usual_count(graph, self.samples)
         statistics.gather(
-            graph, self._samples(graph, context), lambda done: context.progress(done, total, "looking at channels")
+            graph, self._samples(graph, count, context), lambda n: context.progress(n, count, "looking at channels")
         )
         if not statistics.samples:
             context.skip(None, "there are no calibration samples")
@@ -100,9 +101,9 @@ class EqualizeActivations(Pass):
             return
         _Scaling(context.rewriter(graph), classes, found.factors[places]).apply()
 
-    def _samples(self, graph: Graph, context: PassContext) -> Iterable[Mapping[str, Array]]:
+    def _samples(self, graph: Graph, count: int, context: PassContext) -> Iterable[Mapping[str, Array]]:
         if context.samples is not None:
-            return islice(context.samples(), usual_count(graph, self.samples))
+            return islice(context.samples(), count)
         return synthetic_samples(graph_inputs(graph), self.synthetic, context.seed, context.preprocess)
 
     def _factors(
@@ -195,5 +196,5 @@ class _Scaling:
             weights.scale_outputs(1.0 / outputs)
         elif (outputs != 1.0).any():
             divisors = tuple(float(str(factor)) for factor in outputs.astype(np.float32))
-            self._rewriter.set_attrs(node, activation=BEHIND[node.attrs.activation], divisors=divisors)
+            self._rewriter.set_attrs(node, activation=divided_activation(node.attrs), divisors=divisors)
         weights.write(self._rewriter)

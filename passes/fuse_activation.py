@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
-from qcompile.ops.arithmetic import ACTIVATIONS, CLAMPS
+from qcompile.ops.arithmetic import ACTIVATIONS, CLAMPS, divided_activation
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
 from qcompile.quant.scaled import SCALED
 
@@ -100,8 +99,7 @@ def _factors(producer: Node, node: Node) -> Array | None:
     if node.op.name != "mul" or producer.op.name not in _DIVIDES or not node.inputs[1].is_constant:
         return None
     attrs, constant, shape = producer.attrs, node.inputs[1].constant(), node.output.shape
-    clips = attrs.activation == "clip" and attrs.alpha == 0.0 and 0.0 < attrs.beta < math.inf
-    if producer.is_integer or attrs.residual or not (clips or attrs.activation == "hard_swish"):
+    if producer.is_integer or attrs.residual or divided_activation(attrs) is None:
         return None
     axis = 1 if len(shape) == 4 and getattr(attrs, "layout", "NHWC") == "NCHW" else len(shape) - 1
     wanted = [shape[axis] if a == axis else 1 for a in range(len(shape))]
@@ -117,7 +115,7 @@ def _fuse_factors(rewriter: Rewriter, producer: Node, node: Node, factors: Array
         return "a factor is not positive, or too large or small to divide by instead"
     # The shortest numbers that mean these float32 values.
     shortest = tuple(float(str(divisor)) for divisor in divisors)
-    rewriter.set_attrs(producer, activation=f"channel_{producer.attrs.activation}", divisors=shortest)
+    rewriter.set_attrs(producer, activation=divided_activation(producer.attrs), divisors=shortest)
     rewriter.absorb(producer, node)
     return None
 

@@ -118,6 +118,17 @@ def plain_activation(activation: str) -> str:
     return activation.removeprefix("channel_") if activation in DIVIDED else activation
 
 
+def divided_activation(attrs: Any) -> str | None:
+    """Return what a layer's activation is called once its results are divided; None where they cannot be.
+
+    Args:
+        attrs: of conv2d or dense, without divisors.
+    """
+    name = f"channel_{attrs.activation}"
+    clips_elsewhere = attrs.activation == "clip" and not (attrs.alpha == 0.0 and 0.0 < attrs.beta < np.inf)
+    return None if name not in DIVIDED or clips_elsewhere else name
+
+
 def channel_factors(attrs: Any) -> npt.NDArray[np.float32]:
     """Return what the activation's results are multiplied with in real numbers: float32(1 / d[c])."""
     return np.asarray(1.0 / np.asarray(np.asarray(attrs.divisors, np.float32), np.float64), np.float32)

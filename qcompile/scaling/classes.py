@@ -16,18 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ops.arithmetic import plain_activation
+from qcompile.ops.arithmetic import divided_activation
 from qcompile.passmgr.channel_links import LAYERS
-from qcompile.quant.scaled import DIVIDED
 from qcompile.shapes.analysis import analyse
 
 Array = npt.NDArray[Any]
 
 PLAIN = ("none", "relu", "leaky_relu")
 """Activations of layers through which factors go into the weights."""
-
-BEHIND = {plain_activation(name): name for name in DIVIDED}
-"""Activations behind which a layer can divide, and what they are called then."""
 
 _SAME = ("relu", "leaky_relu", "prelu", "identity", "abs", "neg")
 _WINDOWS = ("max_pool", "avg_pool", "global_avg_pool", "global_max_pool", "resize", "pad")
@@ -186,8 +182,7 @@ class ScaleClasses:
         if x not in self.numbers or not (constant and node.inputs[2].is_constant and channels_last) or attrs.residual:
             return False
         inputs, outputs = self._last_only(x), self._fresh(node.output)
-        elsewhere = attrs.activation == "clip" and not (attrs.alpha == 0.0 and 0.0 < attrs.beta < math.inf)
-        if attrs.activation not in (*PLAIN, *BEHIND) or elsewhere:
+        if attrs.activation not in PLAIN and divided_activation(attrs) is None:
             self._keep(outputs)
         self.layers.append(ScaledLayer(node, inputs.ravel(), outputs.ravel()))
         return True

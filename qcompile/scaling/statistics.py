@@ -20,7 +20,6 @@ SURE, USUAL, SLIGHT = 0.99, 0.75, 0.25
 """Shares of the channels: that vary no more between samples than all are taken to, that reach no further than each is
 taken to, and whose differences between samples say nothing, being small."""
 
-
 _HARD_SWISH_LOW = 0.375
 """How far below zero a hard_swish goes."""
 
