@@ -10,6 +10,7 @@ import numpy as np
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.regions import times_run
 from qcompile.ops.arithmetic import hides_sum
 from qcompile.ops.packed_weights import is_table
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
@@ -211,19 +212,21 @@ def _minimum_cut(graph: Graph, float_only: set[Node], integer_only: set[Node], c
 
     flow: nx.DiGraph[Any] = nx.DiGraph()
     flow.add_nodes_from(["int8", "float32"])
+    times = times_run(graph)
     for node in graph.nodes:
         # Cutting int8→node means the node runs in float, and node→float32 that it runs in integers.
         if node in integer_only:
             flow.add_edge("int8", node)
         else:
-            flow.add_edge("int8", node, capacity=costs.node(node, FLOAT).ns)
+            flow.add_edge("int8", node, capacity=times[node] * costs.node(node, FLOAT).ns)
         if node in float_only:
             flow.add_edge(node, "float32")
         else:
-            flow.add_edge(node, "float32", capacity=costs.node(node, INT8).ns)
+            flow.add_edge(node, "float32", capacity=times[node] * costs.node(node, INT8).ns)
     for value in graph.values():
         if not value.is_constant and value.dtype == "float32":
-            _add_conversions(flow, value, costs.conversion_ns(value), is_output=value in graph.outputs)
+            once = 1 if value.producer is None else times[value.producer]
+            _add_conversions(flow, value, once * costs.conversion_ns(value), is_output=value in graph.outputs)
     _, (integer, _) = nx.minimum_cut(flow, "int8", "float32")
     return {node for node in graph.nodes if node in integer}
 

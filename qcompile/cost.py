@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcompile.ir.cost import modelled_ns
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.regions import times_run
 from qcompile.ir.types import NARROW
 from qcompile.kernels.conv_workload import LEAST_PIXELS, ConvWorkload, dense, workload_fields
 from qcompile.kernels.winograd import is_sharable
@@ -76,7 +77,7 @@ class NodeCosts:
 
     def graph_ms(self, graph: Graph) -> float:
         """Return the time of one inference on one core, milliseconds."""
-        return sum(self.node(node).ns for node in graph.nodes) / 1e6
+        return sum(times * self.node(node).ns for node, times in times_run(graph).items()) / 1e6
 
     def conversion_ns(self, value: Value, integer_bytes: int = 1) -> float:
         """Return the time to bring a tensor from integers to float or back, modelled, nanoseconds."""

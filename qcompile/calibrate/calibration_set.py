@@ -14,6 +14,7 @@ from qcompile.calibrate.sample import InputSpec, Sample, check_sample
 from qcompile.calibrate.sample_summary import SampleSummary
 from qcompile.errors import CalibrationError
 from qcompile.ir.graph import Graph
+from qcompile.ir.regions import total_macs
 
 _MACS, _MOST = 2e8, 8
 """Multiply-accumulates that a pass over the samples may take where these are many, and how many times as many."""
@@ -119,8 +120,7 @@ def usual_count(graph: Graph, least: int = 64) -> int:
     """
     if any(state.in_place for state in graph.states):
         return least
-    macs = sum(node.op.macs(node) for node in graph.nodes)
-    return min(max(int(_MACS / max(macs, 1)), least), _MOST * least)
+    return min(max(int(_MACS / max(total_macs(graph), 1)), least), _MOST * least)
 
 
 def open_calibration(

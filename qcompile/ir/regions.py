@@ -81,6 +81,24 @@ def regions(nodes: Sequence[Node]) -> list[Region]:
     return found
 
 
+_MOST_COUNTED = 2**20
+"""Trips above this are no number of iterations: only a condition ends such a loop."""
+
+
+def times_run(graph: Graph) -> dict[Node, int]:
+    """Return how often an inference runs each node: in a loop once a trip; once where nobody knows the trips."""
+    found = dict.fromkeys(graph.nodes, 1)
+    for region in regions(graph.nodes):
+        if region.trips <= _MOST_COUNTED:
+            found.update(dict.fromkeys(region.nodes, region.trips))
+    return found
+
+
+def total_macs(graph: Graph) -> int:
+    """Return the multiply-accumulates of one inference; those of loops as often as `times_run` says."""
+    return sum(times * node.op.macs(node) for node, times in times_run(graph).items())
+
+
 def last_readers(graph: Graph) -> dict[Value, Node]:
     """Return the node after which nobody needs a value any more; a loop needs what it reads until its end."""
     found = {value: node for node in graph.nodes for value in node.inputs}

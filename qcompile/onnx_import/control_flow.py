@@ -1,14 +1,15 @@
 """If, Loop and Scan: the branch that is taken, the iterations one after the other.
 
 Trip counts must be known at compile time; with static shapes those that exporters write usually are. Where the data
-decide a condition, both branches are run (`branches`). Short loops are unrolled, which is faster and may change types
-from one iteration to the next; long ones, and those that a condition ends at run time, stay loops (`rolled_flow`).
+decide a condition, both branches are run (`branches`). Short loops are unrolled; others stay loops (`rolled_flow`),
+whose iterations share scales and code, unless they do what a loop cannot, such as to change a type from one iteration
+to the next: these are unrolled as well, if they are not too long.
 Where the number of steps follows from an open extent, a run makes the actual ones (`open_steps`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ import numpy as np
 from qcompile.ir.graph import Value
 from qcompile.onnx_import.bodies import Host, convert_body
 from qcompile.onnx_import.branches import chosen
+from qcompile.onnx_import.counters import find_counters
 from qcompile.onnx_import.inline import subgraph
 from qcompile.onnx_import.open_steps import OpenSteps, steps_along, steps_counted
+from qcompile.onnx_import.rolled import RolledLoop
 from qcompile.onnx_import.rolled_flow import ScanForm, rolled_loop, rolled_scan
 from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
@@ -26,8 +29,11 @@ from qcompile.ops.reshape import reshaped
 CONTROL_FLOW = ("If", "Loop", "Scan")
 """Operators with bodies."""
 
+SHORT = 256
+"""Nodes that unrolling a loop makes at most where it might stay one."""
+
 UNROLLED_LIMIT = 50_000
-"""Nodes that unrolling one loop may make; more would take minutes to compile, so that longer loops stay loops."""
+"""Nodes that unrolling one loop may make at all; more would take minutes to compile."""
 
 
 def expand_control_flow(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
@@ -70,6 +76,17 @@ def _is_long(view: OnnxNode, body: Any, trips: int) -> bool:
     return long
 
 
+def _stays(view: OnnxNode, host: Host, body: Any, trips: Callable[[], int]) -> bool:
+    """Return whether a loop that could be unrolled stays one: it can, and is not short."""
+    return host.keeps_loops and RolledLoop.fits(view) and trips() * len(body.node) > SHORT
+
+
+def _most_trips(view: OnnxNode, host: Host, body: Any, trips: int | None) -> int:
+    """Return how many iterations of a Loop there are at most; 0 where that is not known."""
+    starts = [view.value(k) for k in range(2, len(view.inputs))]
+    return find_counters(body, starts, trips, host.look_up, view.opset).trips or 0
+
+
 def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     body = subgraph(node, "body")
     trips = int(view.array(0, "its trip count").reshape(-1)[0]) if view.has(0) else None
@@ -80,6 +97,8 @@ def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     carried = len(states)
     history: list[list[Value | None]] = []
     collected: list[list[Value | None]] = [[] for _ in range(len(body.output) - 1 - carried)]
+    if running and _stays(view, host, body, lambda: _most_trips(view, host, body, trips)):
+        return rolled_loop(view, host, body, trips)
     iteration = 0
     while running and (trips is None or iteration < trips):
         if _is_long(view, body, iteration + 1 if trips is None else trips):
@@ -210,7 +229,7 @@ def _scan_over(
     trips, carried = sources[0].shape[form.axes[0]], len(given)
     extent = steps_along(view, sources[0], form.axes[0])
     steps = None if extent is None else OpenSteps(view, extent, view.name)
-    if _is_long(view, body, trips):
+    if _stays(view, host, body, lambda: trips) or _is_long(view, body, trips):
         return rolled_scan(view, host, body, given, sources, form, prefix)
     states: list[Value | None] = list(given)
     history: list[list[Value | None]] = []

@@ -47,7 +47,14 @@ def convert_model(model: Model, input_shapes: Mapping[str, tuple[int, ...]], sym
         UsageError: `input_shapes` does not fit.
     """
     opset = prepare(model)
-    return _Conversion(model, opset).run(input_shapes, symbols)
+    keeping = _Conversion(model, opset, keeps_loops=True)
+    try:
+        return keeping.run(input_shapes, symbols)
+    except UnsupportedOpError:
+        if not any(node.op.region for node in keeping.graph.nodes):
+            raise
+    # What a loop cannot do, such as to change a type from one iteration to the next, its copies may.
+    return _Conversion(model, opset, keeps_loops=False).run(input_shapes, symbols)
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,10 @@ class _Unavailable:
 
 
 class _Conversion:
-    def __init__(self, model: Model, opset: int) -> None:
+    def __init__(self, model: Model, opset: int, *, keeps_loops: bool) -> None:
         self.model = model
         self.opset = opset
+        self.keeps_loops = keeps_loops
         self.graph = Graph(model.name)
         self.reader = TensorReader(model)
         self.environment: dict[str, Value | _Unavailable] = {}
@@ -179,7 +187,8 @@ class _Conversion:
             value = self.environment.get(name)
             return value if isinstance(value, Value) else None
 
-        return Host(self.environment.__setitem__, look_up, self._convert_body, self.reader.read, self.loops)
+        bind = self.environment.__setitem__
+        return Host(bind, look_up, self._convert_body, self.reader.read, self.loops, self.keeps_loops)
 
     def _convert_body(self, nodes: Sequence[Any]) -> None:
         """Convert nodes that stand for another one."""

@@ -37,10 +37,12 @@ class Counters:
     Args:
         trips: iterations at most, as the condition limits them.
         tables: of a state, by its number, what each iteration starts from, and what the last one leaves.
+        exact: whether all of these are run, as the condition depends on nothing else.
     """
 
     trips: int | None
     tables: Mapping[int, Array] = field(default_factory=dict)
+    exact: bool = False
 
 
 def find_counters(
@@ -89,7 +91,7 @@ def _followed(known: _Known, limit: _Limit, starts: dict[int, Array], trips: int
             history[name].append(value)
         if not limit.may_hold(found) or iteration + 1 == trips:
             tables = {k: np.stack(history[body.input[2 + k].name]) for k in starts}
-            return Counters(iteration + 1, tables)
+            return Counters(iteration + 1, tables, limit.whole)
     return Counters(trips)
 
 
@@ -167,11 +169,13 @@ class _Limit:
 
     Attributes:
         names: known tensors that it depends on.
+        whole: whether it depends on nothing else.
     """
 
     def __init__(self, body: Any, known: _Known) -> None:
         makers = {name: node for node in body.node for name in node.output}
         self.names: list[str] = []
+        self.whole = True
         pending = [body.output[0].name]
         while pending:
             name = pending.pop()
@@ -182,17 +186,19 @@ class _Limit:
                 pending.extend(node.input)
             elif node is not None and node.op_type in _SAME:
                 pending.append(node.input[0])
-            elif node is not None and node.op_type == "Add":
-                pending.extend(self._sum(node, known))
+            elif node is not None and node.op_type == "Add" and (copied := self._copied(node, known)):
+                pending.append(copied)
+            else:
+                self.whole = False
         self.names.sort()
 
     @staticmethod
-    def _sum(node: Any, known: _Known) -> list[str]:
-        """Return the operand to which nothing is added, as exporters copy tensors; none for a real sum."""
+    def _copied(node: Any, known: _Known) -> str:
+        """Return the operand to which nothing is added, as exporters copy tensors; nothing for a real sum."""
         for copied, other in (node.input, reversed(node.input)):
             if known.is_zero(other):
-                return [copied]
-        return []
+                return str(copied)
+        return ""
 
     def may_hold(self, found: Mapping[str, Array]) -> bool:
         """Return whether the condition may hold after an iteration."""

@@ -53,6 +53,12 @@ class RolledLoop:
         followed = np.arange(self.trips, dtype=np.int64) if self.trips <= MOST_FOLLOWED else None
         self._known: dict[Value, Array | None] = {self.iteration: followed}
 
+    @staticmethod
+    def fits(node: OnnxNode) -> bool:
+        """Return whether a node may become a loop: none is around it, and the extents of its operands are known."""
+        counted = node.counted is not None and node.counted.touches(node.inputs)
+        return node.loop is None and node.open is None and not counted
+
     def state(self, start: Value, name: str) -> Value:
         """Return what an iteration starts from; the first one from `start`."""
         return self.node.graph.add_state(self._begin, start, f"{self.name}.{name}")

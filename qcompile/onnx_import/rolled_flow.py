@@ -6,19 +6,18 @@ states. A state that the body does not read starts from nothing: it may have ano
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from qcompile.errors import UnsupportedOpError
 from qcompile.ir.graph import Value
 from qcompile.ir.types import TensorType
 from qcompile.onnx_graph import reads
 from qcompile.onnx_import.bodies import Host, convert_body
-from qcompile.onnx_import.counters import find_counters
+from qcompile.onnx_import.counters import Counters, find_counters
 from qcompile.onnx_import.rolled import RolledLoop, stacked
 from qcompile.ops.layout import axis_index
 from qcompile.ops.loop_begin import MOST_TRIPS
@@ -60,7 +59,7 @@ def rolled_loop(view: OnnxNode, host: Host, body: Any, trips: int | None) -> tup
     loop = RolledLoop(view, counters.trips or MOST_TRIPS, f"{view.name}/body")
     running = view.graph.add_constant(f"{view.name}/running", np.asarray(True))
     form = ScanForm((), (), [0] * len(body.output), [0] * len(body.output))
-    rolled = _Rolled(view, loop, body, starts, form, counters.tables)
+    rolled = _Rolled(view, loop, body, starts, form, counters)
     return tuple(rolled.convert(host, [loop.iteration, running], [], 1))
 
 
@@ -92,7 +91,7 @@ def rolled_scan(
         loop.element(value, axis, f"{loop.name}/slice{k}", backward=bool(backward))
         for k, (value, axis, backward) in enumerate(zip(sources, form.axes, form.reverse, strict=True))
     ]
-    return _Rolled(view, loop, body, starts, form, {}).convert(host, [], parts, 0)
+    return _Rolled(view, loop, body, starts, form, Counters(loop.trips)).convert(host, [], parts, 0)
 
 
 class _Rolled:
@@ -104,7 +103,7 @@ class _Rolled:
         body: GraphProto.
         starts: of the states.
         form: how results of all iterations are put together.
-        tables: of states that follow from the iteration alone what each iteration starts from, and the last one leaves.
+        counters: what is known of all iterations.
     """
 
     def __init__(
@@ -114,10 +113,10 @@ class _Rolled:
         body: Any,
         starts: Sequence[Value],
         form: ScanForm,
-        tables: Mapping[int, npt.NDArray[Any]],
+        counters: Counters,
     ) -> None:
         self._view, self._loop, self._body, self._starts, self._form = view, loop, body, starts, form
-        self._tables = tables
+        self._tables, self._exact = counters.tables, counters.exact
         self._pairs: dict[Value, Value] = {}
 
     def convert(self, host: Host, before: Sequence[Value], behind: Sequence[Value], first: int) -> list[Value | None]:
@@ -190,9 +189,8 @@ class _Rolled:
         if counted is not None and counted.touches([*self._starts, *results]):
             self._view.fail("the data decide extents of its states or results, and it is not unrolled")
 
-    @staticmethod
-    def _always(condition: Value) -> bool:
-        return condition.data is not None and bool(condition.data.all())
+    def _always(self, condition: Value) -> bool:
+        return self._exact or (condition.data is not None and bool(condition.data.all()))
 
     def _end(self, k: int, result: Value, state: Value, passed: bool, unread: bool) -> Value:
         """Return what stands for a state after the loop: the state, or a value from outside."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.regions import total_macs
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr.context import PassContext, Sample
 from qcompile.passmgr.stimuli import stimuli
@@ -51,7 +52,7 @@ def sqnr_on_others(before: Graph, graph: Graph, context: PassContext) -> float:
 
 def macs(graph: Graph) -> int:
     """Return the multiply-accumulates of one inference."""
-    return sum(node.op.macs(node) for node in graph.nodes)
+    return total_macs(graph)
 
 
 def weight_bytes(graph: Graph) -> int:

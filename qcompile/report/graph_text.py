@@ -8,6 +8,7 @@ from collections import Counter
 from qcompile.errors import UsageError, did_you_mean
 from qcompile.ir.graph import Graph
 from qcompile.ir.printer import print_fields, print_graph
+from qcompile.ir.regions import total_macs
 
 FORMATS = ("text", "dot", "summary")
 
@@ -54,7 +55,7 @@ def _label(*lines: str) -> str:
 def _summary(graph: Graph) -> str:
     """Return inputs, outputs, operations by count, weights and multiply-accumulates."""
     weights = sum(v.type.nbytes for v in graph.constants())
-    macs = sum(node.op.macs(node) for node in graph.nodes)
+    macs = total_macs(graph)
     lines = [f"input {v.name}: {v.type}" for v in graph.inputs]
     lines += [f"output {n}: {v.type}" for n, v in zip(graph.output_names, graph.outputs, strict=True)]
     lines.append(f"{len(graph.nodes)} nodes, {weights / 1e6:.2f} MB of constants, {macs / 1e6:.1f} million MACs")

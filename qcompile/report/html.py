@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qcompile.cost import Cost, NodeCosts, precision_of
 from qcompile.ir.cost import modelled_ns
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.regions import times_run
 from qcompile.report.search_section import search_section
 from qcompile.report.templates import filled
 from qcompile.report.terminal import bytes_text, int8_share, layer_counts
@@ -136,7 +137,7 @@ def _rows(made: Compilation) -> list[Row]:
 def _costs(made: Compilation) -> dict[tuple[str, str], dict[str, Cost]]:
     """Return what each node costs in each precision that it could have, by ONNX node and operation."""
     costs, found = NodeCosts.of(made.context), {}
-    for node in made.graph.nodes:
+    for node, times in times_run(made.graph).items():
         if node.op.name in ("quantize", "dequantize", "requantize"):
             continue  # they are there because of the precisions around them
         both = {"float32": costs.node(node, "float32")}
@@ -144,7 +145,8 @@ def _costs(made: Compilation) -> dict[tuple[str, str], dict[str, Cost]]:
             both["int8"] = costs.node(node, "int8")
         if node.is_integer:
             both.setdefault(precision_of(node), costs.node(node))
-        found[node.loc or node.outputs[0].name, node.op.name] = both
+        together = {precision: replace(cost, ns=times * cost.ns) for precision, cost in both.items()}
+        found[node.loc or node.outputs[0].name, node.op.name] = together
     return found
 
 

@@ -43,9 +43,9 @@ class Prices:
     real: float
 
     @staticmethod
-    def of(node: Node, costs: NodeCosts) -> Prices:
-        """Return the prices of a node of a float graph on the target."""
+    def of(node: Node, costs: NodeCosts, times: int = 1) -> Prices:
+        """Return the prices of a node of a float graph on the target, which an inference runs so many times."""
         own = costs.node(node, INT8).ns
-        wide, real = (costs.node(node, precision).ns - own for precision in ("int16", "float32"))
+        wide, real = (times * (costs.node(node, precision).ns - own) for precision in ("int16", "float32"))
         possible = not (node.op.integer_obstacle(node) or node.op.int16_obstacle(node))
         return Prices(wide if possible and wide < real else None, real)

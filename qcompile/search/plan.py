@@ -12,6 +12,7 @@ import numpy as np
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.regions import times_run
 from qcompile.search.leaving import Kept, Prices
 from qcompile.search.sensitivity import Noise, Sensitivity
 from qcompile.search.sources import INT8, TENSOR
@@ -151,8 +152,9 @@ class _Planner:
     def __init__(self, graph: Graph, noises: Sequence[Noise], costs: NodeCosts, limit: Limit, start: Kept) -> None:
         self._nodes = [node for node in graph.nodes if node.precision == INT8]
         self._bit = {node: 1 << index for index, node in enumerate(self._nodes)}
-        self._prices = [Prices.of(node, costs) for node in self._nodes]
-        self._macs = [node.op.macs(node) for node in self._nodes]
+        times = times_run(graph)
+        self._prices = [Prices.of(node, costs, times[node]) for node in self._nodes]
+        self._macs = [times[node] * node.op.macs(node) for node in self._nodes]
         self._limit = limit
         self._noise = np.array([n.outputs for n in noises], np.float64).reshape(len(noises), len(graph.outputs))
         self._needs = [self._need(noise) for noise in noises]

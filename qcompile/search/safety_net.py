@@ -17,6 +17,7 @@ from qcompile.calibrate.calibration_set import usual_count
 from qcompile.calibrate.layer_correction import FITTED, LAYERS, spread, unfitted
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.regions import times_run
 from qcompile.passmgr import PassContext, PassRecord
 from qcompile.search.drop import is_classifier, single_shape
 from qcompile.search.evaluation import Evaluator
@@ -220,7 +221,8 @@ class _Net:
         context = replace(self._context, notes=[], skips=[])
         self._assigned = PassManager("assign-precision").run(self._calibrated, context)
         self._nodes = {node.outputs[0].name: node for node in self._assigned.nodes}
-        self._macs = {name: node.op.macs(node) for name, node in self._nodes.items()}
+        times = times_run(self._assigned)
+        self._macs = {name: times[node] * node.op.macs(node) for name, node in self._nodes.items()}
         work = _MACS / max(1, sum(self._macs.values()))
         self._noises = measure_all(
             self._assigned,

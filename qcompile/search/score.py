@@ -7,6 +7,7 @@ from typing import Any
 
 from qcompile.cost import precision_of
 from qcompile.ir.graph import Graph
+from qcompile.ir.regions import times_run
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def int8_share(graph: Graph) -> float:
 
 def mac_shares(graph: Graph) -> dict[str, float]:
     """Return the share of the multiply-accumulates by precision; what a graph without any has counts as int8."""
-    macs = [(node.op.macs(node), precision_of(node)) for node in graph.nodes]
+    macs = [(times * node.op.macs(node), precision_of(node)) for node, times in times_run(graph).items()]
     total = sum(count for count, _ in macs)
     if not total:
         return {"int8": 1.0, "int16": 0.0, "float32": 0.0}

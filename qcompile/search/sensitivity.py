@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ir.regions import last_readers, regions, run_in_course
+from qcompile.ir.regions import last_readers, regions, run_in_course, times_run
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
 from qcompile.progress import Progress
@@ -179,7 +179,7 @@ class _Paths:
         self.order = {node: index for index, node in enumerate(graph.nodes)}
         self.last_reader = last_readers(graph)
         costs = NodeCosts()  # how long the interpreter takes, roughly: no target counts
-        self._time = {node: costs.node(node).ns for node in graph.nodes}
+        self._time = {node: times * costs.node(node).ns for node, times in times_run(graph).items()}
         self._total = sum(self._time.values()) or 1.0
         self._behind: dict[Value, list[Node]] = {}
 

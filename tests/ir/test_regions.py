@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from qcompile import ops
+from qcompile.cost import NodeCosts
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.ir.printer import print_graph
-from qcompile.ir.regions import regions
+from qcompile.ir.regions import regions, times_run, total_macs
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.verify import verify
 from qcompile.ops.interpreter import Interpreter
@@ -32,6 +33,10 @@ LOOP = """graph "loop" {
 }
 """
 
+WEIGHTS = """  const @w : f32[2,2] = [0.5, 0.0, 0.0, 0.5]
+  const @b : f32[2] = [0.0, 0.0]
+"""
+
 
 def loop(text: str = LOOP) -> Graph:
     """Return a graph from its text."""
@@ -50,6 +55,19 @@ def test_the_condition_ends_a_loop(limit: float, trips: int) -> None:
     found = Interpreter(loop()).run({"x": np.ones(2, np.float32), "limit": np.array([limit], np.float32)})
     assert found["n"] == trips
     np.testing.assert_array_equal(found["y"], np.full(2, 1 + trips + 1, np.float32))
+
+
+def test_work_of_a_loop_counts_once_a_trip() -> None:
+    text = LOOP.replace("  %t, %s", f"{WEIGHTS}  %t, %s").replace("add(%s, %scaled)", "dense(%s, @w, @b)")
+    text = text.replace("  %scaled = mul(%x, %x) : f32[2]\n", "")
+    graph = loop(text)
+    assert total_macs(graph) == 4 * 2 * 2
+    assert {node.op.name: times for node, times in times_run(graph).items()} == {
+        "loop_begin": 4, "dense": 4, "reduce_max": 4, "less": 4, "loop_end": 4, "add": 1,
+    }  # fmt: skip
+    assert NodeCosts().graph_ms(graph) > 2 * NodeCosts().graph_ms(loop(text.replace("trips=4", "trips=1")))
+    # How often a loop runs that only its condition ends, nobody knows.
+    assert total_macs(loop(text.replace("trips=4", "trips=2147483647"))) == 2 * 2
 
 
 def test_observers_see_every_iteration() -> None:

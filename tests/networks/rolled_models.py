@@ -102,6 +102,30 @@ def conditional(limit: float, *, trips: int | None, collect: bool = False) -> Ca
     return model_of([node], feeds, [info(n, None) for n in outputs], constants), feeds
 
 
+def counting(limit: int, trips: int | None) -> Case:
+    """Return a loop as exporters of TensorFlow write it: a state counts, and the condition compares it with a limit."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["n", "one"], ["n2"]),
+            helper.make_node("Less", ["n2", "limit"], ["on"]),
+            helper.make_node("Mul", ["h", "h"], ["square"]),
+            helper.make_node("Sub", ["square", "x"], ["h2"]),
+            helper.make_node("Tanh", ["h2"], ["seen"]),
+        ],
+        "body",
+        [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), info("n", [], TensorProto.INT32),
+         info("h", [2])],
+        [info("on", [], TensorProto.BOOL), info("n2", [], TensorProto.INT32), info("h2", [2]), info("seen", [2])],
+        [numpy_helper.from_array(np.int32(1), "one"), numpy_helper.from_array(np.int32(limit), "limit")],
+    )  # fmt: skip
+    inputs = ["" if trips is None else "trips", "yes", "zero", "x"]
+    node = helper.make_node("Loop", inputs, ["count", "last", "all"], body=body)
+    constants = {"yes": np.asarray(True), "zero": np.int32(0), **({} if trips is None else {"trips": np.int64(trips)})}
+    outputs = [info("count", None, TensorProto.INT32), info("last", None), info("all", None)]
+    feeds = {"x": np.array([0.25, 0.5], np.float32)}
+    return model_of([node], feeds, outputs, constants), feeds
+
+
 def scanning(axes: tuple[int, int], directions: tuple[int, int]) -> Case:
     """Return a Scan that sums the slices of a tensor: the axis it reads and that it writes, and from which end."""
     body = helper.make_graph(

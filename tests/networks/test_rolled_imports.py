@@ -14,7 +14,7 @@ from qcompile.ir.symbol import Symbol
 from qcompile.onnx_import import control_flow, import_onnx
 from qcompile.onnx_import.compositions import recurrent as recurrent_operators
 
-from .rolled_models import against_runtime, conditional, greedy, info, recurrent, scanning, summing
+from .rolled_models import against_runtime, conditional, counting, greedy, info, recurrent, scanning, summing
 
 
 @pytest.fixture
@@ -36,6 +36,49 @@ def test_a_long_sequence_stays_a_loop() -> None:
     graph = against_runtime(*recurrent("LSTM", "forward", steps=3000))
     assert [region.trips for region in regions(graph.nodes)] == [3000]
     assert len(graph.nodes) < 40
+
+
+@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
+def test_only_short_sequences_are_unrolled(op: str) -> None:
+    assert not regions(against_runtime(*recurrent(op, "forward", steps=8)).nodes)
+    graph = against_runtime(*recurrent(op, "bidirectional", steps=9))
+    assert [region.trips for region in regions(graph.nodes)] == [9, 9]
+
+
+def test_only_short_loops_are_unrolled() -> None:
+    assert not regions(against_runtime(*summing(40)).nodes)
+    assert [region.trips for region in regions(against_runtime(*summing(50)).nodes)] == [50]
+
+
+@pytest.mark.parametrize(("trips", "steps"), [(None, 80), (1000, 80), (60, 60)])
+def test_a_condition_that_counts_is_known_at_import(trips: int | None, steps: int) -> None:
+    graph = against_runtime(*counting(80, trips))
+    (region,) = regions(graph.nodes)
+    assert region.trips == steps
+    assert region.condition is None
+    assert "less" not in {node.op.name for node in graph.nodes}
+
+
+def test_a_loop_within_a_short_one_stays_a_loop_where_it_can() -> None:
+    inner, _ = summing(60)
+    graph = against_runtime(loop_of(around(inner), 2), {"x": np.array([0.1, 0.2, 0.3], np.float32)})
+    assert [region.trips for region in regions(graph.nodes)] == [60, 60]
+
+
+def test_what_cannot_stay_a_loop_is_unrolled() -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("Concat", ["a", "x"], ["longer"], axis=0),
+            *(helper.make_node("Neg", ["longer" if k == 0 else f"t{k}"], [f"t{k + 1}"]) for k in range(30)),
+            helper.make_node("Identity", ["t30"], ["next"]),
+        ],
+        "body",
+        [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), info("a", None)],
+        [info("on", [], TensorProto.BOOL), info("next", None)],
+    )
+    graph = against_runtime(loop_of(body, 10), {"x": np.array([1, 2, 3], np.float32)})
+    assert not regions(graph.nodes)
 
 
 def test_loop_of_a_known_length(rolling: None) -> None:
@@ -112,18 +155,7 @@ def test_a_growing_state_is_refused(rolling: None) -> None:
 
 
 def test_a_loop_within_a_loop_is_unrolled_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    inner, _ = summing(4)
-    nested = helper.make_graph(
-        [
-            helper.make_node("Identity", ["may"], ["proceed"]),
-            *inner.graph.node,
-            helper.make_node("Add", ["a", "last"], ["after"]),
-        ],
-        "outer",
-        [info("j", [], TensorProto.INT64), info("may", [], TensorProto.BOOL), info("a", [3])],
-        [info("proceed", [], TensorProto.BOOL), info("after", [3])],
-        inner.graph.initializer,
-    )
+    nested = around(summing(4)[0])
     monkeypatch.setattr(control_flow, "UNROLLED_LIMIT", 30)
     graph = against_runtime(loop_of(nested, 20), {"x": np.array([0.1, 0.2, 0.3], np.float32)})
     assert [region.trips for region in regions(graph.nodes)] == [20]
@@ -137,6 +169,21 @@ def test_open_extents_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recurrent_operators, "STEPS_LIMIT", 3)
     with pytest.raises(UnsupportedOpError, match="extents that are all known"):
         import_onnx(model, {"x": (5, 2, 3)}, symbols=[Symbol("N", 1, 2)])
+
+
+def around(inner: Any) -> Any:
+    """Return the body of a loop that runs a model and adds its result to a state."""
+    return helper.make_graph(
+        [
+            helper.make_node("Identity", ["may"], ["proceed"]),
+            *inner.graph.node,
+            helper.make_node("Add", ["a", "last"], ["after"]),
+        ],
+        "outer",
+        [info("j", [], TensorProto.INT64), info("may", [], TensorProto.BOOL), info("a", [3])],
+        [info("proceed", [], TensorProto.BOOL), info("after", [3])],
+        inner.graph.initializer,
+    )
 
 
 def loop_of(body: Any, trips: int = 3) -> Any:

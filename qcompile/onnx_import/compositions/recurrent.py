@@ -1,7 +1,8 @@
 """RNN, GRU and LSTM, one step after the other.
 
 The products with the inputs of all steps are one matrix product; a step adds the product with the state. Everything
-quantizes as any other layer does, and the number of steps is that of the (static) shape. Long sequences stay loops.
+quantizes as any other layer does, and the number of steps is that of the (static) shape. All but short sequences stay
+loops, whose steps share their scales and code.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
 from qcompile.ops.sliced import sliced
 
+UNROLLED_STEPS = 8
+"""Steps of a direction that are unrolled; longer sequences stay loops where these can be."""
+
 STEPS_LIMIT = 2000
-"""Steps of all directions that are unrolled at most; longer sequences would take minutes to compile, and stay loops."""
+"""Steps of all directions that are unrolled at most, where loops cannot be; more would take minutes to compile."""
 
 Activation = Callable[[Value, str], Value]
 
@@ -173,7 +177,8 @@ class _Sequence:
     @property
     def rolled(self) -> bool:
         """Whether the steps of each direction are a loop."""
-        return self.steps * self.directions > STEPS_LIMIT
+        prefers = self.steps > UNROLLED_STEPS and RolledLoop.fits(self.node)
+        return prefers or self.steps * self.directions > STEPS_LIMIT
 
     @property
     def batch(self) -> int:
