@@ -16,6 +16,7 @@ from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.progress import Progress
 from qcompile.search.boundary import bound_sample, real_outputs
+from qcompile.search.class_scores import class_scores, probability_axes
 from qcompile.search.drop import classifier_drop, is_classifier, signal_drop
 from qcompile.search.processes import run_tasks
 from qcompile.search.score import Score, int8_share
@@ -112,10 +113,16 @@ def _taken(samples: Iterable[Sample], chosen: frozenset[int]) -> tuple[Sample, .
 
 @dataclass(frozen=True)
 class _Deviation:
-    """What one sample says of a candidate: per output, signal and noise power; class scores of a classifier."""
+    """What one sample says of a candidate.
 
-    signal: tuple[float, ...]
-    noise: tuple[float, ...]
+    Args:
+        powers: signal and noise, per output.
+        classes: the same of class scores, where an output holds probabilities, else of the output.
+        scores: first output of a classifier.
+    """
+
+    powers: tuple[tuple[float, float], ...]
+    classes: tuple[tuple[float, float], ...]
     scores: tuple[float, ...] | None
 
 
@@ -147,6 +154,7 @@ class Evaluator:
         self._jobs = jobs
         self._progress = progress
         self._names = list(reference.output_names)
+        self._axes = probability_axes(reference)
         run = Interpreter(reference)
         with np.errstate(all="ignore"):
             self._expected = [self._outputs(run.run(sample)) for sample in self._samples]
@@ -168,7 +176,7 @@ class Evaluator:
             what: for the progress report.
         """
         found = self._deviations(graph, what)
-        ratios = self._ratios(found)
+        ratios = _ratios([d.powers for d in found])
         sqnr, mean = min(ratios), sum(ratios) / len(ratios)
         drop, agreement = signal_drop(sqnr), None
         if self._classifier:
@@ -200,17 +208,31 @@ class Evaluator:
             graph: float, integer or mixed; its outputs are those of the reference.
             what: for the progress report.
         """
-        return self._ratios(self._deviations(graph, what))
+        return _ratios([d.powers for d in self._deviations(graph, what)])
+
+    def use_db(self, graph: Graph, what: str = "checking the outputs") -> tuple[list[float], list[float]]:
+        """Return the SQNR at each output, and that of what it is used for, dB.
+
+        Class scores say whether the same class is found, and so do probabilities: the better of both counts.
+
+        Args:
+            graph: as for `output_db`.
+            what: as there.
+        """
+        found = self._deviations(graph, what)
+        plain, classes = (_ratios([getattr(d, of) for d in found]) for of in ("powers", "classes"))
+        return plain, [max(pair) for pair in zip(plain, classes, strict=True)]
 
     def _deviations(self, graph: Graph, what: str) -> list[_Deviation]:
         run = Interpreter(graph)
         # All that the tasks need, and nothing else: they may go to another machine.
         samples, expected, names, classifier = self._samples, self._expected, self._names, self._classifier
+        axes = self._axes
 
         def work(index: int) -> _Deviation:
             with np.errstate(all="ignore"):
                 actual = run.run(bound_sample(graph, samples[index]))
-            return _deviation(expected[index], real_outputs(graph, names, actual), classifier)
+            return _deviation(expected[index], real_outputs(graph, names, actual), axes, classifier)
 
         def progress(done: int, total: int) -> None:
             if self._progress is not None:
@@ -218,15 +240,25 @@ class Evaluator:
 
         return run_tasks(work, len(self._samples), jobs=self._jobs, progress=progress)
 
-    def _ratios(self, found: Sequence[_Deviation]) -> list[float]:
-        places = range(len(self._names))
-        return [_decibel(sum(d.signal[i] for d in found), sum(d.noise[i] for d in found)) for i in places]
+
+def _ratios(found: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
+    """Return the SQNR at each output from the powers of each sample, dB."""
+    columns = (zip(*powers, strict=True) for powers in zip(*found, strict=True))
+    return [_decibel(sum(signal), sum(noise)) for signal, noise in columns]
 
 
-def _deviation(expected: list[Array], actual: list[Array], classifier: bool) -> _Deviation:
-    powers = [deviation_power(e, a) for e, a in zip(expected, actual, strict=True)]
+def _deviation(expected: list[Array], actual: list[Array], axes: Sequence[int | None], classifier: bool) -> _Deviation:
+    powers = tuple(deviation_power(e, a) for e, a in zip(expected, actual, strict=True))
+    classes = tuple(use_power(e, a, axis) for e, a, axis in zip(expected, actual, axes, strict=True))
     scores = tuple(np.nan_to_num(actual[0].reshape(-1).astype(np.float64)).tolist()) if classifier else None
-    return _Deviation(tuple(s for s, _ in powers), tuple(n for _, n in powers), scores)
+    return _Deviation(powers, classes, scores)
+
+
+def use_power(expected: Array, actual: Array, axis: int | None) -> tuple[float, float]:
+    """Return `deviation_power` of class scores, if arrays hold probabilities along an axis, else of the arrays."""
+    if axis is None:
+        return deviation_power(expected, actual)
+    return deviation_power(class_scores(expected, axis), class_scores(actual, axis))
 
 
 def deviation_power(expected: Array, actual: Array) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.regions import times_run
 from qcompile.passmgr import PassContext, PassRecord
+from qcompile.search.class_scores import probability_axes
 from qcompile.search.drop import is_classifier, single_shape
 from qcompile.search.evaluation import Evaluator
 from qcompile.search.leaving import Kept
@@ -104,12 +105,12 @@ def targets(graph: Graph) -> list[float]:
 
     Args:
         graph: an output of the same shape as an input that it depends on is a state; the one vector of a graph
-            with nothing else holds class scores.
+            with nothing else holds class scores, and what a softmax makes their probabilities.
     """
     states, single = _states(graph), is_classifier(graph)
     found = []
-    for value in graph.outputs:
-        scores = single or _is_vector(single_shape(graph, value))
+    for value, axis in zip(graph.outputs, probability_axes(graph), strict=True):
+        scores = single or axis is not None or _is_vector(single_shape(graph, value))
         found.append(STATE_DB if value in states else CLASSES_DB if scores else SIGNAL_DB)
     return found
 
@@ -156,14 +157,15 @@ def better(ways: Sequence[Way]) -> Way:
 
 @dataclass(frozen=True)
 class _Checked:
-    """A network and the SQNR at each of its outputs, dB."""
+    """A network, the SQNR at each of its outputs, and that of what it is used for, dB."""
 
     made: Protected
     ratios: list[float]
+    use: list[float]
 
     def margin(self, goals: Sequence[float]) -> float:
         """Return by how much the worst output exceeds its goal, dB."""
-        return min(db - goal for db, goal in zip(self.ratios, goals, strict=True))
+        return min(db - goal for db, goal in zip(self.use, goals, strict=True))
 
 
 class _Net:
@@ -182,11 +184,11 @@ class _Net:
     @property
     def decibels(self) -> float:
         """SQNR of plain int8, the mean over all outputs."""
-        return sum(self._plain.ratios) / len(self._plain.ratios)
+        return sum(self._plain.use) / len(self._plain.use)
 
     def _checked(self, kept: Kept, *, whole: bool = True) -> _Checked:
         made = Protected(*self._run(kept, whole), kept)
-        return _Checked(made, self._evaluator.output_db(made.graph))
+        return _Checked(made, *self._evaluator.use_db(made.graph))
 
     def secured(self) -> Protected:
         """Return the network as it is, or a better one."""
@@ -229,6 +231,7 @@ class _Net:
             PassManager("quantize").run(self._assigned, context),
             spread(self._samples, usual_count(self._calibrated, MEASURED)),
             work=min(max(work, _LEAST_RUNS), _MOST_RUNS),
+            scores=True,
             progress=self._context.progress,
         )
 
@@ -342,7 +345,7 @@ class _Net:
                 f"{self._named(best.made.kept)} for accuracy: SQNR {before:.1f} → {after:.1f} dB at the worst output, "
                 f"MACs {', '.join(shares)}, {100 * time:+.0f} % modelled time"
             )
-        if after < LEAST_DB:
+        if min(best.use) < LEAST_DB:
             self._context.note(
                 f"the worst output has an SQNR of {after:.1f} dB only: `qcompile analyze` shows why, and "
                 "--accuracy auto searches further"

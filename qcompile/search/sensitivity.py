@@ -23,7 +23,8 @@ from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
 from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize, quantize
-from qcompile.search.evaluation import deviation_power
+from qcompile.search.class_scores import probability_axes
+from qcompile.search.evaluation import deviation_power, use_power
 from qcompile.search.processes import run_tasks
 from qcompile.search.sources import WEIGHTS, Source, find_sources, wider
 
@@ -84,6 +85,7 @@ def measure_all(
     *,
     jobs: int = 1,
     work: float = WORK,
+    scores: bool = False,
     progress: Progress | None = None,
 ) -> list[Noise]:
     """Return what each source of a network adds at the outputs, and what 16 bits leave of those that matter.
@@ -94,12 +96,17 @@ def measure_all(
         samples: as for `measure_noise`.
         jobs: as there.
         work: as there.
+        scores: as there.
         progress: as there.
     """
-    noises = measure_noise(graph, find_sources(graph, integer), samples, jobs=jobs, work=work, progress=progress)
+
+    def measured(sources: Sequence[Source]) -> list[Noise]:
+        return measure_noise(graph, sources, samples, jobs=jobs, work=work, scores=scores, progress=progress)
+
+    noises = measured(find_sources(graph, integer))
     total = [sum(at_output) for at_output in zip(*(n.outputs for n in noises), strict=True)]
     pairs = [(n, wide) for n in noises if _matters(n.outputs, total) and (wide := wider(n.source)) is not None]
-    rests = measure_noise(graph, [wide for _, wide in pairs], samples, jobs=jobs, work=work, progress=progress)
+    rests = measured([wide for _, wide in pairs])
     kept = [rest for (n, _), rest in zip(pairs, rests, strict=True) if _matters(rest.outputs, n.outputs)]
     return [*noises, *kept]
 
@@ -115,6 +122,7 @@ def measure_noise(
     *,
     jobs: int = 1,
     work: float = WORK,
+    scores: bool = False,
     progress: Progress | None = None,
 ) -> list[Noise]:
     """Return what each source adds at the outputs.
@@ -131,9 +139,10 @@ def measure_noise(
         samples: inputs, real values.
         jobs: processes.
         work: most work for one sample, in runs of the whole network.
+        scores: whether class scores count in the place of the probabilities that the network makes of them.
         progress: called with (done, total, what).
     """
-    paths = _Paths(graph)
+    paths = _Paths(graph, scores)
     shares = [paths.share(source) for source in sources]
     chosen = list(range(len(sources)))
     local: list[float] = []
@@ -173,8 +182,9 @@ def _most_important(local: Sequence[float], shares: Sequence[float], work: float
 class _Paths:
     """What lies behind each tensor of a graph."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, scores: bool = False) -> None:
         self.graph = graph
+        self.axes = probability_axes(graph) if scores else [None] * len(graph.outputs)
         self._run = NodeRun(graph)
         self.order = {node: index for index, node in enumerate(graph.nodes)}
         self.last_reader = last_readers(graph)
@@ -277,7 +287,7 @@ def _measure(
         known = paths.run(samples[sample])
         expected = [_content(v, known) for v in paths.graph.outputs]
         return [
-            [deviation_power(e, a) for e, a in zip(expected, paths.outputs(sources[i], known), strict=True)]
+            [use_power(*both) for both in zip(expected, paths.outputs(sources[i], known), paths.axes, strict=True)]
             for i in chunk
         ]
 
