@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qcompile.errors import InternalError, UnsupportedOpError
+from qcompile.errors import InternalError, ModelImportError, UnsupportedOpError
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.symbol import Symbol
@@ -47,6 +47,18 @@ def convert_model(model: Model, input_shapes: Mapping[str, tuple[int, ...]], sym
         UsageError: `input_shapes` does not fit.
     """
     opset = prepare(model)
+    try:
+        return _converted(model, opset, input_shapes, symbols)
+    except ModelImportError as error:
+        if model.clashes and error.hint is None:
+            error.hint = f"axes of the same name usually have the same extent: {model.clashes[0]}"
+        raise
+
+
+def _converted(
+    model: Model, opset: int, input_shapes: Mapping[str, tuple[int, ...]], symbols: Sequence[Symbol]
+) -> Graph:
+    notes = list(model.notes)
     keeping = _Conversion(model, opset, keeps_loops=True)
     try:
         return keeping.run(input_shapes, symbols)
@@ -54,6 +66,7 @@ def convert_model(model: Model, input_shapes: Mapping[str, tuple[int, ...]], sym
         if not any(node.op.region for node in keeping.graph.nodes):
             raise
     # What a loop cannot do, such as to change a type from one iteration to the next, its copies may.
+    model.notes[:] = notes
     return _Conversion(model, opset, keeps_loops=False).run(input_shapes, symbols)
 
 

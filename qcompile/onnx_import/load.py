@@ -34,12 +34,14 @@ class Model:
         source: how messages call it: the file's path, or "model" for a proto in memory.
         path: the file, or None.
         notes: what was assumed or converted, for the user.
+        clashes: extents given to axes of one name that differ, in words.
     """
 
     proto: Any
     source: str
     path: Path | None
     notes: list[str] = field(default_factory=list)
+    clashes: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:

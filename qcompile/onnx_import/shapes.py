@@ -112,10 +112,8 @@ def _apply(model: Model, entry: InputType, given: Any, symbols: dict[str, tuple[
         if isinstance(dim, str) and _is_symbol(dim):
             first, where = symbols.setdefault(dim, (size, f"axis {axis} of '{entry.name}'"))
             if first != size:
-                raise UsageError(
-                    f"'{dim}' is {first} on {where}, but {size} on axis {axis} of '{entry.name}'",
-                    hint="axes of the same name must have the same extent",
-                )
+                # Some exporters give unrelated axes one name. Where they are related, a node will not convert.
+                model.clashes.append(f"'{dim}' is {first} on {where}, but {size} on axis {axis} of '{entry.name}'")
     entry.dims = list(shape)
 
 
