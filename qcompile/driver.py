@@ -273,15 +273,14 @@ def _quantized(
     graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
 ) -> tuple[Graph, list[PassRecord]]:
     """Calibrate and quantize a float graph; nodes that spoil an output leave int8."""
-    from qcompile.search.safety_net import better, protect
+    from qcompile.search.safety_net import protect
 
     # The same weights are quantized once more for every set of nodes that leaves int8.
     context.memory = {}
     ways = [_calibrated(graph, config, context, instruments, equalized=True)]
     if any(record.changed and record.text.startswith("equalize-activations") for record in ways[0].records):
         ways.append(_calibrated(graph, config, context, instruments, equalized=False))
-    way = better(ways)
-    made = protect(way.calibrated, way.run, way.context)
+    way, made = protect(ways)
     context.statistics, context.reference, context.memory = way.context.statistics, way.context.reference, None
     return made.graph, [*way.records, *made.records]
 

@@ -294,7 +294,8 @@ class Graph:
             if value not in numbers:
                 numbers[value] = f"v{len(numbers)}"
                 content = value.content_digest()
-                digest.update(f"{numbers[value]}:{value.type}:{value.qparams}:{value.qspec}:{content};".encode())
+                params = value.qparams.text if value.qparams is not None else None
+                digest.update(f"{numbers[value]}:{value.type}:{params}:{value.qspec}:{content};".encode())
             return numbers[value]
 
         for value in self.inputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -61,6 +62,11 @@ class QParams:
             raise ValueError(f"[{self.qmin}, {self.qmax}] is not a range of {self.dtype}")
         if any(not lo <= z <= hi for z in zero_points):
             raise ValueError(f"zero_point {zero_points} is out of {self.dtype}")
+
+    @cached_property
+    def text(self) -> str:
+        """All fields; kept, since the scales of many channels take long to print and are asked for after every pass."""
+        return repr(self)
 
     @property
     def scalar_scale(self) -> float:

@@ -125,34 +125,31 @@ def _is_vector(shape: Sequence[int]) -> bool:
     return sum(extent > 1 for extent in shape) <= 1
 
 
-def protect(calibrated: Graph, run: Run, context: PassContext) -> Protected:
-    """Quantize, check, and take nodes out of int8 where the targets are missed.
+def protect(ways: Sequence[Way]) -> tuple[Way, Protected]:
+    """Quantize in the best of some ways, check, and take nodes out of int8 where the targets are missed.
+
+    The first way is left only for one whose outputs are surely nearer to float in the mean of their decibels: the check
+    that compares them leaves out the slow passes, which make up for much of what it sees, so a small lead says nothing.
 
     Args:
-        calibrated: float graph with ranges.
-        run: quantizes it.
-        context: holds the samples; without them nothing is checked, nor where caches grow: one sample says little of
-            a sequence.
+        ways: of the same network, with the same samples, which several ways must have; the one that is expected to be
+            best comes first. Without samples nothing is checked, nor where caches grow: one says little of a sequence.
+
+    Returns:
+        The way, and the network that it led to.
     """
-    if context.samples is None or any(state.in_place for state in calibrated.states):
-        return Protected(*run(Kept(), True), Kept())
-    return _Net(calibrated, run, context).secured()
+    way = ways[0]
+    grows = any(state.in_place for state in way.calibrated.states)
+    if way.context.samples is None or (grows and len(ways) == 1):
+        return way, _unchecked(way)
+    first, *others = nets = [_Net(way) for way in ways]
+    leads = [other.decibels - first.decibels for other in others]
+    best = nets[1 + leads.index(max(leads))] if max(leads, default=0.0) > _WORTH_DB else first
+    return best.way, _unchecked(best.way) if grows else best.secured()
 
 
-def better(ways: Sequence[Way]) -> Way:
-    """Return the first way, or one whose outputs are surely nearer to float in the mean of their decibels.
-
-    The check leaves out the slow passes, which make up for much of what it sees, so a small lead says nothing.
-
-    Args:
-        ways: of the same network and with the same samples, which several ways must have; the one that is expected
-            to be best comes first.
-    """
-    if len(ways) == 1:
-        return ways[0]
-    first, *others = (_Net(way.calibrated, way.run, way.context).decibels for way in ways)
-    lead, index = max(((other - first, index) for index, other in enumerate(others, start=1)))
-    return ways[index if lead > _WORTH_DB else 0]
+def _unchecked(way: Way) -> Protected:
+    return Protected(*way.run(Kept(), True), Kept())
 
 
 @dataclass(frozen=True)
@@ -169,9 +166,17 @@ class _Checked:
 
 
 class _Net:
-    def __init__(self, calibrated: Graph, run: Run, context: PassContext) -> None:
+    """A way under examination.
+
+    Args:
+        way: its context has samples.
+    """
+
+    def __init__(self, way: Way) -> None:
+        self.way = way
+        calibrated, context = way.calibrated, way.context
         assert context.samples is not None
-        self._calibrated, self._run, self._context = calibrated, run, context
+        self._calibrated, self._run, self._context = calibrated, way.run, context
         checked, fitted = (usual_count(calibrated, count) for count in (CHECKED, FITTED))
         new = unfitted(context.samples(), checked, fitted)
         self._samples, self._has_new = new or spread(context.samples(), checked), bool(new)

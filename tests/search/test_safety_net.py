@@ -28,7 +28,6 @@ from qcompile.search.safety_net import (
     STATE_DB,
     Protected,
     Way,
-    better,
     protect,
     targets,
 )
@@ -49,7 +48,7 @@ def compiled(graph: Graph, given: list[Sample], **settings: Any) -> tuple[Graph,
 def plainly(graph: Graph, given: list[Sample], monkeypatch: pytest.MonkeyPatch) -> Graph:
     """Quantize without the safety net."""
     with monkeypatch.context() as patch:
-        patch.setattr("qcompile.search.safety_net.protect", lambda calibrated, run, context: _unchecked(run))
+        patch.setattr("qcompile.search.safety_net.protect", lambda ways: (ways[0], _unchecked(ways[0].run)))
         return compiled(graph, given)[0]
 
 
@@ -258,7 +257,7 @@ def test_an_accurate_network_is_left_alone():
         calls.append((kept, whole))
         return graph, []
 
-    found = protect(graph, run, PassContext(samples=lambda: iter(samples(4))))
+    _, found = protect([Way(graph, run, PassContext(samples=lambda: iter(samples(4))), [])])
     assert found.graph is graph
     assert not found.kept
     assert [whole for _, whole in calls] == [False, True]
@@ -326,7 +325,7 @@ def test_a_network_is_judged_on_samples_that_its_weights_were_not_fitted_to():
     wide, narrow = (parse_graph(CLIPPED.replace("HIGH", high), ops.all_ops()) for high in ("9.0", "1.0"))
     given = [{"x": np.full((1, 8), 4.0 if index % 2 else 0.5, np.float32)} for index in range(600)]
     context = PassContext(samples=lambda: iter(given))
-    protect(wide, lambda kept, whole: (narrow, []), context)
+    protect([Way(wide, lambda kept, whole: (narrow, []), context, [])])
     assert any("the worst output has an SQNR of 2.5 dB only" in note for note in context.notes)
 
 
@@ -337,13 +336,13 @@ def test_the_first_of_two_ways_is_left_only_for_one_that_is_surely_better(highs:
     context = PassContext(samples=lambda: iter([{"x": np.full((1, 8), value, np.float32)} for value in (0.5, 4.0)]))
     made = [parse_graph(CLIPPED.replace("HIGH", high), ops.all_ops()) for high in highs]
     ways = [Way(wide, lambda kept, whole, graph=graph: (graph, []), context, []) for graph in made]
-    assert better(ways) is ways[chosen]
-    assert better(ways[1:]) is ways[1]
+    assert protect(ways)[0] is ways[chosen]
+    assert protect(ways[1:])[0] is ways[1]
 
 
 def test_without_samples_nothing_is_checked():
     graph = heads()
-    found = protect(graph, lambda kept, whole: (graph, []), PassContext())
+    _, found = protect([Way(graph, lambda kept, whole: (graph, []), PassContext(), [])])
     assert found.graph is graph
 
 
