@@ -140,6 +140,8 @@ def prepare(
     config: CompileConfig,
     calibration: Iterable[Mapping[str, Any]] | None,
     progress: Progress | None,
+    *,
+    keeps_loops: bool = True,
 ) -> tuple[PassContext, CalibrationSet | None, Graph]:
     """Load the target, the model and the calibration set.
 
@@ -148,6 +150,7 @@ def prepare(
         config: effective configuration.
         calibration: samples as {input name: array}; None where the configuration names a set, or there is none.
         progress: as for `compile`.
+        keeps_loops: as for `qcompile.onnx_import.import_onnx`.
 
     Returns:
         Services and notes of the passes; the samples, None where there are none or nothing needs them; the graph as
@@ -164,7 +167,7 @@ def prepare(
     make_observer(config.observer)
     preprocess = Preprocess.from_mapping(config.preprocess)
     states = (config.state, config.state_initial, config.max_length, config.cache)
-    graph = import_kept(model, config.input_shapes, config.input_values, *states)
+    graph = import_kept(model, config.input_shapes, config.input_values, *states, keeps_loops=keeps_loops)
     context = PassContext(target=target, preprocess=preprocess, on_progress=progress, seed=config.seed)
     context.records = open_database(config.tuning, new=config.tune)
     context.notes += [*(f"settings of {Path(source).name} apply" for source in config.sources), *graph.notes]

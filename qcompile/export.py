@@ -65,7 +65,8 @@ def export_qdq(
     if isinstance(calibration, (str, Path)):
         given["calib"], calibration = str(calibration), None
     resolved = driver.resolve_config(model, config, given, source)
-    context, samples, graph = driver.prepare(model, resolved, calibration, progress)
+    # Loops are not written to ONNX, but what is left of them once they are unrolled is.
+    context, samples, graph = driver.prepare(model, resolved, calibration, progress, keeps_loops=False)
     simplified, _ = driver.simplify(graph, resolved, context, ())
     found = driver.find_recipe(simplified, resolved, context, output)
     final, _ = driver.to_precision(simplified, resolved, context, (), found)

@@ -17,6 +17,7 @@ def import_onnx(
     input_values: Mapping[str, Sequence[float]] | None = None,
     *,
     symbols: Sequence[Symbol] = (),
+    keeps_loops: bool = True,
 ) -> Graph:
     """Read an ONNX model into a graph of float32, integer and bool tensors with static shapes.
 
@@ -26,6 +27,7 @@ def import_onnx(
             leaves open and nobody fixes becomes 1.
         input_values: numbers by input name, for inputs that become constants; see `fixed_inputs.fix_inputs`.
         symbols: open extents, whose largest values `input_shapes` has; see `bounds.import_bounded`.
+        keeps_loops: whether loops stay loops that could be unrolled, but are not short.
 
     Returns:
         The graph; `graph.notes` says what was assumed or converted on the way.
@@ -42,7 +44,7 @@ def import_onnx(
 
     loaded = load_model(model)
     fix_inputs(loaded, input_values or {})
-    return convert_model(loaded, dict(input_shapes or {}), symbols)
+    return convert_model(loaded, dict(input_shapes or {}), symbols, keeps_loops=keeps_loops)
 
 
 __all__ = ["import_onnx"]

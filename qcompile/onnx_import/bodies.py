@@ -21,7 +21,6 @@ class Host:
         convert: converts plain nodes in their order.
         read: returns the contents of a TensorProto.
         loops: the `qcompile.onnx_import.rolled.RolledLoop` whose body is converted, if any.
-        keeps_loops: whether loops stay loops that could be unrolled, but are not short.
     """
 
     bind: Callable[[str, Value], None]
@@ -29,7 +28,6 @@ class Host:
     convert: Callable[[Sequence[Any]], None]
     read: Callable[[Any], Any]
     loops: list[Any]
-    keeps_loops: bool
 
 
 def convert_body(

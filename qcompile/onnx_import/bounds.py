@@ -30,12 +30,17 @@ MOST = 1 << 16
 
 
 def import_model(
-    model: str | PathLike[str] | Any, shapes: Mapping[str, Extents], values: Mapping[str, Any] | None = None
+    model: str | PathLike[str] | Any,
+    shapes: Mapping[str, Extents],
+    values: Mapping[str, Any] | None = None,
+    *,
+    keeps_loops: bool = True,
 ) -> Graph:
     """Import a model, with open extents where the shapes have symbols; see `import_onnx` and `import_bounded`."""
     if has_bounds(shapes):
         return import_bounded(model, shapes, values)
-    return import_onnx(model, {name: tuple(int(d) for d in shape) for name, shape in shapes.items()}, values)
+    fixed = {name: tuple(int(d) for d in shape) for name, shape in shapes.items()}
+    return import_onnx(model, fixed, values, keeps_loops=keeps_loops)
 
 
 def has_bounds(shapes: Mapping[str, Extents]) -> bool:
@@ -115,7 +120,7 @@ def import_bounded(
     specializer = Specializer(graph)
     for size in _probes(symbols):
         given = {n: tuple(d if isinstance(d, int) else size[d.partition(":")[0]] for d in s) for n, s in shapes.items()}
-        wanted = import_onnx(model, given, values)
+        wanted = import_onnx(model, given, values, keeps_loops=False)
         _compare(specializer, size, wanted)
     listed = ", ".join(f"'{s.name}' from {s.least} to {s.most}" for s in symbols)
     graph.notes.append(f"open extents: {listed}; memory is planned for the largest")

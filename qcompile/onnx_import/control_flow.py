@@ -76,9 +76,9 @@ def _is_long(view: OnnxNode, body: Any, trips: int) -> bool:
     return long
 
 
-def _stays(view: OnnxNode, host: Host, body: Any, trips: Callable[[], int]) -> bool:
+def _stays(view: OnnxNode, body: Any, trips: Callable[[], int]) -> bool:
     """Return whether a loop that could be unrolled stays one: it can, and is not short."""
-    return host.keeps_loops and RolledLoop.fits(view) and trips() * len(body.node) > SHORT
+    return RolledLoop.fits(view) and trips() * len(body.node) > SHORT
 
 
 def _most_trips(view: OnnxNode, host: Host, body: Any, trips: int | None) -> int:
@@ -97,7 +97,7 @@ def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     carried = len(states)
     history: list[list[Value | None]] = []
     collected: list[list[Value | None]] = [[] for _ in range(len(body.output) - 1 - carried)]
-    if running and _stays(view, host, body, lambda: _most_trips(view, host, body, trips)):
+    if running and _stays(view, body, lambda: _most_trips(view, host, body, trips)):
         return rolled_loop(view, host, body, trips)
     iteration = 0
     while running and (trips is None or iteration < trips):
@@ -229,7 +229,7 @@ def _scan_over(
     trips, carried = sources[0].shape[form.axes[0]], len(given)
     extent = steps_along(view, sources[0], form.axes[0])
     steps = None if extent is None else OpenSteps(view, extent, view.name)
-    if _stays(view, host, body, lambda: trips) or _is_long(view, body, trips):
+    if _stays(view, body, lambda: trips) or _is_long(view, body, trips):
         return rolled_scan(view, host, body, given, sources, form, prefix)
     states: list[Value | None] = list(given)
     history: list[list[Value | None]] = []

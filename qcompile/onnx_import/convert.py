@@ -33,13 +33,20 @@ from qcompile.onnx_import.tensors import CONVERTED, MARKED, TensorReader, elemen
 from qcompile.ops.onnx_node import OnnxNode
 
 
-def convert_model(model: Model, input_shapes: Mapping[str, tuple[int, ...]], symbols: Sequence[Symbol] = ()) -> Graph:
+def convert_model(
+    model: Model,
+    input_shapes: Mapping[str, tuple[int, ...]],
+    symbols: Sequence[Symbol] = (),
+    *,
+    keeps_loops: bool = True,
+) -> Graph:
     """Check a model and turn it into a graph.
 
     Args:
         model: as read; changed by the checks (order, inlining).
         input_shapes: extents by input name.
         symbols: open extents among them, whose largest values the shapes have.
+        keeps_loops: whether loops stay loops that could be unrolled, but are not short.
 
     Raises:
         ModelImportError: the model is not valid.
@@ -48,7 +55,7 @@ def convert_model(model: Model, input_shapes: Mapping[str, tuple[int, ...]], sym
     """
     opset = prepare(model)
     try:
-        return _converted(model, opset, input_shapes, symbols)
+        return _converted(model, opset, input_shapes, symbols, keeps_loops)
     except ModelImportError as error:
         if model.clashes and error.hint is None:
             error.hint = f"axes of the same name usually have the same extent: {model.clashes[0]}"
@@ -56,14 +63,18 @@ def convert_model(model: Model, input_shapes: Mapping[str, tuple[int, ...]], sym
 
 
 def _converted(
-    model: Model, opset: int, input_shapes: Mapping[str, tuple[int, ...]], symbols: Sequence[Symbol]
+    model: Model,
+    opset: int,
+    input_shapes: Mapping[str, tuple[int, ...]],
+    symbols: Sequence[Symbol],
+    keeps_loops: bool,
 ) -> Graph:
     notes = list(model.notes)
-    keeping = _Conversion(model, opset, keeps_loops=True)
+    conversion = _Conversion(model, opset, keeps_loops=keeps_loops)
     try:
-        return keeping.run(input_shapes, symbols)
+        return conversion.run(input_shapes, symbols)
     except UnsupportedOpError:
-        if not any(node.op.region for node in keeping.graph.nodes):
+        if not keeps_loops or not any(node.op.region for node in conversion.graph.nodes):
             raise
     # What a loop cannot do, such as to change a type from one iteration to the next, its copies may.
     model.notes[:] = notes
@@ -192,7 +203,7 @@ class _Conversion:
             names.pop()
         narrow = [self.narrow.get(name, "") for name in node.input]
         loop = self.loops[-1] if self.loops else None
-        origin = (self.opset, self.model.source, narrow, self.open, self.counted, loop)
+        origin = (self.opset, self.model.source, narrow, self.open, self.counted, loop, self.keeps_loops)
         return OnnxNode(self.graph, node.op_type, label, values, attributes, names, *origin)
 
     def _host(self) -> Host:
@@ -200,8 +211,7 @@ class _Conversion:
             value = self.environment.get(name)
             return value if isinstance(value, Value) else None
 
-        bind = self.environment.__setitem__
-        return Host(bind, look_up, self._convert_body, self.reader.read, self.loops, self.keeps_loops)
+        return Host(self.environment.__setitem__, look_up, self._convert_body, self.reader.read, self.loops)
 
     def _convert_body(self, nodes: Sequence[Any]) -> None:
         """Convert nodes that stand for another one."""

@@ -117,7 +117,7 @@ class GrowingModel:
             del tensor.shape.dim[:]
             for size in shape:
                 tensor.shape.dim.add().dim_value = size
-        return convert_model(loaded, shapes)
+        return convert_model(loaded, shapes, keeps_loops=False)  # sizes are compared, and loops may be kept at some
 
     def _known(self, name: str, shape: tuple[int, ...], dtype: Any, past: int) -> Any:
         """Return the value of an input that follows from the lengths, None where the caller gives it."""

@@ -25,6 +25,8 @@ def import_kept(
     initial: Mapping[str, float | str],
     length: int | None,
     cache: str = "float32",
+    *,
+    keeps_loops: bool = True,
 ) -> Graph:
     """Import a model, and note in the graph what it keeps.
 
@@ -36,6 +38,7 @@ def import_kept(
         initial: what kept tensors start with, by name of the input.
         length: places of caches that grow; None for a default.
         cache: how these will be stored.
+        keeps_loops: as for `import_onnx`.
 
     Raises:
         UsageError: a name, a shape or a pair does not fit.
@@ -51,7 +54,7 @@ def import_kept(
                 f"{option} is for models whose caches grow, and this one has none",
                 hint=_hint(model, shapes) if states else "name them: --state present.0.key=past_key_values.0.key",
             )
-        graph = import_model(model, shapes, values)
+        graph = import_model(model, shapes, values, keeps_loops=keeps_loops)
         bind_states(graph, states, initial)
         return graph
     known = {name for pair in grown.pairs for name in pair}

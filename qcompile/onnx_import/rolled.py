@@ -55,9 +55,9 @@ class RolledLoop:
 
     @staticmethod
     def fits(node: OnnxNode) -> bool:
-        """Return whether a node may become a loop: none is around it, and the extents of its operands are known."""
+        """Return whether a node rather becomes a loop: none is around it, and the extents of its operands are known."""
         counted = node.counted is not None and node.counted.touches(node.inputs)
-        return node.loop is None and node.open is None and not counted
+        return node.keeps_loops and node.loop is None and node.open is None and not counted
 
     def state(self, start: Value, name: str) -> Value:
         """Return what an iteration starts from; the first one from `start`."""

@@ -39,6 +39,7 @@ class OnnxNode:
         open: `qcompile.onnx_import.open_shapes.OpenShapes` where extents are open, else None.
         counted: `qcompile.onnx_import.counted.Counts`; None for a node of no model.
         loop: `qcompile.onnx_import.rolled.RolledLoop` in whose body it is, else None.
+        keeps_loops: whether loops stay loops that could be unrolled, but are not short.
     """
 
     graph: Graph
@@ -53,6 +54,7 @@ class OnnxNode:
     open: Any = None
     counted: Any = None
     loop: Any = None
+    keeps_loops: bool = True
     _added: int = field(default=0, repr=False)
 
     def attr(self, name: str, default: Any = None) -> Any:

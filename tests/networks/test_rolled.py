@@ -14,6 +14,7 @@ import qcompile
 from qcompile import driver, targets
 from qcompile.bundle import read_manifest
 from qcompile.config import CompileConfig
+from qcompile.export import export_qdq
 from qcompile.ir.graph import Graph
 from qcompile.ir.regions import regions
 from qcompile.lower import lower_graph
@@ -95,6 +96,24 @@ def test_layers_within_a_loop_are_quantized(quantized: tuple[Graph, dict[str, An
     error = np.square(exact - found).mean(axis=1)
     assert error.mean() < 0.04**2 * np.square(exact).mean()
     assert error[12:].mean() < 3 * error[:12].mean()
+
+
+def test_loops_are_written_to_onnx_as_their_copies(tmp_path: Path) -> None:
+    model, feeds = recurrent("LSTM", "forward", steps=10, batch=1, hidden=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    rng = np.random.default_rng(1)
+    samples = [{"x": rng.normal(0, 1, (10, 1, 3)).astype("f4")} for _ in range(8)]
+    written = export_qdq(tmp_path / "m.onnx", tmp_path / "q.onnx", calibration=samples)
+    assert written.integer > 10 * 8
+    options = onnxruntime.SessionOptions()
+    # Its optimizer turns dense layers into Gemm and gives the quantization of their operand two types.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    sessions = [
+        onnxruntime.InferenceSession(str(tmp_path / file), options, providers=["CPUExecutionProvider"])
+        for file in ("m.onnx", "q.onnx")
+    ]
+    expected, found = (session.run(["y"], feeds)[0] for session in sessions)
+    assert np.square(found - expected).mean() < 0.05**2 * np.square(expected).mean()
 
 
 @pytest.mark.arm

@@ -12,6 +12,7 @@ from qcompile.errors import UnsupportedOpError
 from qcompile.ir.regions import regions
 from qcompile.ir.symbol import Symbol
 from qcompile.onnx_import import control_flow, import_onnx
+from qcompile.onnx_import.bounds import import_model
 from qcompile.onnx_import.compositions import recurrent as recurrent_operators
 
 from .rolled_models import against_runtime, conditional, counting, greedy, info, recurrent, scanning, summing
@@ -43,6 +44,14 @@ def test_only_short_sequences_are_unrolled(op: str) -> None:
     assert not regions(against_runtime(*recurrent(op, "forward", steps=8)).nodes)
     graph = against_runtime(*recurrent(op, "bidirectional", steps=9))
     assert [region.trips for region in regions(graph.nodes)] == [9, 9]
+
+
+def test_open_extents_are_unrolled() -> None:
+    model, _ = recurrent("LSTM", "forward", steps=12)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "T"
+    graph = import_model(model, {"x": ("T:1..12", 2, 3)})
+    assert not regions(graph.nodes)
+    assert [symbol.most for symbol in graph.symbols] == [12]
 
 
 def test_only_short_loops_are_unrolled() -> None:
