@@ -10,6 +10,7 @@ Where the number of steps follows from an open extent, a run makes the actual on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -81,40 +82,36 @@ def _stays(view: OnnxNode, body: Any, trips: Callable[[], int]) -> bool:
     return RolledLoop.fits(view) and trips() * len(body.node) > SHORT
 
 
-def _most_trips(view: OnnxNode, host: Host, body: Any, trips: int | None) -> int:
-    """Return how many iterations of a Loop there are at most; 0 where that is not known."""
-    starts = [view.value(k) for k in range(2, len(view.inputs))]
-    return find_counters(body, starts, trips, host.look_up, view.opset).trips or 0
-
-
 def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     body = subgraph(node, "body")
     trips = int(view.array(0, "its trip count").reshape(-1)[0]) if view.has(0) else None
     running = bool(view.array(1, "its condition").reshape(-1)[0]) if view.has(1) else True
     counted = steps_counted(view, 0) if view.has(0) else None
     opened = None if counted is None or not running else OpenSteps(view, counted, view.name)
-    states: list[Value | None] = [view.value(k) for k in range(2, len(view.inputs))]
+    starts = [view.value(k) for k in range(2, len(view.inputs))]
+    states: list[Value | None] = list(starts)
     carried = len(states)
     history: list[list[Value | None]] = []
     collected: list[list[Value | None]] = [[] for _ in range(len(body.output) - 1 - carried)]
-    if running and _stays(view, body, lambda: _most_trips(view, host, body, trips)):
-        return rolled_loop(view, host, body, trips)
+    counters = cache(lambda: find_counters(body, starts, trips, host.look_up, view.opset))
+    if running and _stays(view, body, lambda: counters().trips or 0):
+        return rolled_loop(view, host, body, counters())
     iteration = 0
     while running and (trips is None or iteration < trips):
         if _is_long(view, body, iteration + 1 if trips is None else trips):
-            return rolled_loop(view, host, body, trips)
+            return rolled_loop(view, host, body, counters())
         known = [s for s in states if s is not None]
         if len(known) != carried:
             break
         prefix = f"{view.name}/{iteration}/"
-        counters = [
+        handed = [
             view.graph.add_constant(f"{prefix}iteration", np.asarray(iteration, np.int64)),
             view.graph.add_constant(f"{prefix}condition", np.asarray(True)),
         ]
-        results = _iteration(view, host, body, [*counters, *known], prefix, opened)
+        results = _iteration(view, host, body, [*handed, *known], prefix, opened)
         goes_on = results[0]
         if goes_on is not None and goes_on.data is None and iteration + 1 != trips:
-            return rolled_loop(view, host, body, trips)
+            return rolled_loop(view, host, body, counters())
         running = goes_on is not None and goes_on.data is not None and bool(goes_on.data.reshape(-1)[0])
         states = results[1 : 1 + carried]
         history.append(states)

@@ -17,7 +17,7 @@ from qcompile.ir.graph import Value
 from qcompile.ir.types import TensorType
 from qcompile.onnx_graph import reads
 from qcompile.onnx_import.bodies import Host, convert_body
-from qcompile.onnx_import.counters import Counters, find_counters
+from qcompile.onnx_import.counters import Counters
 from qcompile.onnx_import.rolled import RolledLoop, stacked
 from qcompile.ops.layout import axis_index
 from qcompile.ops.loop_begin import MOST_TRIPS
@@ -42,20 +42,19 @@ class ScanForm:
     backwards: Sequence[int]
 
 
-def rolled_loop(view: OnnxNode, host: Host, body: Any, trips: int | None) -> tuple[Value | None, ...]:
+def rolled_loop(view: OnnxNode, host: Host, body: Any, counters: Counters) -> tuple[Value | None, ...]:
     """Convert the body of a Loop once.
 
     Args:
         view: the Loop, which runs at least once.
         host: the conversion.
         body: GraphProto.
-        trips: iterations at most; None where only its condition ends it.
+        counters: what is known of all iterations.
 
     Raises:
         UnsupportedOpError: a state changes its type from one iteration to the next, or extents are open.
     """
     starts = [view.value(k) for k in range(2, len(view.inputs))]
-    counters = find_counters(body, starts, trips, host.look_up, view.opset)
     loop = RolledLoop(view, counters.trips or MOST_TRIPS, f"{view.name}/body")
     running = view.graph.add_constant(f"{view.name}/running", np.asarray(True))
     form = ScanForm((), (), [0] * len(body.output), [0] * len(body.output))
