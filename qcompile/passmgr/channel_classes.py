@@ -15,6 +15,7 @@ import numpy.typing as npt
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.elementwise import Unary
+from qcompile.passmgr.disjoint_sets import DisjointSets
 
 Array = npt.NDArray[Any]
 
@@ -55,7 +56,7 @@ class ChannelClasses:
         self.graph = graph
         self.layers: list[Layer] = []
         self.frozen: dict[int, str] = {}
-        self._parents: list[int] = []
+        self._sets = DisjointSets()
         self._channels: dict[Value, Array] = {}
         self._slices: list[tuple[Node, int, int, Array]] = []
         for value in graph.inputs:
@@ -69,10 +70,7 @@ class ChannelClasses:
 
     def root(self, number: int) -> int:
         """Return the class of a channel."""
-        while self._parents[number] != number:
-            self._parents[number] = self._parents[self._parents[number]]
-            number = self._parents[number]
-        return number
+        return self._sets.root(number)
 
     def classes(self, numbers: Array) -> Array:
         """Return the class of each channel."""
@@ -82,9 +80,7 @@ class ChannelClasses:
 
     def _fresh(self, value: Value) -> Array:
         count = value.shape[-1] if value.shape else 1
-        first = len(self._parents)
-        self._parents.extend(range(first, first + count))
-        self._channels[value] = np.arange(first, first + count)
+        self._channels[value] = np.array(self._sets.add(count), np.int64)
         return self._channels[value]
 
     def _freeze(self, numbers: Array, reason: str) -> None:
@@ -92,9 +88,7 @@ class ChannelClasses:
             self.frozen.setdefault(number, reason)
 
     def _unite(self, a: Array, b: Array) -> None:
-        for x, y in zip(a.tolist(), b.tolist(), strict=True):
-            x, y = self.root(x), self.root(y)
-            self._parents[max(x, y)] = min(x, y)
+        self._sets.unite(a.tolist(), b.tolist())
 
     def _visit(self, node: Node) -> None:
         name = node.op.name

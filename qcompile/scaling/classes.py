@@ -18,6 +18,7 @@ import numpy.typing as npt
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ops.arithmetic import divided_activation
 from qcompile.passmgr.channel_links import LAYERS
+from qcompile.passmgr.disjoint_sets import DisjointSets
 from qcompile.shapes.analysis import analyse
 
 Array = npt.NDArray[Any]
@@ -80,7 +81,7 @@ class ScaleClasses:
         self.numbers: dict[Value, Array] = {}
         self.layers: list[ScaledLayer] = []
         self.constants: list[ScaledConstant] = []
-        self._parents: list[int] = []
+        self._sets = DisjointSets()
         self._kept: set[int] = set()
         self._open = analyse(graph).axes if graph.symbols else {}
         for value in graph.inputs:
@@ -94,24 +95,20 @@ class ScaleClasses:
     @property
     def count(self) -> int:
         """Numbers given."""
-        return len(self._parents)
+        return len(self._sets)
 
     def root(self, number: int) -> int:
         """Return the class of a number."""
-        while self._parents[number] != number:
-            self._parents[number] = self._parents[self._parents[number]]
-            number = self._parents[number]
-        return number
+        return self._sets.root(number)
 
     # -- numbering ------------------------------------------------------------------------------------------
 
     def _fresh(self, value: Value) -> Array:
         """Number the last axis of a tensor anew; an open one gets one number."""
-        shape, first = [1] * len(value.shape), self.count
+        shape = [1] * len(value.shape)
         if value.shape and not self._is_open(value, -1):
             shape[-1] = value.shape[-1]
-        self._parents.extend(range(first, first + math.prod(shape)))
-        self.numbers[value] = np.arange(first, self.count).reshape(shape)
+        self.numbers[value] = np.array(self._sets.add(math.prod(shape)), np.int64).reshape(shape)
         return self.numbers[value]
 
     def _is_open(self, value: Value, axis: int) -> bool:
@@ -126,9 +123,7 @@ class ScaleClasses:
         self._kept.update(np.unique(numbers).tolist())
 
     def _unite(self, a: Array, b: Array) -> None:
-        for x, y in zip(a.ravel().tolist(), b.ravel().tolist(), strict=True):
-            x, y = self.root(x), self.root(y)
-            self._parents[max(x, y)] = min(x, y)
+        self._sets.unite(a.ravel().tolist(), b.ravel().tolist())
 
     def _even(self, numbers: Array, axes: Sequence[int]) -> Array:
         """Make numbers equal along axes, and return one place of them."""
