@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.calibration_set import usual_count
-from qcompile.calibrate.sample import graph_inputs
-from qcompile.calibrate.synthetic import synthetic_samples
+from qcompile.calibrate.layer_correction import first_samples
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
@@ -88,9 +85,8 @@ class EqualizeActivations(Pass):
             return
         statistics = ChannelStatistics(classes.numbers)
         count = usual_count(graph, self.samples)
-        statistics.gather(
-            graph, self._samples(graph, count, context), lambda n: context.progress(n, count, "looking at channels")
-        )
+        samples = first_samples(graph, context, count, self.synthetic)
+        statistics.gather(graph, samples, lambda n: context.progress(n, count, "looking at channels"))
         if not statistics.samples:
             context.skip(None, "there are no calibration samples")
             return
@@ -100,11 +96,6 @@ class EqualizeActivations(Pass):
             context.skip(None, f"its channels are even enough: {gain:.2f} times less noise only")
             return
         _Scaling(context.rewriter(graph), classes, found.factors[places]).apply()
-
-    def _samples(self, graph: Graph, count: int, context: PassContext) -> Iterable[Mapping[str, Array]]:
-        if context.samples is not None:
-            return islice(context.samples(), count)
-        return synthetic_samples(graph_inputs(graph), self.synthetic, context.seed, context.preprocess)
 
     def _factors(
         self, graph: Graph, classes: ScaleClasses, statistics: ChannelStatistics, places: Array, free: Array

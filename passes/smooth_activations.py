@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile import ops
-from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.layer_correction import first_samples
 from qcompile.calibrate.smoothing import Smoothing, best_smoothing
-from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.interpreter import Interpreter
@@ -70,7 +69,8 @@ class SmoothActivations(Pass):
         places = {node: readers for node in graph.nodes if (readers := _dense_readers(node))}
         if not places:
             return
-        rows = _observed({node.output for node in places}, graph, self._samples(graph, context))
+        samples = first_samples(graph, context, self.samples, self.synthetic)
+        rows = _observed({node.output for node in places}, graph, samples)
         if not rows:
             context.skip(None, "there are no calibration samples")
             return
@@ -82,13 +82,6 @@ class SmoothActivations(Pass):
                 context.skip(node, f"its channels are even enough: {found.gain:.2f} times less noise only")
                 continue
             _apply(rewriter, node, readers, found)
-
-    def _samples(self, graph: Graph, context: PassContext) -> Iterable[Mapping[str, Array]]:
-        from itertools import islice
-
-        if context.samples is not None:
-            return islice(context.samples(), self.samples)
-        return synthetic_samples(graph_inputs(graph), self.synthetic, context.seed, context.preprocess)
 
 
 def _dense_readers(node: Node) -> list[Node]:

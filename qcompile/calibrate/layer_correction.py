@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -241,6 +242,20 @@ def calibration_samples(graph: Graph, context: PassContext, limit: int, syntheti
     if not synthetic:
         return []
     return list(synthetic_samples(graph_inputs(reference), min(synthetic, fitting), context.seed, context.preprocess))
+
+
+def first_samples(graph: Graph, context: PassContext, limit: int, synthetic: int) -> Iterable[Mapping[str, Array]]:
+    """Return the first calibration samples, one at a time, or made-up ones where there are none.
+
+    Args:
+        graph: float.
+        context: holds the samples.
+        limit: calibration samples to use at most.
+        synthetic: samples to make up.
+    """
+    if context.samples is not None:
+        return islice(context.samples(), limit)
+    return synthetic_samples(graph_inputs(graph), synthetic, context.seed, context.preprocess)
 
 
 def spread(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[str, Array]]:
