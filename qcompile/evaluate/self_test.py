@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qcompile.errors import InternalError
-from qcompile.ir.graph import Graph
+from qcompile.ir.graph import Graph, Node
 from qcompile.ir.initial import initial_states
 from qcompile.ir.types import NARROW
 from qcompile.ops.interpreter import Interpreter
@@ -31,6 +31,9 @@ program moves it by any amount."""
 KEEPING_RUNS = 3
 """How often the self-test runs a model that keeps tensors between runs; the last answer counts."""
 
+_SEEDS = 3
+"""Seeds to try for one that leaves no output out."""
+
 _NUDGE = 2.0**-18
 """By how much inputs are changed, relative to their size, to see whether an answer hangs on their last digits."""
 
@@ -44,10 +47,12 @@ class Check:
 
     Args:
         exact: whether its answer was compared bit for bit, not within a tolerance.
+        compared: outputs that were compared, at least one but for networks whose answers hang on the last digits.
         median_ms: wall clock of one inference on one thread, milliseconds; a first impression, not a benchmark.
     """
 
     exact: bool
+    compared: int
     median_ms: float
 
 
@@ -55,41 +60,64 @@ def foresee(graph: Graph, seed: int) -> dict[str, Any]:
     """Return the manifest's self-test: the seed, the tolerance, and what identifies each output's values.
 
     Integers give the same bits everywhere. Where float operations remain, the last digits differ between
-    processors, and the tolerance is above zero.
+    processors, and the tolerance is above zero. Where these digits may decide more than that, outputs that hang on
+    them say nothing of the program and are left out; of a few seeds the one is taken that leaves out the fewest.
 
     Args:
         graph: what is compiled.
-        seed: of the input.
+        seed: of the input; the first one to try.
     """
-    kept = initial_states(graph)
-    runs = min(KEEPING_RUNS, _most_runs(graph)) if kept else 1
-    given = self_test.inputs([v for v in graph.inputs if v.name not in kept], seed)
-    interpreter = Interpreter(graph)
-    outputs: dict[str, Any] = {}
-    with np.errstate(all="ignore"):
-        for _ in range(runs):
-            outputs = interpreter.run({**given, **kept})
-            kept = {state.input: outputs[state.output] for state in graph.states}
-    outputs = {name: array for name, array in outputs.items() if name not in {s.output for s in graph.states}}
-    integers = [node.is_integer or node.op.rounds for node in graph.nodes if node.op.name not in _COPIES]
+    tolerance = _tolerance(graph)
+    best: dict[str, Any] = {}
+    for attempt in range(_SEEDS):
+        chosen = (seed + attempt) % 2**32
+        records = _records(graph, chosen, tolerance)
+        if attempt == 0 or len(records) > len(best["outputs"]):
+            best = {"seed": chosen, "runs": _runs(graph), "tolerance": tolerance, "outputs": records}
+        if len(records) == len(graph.outputs) - len(graph.states):
+            break
+    return best
+
+
+def _tolerance(graph: Graph) -> float:
+    integers = [node.is_integer or _rounds(node) for node in graph.nodes if node.op.name not in _COPIES]
     tolerance = 0.0 if all(integers) else MIXED_TOLERANCE if any(integers) else FLOAT_TOLERANCE
     if any(value.dtype in NARROW for value in graph.values()):
         tolerance = max(tolerance, HALF_TOLERANCE)
-    records = {name: self_test.record(array, tolerance) for name, array in outputs.items()}
-    if graph.counted and tolerance > 0:
-        records = _steady(graph, given, records, tolerance)
-    return {"seed": seed, "runs": runs, "tolerance": tolerance, "outputs": records}
+    return tolerance
 
 
-def _steady(graph: Graph, given: Mapping[str, Any], records: Mapping[str, Any], tolerance: float) -> dict[str, Any]:
-    """Return what is recorded of those outputs that the last digits of the inputs do not decide.
+def _rounds(node: Node) -> bool:
+    """Return whether a node of real operands rounds them to few bits."""
+    return node.op.rounds or node.op.name == "fake_quantize"
 
-    Which elements exist may hang on them, and then says nothing of the program.
-    """
+
+def _records(graph: Graph, seed: int, tolerance: float) -> dict[str, Any]:
+    """Return what is kept of each output, without those that the last digits of the inputs decide."""
+    kept = {state.input for state in graph.states}
+    given = self_test.inputs([v for v in graph.inputs if v.name not in kept], seed)
+    records = {name: self_test.record(array, tolerance) for name, array in _answers(graph, given).items()}
+    if tolerance == 0 or not (graph.counted or any(map(_rounds, graph.nodes))):
+        return records
     near = {name: x * np.float32(1 + _NUDGE) if x.dtype == np.float32 else x for name, x in given.items()}
-    with np.errstate(all="ignore"):
-        others = Interpreter(graph).run({**near, **initial_states(graph)})
+    others = _answers(graph, near)
     return {name: kept for name, kept in records.items() if self_test.agrees(others[name], kept, tolerance)}
+
+
+def _answers(graph: Graph, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outputs that the self-test compares: those of its last run."""
+    interpreter, kept = Interpreter(graph), initial_states(graph)
+    outputs: dict[str, Any] = {}
+    with np.errstate(all="ignore"):
+        for _ in range(_runs(graph)):
+            outputs = interpreter.run({**given, **kept})
+            kept = {state.input: outputs[state.output] for state in graph.states}
+    states = {state.output for state in graph.states}
+    return {name: array for name, array in outputs.items() if name not in states}
+
+
+def _runs(graph: Graph) -> int:
+    return min(KEEPING_RUNS, _most_runs(graph)) if graph.states else 1
 
 
 def _most_runs(graph: Graph) -> int:
@@ -131,5 +159,5 @@ def check_bundle(path: Path, runs: int = 5) -> Check | None:
             start = perf_counter()
             session.run(inputs)
             times.append((perf_counter() - start) * 1e3)
-        exact = session.manifest["recipe"]["self_test"]["tolerance"] == 0.0
-    return Check(exact, float(np.median(times)))
+        test = session.manifest["recipe"]["self_test"]
+    return Check(test["tolerance"] == 0.0, len(test["outputs"]), float(np.median(times)))

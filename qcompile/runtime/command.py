@@ -81,6 +81,9 @@ def _self_test(run: Any, session: Any, folder: str) -> None:
         raise run.BundleError(
             f"the self-test failed: wrong values in output {', '.join(wrong)}", "copy the bundle again"
         )
+    if not test["outputs"]:
+        print("self-test passed: the model runs; nothing is compared, as rounding errors decide what it answers")
+        return
     how = f"outputs within {test['tolerance']} of the foreseen" if test["tolerance"] else "exactly the foreseen bits"
     print(f"self-test passed: {how}")
 

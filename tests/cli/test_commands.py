@@ -328,6 +328,13 @@ def test_help(cli: Cli, words: tuple[str, ...]) -> None:
     assert all(len(line) <= 80 for line in result.out.splitlines())
 
 
+def test_python_runs_the_package() -> None:
+    command = [sys.executable, "-m", "qcompile", "nothing.onnx", "-o", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+
+
 def test_version(cli: Cli) -> None:
     import qcompile
 
