@@ -23,6 +23,7 @@ LEVELS = {
     "assessment": 9, "cli_options": 9, "export": 9,
     "cli_accuracy": 10, "cli_compile": 10, "cli_export": 10, "cli_speed": 10,
     "cli": 11,
+    "__main__": 12,
 }  # fmt: skip
 
 # Known exceptions, each with its reason; imports for type checking only are never counted.
