@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -139,6 +140,8 @@ def _rounded_weights(
     groups, outputs, taps, inputs = weight.shape
     if inputs == 1:
         return []
+    if node.op.name == "conv_transpose2d":
+        taps = taps / math.prod(node.attrs.strides)  # each result is a sum over some
     powers = np.broadcast_to(statistics.power[node.inputs[0]].reshape(-1), (groups * inputs,)) * taps
     behind = np.broadcast_to(gains.reshape(-1), (groups * outputs,)) * (node.output.type.size / (groups * outputs))
     return [

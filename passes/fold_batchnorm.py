@@ -13,6 +13,7 @@ from qcompile import ops
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.batch_norm import channel_axis, folded
+from qcompile.ops.elementwise import Unary
 from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
 from qcompile.passmgr.patterns import is_output, is_present, only_reader, per_channel
 
@@ -29,8 +30,8 @@ class FoldBatchnorm(Pass):
         Into the layer before, y = W·x + b: W' = g·W, b' = g·b + s, per output channel.
         Into the layer after, y = W·(g·x + s) + b: W' = W·g, b' = b + Σ W·s, per input channel.
         A factor in front of an addition in front of a layer that pads: W·(g·x + s) = (W·g)·(x + s/g).
-        A batch_norm between neither becomes a depthwise 1×1 convolution with weight g and bias s: one
-        multiply-add per element, whose int8 form has a scale per channel.
+        A batch_norm between neither, and mul and add in a row with factors that differ, become a depthwise 1×1
+        convolution with weight g and bias s: one multiply-add per element, whose int8 form has a scale per channel.
 
     Before:
         %c = conv2d(%x, @w, @b) : f32[1,8,4,4]
@@ -46,8 +47,8 @@ class FoldBatchnorm(Pass):
 
     Refusals: parameters or weights computed at run time; into the layer before: other readers of its result,
     a graph output, an activation or a residual in between; into the layers after: a reader that is no
-    convolution or dense layer, or padding with s ≠ 0 (a padded zero is not g·0 + s). A mul or add that fits
-    nowhere stays.
+    convolution or dense layer, or padding with s ≠ 0 (a padded zero is not g·0 + s). What fits nowhere and
+    has one factor for all channels stays.
     """
 
     name: ClassVar[str] = "fold-batchnorm"
@@ -69,6 +70,12 @@ class FoldBatchnorm(Pass):
                 reasons = f"{_obstacle_before(graph, node, affine)}; {_obstacle_after(graph, node, affine)}"
                 context.skip(node, f"{reasons}; it becomes a depthwise convolution")
                 _to_depthwise(rewriter, node, affine)
+        for node in list(graph.nodes):
+            if is_present(node) and not node.is_integer and (row := _row(node, graph)) is not None:
+                last, affine = row
+                context.skip(node, f"{_obstacle_before(graph, node, affine)}; it becomes a depthwise convolution")
+                _to_depthwise(rewriter, last, affine)
+                rewriter.eliminate_dead()
 
 
 def _fold_neighbours(node: Node, rewriter: Rewriter) -> bool:
@@ -135,16 +142,51 @@ def _affine(node: Node) -> _Affine | None:
     return _Affine(x, axis, factor, offset, stats)
 
 
+def _row(node: Node, graph: Graph) -> tuple[Node, _Affine] | None:
+    """Return the last mul or add by a constant per channel in a row that begins with a node, and what all compute.
+
+    In int8 one scale would have to suit the constants of all channels; equal factors have no need of more.
+    """
+    if node.op.name not in ("mul", "add") or (found := _affine(node)) is None:
+        return None
+    last, factor, offset = node, found.factor, found.offset
+    while (reader := only_reader(last.output, graph)) is not None and reader.op.name in ("mul", "add"):
+        behind = _affine(reader)
+        if behind is None or behind.x is not last.output or behind.axis != found.axis:
+            break
+        last, factor, offset = reader, factor * behind.factor, offset * behind.factor + behind.offset
+    if np.ptp(factor) == 0 or found.axis not in (1, len(found.x.shape) - 1):
+        return None
+    return last, _Affine(found.x, found.axis, factor, offset, last.output.stats)
+
+
 _LAYERS = ("conv2d", "conv_transpose2d", "dense")
+
+_NEAR = 4
+"""How many nodes away a layer may be that tells which axis the channels are on."""
 
 
 def _channels_of_neighbour(x: Value, node: Node) -> int | None:
-    """Return the channel axis that the layer before x, or the first layer behind node, works on."""
-    after = node.output.users()
-    for layer in (x.producer, *after, *(user for reader in after for user in reader.outputs[0].users())):
-        if layer is not None and layer.op.name in _LAYERS and len(layer.inputs[0].shape) == len(x.shape):
-            return _layer_axis(layer)
+    """Return the channel axis that the nearest layer before or behind a node works on, x being what it reads.
+
+    Between them may be what leaves every number, or the largest or the mean of some, in its channel.
+    """
+    before, behind, rank = [x], [node.output], len(x.shape)
+    for _ in range(_NEAR):
+        makers = [value.producer for value in before if value.producer is not None]
+        readers = [user for value in behind for user in value.users()]
+        for layer in (*makers, *readers):
+            if layer.op.name in _LAYERS and len(layer.inputs[0].shape) == rank:
+                return _layer_axis(layer)
+        before = [maker.inputs[0] for maker in makers if _keeps_channels(maker)]
+        behind = [reader.output for reader in readers if _keeps_channels(reader)]
     return None
+
+
+def _keeps_channels(node: Node) -> bool:
+    """Return whether each channel of the result comes from the same one of the operand."""
+    names = ("add", "mul", "max_pool", "avg_pool", "resize")
+    return len(node.outputs) == 1 and (isinstance(node.op, Unary) or node.op.name in names)
 
 
 def _layer_axis(layer: Node) -> int:
@@ -256,8 +298,8 @@ def _set_weights(rewriter: Rewriter, layer: Node, weight: Array, bias: Array) ->
 
 
 def _to_depthwise(rewriter: Rewriter, node: Node, affine: _Affine) -> None:
-    """Replace a batch_norm of any rank by a depthwise 1×1 convolution, between reshapes unless it is 4-D."""
-    x, layout = affine.x, node.attrs.layout
+    """Compute the result of a node by a depthwise 1×1 convolution, between reshapes unless it is 4-D."""
+    x, layout = affine.x, "NCHW" if affine.axis == 1 else "NHWC"
     channels = affine.factor.size
     weight = (channels, 1, 1, 1)
     constants = [

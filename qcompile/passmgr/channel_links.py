@@ -152,7 +152,7 @@ def _activation_obstacle(activation: str, alpha: float, beta: float) -> str | No
 
 
 class LayerWeights:
-    """Weights and bias of a conv2d or dense in float64, to be changed and written back once.
+    """Weights and bias of a dense, conv2d or conv_transpose2d in float64, to be changed and written back once.
 
     Args:
         node: the layer, with constant weights.
@@ -201,7 +201,7 @@ class LayerWeights:
         """Give the node new constants where they differ."""
         old_weight, old_bias = self.node.inputs[1], self.node.inputs[2]
         weight = self.weight
-        if self.node.op.name == "conv2d" and self.node.attrs.layout == "NCHW":
+        if self.node.op.name != "dense" and self.node.attrs.layout == "NCHW":
             o, i, kh, kw = old_weight.shape
             weight = weight.reshape(o, kh, kw, i).transpose(0, 3, 1, 2)
         for index, old, data in ((1, old_weight, weight), (2, old_bias, self.bias)):

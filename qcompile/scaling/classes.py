@@ -39,7 +39,7 @@ class ScaledLayer:
     """A layer whose weights take factors in.
 
     Args:
-        node: conv2d or dense, channels last.
+        node: conv2d, conv_transpose2d or dense, channels last.
         inputs: number of each input channel.
         outputs: number of each output channel.
     """
@@ -151,7 +151,7 @@ class ScaleClasses:
     def _rule(self, node: Node) -> bool:
         """Number what a node makes; return False where its operands have to stay as they are."""
         name, attrs = node.op.name, node.attrs
-        if name in LAYERS:
+        if name in (*LAYERS, "conv_transpose2d"):
             return self._layer(node)
         if name in (*_JOINS, *_PRODUCTS) and getattr(attrs, "activation", "none") in PLAIN:
             return self._join(node) if name in _JOINS else self._product(node)
@@ -177,7 +177,8 @@ class ScaleClasses:
         if x not in self.numbers or not (constant and node.inputs[2].is_constant and channels_last) or attrs.residual:
             return False
         inputs, outputs = self._last_only(x), self._fresh(node.output)
-        if attrs.activation not in PLAIN and divided_activation(attrs) is None:
+        divides = node.op.name in LAYERS and divided_activation(attrs) is not None
+        if attrs.activation not in PLAIN and not divides:
             self._keep(outputs)
         self.layers.append(ScaledLayer(node, inputs.ravel(), outputs.ravel()))
         return True

@@ -108,8 +108,8 @@ class NoiseGains:
         groups, outputs = weight.shape[:2]
         behind = np.broadcast_to(self.before(node).reshape(-1), (groups * outputs,)).reshape(groups, outputs)
         channels = node.inputs[0].shape[-1]
-        # What each pixel of x reaches: all taps, of which a stride skips some.
-        pixels = ratio * channels / (groups * outputs)
+        # What each pixel of x reaches: all taps, of which the stride of a convolution skips some.
+        pixels = 1.0 if node.op.name == "conv_transpose2d" else ratio * channels / (groups * outputs)
         gains = np.einsum("goti,go->gi", np.square(weight), behind).reshape(-1) * pixels
         return _fitted(gains.reshape([1] * (len(node.inputs[0].shape) - 1) + [-1]), self._shape(node.inputs[0]))
 

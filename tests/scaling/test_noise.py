@@ -40,12 +40,24 @@ NETWORK = """graph "g" {
 """
 
 
+UPSAMPLED = """graph "g" {
+  input %x : f32[1,8,8,3]
+  const @w1 : f32[4,1,1,3] = normal(1, 0.5)
+  const @b1 : f32[4] = normal(2, 0.2)
+  const @w2 : f32[4,3,3,2] = normal(3, 0.5)
+  const @b2 : f32[4] = normal(4, 0.2)
+  %a = conv2d(%x, @w1, @b1) {layout="NHWC"} : f32[1,8,8,4]
+  %y = conv_transpose2d(%a, @w2, @b2) {layout="NHWC", strides=[2,2], groups=2} : f32[1,17,17,4]
+  output "y" = %y
+}
+"""
+
 Gains = dict[str, Array]
 
 
-def measured(names: list[str]) -> tuple[Gains, Gains]:
+def measured(network: str, names: list[str]) -> tuple[Gains, Gains]:
     """Return gains as predicted, and from noise that is added to one channel at a time."""
-    graph = parse_graph(NETWORK, ops.all_ops(), source="test")
+    graph = parse_graph(network, ops.all_ops(), source="test")
     rng = np.random.default_rng(0)
     samples = [{"x": rng.normal(0, 1, (1, 8, 8, 3)).astype(np.float32)} for _ in range(256)]
     classes = ScaleClasses(graph)
@@ -79,8 +91,9 @@ def _resumed(graph: Graph, kept: Gains, name: str, array: Array) -> Array:
     return known["y"]
 
 
-def test_gains_are_those_of_noise_that_is_added() -> None:
-    predicted, found = measured(["a", "c", "p", "d", "j"])
+@pytest.mark.parametrize(("network", "names"), [(NETWORK, ["a", "c", "p", "d", "j"]), (UPSAMPLED, ["a"])])
+def test_gains_are_those_of_noise_that_is_added(network: str, names: list[str]) -> None:
+    predicted, found = measured(network, names)
     for name, gains in found.items():
         ratio = predicted[name] / gains
         assert np.abs(np.log(ratio)).max() < 0.25, (name, ratio)
