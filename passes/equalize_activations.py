@@ -142,7 +142,9 @@ def _rounded_weights(
         return []
     if node.op.name == "conv_transpose2d":
         taps = taps / math.prod(node.attrs.strides)  # each result is a sum over some
-    powers = np.broadcast_to(statistics.power[node.inputs[0]].reshape(-1), (groups * inputs,)) * taps
+    power = statistics.power[node.inputs[0]]
+    power = power.mean(axis=tuple(range(power.ndim - 1)))  # places whose channels are told apart count alike
+    powers = np.broadcast_to(power, (groups * inputs,)) * taps
     behind = np.broadcast_to(gains.reshape(-1), (groups * outputs,)) * (node.output.type.size / (groups * outputs))
     return [
         RoundedWeights(
