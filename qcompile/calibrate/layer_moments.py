@@ -14,6 +14,9 @@ from qcompile.ops.spatial import spatial_axes, to_nhwc, window_extent
 
 Array = npt.NDArray[Any]
 
+_ROWS = 1024
+"""Patches that are added up at once."""
+
 
 class LayerMoments:
     """Means and covariances of the patches that a conv2d or dense multiplies with its weights.
@@ -46,6 +49,7 @@ class LayerMoments:
         self._sums = [np.zeros((g, k)), np.zeros((g, k)), np.zeros((g, o))]
         self._products = [np.zeros((g, k, k)), np.zeros((g, k, k)), np.zeros((g, o, k))]
         self._squares = np.zeros((g, o))
+        self._waiting: list[tuple[Array, Array, Array | None]] = []
 
     def update(self, inputs: LayerInputs) -> None:
         """Add the patches of one sample."""
@@ -55,6 +59,17 @@ class LayerMoments:
         self.samples += 1
         self._places += int(np.prod(shape[:-1]))
         self.count += quantized.shape[1]
+        error = inputs.residual_error
+        self._waiting.append((real, quantized, None if error is None else self._rows_of_result(error, positions)))
+        if sum(rows.shape[1] for rows, _, _ in self._waiting) >= _ROWS:
+            self._add()
+
+    def _add(self) -> None:
+        """Add the patches that wait: products of few rows would take no longer to find than to add up."""
+        if not self._waiting:
+            return
+        parts, self._waiting = list(zip(*self._waiting, strict=True)), []
+        real, quantized = (np.concatenate(part, axis=1) for part in parts[:2])
         difference = real - quantized
         self._sums[0] += real.sum(axis=1, dtype=np.float64)
         self._sums[1] += quantized.sum(axis=1, dtype=np.float64)
@@ -62,8 +77,8 @@ class LayerMoments:
         self._products[1] += np.matmul(difference.transpose(0, 2, 1), quantized)
         results = np.matmul(real, self._weight.transpose(0, 2, 1))
         self._squares += np.square(results, dtype=np.float64).sum(axis=1)
-        if inputs.residual_error is not None:
-            error = self._rows_of_result(inputs.residual_error, positions)
+        if all(part is not None for part in parts[2]):
+            error = np.concatenate(parts[2], axis=1)
             self._sums[2] += error.sum(axis=1, dtype=np.float64)
             self._products[2] += np.matmul(error.transpose(0, 2, 1), quantized)
 
@@ -80,6 +95,7 @@ class LayerMoments:
     @property
     def means(self) -> tuple[Array, Array, Array]:
         """Means of p and q [groups, terms] and of r [groups, outputs per group], float64."""
+        self._add()
         real, quantized, error = (s / max(1, self.count) for s in self._sums)
         return real, quantized, error
 
@@ -97,6 +113,7 @@ class LayerMoments:
     @property
     def variances(self) -> Array:
         """var(W·p) of each output, [groups, outputs per group], float64."""
+        self._add()
         mean = np.matmul(self._weight.astype(np.float64), self.means[0][:, :, None])[:, :, 0]
         return np.asarray(np.maximum(self._squares / max(1, self.count) - np.square(mean), 0.0))
 
