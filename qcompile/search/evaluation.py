@@ -16,8 +16,8 @@ from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.progress import Progress
 from qcompile.search.boundary import bound_sample, real_outputs
-from qcompile.search.class_scores import class_scores, probability_axes
 from qcompile.search.drop import classifier_drop, is_classifier, signal_drop
+from qcompile.search.output_use import OutputUse, deviation_power, output_uses
 from qcompile.search.processes import run_tasks
 from qcompile.search.score import Score, int8_share
 
@@ -117,12 +117,12 @@ class _Deviation:
 
     Args:
         powers: signal and noise, per output.
-        classes: the same of class scores, where an output holds probabilities, else of the output.
+        uses: the same of what the outputs are used for.
         scores: first output of a classifier.
     """
 
     powers: tuple[tuple[float, float], ...]
-    classes: tuple[tuple[float, float], ...]
+    uses: tuple[tuple[float, float], ...]
     scores: tuple[float, ...] | None
 
 
@@ -154,7 +154,7 @@ class Evaluator:
         self._jobs = jobs
         self._progress = progress
         self._names = list(reference.output_names)
-        self._axes = probability_axes(reference)
+        self._uses = output_uses(reference)
         run = Interpreter(reference)
         with np.errstate(all="ignore"):
             self._expected = [self._outputs(run.run(sample)) for sample in self._samples]
@@ -211,7 +211,7 @@ class Evaluator:
         return _ratios([d.powers for d in self._deviations(graph, what)])
 
     def use_db(self, graph: Graph, what: str = "checking the outputs") -> tuple[list[float], list[float]]:
-        """Return the SQNR at each output, and that of what it is used for, dB.
+        """Return the SQNR at each output, and that of each use of them (`output_uses`), dB.
 
         Class scores say whether the same class is found, and so do probabilities: the better of both counts.
 
@@ -220,19 +220,20 @@ class Evaluator:
             what: as there.
         """
         found = self._deviations(graph, what)
-        plain, classes = (_ratios([getattr(d, of) for d in found]) for of in ("powers", "classes"))
-        return plain, [max(pair) for pair in zip(plain, classes, strict=True)]
+        plain, used = (_ratios([getattr(d, of) for d in found]) for of in ("powers", "uses"))
+        pairs = zip(self._uses, used, strict=True)
+        return plain, [max(db, plain[use.output]) if use.places is None else db for use, db in pairs]
 
     def _deviations(self, graph: Graph, what: str) -> list[_Deviation]:
         run = Interpreter(graph)
         # All that the tasks need, and nothing else: they may go to another machine.
         samples, expected, names, classifier = self._samples, self._expected, self._names, self._classifier
-        axes = self._axes
+        uses = self._uses
 
         def work(index: int) -> _Deviation:
             with np.errstate(all="ignore"):
                 actual = run.run(bound_sample(graph, samples[index]))
-            return _deviation(expected[index], real_outputs(graph, names, actual), axes, classifier)
+            return _deviation(expected[index], real_outputs(graph, names, actual), uses, classifier)
 
         def progress(done: int, total: int) -> None:
             if self._progress is not None:
@@ -247,35 +248,11 @@ def _ratios(found: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
     return [_decibel(sum(signal), sum(noise)) for signal, noise in columns]
 
 
-def _deviation(expected: list[Array], actual: list[Array], axes: Sequence[int | None], classifier: bool) -> _Deviation:
+def _deviation(expected: list[Array], actual: list[Array], uses: Sequence[OutputUse], classifier: bool) -> _Deviation:
     powers = tuple(deviation_power(e, a) for e, a in zip(expected, actual, strict=True))
-    classes = tuple(use_power(e, a, axis) for e, a, axis in zip(expected, actual, axes, strict=True))
+    used = tuple(use.powers(expected, actual) for use in uses)
     scores = tuple(np.nan_to_num(actual[0].reshape(-1).astype(np.float64)).tolist()) if classifier else None
-    return _Deviation(powers, classes, scores)
-
-
-def use_power(expected: Array, actual: Array, axis: int | None) -> tuple[float, float]:
-    """Return `deviation_power` of class scores, if arrays hold probabilities along an axis, else of the arrays."""
-    if axis is None:
-        return deviation_power(expected, actual)
-    return deviation_power(class_scores(expected, axis), class_scores(actual, axis))
-
-
-def deviation_power(expected: Array, actual: Array) -> tuple[float, float]:
-    """Return the power of a signal and of what another array deviates from it.
-
-    Args:
-        expected: signal; what is not finite in it does not count.
-        actual: the same shape; what is not finite in it counts as a deviation as large as the signal.
-
-    Returns:
-        Σ e², Σ (a − e)².
-    """
-    e, a = expected.astype(np.float64).reshape(-1), actual.astype(np.float64).reshape(-1)
-    known = np.isfinite(e)
-    e, a = np.where(known, e, 0.0), np.where(known, a, 0.0)
-    a = np.where(np.isfinite(a), a, -e)
-    return float(np.square(e).sum()), float(np.square(a - e).sum())
+    return _Deviation(powers, used, scores)
 
 
 def _decibel(signal: float, noise: float) -> float:

@@ -156,7 +156,8 @@ class _Planner:
         self._prices = [Prices.of(node, costs, times[node]) for node in self._nodes]
         self._macs = [times[node] * node.op.macs(node) for node in self._nodes]
         self._limit = limit
-        self._noise = np.array([n.outputs for n in noises], np.float64).reshape(len(noises), len(graph.outputs))
+        width = len(noises[0].outputs) if noises else len(graph.outputs)
+        self._noise = np.array([n.outputs for n in noises], np.float64).reshape(len(noises), width)
         self._needs = [self._need(noise) for noise in noises]
         self._touching: dict[int, list[int]] = {}
         for index, need in enumerate(self._needs):

@@ -19,10 +19,10 @@ from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.regions import times_run
 from qcompile.passmgr import PassContext, PassRecord
-from qcompile.search.class_scores import probability_axes
 from qcompile.search.drop import is_classifier, single_shape
 from qcompile.search.evaluation import Evaluator
 from qcompile.search.leaving import Kept
+from qcompile.search.output_use import output_uses
 from qcompile.search.plan import Limit, Step, plan_steps
 from qcompile.search.score import mac_shares
 from qcompile.search.sensitivity import measure_all
@@ -101,16 +101,18 @@ class Protected:
 
 
 def targets(graph: Graph) -> list[float]:
-    """Return the SQNR that each output should have, dB.
+    """Return the SQNR that each use of the outputs should have (`output_uses`), dB.
 
     Args:
         graph: an output of the same shape as an input that it depends on is a state; the one vector of a graph
-            with nothing else holds class scores, and what a softmax makes their probabilities.
+            with nothing else holds class scores, and what a softmax makes their probabilities; parts of an output
+            that sigmoids made are scores, too.
     """
     states, single = _states(graph), is_classifier(graph)
     found = []
-    for value, axis in zip(graph.outputs, probability_axes(graph), strict=True):
-        scores = single or axis is not None or _is_vector(single_shape(graph, value))
+    for use in output_uses(graph):
+        value = graph.outputs[use.output]
+        scores = single or use.scores or use.axis is not None or _is_vector(single_shape(graph, value))
         found.append(STATE_DB if value in states else CLASSES_DB if scores else SIGNAL_DB)
     return found
 
@@ -154,14 +156,14 @@ def _unchecked(way: Way) -> Protected:
 
 @dataclass(frozen=True)
 class _Checked:
-    """A network, the SQNR at each of its outputs, and that of what it is used for, dB."""
+    """A network, the SQNR at each of its outputs, and that of each of their uses, dB."""
 
     made: Protected
     ratios: list[float]
     use: list[float]
 
     def margin(self, goals: Sequence[float]) -> float:
-        """Return by how much the worst output exceeds its goal, dB."""
+        """Return by how much the worst use of an output exceeds its goal, dB."""
         return min(db - goal for db, goal in zip(self.use, goals, strict=True))
 
 
@@ -182,6 +184,7 @@ class _Net:
         self._samples, self._has_new = new or spread(context.samples(), checked), bool(new)
         self._evaluator = Evaluator(calibrated, self._samples)
         self._targets = targets(calibrated)
+        self._parts = [index for index, use in enumerate(output_uses(calibrated)) if use.places is not None]
         self._costs = NodeCosts.of(context)
         self._plain = self._checked(Kept(), whole=False)
         self._margins = {Kept(): self._plain.margin(self._targets)}
@@ -236,7 +239,7 @@ class _Net:
             PassManager("quantize").run(self._assigned, context),
             spread(self._samples, usual_count(self._calibrated, MEASURED)),
             work=min(max(work, _LEAST_RUNS), _MOST_RUNS),
-            scores=True,
+            uses=True,
             progress=self._context.progress,
         )
 
@@ -348,13 +351,22 @@ class _Net:
             shares = [f"{100 * s:.1f} % in {p}" for p, s in mac_shares(graph).items() if s or p == "int8"]
             self._context.note(
                 f"{self._named(best.made.kept)} for accuracy: SQNR {before:.1f} → {after:.1f} dB at the worst output, "
-                f"MACs {', '.join(shares)}, {100 * time:+.0f} % modelled time"
+                f"{self._at_parts(best)}MACs {', '.join(shares)}, {100 * time:+.0f} % modelled time"
             )
         if min(best.use) < LEAST_DB:
+            part = best.use.index(min(best.use)) in self._parts
+            where, db = ("part of an output", min(best.use)) if part else ("output", after)
             self._context.note(
-                f"the worst output has an SQNR of {after:.1f} dB only: `qcompile analyze` shows why, and "
+                f"the worst {where} has an SQNR of {db:.1f} dB only: `qcompile analyze` shows why, and "
                 "--accuracy auto searches further"
             )
+
+    def _at_parts(self, best: _Checked) -> str:
+        """Return what became of the worst part of an output, in words; nothing where none has parts."""
+        if not self._parts:
+            return ""
+        before, after = (min(checked.use[index] for index in self._parts) for checked in (self._plain, best))
+        return f"{before:.1f} → {after:.1f} dB at the worst part of one, "
 
     def _named(self, kept: Kept) -> str:
         """Return which nodes left int8, in words."""

@@ -23,8 +23,7 @@ from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
 from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize, quantize
-from qcompile.search.class_scores import probability_axes
-from qcompile.search.evaluation import deviation_power, use_power
+from qcompile.search.output_use import deviation_power, output_uses, whole_outputs
 from qcompile.search.processes import run_tasks
 from qcompile.search.sources import WEIGHTS, Source, find_sources, wider
 
@@ -50,7 +49,7 @@ class Noise:
 
     Args:
         source: where it arises.
-        outputs: noise power over signal power at each graph output.
+        outputs: noise power over signal power at each graph output, or at each use of them.
         exact: False where it is estimated.
     """
 
@@ -85,7 +84,7 @@ def measure_all(
     *,
     jobs: int = 1,
     work: float = WORK,
-    scores: bool = False,
+    uses: bool = False,
     progress: Progress | None = None,
 ) -> list[Noise]:
     """Return what each source of a network adds at the outputs, and what 16 bits leave of those that matter.
@@ -96,12 +95,12 @@ def measure_all(
         samples: as for `measure_noise`.
         jobs: as there.
         work: as there.
-        scores: as there.
+        uses: as there.
         progress: as there.
     """
 
     def measured(sources: Sequence[Source]) -> list[Noise]:
-        return measure_noise(graph, sources, samples, jobs=jobs, work=work, scores=scores, progress=progress)
+        return measure_noise(graph, sources, samples, jobs=jobs, work=work, uses=uses, progress=progress)
 
     noises = measured(find_sources(graph, integer))
     total = [sum(at_output) for at_output in zip(*(n.outputs for n in noises), strict=True)]
@@ -122,7 +121,7 @@ def measure_noise(
     *,
     jobs: int = 1,
     work: float = WORK,
-    scores: bool = False,
+    uses: bool = False,
     progress: Progress | None = None,
 ) -> list[Noise]:
     """Return what each source adds at the outputs.
@@ -139,10 +138,10 @@ def measure_noise(
         samples: inputs, real values.
         jobs: processes.
         work: most work for one sample, in runs of the whole network.
-        scores: whether class scores count in the place of the probabilities that the network makes of them.
+        uses: whether the uses of the outputs count (`output_uses`), not the outputs.
         progress: called with (done, total, what).
     """
-    paths = _Paths(graph, scores)
+    paths = _Paths(graph, uses)
     shares = [paths.share(source) for source in sources]
     chosen = list(range(len(sources)))
     local: list[float] = []
@@ -152,7 +151,7 @@ def measure_noise(
     measured = _measure(paths, sources, samples, chosen, shares, jobs, progress)
     if not local:
         return [Noise(s, measured[i], True) for i, s in enumerate(sources)]
-    factors = _factors(measured, local, len(graph.outputs))
+    factors = _factors(measured, local, len(paths.uses))
     found = []
     for index, source in enumerate(sources):
         if index in measured:
@@ -182,9 +181,9 @@ def _most_important(local: Sequence[float], shares: Sequence[float], work: float
 class _Paths:
     """What lies behind each tensor of a graph."""
 
-    def __init__(self, graph: Graph, scores: bool = False) -> None:
+    def __init__(self, graph: Graph, uses: bool = False) -> None:
         self.graph = graph
-        self.axes = probability_axes(graph) if scores else [None] * len(graph.outputs)
+        self.uses = output_uses(graph) if uses else whole_outputs(graph)
         self._run = NodeRun(graph)
         self.order = {node: index for index, node in enumerate(graph.nodes)}
         self.last_reader = last_readers(graph)
@@ -216,9 +215,9 @@ class _Paths:
         return (own + sum(self._time[node] for node in nodes)) / self._total
 
     def reaches(self, source: Source) -> list[bool]:
-        """Return which outputs depend on a source."""
+        """Return which uses of the outputs depend on a source."""
         results = {source.value, *(v for node in self.behind(source.value) for v in node.outputs)}
-        return [value in results for value in self.graph.outputs]
+        return [self.graph.outputs[use.output] in results for use in self.uses]
 
     def run(self, sample: Sample) -> dict[Value, Array]:
         """Return every tensor of the float network for one sample."""
@@ -266,7 +265,7 @@ def _content(value: Value, known: Mapping[Value, Array]) -> Array:
 
 
 Powers = list[tuple[float, float]]
-"""Signal and noise power, per output."""
+"""Signal and noise power, per use of an output."""
 
 
 def _measure(
@@ -286,17 +285,15 @@ def _measure(
         sample, chunk = tasks[index]
         known = paths.run(samples[sample])
         expected = [_content(v, known) for v in paths.graph.outputs]
-        return [
-            [use_power(*both) for both in zip(expected, paths.outputs(sources[i], known), paths.axes, strict=True)]
-            for i in chunk
-        ]
+        rounded = (paths.outputs(sources[i], known) for i in chunk)
+        return [[use.powers(expected, outputs) for use in paths.uses] for outputs in rounded]
 
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress(done, total, "measuring sensitivity")
 
     found = run_tasks(work, len(tasks), jobs=jobs, progress=report)
-    sums: dict[int, list[list[float]]] = {i: [[0.0, 0.0] for _ in paths.graph.outputs] for i in chosen}
+    sums: dict[int, list[list[float]]] = {i: [[0.0, 0.0] for _ in paths.uses] for i in chosen}
     for (_, chunk), results in zip(tasks, found, strict=True):
         for i, powers in zip(chunk, results, strict=True):
             for total, (signal, noise) in zip(sums[i], powers, strict=True):

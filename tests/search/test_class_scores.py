@@ -11,7 +11,8 @@ from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
 from qcompile.search.class_scores import class_scores, probability_axes
-from qcompile.search.evaluation import Evaluator, use_power
+from qcompile.search.evaluation import Evaluator
+from qcompile.search.output_use import use_power
 from qcompile.search.safety_net import CLASSES_DB, SIGNAL_DB, targets
 from qcompile.search.sensitivity import measure_all
 
@@ -90,6 +91,6 @@ def test_noise_is_measured_at_the_scores_where_asked_to() -> None:
     context = PassContext(samples=lambda: iter(given))
     calibrated = PassManager("insert-observers,calibrate,assign-precision").run(reader(), context)
     integer = PassManager("quantize").run(calibrated, context)
-    plain, scores = (measure_all(calibrated, integer, given, scores=asked) for asked in (False, True))
+    plain, scores = (measure_all(calibrated, integer, given, uses=asked) for asked in (False, True))
     assert [n.outputs[1] for n in plain] == [n.outputs[1] for n in scores]
     assert [n.outputs[0] for n in plain] != [n.outputs[0] for n in scores]
