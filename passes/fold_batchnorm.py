@@ -48,7 +48,7 @@ class FoldBatchnorm(Pass):
     Refusals: parameters or weights computed at run time; into the layer before: other readers of its result,
     a graph output, an activation or a residual in between; into the layers after: a reader that is no
     convolution or dense layer, or padding with s ≠ 0 (a padded zero is not g·0 + s). What fits nowhere and
-    has one factor for all channels stays.
+    has one factor for all channels stays, and so does a mul where extents are open and the tensor is not 4-D.
     """
 
     name: ClassVar[str] = "fold-batchnorm"
@@ -155,7 +155,8 @@ def _row(node: Node, graph: Graph) -> tuple[Node, _Affine] | None:
         if behind is None or behind.x is not last.output or behind.axis != found.axis:
             break
         last, factor, offset = reader, factor * behind.factor, offset * behind.factor + behind.offset
-    if np.ptp(factor) == 0 or found.axis not in (1, len(found.x.shape) - 1):
+    rank = len(found.x.shape)
+    if np.ptp(factor) == 0 or found.axis not in (1, rank - 1) or (graph.symbols and rank != 4):
         return None
     return last, _Affine(found.x, found.axis, factor, offset, last.output.stats)
 

@@ -14,8 +14,9 @@ from qcompile.ops.spatial import spatial_axes, to_nhwc, window_extent
 
 Array = npt.NDArray[Any]
 
-_ROWS = 1024
-"""Patches that are added up at once."""
+_FEW, _SHARE = 512, 4
+"""Patches of more terms than this wait until there are this part as many as terms: to find the products of fewer takes
+no longer than to add these up."""
 
 
 class LayerMoments:
@@ -61,11 +62,11 @@ class LayerMoments:
         self.count += quantized.shape[1]
         error = inputs.residual_error
         self._waiting.append((real, quantized, None if error is None else self._rows_of_result(error, positions)))
-        if sum(rows.shape[1] for rows, _, _ in self._waiting) >= _ROWS:
+        if self.terms <= _FEW or sum(rows.shape[1] for rows, _, _ in self._waiting) * _SHARE >= self.terms:
             self._add()
 
     def _add(self) -> None:
-        """Add the patches that wait: products of few rows would take no longer to find than to add up."""
+        """Add the patches that wait."""
         if not self._waiting:
             return
         parts, self._waiting = list(zip(*self._waiting, strict=True)), []
