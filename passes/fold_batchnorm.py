@@ -48,7 +48,8 @@ class FoldBatchnorm(Pass):
     Refusals: parameters or weights computed at run time; into the layer before: other readers of its result,
     a graph output, an activation or a residual in between; into the layers after: a reader that is no
     convolution or dense layer, or padding with s ≠ 0 (a padded zero is not g·0 + s). What fits nowhere and
-    has one factor for all channels stays, and so does a mul where extents are open and the tensor is not 4-D.
+    has one factor for all channels stays, and so does a mul where extents are open and the tensor is not 4-D, or in a
+    model that is quantized already.
     """
 
     name: ClassVar[str] = "fold-batchnorm"
@@ -70,7 +71,9 @@ class FoldBatchnorm(Pass):
                 reasons = f"{_obstacle_before(graph, node, affine)}; {_obstacle_after(graph, node, affine)}"
                 context.skip(node, f"{reasons}; it becomes a depthwise convolution")
                 _to_depthwise(rewriter, node, affine)
-        for node in list(graph.nodes):
+        # What a quantized model multiplies with has its scales already, and says how the layer before it divides.
+        quantized = any(node.op.name == "fake_quantize" for node in graph.nodes)
+        for node in [] if quantized else list(graph.nodes):
             if is_present(node) and not node.is_integer and (row := _row(node, graph)) is not None:
                 last, affine = row
                 context.skip(node, f"{_obstacle_before(graph, node, affine)}; it becomes a depthwise convolution")
