@@ -53,7 +53,7 @@ class AbsorbQdq(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Decide, annotate and remove the roundings that integers do by themselves."""
-        if any(node.op.name == "fake_quantize" for node in graph.nodes):
+        if graph.is_quantized:
             _part_roundings(context.rewriter(graph))
             _round_before_moves(context.rewriter(graph))
             _Absorption(graph, context).run()

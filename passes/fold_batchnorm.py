@@ -72,8 +72,7 @@ class FoldBatchnorm(Pass):
                 context.skip(node, f"{reasons}; it becomes a depthwise convolution")
                 _to_depthwise(rewriter, node, affine)
         # What a quantized model multiplies with has its scales already, and says how the layer before it divides.
-        quantized = any(node.op.name == "fake_quantize" for node in graph.nodes)
-        for node in [] if quantized else list(graph.nodes):
+        for node in [] if graph.is_quantized else list(graph.nodes):
             if is_present(node) and not node.is_integer and (row := _row(node, graph)) is not None:
                 last, affine = row
                 context.skip(node, f"{_obstacle_before(graph, node, affine)}; it becomes a depthwise convolution")

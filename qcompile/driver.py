@@ -217,7 +217,7 @@ def find_recipe(graph: Graph, config: CompileConfig, context: PassContext, outpu
     from qcompile.passmgr import PassRegistry
     from qcompile.search.start import search, settings_of
 
-    if not config.searches or is_quantized(graph):
+    if not config.searches or graph.is_quantized:
         return None
     _observed(graph, config, context, ())
     pipeline = f"{pipelines.quantization(config)},{pipelines.FINISH_FLOAT}"
@@ -259,7 +259,7 @@ def to_precision(
         check_selection(graph, config.keep_float, option="--keep-float")
     if config.precision in ("fp16", "bf16", "fp32"):
         return _run(pipelines.finish(config), graph, config, context, instruments)
-    if is_quantized(graph):
+    if graph.is_quantized:
         context.note("the model is quantized already: its own scales are used, no calibration")
         return _run(f"{pipelines.absorption(config)},{pipelines.finish(config)}", graph, config, context, instruments)
     if config.precision == "dynamic":
@@ -334,11 +334,6 @@ def bound_extents(
     return _run("bound-dynamic-axes", graph, config, context, instruments) if graph.symbols else (graph, [])
 
 
-def is_quantized(graph: Graph) -> bool:
-    """Return whether the model brings quantization parameters of its own."""
-    return any(node.op.name == "fake_quantize" for node in graph.nodes)
-
-
 def _run(
     pipeline: str,
     graph: Graph,
@@ -369,7 +364,7 @@ def examine(graph: Graph, samples: CalibrationSet | None) -> list[str]:
 
 def _comparable(simplified: Graph, context: PassContext) -> Graph:
     """Return the float graph whose tensors mean what those of the integer graph do: channels equalized alike."""
-    return simplified if context.reference is None or is_quantized(simplified) else context.reference
+    return simplified if context.reference is None or simplified.is_quantized else context.reference
 
 
 def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, context: PassContext) -> Comparison | None:
@@ -401,7 +396,7 @@ def tune(graph: Graph, simplified: Graph, config: CompileConfig, context: PassCo
     file = user_file() if config.tuning == AUTO else Path(config.tuning)
     settings = Settings(config.device, config.budget, file, config.jobs)
     twin = None
-    if config.precision == "int8" and not is_quantized(simplified):
+    if config.precision == "int8" and not simplified.is_quantized:
         twin, _ = _run(pipelines.FINISH_FLOAT, simplified, config, replace(context, notes=[], skips=[]), ())
     context.note(search(graph, context.target, context.records, settings, context.on_progress, twin=twin).note())
 

@@ -270,6 +270,11 @@ class Graph:
         for node in self.nodes:
             yield from node.outputs
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the model brings quantization parameters of its own, as roundings that no pass took in yet."""
+        return any(node.op.name == "fake_quantize" for node in self.nodes)
+
     def to_networkx(self) -> nx.MultiDiGraph[Node]:
         """Return a view for graph algorithms: nodes are Node objects, one edge per operand read.
 

@@ -14,7 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qcompile import pipelines
 from qcompile.config import CompileConfig
-from qcompile.driver import is_quantized
 from qcompile.ir.graph import Graph
 from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter
@@ -112,7 +111,7 @@ def test_integers_agree_within_one_step(
 ) -> None:
     path = quantized(tmp_path, form, activations, weights, per_channel)
     graph = import_onnx(path)
-    assert is_quantized(graph)
+    assert graph.is_quantized
     step = next(n.attrs.scale for n in reversed(graph.nodes) if n.op.name == "fake_quantize")
     result, _ = absorbed(graph)
     products = [n for n in result.nodes if n.op.name in ("conv2d", "dense")]
