@@ -134,7 +134,7 @@ def analyze(
     final, records = driver.to_precision(simplified, resolved, context, ())
     context.notes += driver.examine(simplified, samples)
     # A skip names its node as "operation name".
-    skips = {s.node.partition(" ")[2]: s.reason for r in records if r.text.startswith("assign-") for s in r.skips}
+    skips = {s.node.partition(" ")[2]: s.reason for r in records if r.name == "assign-precision" for s in r.skips}
     result = analyze_graphs(
         context.reference if context.reference is not None else simplified,
         final,

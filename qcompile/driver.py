@@ -281,7 +281,7 @@ def _quantized(
     # The same weights are quantized once more for every set of nodes that leaves int8.
     context.memory = {}
     ways = [_calibrated(graph, config, context, instruments, equalized=True)]
-    if any(record.changed and record.text.startswith("equalize-activations") for record in ways[0].records):
+    if any(record.changed and record.name == "equalize-activations" for record in ways[0].records):
         ways.append(_calibrated(graph, config, context, instruments, equalized=False))
     way, made = protect(ways)
     context.statistics, context.reference, context.memory = way.context.statistics, way.context.reference, None

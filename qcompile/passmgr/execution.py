@@ -36,6 +36,11 @@ class PassRecord:
     skips: tuple[Skip, ...]
     nodes: int
 
+    @property
+    def name(self) -> str:
+        """The pass, without its options."""
+        return self.text.partition("{")[0]
+
 
 class Rejection(Exception):
     """Raised by an instrument that refuses what a pass made; the message says why."""

@@ -126,7 +126,7 @@ def print_pass_times(records: Sequence[PassRecord]) -> None:
     total = sum(record.seconds for record in records) or 1.0
     table = columns("pass", "ms", "share", "changed", "nodes", right=("ms", "share", "nodes"))
     for record in records:
-        name, changed = record.text.split("{")[0], "yes" if record.changed else "no"
+        name, changed = record.name, "yes" if record.changed else "no"
         share = f"{record.seconds / total:.1%}"
         table.add_row(name, f"{record.seconds * 1e3:.1f}", share, changed, str(record.nodes))
     table.add_row("total", f"{total * 1e3:.1f}")
@@ -135,7 +135,7 @@ def print_pass_times(records: Sequence[PassRecord]) -> None:
 
 def print_skips(records: Sequence[PassRecord]) -> None:
     """Print what each pass left alone, and why."""
-    facts([(record.text.split("{")[0], str(skip)) for record in records for skip in record.skips])
+    facts([(record.name, str(skip)) for record in records for skip in record.skips])
 
 
 def print_answer(answer: Answer, *, top: int) -> None:

@@ -130,6 +130,16 @@ def test_another_seed_where_the_first_decides_nothing(tmp_path: Path) -> None:
     assert (test["seed"], list(test["outputs"])) == (6, ["y"])
 
 
+def test_a_softmax_that_the_last_digits_decide(tmp_path: Path) -> None:
+    """Scores of millions: which one wins hangs on how their sums are rounded, on plain float32 arithmetic too."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[64, 32] x) => (float[64, 32] y, float[64, 32] z) <float large = {1e6}>
+    { t = Transpose <perm = [1, 0]> (x) s = MatMul (x, t) b = Mul (s, large) c = Sin (b) d = Mul (c, large)
+      p = Softmax (d) y = MatMul (p, x) z = Add (x, large) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    assert list(foresee(import_onnx(tmp_path / "m.onnx"), 5)["outputs"]) == ["z"]
+
+
 def test_masks_that_leave_nothing(tmp_path: Path) -> None:
     """A softmax of nothing but -inf is not a number, of which kernels make what they like."""
     text = """<ir_version: 8, opset_import: ["" : 17]>
