@@ -119,7 +119,8 @@ class LoweringContext(TensorMemory):
         for value in waiting:
             if value not in chosen:
                 sources.pending[value].emit()
-        if chosen:
+        if waiting:
+            # What has memory only now may lie inside another tensor.
             sources.inline = frozenset(chosen)
             element = build()
             sources.inline = frozenset()

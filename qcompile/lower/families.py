@@ -35,9 +35,10 @@ def concat(context: LoweringContext, node: Node) -> None:
     buffer = context.joined(output)
     builder = ExpressionBuilder(node, output, context.sources)
     for number, part in enumerate(node.inputs):
-        if part.type.size and not context.in_place(part, node, offset):
-            position = tuple(ex.index(n) for n in range(len(part.shape)))
-            element = context.fused(part.type.size, _part(builder, number, position))
+        position = tuple(ex.index(n) for n in range(len(part.shape)))
+        # A part that is not better computed here gets its memory now, which may be its place in the result.
+        element = context.fused(part.type.size, _part(builder, number, position)) if part.type.size else None
+        if element is not None and not context.in_place(part, node, offset):
             there = (*position[:axis], position[axis] + offset, *position[axis + 1 :])
             store = context.sources.offset(output, there)
             context.emit_map(node, element, buffer, output, part.shape, store, part)

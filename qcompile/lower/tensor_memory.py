@@ -118,7 +118,7 @@ class TensorMemory(ABC):
             node: the concat.
             start: index of the part's first element along the axis.
         """
-        if part not in self.sources.views or part in self.sources.pending:
+        if part not in self.sources.views:
             return False
         wanted = self._view(part, Place(node.output, node.attrs.axis, start))
         found = self.sources.views[part]

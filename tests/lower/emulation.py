@@ -114,7 +114,8 @@ def _compile(program: Program, names: list[str], folder: Path) -> None:
     for number, data in enumerate(program.objects):
         objects.append(f"{number}.o")
         (folder / objects[-1]).write_bytes(data)
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static", "-O1", "-I."]
-    command += ["-o", "player", str(PLAYER), *objects, "-lm"]
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static", "-O1"]
+    # With a relative path zig's cache can take another test's table, whose folder is gone, for this one's.
+    command += [f"-I{folder}", "-o", "player", str(PLAYER), *objects, "-lm"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from qcompile.lower.lowering import generate
 from qcompile.lower.placement import plan_placement
 
 PLACES = graph_texts("integer_places", "places")
+RESIZED = graph_texts("integer_resized_places", "resized_places")
 VNNI = targets.load("x86-64-v4-vnni")
 
 
@@ -31,6 +32,13 @@ def test_layers_write_to_the_joined_tensor_and_read_parts_of_one(name: str) -> N
     assert moved(PLACES[name]) >= {"c1", "c2", "j1", "c3", "j2", "d1", "d2", "right", "inner", "e1", "e3", "h1", "h2"}
     # What a split gave and a concat takes is copied once.
     assert copies(PLACES[name]) == ["j4", "both"]
+
+
+@pytest.mark.parametrize("name", list(RESIZED))
+def test_a_part_whose_step_waited_for_its_reader_is_written_in_place(name: str) -> None:
+    """What a concat could compute while it copies, but does not, gets its memory only there."""
+    assert moved(RESIZED[name]) == {"up", "half"}
+    assert copies(RESIZED[name]) == []
 
 
 def test_arguments_within_the_arena_may_start_anywhere() -> None:
