@@ -22,6 +22,7 @@ from qcompile.errors import (
     PassError,
     QCompileError,
     TargetError,
+    UnsupportedOpError,
     UsageError,
     did_you_mean,
 )
@@ -234,6 +235,7 @@ def run_command(arguments: list[str]) -> int:
 
 
 _HINTS: dict[type[QCompileError], str] = {
+    UnsupportedOpError: "leave that part to your own code: onnx.utils.extract_model cuts a model at any tensor",
     ModelImportError: "export the model again, and check it with onnx.checker.check_model",
     TargetError: "`qcompile targets` lists the targets; `qcompile targets rpi4` shows what a description holds",
     CalibrationError: "`qcompile compile --help` says what --calib takes, `qcompile eval --help` what --data takes",

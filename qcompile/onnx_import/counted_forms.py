@@ -17,6 +17,7 @@ from qcompile.onnx_import.shape_numbers import combined, from_table
 from qcompile.ops.layout import axis_index, axis_indices, resolve_shape
 from qcompile.ops.onnx_node import FOLDED_LIMIT, OnnxNode
 from qcompile.ops.reshape import reshaped
+from qcompile.ops.scatter import overwrites
 
 Form = Callable[[OnnxNode], Any]
 
@@ -75,16 +76,15 @@ def _shape(node: OnnxNode) -> Value:
     return _shape_value(node, sizes[start:end])
 
 
-def _shape_value(node: OnnxNode, sizes: Sequence[Any]) -> Value:
+def _shape_value(node: OnnxNode, sizes: Sequence[Any], name: str = "") -> Value:
     """Return integers and extents as a vector."""
-    base = node.outputs[0]
     if all(isinstance(size, int) for size in sizes):
         return node.constant("value", sizes, "int64")
     parts = [
         node.counted.number(size) if isinstance(size, Extent) else node.constant(f"part{k}", [size], "int64")
         for k, size in enumerate(sizes)
     ]
-    whole = parts[0] if len(parts) == 1 else node.add("concat", parts, base, axis=0)
+    whole = parts[0] if len(parts) == 1 else node.add("concat", parts, name or node.outputs[0], axis=0)
     node.counted.declare_shape(whole, _object_array(sizes))
     return whole
 
@@ -203,18 +203,34 @@ def _gather(node: OnnxNode) -> Value:
     x, indices = node.value(0), node.value(1)
     axis = axis_index(int(node.attr("axis", 0)), len(x.shape))
     name = {"Gather": "gather", "GatherElements": "gather_elements"}[node.op_type]
-    return node.add(name, [x, _from_front(node, indices, node.counted.axes(x)[axis])], axis=axis)
+    return node.add(name, [x, _from_front(node, indices, [_own(node, x)[axis]])], axis=axis)
 
 
-def _from_front(node: OnnxNode, indices: Value, extent: Extent | None) -> Value:
-    """Return indices into a counted axis, those below 0 counted from its actual end."""
-    if extent is None or (indices.data is not None and (indices.data >= 0).all()):
+def _gather_nd(node: OnnxNode) -> Any:
+    from qcompile.onnx_import.support import converters
+
+    x, indices = node.value(0), node.value(1)
+    batch, deep = int(node.attr("batch_dims", 0)), indices.shape[-1]
+    indices = _from_front(node, indices, _own(node, x)[batch : batch + deep])
+    return converters()[node.op_type](replace(node, inputs=[x, indices]))
+
+
+def _from_front(node: OnnxNode, indices: Value, extents: Sequence[Any]) -> Value:
+    """Return indices into counted axes, those below 0 counted from the actual end.
+
+    Args:
+        node: what takes the elements.
+        indices: of any shape.
+        extents: of the axis; of several, whose indices lie along the last axis.
+    """
+    fixed = not any(isinstance(extent, Extent) for extent in extents)
+    if fixed or (indices.data is not None and (indices.data >= 0).all()):
         return indices
     base = node.outputs[0]
     if indices.dtype != "int64":
         indices = node.add("cast", [indices], f"{base}.indices", dtype="int64")
     negative = node.add("less", [indices, node.constant("zero", 0, "int64")], f"{base}.negative")
-    end = reshaped(node, node.counted.number(extent), (), f"{base}.end")
+    end = reshaped(node, _shape_value(node, extents, f"{base}.end"), (len(extents),) if len(extents) > 1 else ())
     return node.add("where", [negative, node.add("add", [indices, end], f"{base}.shifted"), indices], f"{base}.front")
 
 
@@ -222,14 +238,17 @@ def _scatter(node: OnnxNode) -> Any:
     """Import ScatterElements and ScatterND: elements keep their places where the first axis alone is counted."""
     from qcompile.onnx_import.support import converters
 
-    x, indices = node.value(0), node.value(1)
+    x, indices, updates = (node.value(k) for k in range(3))
     first, *others = node.counted.axes(x)
     elements = node.op_type == "ScatterElements"
+    alike = node.counted.axes(x) == node.counted.axes(indices) == node.counted.axes(updates)
+    if elements and alike and overwrites(node):
+        return updates
     inner = node.counted.axes(indices)[1:] if elements else ()
     if any(others) or any(inner) or (first is not None and not elements):
         node.fail("the data decide an extent of what it writes to, or an inner one of its indices")
     if first is not None and int(node.attr("axis", 0)) in (0, -len(x.shape)):
-        indices = _from_front(node, indices, first)
+        indices = _from_front(node, indices, [first])
     return converters()[node.op_type](replace(node, inputs=[x, indices, *node.inputs[2:]]))
 
 
@@ -273,6 +292,7 @@ _FORMS: dict[str, Form] = {
     "Expand": _expand,
     "Gather": _gather,
     "GatherElements": _gather,
+    "GatherND": _gather_nd,
     "Range": _range,
     "Reshape": _reshape,
     "ScatterElements": _scatter,

@@ -13,6 +13,7 @@ from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
 from qcompile.ops.gather import in_order
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.open_part import open_tuples
 from qcompile.ops.reshape import reshaped
 
 
@@ -35,6 +36,8 @@ def _from_onnx(node: OnnxNode) -> Value:
         inside = all(((t >= 0) & (t < d)).all() for t, d in zip(tuples, x.shape, strict=True))
         if inside and in_order(np.ravel_multi_index(tuple(tuples), x.shape), x.type.size):
             return reshaped(node, x, indices.shape[:-1])
+    if node.open is not None:
+        indices = open_tuples(node, x, indices, batch)
     return node.add("gather_nd", [x, indices], batch_dims=batch)
 
 

@@ -175,7 +175,38 @@ def open_gathered(node: OnnxNode, x: Value, indices: Value, axis: int) -> Value 
         attrs: dict[str, Any] = {"symbol": extent.symbol, "axis": axis, "starts": starts, "sizes": (1,) * len(starts)}
         part = node.add("open_slice", [x], f"{name}.last", **attrs)
         return reshaped(node, part, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), name)
-    return node.add("gather", [x, _wrapped(node, indices, extent)], name, axis=axis)
+    front = _wrapped(node, indices, node.open.number(extent), (1,) if indices.shape else ())
+    return node.add("gather", [x, front], name, axis=axis)
+
+
+def open_tuples(node: OnnxNode, x: Value, indices: Value, batch: int) -> Value:
+    """Return tuples of indices of which those into open axes count from their front.
+
+    Args:
+        node: the ONNX node that asks for the elements.
+        x: any tensor.
+        indices: int32 or int64; the last axis holds the tuple.
+        batch: axes of x before those that the tuples index.
+    """
+    axes = range(batch, batch + indices.shape[-1])
+    extents: list[Extent | None] = [node.open.extent(x, axis) for axis in axes]
+    opened = [(k, extent) for k, extent in enumerate(extents) if extent is not None]
+    if not opened:
+        return indices
+    known = node.open.live(indices) is indices and indices.is_constant
+    if known:
+        places = [(indices.constant()[..., k], extent) for k, extent in opened]
+        for taken, extent in places:
+            if ((taken < -extent.least) | (taken >= extent.least)).any():
+                node.fail(f"it takes an element that there is not where '{extent.symbol}' is smallest")
+        if all((taken >= 0).all() for taken, _ in places):
+            return indices
+    ends: list[Value] = [
+        node.constant(f"end{k}", [x.shape[axis]], "int64") if extent is None else node.open.number(extent)
+        for k, (axis, extent) in enumerate(zip(axes, extents, strict=True))
+    ]
+    whole = ends[0] if len(ends) == 1 else node.add("concat", ends, f"{node.outputs[0]}.ends", axis=0)
+    return _wrapped(node, indices, whole, whole.shape)
 
 
 def open_padded(node: OnnxNode, x: Value, before: list[int], after: list[int], mode: str) -> Value:
@@ -219,14 +250,19 @@ def _end(node: OnnxNode, x: Value, axis: int, taken: slice, name: str) -> Value:
     return node.add("open_slice", [x], name, step=taken.step, **part)
 
 
-def _wrapped(node: OnnxNode, indices: Value, extent: Extent) -> Value:
-    """Return indices of which the negative ones are brought to the actual end."""
+def _wrapped(node: OnnxNode, indices: Value, count: Value, shape: Sequence[int]) -> Value:
+    """Return indices of which the negative ones are brought to the actual end.
+
+    Args:
+        node: the ONNX node that takes the elements.
+        indices: any integers.
+        count: elements up to the end, int64, one number of a shape that stretches to the indices'.
+        shape: that shape.
+    """
     name = f"{node.outputs[0]}.index"
-    count = node.open.number(extent)
     if indices.dtype != "int64":
         count = node.add("cast", [count], f"{name}.count", dtype=indices.dtype)
-    if not indices.shape:
-        count = reshaped(node, count, (), f"{name}.number")
+    count = reshaped(node, count, shape, f"{name}.number")
     moved = node.add("add", [indices, count], f"{name}.moved")
     negative = node.add("less", [indices, node.constant("zero", np.zeros((), indices.dtype))], f"{name}.negative")
     return node.add("where", [negative, moved, indices], name)

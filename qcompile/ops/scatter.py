@@ -44,6 +44,8 @@ def _elements(node: OnnxNode) -> Value:
     )
     if not fits or indices.shape != updates.shape:
         node.fail(f"indices {indices.type} and updates {updates.type} do not fit {x.type}")
+    if overwrites(node):
+        return updates
     strides = _strides(x.shape)
     others = np.zeros(indices.shape, np.int64)
     for a, d in enumerate(indices.shape):
@@ -56,6 +58,13 @@ def _elements(node: OnnxNode) -> Value:
     offset = node.add("mul", [wrapped, stride], name=f"{base}.step")
     offset = node.add("add", [offset, node.constant("others", others)], name=f"{base}.offset")
     return scattered(node, x, offset, updates, 1)
+
+
+def overwrites(node: OnnxNode) -> bool:
+    """Return whether a ScatterElements writes all elements, each to the only place that its index can name."""
+    x, indices = node.value(0), node.value(1)
+    axis = axis_index(int(node.attr("axis", 0)), len(x.shape))
+    return x.shape[axis] == 1 and x.shape == indices.shape and str(node.attr("reduction", "none")) == "none"
 
 
 def _nd(node: OnnxNode) -> Value:

@@ -41,7 +41,7 @@ def _gather_nd(step: Step) -> list[Axes]:
     x, indices = step.axes[:2]
     deep, batch = step.node.inputs[1].shape[-1], step.node.attrs.batch_dims
     _fixed(step, 1, (len(indices) - 1,), "the number of axes that it indexes is open")
-    _fixed(step, 0, range(batch + deep), "it indexes an open axis, and counts negative numbers from its end")
+    _fixed(step, 0, range(batch), "its batch is open")
     return [(*indices[:-1], *x[batch + deep :])]
 
 

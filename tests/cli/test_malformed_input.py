@@ -53,6 +53,15 @@ def without_external_data(path: Path) -> None:
     (path.parent / "weights.data").unlink()
 
 
+def resized(model: onnx.ModelProto) -> None:
+    """Let a node resize by a rule that ONNX does not have."""
+    node = model.graph.node[1]
+    node.op_type = "Resize"
+    node.input.extend(["", "once"])
+    node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "bent"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(4, np.float32), "once"))
+
+
 MODELS: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "truncated": (
         lambda p: void(p.write_bytes(classifier().SerializeToString()[:700])),
@@ -75,6 +84,10 @@ MODELS: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "operator": (
         rewritten(lambda m: setattr(m.graph.node[1], "op_type", "RandomNormalLike")),
         ("RandomNormalLike (node stem_relu", "m.onnx", "`qcompile ops` lists"),
+    ),
+    "form of an operator": (
+        rewritten(resized),
+        ("node stem_relu (Resize)", "m.onnx", "'bent'", "onnx.utils.extract_model"),
     ),
     "types": (
         rewritten(lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", onnx.TensorProto.STRING)),

@@ -51,6 +51,12 @@ CASES: dict[str, tuple[Any, str]] = {
               "1..9"),
     "indices": (built([("Gather", "x i", "t", {"axis": 1}), ("Mul", "t f", "y")], i=np.array([0, -1, -2]),
                       f=np.float32(2)), "3..9"),
+    "tuples": (built([("GatherND", "x i", "t"), ("Mul", "t f", "y")], 2, i=np.array([[0, -1], [0, -3], [0, 1]]),
+                     f=np.float32(2)), "3..9"),
+    "computed tuples": (built([*LENGTH, ("Neg", "n", "m"), ("Unsqueeze", "m zero", "first"),
+                               ("Concat", "zero first", "t", {"axis": 0}), ("Unsqueeze", "t zero", "i"),
+                               ("GatherND", "x i", "g"), ("Relu", "g", "y")],
+                              2, **ONE), "1..9"),
     "half": (built([*LENGTH, ("Div", "n half", "h"), ("Unsqueeze", "h zero", "e"), ("Slice", "x zero e vector", "t"),
                     ("Relu", "t", "y")], half=np.array(2), **ONE), "2..9"),
     "computed index": (built([*LENGTH, ("Sub", "n one", "i"), ("Gather", "x i", "t", {"axis": 1}), ("Relu", "t", "y")],
@@ -103,3 +109,5 @@ def test_float(name: str, tmp_path: Path) -> None:
 def test_an_element_that_is_not_always_there() -> None:
     with pytest.raises(UnsupportedOpError, match="out of range where 'S' is smallest"):
         import_bounded(built([("Gather", "x i", "y", {"axis": 1})], 2, i=np.array(-3)), {"x": [1, "S:1..9", WIDTH]})
+    with pytest.raises(UnsupportedOpError, match="there is not where 'S' is smallest"):
+        import_bounded(built([("GatherND", "x i", "y")], 2, i=np.array([[0, 1]])), {"x": [1, "S:1..9", WIDTH]})

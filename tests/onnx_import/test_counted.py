@@ -76,9 +76,15 @@ CASES = {
     "compress": "g = Greater(column, v0)  out = Compress<axis = 0>(rows, g)",
     "elements": "i = Unsqueeze(found, one)  out = GatherElements<axis = 0>(y, i)",
     "by tuples": "t = Transpose<perm = [1, 0]>(both)  out = GatherND(y, t)",
+    "by tuples into it": "g = Greater(column, v0)  n = NonZero(g)  t = Transpose<perm = [1, 0]>(n)  "
+    "out = GatherND(rows, t)",
+    "by tuples from its end": "g = Greater(rows, v0)  n = NonZero(g)  t = Transpose<perm = [1, 0]>(n)  "
+    "f = Constant<value = int64[1] {4}>()  e = Concat<axis = 0>(count, f)  b = Sub(t, e)  out = GatherND(rows, b)",
     "scatter elements": "out = ScatterElements<axis = 0>(x, found, found_f)",
     "scatter elements of it": "k = Min(count, three)  v, i = TopK<axis = 0>(column, k)  w = Neg(v)  "
     "out = ScatterElements<axis = 0>(column, i, w)",
+    "scatter to the only place": "u = Unsqueeze(rows, zero)  d = Shape(u)  n = Neg(u)  i = Expand(zero, d)  "
+    "out = ScatterElements<axis = 0>(u, i, n)",
     "scatter from its end": "m = Constant<value = int64[1] {-1}>()  r = Concat<axis = 0>(x, column)  "
     "w = Constant<value = float[1] {9}>()  out = ScatterElements<axis = 0>(r, m, w)",
     "scatter rows": "t = Transpose<perm = [1, 0]>(both)  n = Neg(rows)  out = ScatterND(y, t, n)",
