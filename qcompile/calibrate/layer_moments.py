@@ -50,6 +50,7 @@ class LayerMoments:
         self._sums = [np.zeros((g, k)), np.zeros((g, k)), np.zeros((g, o))]
         self._products = [np.zeros((g, k, k)), np.zeros((g, k, k)), np.zeros((g, o, k))]
         self._squares = np.zeros((g, o))
+        self._origin: Array | None = None
         self._waiting: list[tuple[Array, Array, Array | None]] = []
 
     def update(self, inputs: LayerInputs) -> None:
@@ -71,6 +72,10 @@ class LayerMoments:
             return
         parts, self._waiting = list(zip(*self._waiting, strict=True)), []
         real, quantized = (np.concatenate(part, axis=1) for part in parts[:2])
+        if self._origin is None:
+            # What hardly varies would vanish in the rounding of its squares, far from its mean.
+            self._origin = quantized.mean(axis=1, keepdims=True)
+        real, quantized = real - self._origin, quantized - self._origin
         difference = real - quantized
         self._sums[0] += real.sum(axis=1, dtype=np.float64)
         self._sums[1] += quantized.sum(axis=1, dtype=np.float64)
@@ -96,14 +101,14 @@ class LayerMoments:
     @property
     def means(self) -> tuple[Array, Array, Array]:
         """Means of p and q [groups, terms] and of r [groups, outputs per group], float64."""
-        self._add()
-        real, quantized, error = (s / max(1, self.count) for s in self._sums)
-        return real, quantized, error
+        real, quantized, error = self._means()
+        origin = 0.0 if self._origin is None else self._origin[:, 0].astype(np.float64)
+        return real + origin, quantized + origin, error
 
     @property
     def covariances(self) -> tuple[Array, Array, Array]:
         """cov(q, q) and cov(p − q, q) [groups, terms, terms], cov(r, q) [groups, outputs per group, terms]."""
-        real, quantized, error = self.means
+        real, quantized, error = self._means()
         second = [p / max(1, self.count) for p in self._products]
         lefts = (quantized, real - quantized, error)
         own, cross, residual = (
@@ -114,9 +119,14 @@ class LayerMoments:
     @property
     def variances(self) -> Array:
         """var(W·p) of each output, [groups, outputs per group], float64."""
-        self._add()
-        mean = np.matmul(self._weight.astype(np.float64), self.means[0][:, :, None])[:, :, 0]
+        mean = np.matmul(self._weight.astype(np.float64), self._means()[0][:, :, None])[:, :, 0]
         return np.asarray(np.maximum(self._squares / max(1, self.count) - np.square(mean), 0.0))
+
+    def _means(self) -> tuple[Array, Array, Array]:
+        """Return the means, those of p and q from the origin."""
+        self._add()
+        real, quantized, error = (s / max(1, self.count) for s in self._sums)
+        return real, quantized, error
 
     def _positions(self, shape: tuple[int, ...]) -> Array:
         total = int(np.prod(shape[:-1]))

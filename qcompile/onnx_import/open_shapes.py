@@ -97,7 +97,7 @@ class OpenShapes:
                 self._leading[results[0]] = axes
             elif op.name in _MOVING:
                 for value in led:
-                    self._end(value)
+                    self.end(value)
         if not any(v in self._twins for v in inputs):
             return
         names = [f"{value.name}.live" for value in results]
@@ -114,7 +114,7 @@ class OpenShapes:
         if any(axes):
             self._leading[constant] = tuple(a or b for a, b in zip(axes, known, strict=True))
 
-    def _end(self, constant: Value) -> None:
+    def end(self, constant: Value) -> None:
         """Give a constant a twin that ends where it does at the actual sizes."""
         for axis, extent in enumerate(self._leading.pop(constant, ())):
             if extent is not None:

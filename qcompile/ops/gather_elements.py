@@ -13,12 +13,17 @@ from qcompile.ir.types import TensorType
 from qcompile.ops.gather import GatherAttrs
 from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.open_part import open_places
 
 
 def _from_onnx(node: OnnxNode) -> Value:
-    x = node.value(0)
+    x, indices = node.value(0), node.value(1)
     axis = axis_index(int(node.attr("axis", 0)), len(x.shape))
-    return node.add("gather_elements", [x, node.value(1)], axis=axis)
+    if node.open is not None:
+        # The result ends where the indices do, of which nothing else tells.
+        node.open.end(indices)
+        indices = open_places(node, x, indices, (axis,))
+    return node.add("gather_elements", [x, indices], axis=axis)
 
 
 class GatherElements(OpDef):

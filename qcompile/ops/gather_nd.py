@@ -13,7 +13,7 @@ from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
 from qcompile.ops.gather import in_order
 from qcompile.ops.onnx_node import OnnxNode
-from qcompile.ops.open_part import open_tuples
+from qcompile.ops.open_part import open_places
 from qcompile.ops.reshape import reshaped
 
 
@@ -37,7 +37,7 @@ def _from_onnx(node: OnnxNode) -> Value:
         if inside and in_order(np.ravel_multi_index(tuple(tuples), x.shape), x.type.size):
             return reshaped(node, x, indices.shape[:-1])
     if node.open is not None:
-        indices = open_tuples(node, x, indices, batch)
+        indices = open_places(node, x, indices, range(batch, batch + indices.shape[-1]))
     return node.add("gather_nd", [x, indices], batch_dims=batch)
 
 

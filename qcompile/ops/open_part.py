@@ -179,23 +179,22 @@ def open_gathered(node: OnnxNode, x: Value, indices: Value, axis: int) -> Value 
     return node.add("gather", [x, front], name, axis=axis)
 
 
-def open_tuples(node: OnnxNode, x: Value, indices: Value, batch: int) -> Value:
-    """Return tuples of indices of which those into open axes count from their front.
+def open_places(node: OnnxNode, x: Value, indices: Value, axes: Sequence[int]) -> Value:
+    """Return indices of which those into open axes count from the front.
 
     Args:
         node: the ONNX node that asks for the elements.
         x: any tensor.
-        indices: int32 or int64; the last axis holds the tuple.
-        batch: axes of x before those that the tuples index.
+        indices: int32 or int64; into several axes, one for each along the last axis.
+        axes: of x.
     """
-    axes = range(batch, batch + indices.shape[-1])
     extents: list[Extent | None] = [node.open.extent(x, axis) for axis in axes]
     opened = [(k, extent) for k, extent in enumerate(extents) if extent is not None]
     if not opened:
         return indices
     known = node.open.live(indices) is indices and indices.is_constant
     if known:
-        places = [(indices.constant()[..., k], extent) for k, extent in opened]
+        places = [(indices.constant()[..., k] if len(axes) > 1 else indices.constant(), e) for k, e in opened]
         for taken, extent in places:
             if ((taken < -extent.least) | (taken >= extent.least)).any():
                 node.fail(f"it takes an element that there is not where '{extent.symbol}' is smallest")

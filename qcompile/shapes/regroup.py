@@ -78,6 +78,8 @@ def _targets(step: Step, left: range, targets: list[int], opened: dict[int, Exte
     names = set(symbol.split(JOINT))
     known = [e for e in step.known() if names >= set(e.symbol.split(JOINT))]
     choices = list(itertools.product(*([None, *(e for e in known if e.most == size)] for size in sizes)))
+    # Rows and columns of an image that are many at one resolution may be as many as another one's tokens.
+    choices.sort(key=_joints)
     products = []
     for chosen in choices:
         products.append(_product(step, symbol, sizes, chosen))
@@ -89,6 +91,11 @@ def _targets(step: Step, left: range, targets: list[int], opened: dict[int, Exte
             return found
     first = next(iter(opened.values()))
     raise step.refuse(f"its elements cannot be regrouped at every size ({list(x)} to {list(y)})", first)
+
+
+def _joints(chosen: Sequence[Extent | None]) -> int:
+    """Return how many axes would follow several symbols together."""
+    return sum(extent is not None and JOINT in extent.symbol for extent in chosen)
 
 
 def _with_rest(

@@ -42,3 +42,24 @@ def test_moments_are_those_of_all_samples_together(terms: int, residual: bool) -
     for found, wanted in zip(moments.covariances, (q, p - q, r), strict=True):
         np.testing.assert_allclose(found[0], wanted.T @ centred / len(q), atol=1e-4)
     np.testing.assert_allclose(moments.variances[0], (p @ weight[0].T).var(axis=0), rtol=1e-3)
+
+
+def test_what_hardly_varies_far_from_zero() -> None:
+    """Variances of a millionth of the mean's square are those of the data, not of the rounding of float32."""
+    text = """graph "g" {
+  input %x : f32[64,8]
+  const @w : f32[2,8] = normal(1, 1)
+  const @b : f32[2] = normal(2, 1)
+  %y = dense(%x, @w, @b) : f32[64,2]
+  output "y" = %y
+}
+"""
+    node = parse_graph(text, ops.all_ops()).nodes[0]
+    moments = LayerMoments(node, node.inputs[1].constant()[None], 64, 0)
+    x = (100 + np.random.default_rng(0).normal(0, 0.01, (64, 8))).astype(np.float32)
+    for _ in range(2):
+        moments.update(LayerInputs(x, x, None))
+    np.testing.assert_allclose(moments.covariances[0][0], np.cov(x.astype(np.float64).T, bias=True), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(moments.means[1][0], x.mean(axis=0, dtype=np.float64), rtol=1e-7)
+    weight = node.inputs[1].constant().astype(np.float64)
+    np.testing.assert_allclose(moments.variances[0], (x @ weight.T).var(axis=0), rtol=1e-4)

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +17,10 @@ from open_planes import CHANNELS, STEPS, Planes, planes
 from open_poison import INTEGERS, Feed, compare, compare_code, compare_poisoned, many, opened, poisoned
 
 from qcompile import pipelines
+from qcompile.errors import UnsupportedOpError
 from qcompile.ir.graph import Graph
 from qcompile.onnx_import import import_onnx
+from qcompile.onnx_import.bounds import import_bounded
 from qcompile.ops.interpreter import Interpreter
 
 COUNT = int(os.environ.get("QCOMPILE_OPEN_GRAPHS", "60")) // 2
@@ -40,6 +43,34 @@ def check(model: Any, sizes: tuple[int, int], final: Graph, bounded: Graph) -> N
         expected = Interpreter(import_onnx(model, {"x": (1, CHANNELS, *sizes)})).run(given)
         compare(Interpreter(final).run(given), expected)
         compare(poisoned(bounded, given), expected, 1e-3)
+
+
+def regrouped(back: str) -> Any:
+    """Return a model whose rows and columns at half the size are as many, at most, as its tokens at a quarter."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 6, H, W] x) => (float[1, 6, A, B] y, float[1, 6, T] few) {
+      two = Constant<value = int64[1] {2}>()  flat = Constant<value = int64[3] {1, 6, -1}>()
+      one = Constant<value = int64[2] {1, 6}>()
+      s = AveragePool<kernel_shape = [4, 4], strides = [4, 4]>(x)  few = Reshape(s, flat)
+      p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(x)  t = Reshape(p, flat)  r = Relu(t)
+      h0 = Shape<start = 2, end = 3>(x)  h = Div(h0, two)  w0 = Shape<start = 3>(x)  w = Div(w0, two)
+      shape = Concat<axis = 0>(one, BACK)  b = Reshape(r, shape)
+      y = MaxPool<kernel_shape = [2, 1], strides = [1, 1]>(b)
+    }"""
+    return onnx.parser.parse_model(text.replace("BACK", back))
+
+
+def test_rows_are_told_from_as_many_tokens() -> None:
+    model, shape = regrouped("h, w"), [1, CHANNELS, "H:4..8:4", "W:4..8:4"]
+    found = opened(model, shape, at_sizes((8, 8), (4, 4), (4, 8)), pipelines.FINISH_FLOAT)
+    assert found is not None
+    for sizes in ((4, 4), (4, 8), (8, 4), (8, 8)):
+        check(model, sizes, *found)
+
+
+def test_what_is_not_told_is_refused() -> None:
+    with pytest.raises(UnsupportedOpError, match="cannot be kept"):
+        import_bounded(regrouped("w, h"), {"x": [1, CHANNELS, "H:4..8:4", "W:4..8:4"]})
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
