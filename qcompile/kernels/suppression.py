@@ -37,14 +37,15 @@ class SuppressionWorkload:
 def suppression_kernel(work: SuppressionWorkload, isa: Isa) -> Kernel:
     """Generate the kernel; p0 are boxes, p1 scores, p2 the result, filled up with −1.
 
-    The results of all classes follow one another, so there is one tile. Scratch holds the scores still in the race.
+    The results of all classes follow one another, so there is one tile. Scratch holds the boxes still in the race, in
+    order, and their scores.
     """
     name = symbol("suppression", work, isa.name)
     emit = _Suppression(work)
     b = emit.b
     with b.loop(b.end - b.begin, b.begin, stem="tile"):
         emit.all_classes()
-    size = -(-work.boxes * 4 // 64) * 64
+    size = -(-work.boxes * 8 // 64) * 64
     return Kernel(name, b.function(name), 1, size)
 
 
@@ -54,6 +55,7 @@ class _Suppression:
         kinds = ("float32", "float32", "int64")
         self.boxes, self.scores, self.result = (self.b.argument(n, kind) for n, kind in enumerate(kinds))
         self.left: Memory = self.b.scratch("float32")
+        self.places: Memory = self.b.scratch("int32")
 
     def all_classes(self) -> None:
         b, work = self.b, self.work
@@ -63,35 +65,43 @@ class _Suppression:
         found = b.register("int64", const(0, "int64"))
         with b.loop(work.batch, stem="n") as n, b.loop(work.classes, stem="c") as c:
             first = b.let((index(n) * index(work.classes) + index(c)) * index(work.boxes))
+            count = b.register("int64", const(0, "int64"))
             with b.loop(work.boxes, stem="i") as i:
                 score = b.let(self.scores.load(first + index(i)))
-                out = const(float("-inf"), "float32")
-                self.left.store(index(i), tirx.Select(const(work.least, "float32") < score, score, out))
-            with b.loop(work.most, stem="k"):
-                self._take_best(index(n), index(c), found)
+                self._keep(count, score, index(i), const(work.least, "float32") < score)
+            with b.loop(work.most, stem="k"), b.when(const(0, "int64") < count.get()):
+                self._take_best(index(n), index(c), count, found)
 
-    def _take_best(self, n: Expr, c: Expr, found: Register) -> None:
-        """Append the best box that is left, and drop those that overlap it."""
-        b, work = self.b, self.work
-        none = const(float("-inf"), "float32")
-        most, place = b.register("float32", none), b.register("int64", const(-1, "int64"))
-        with b.loop(work.boxes, stem="i") as i:
+    def _keep(self, count: Register, score: Expr, box: Expr, wanted: Expr) -> None:
+        """Append a box to those in the race, or let the next one be written over it."""
+        self.left.store(count.get(), score)
+        self.places.store(count.get() + index(self.work.boxes), cast("int32", box))
+        count.set(count.get() + cast("int64", wanted))
+
+    def _take_best(self, n: Expr, c: Expr, count: Register, found: Register) -> None:
+        """Append the best box that is left, and drop it and those that overlap it."""
+        b = self.b
+        most, place = b.register("float32", const(float("-inf"), "float32")), b.register("int64", const(0, "int64"))
+        with b.loop(count.get(), stem="i") as i:
             score = b.let(self.left.load(index(i)))
             with b.when(most.get() < score):
                 most.set(score)
                 place.set(index(i))
-        with b.when(tirx.LE(const(0, "int64"), place.get())):
-            best = b.let(place.get())
-            row = b.let(found.get() * index(3))
-            for k, value in enumerate((n, c, best)):
-                self.result.store(b.let(row + index(k)), cast("int64", value))
-            found.set(found.get() + const(1, "int64"))
-            own = self._corners(n, best)
-            with b.loop(work.boxes, stem="j") as j:
-                goes = self._overlaps(own, self._corners(n, index(j)))
-                with b.when(goes):
-                    self.left.store(index(j), none)
-            self.left.store(best, none)
+        best = b.let(self._place(place.get()))
+        row = b.let(found.get() * index(3))
+        for k, value in enumerate((n, c, best)):
+            self.result.store(b.let(row + index(k)), cast("int64", value))
+        found.set(found.get() + const(1, "int64"))
+        own = self._corners(n, best)
+        left = b.register("int64", const(0, "int64"))
+        with b.loop(count.get(), stem="j") as j:
+            box, score = b.let(self._place(index(j))), b.let(self.left.load(index(j)))
+            goes = tirx.Or(tirx.EQ(box, best), self._overlaps(own, self._corners(n, box)))
+            self._keep(left, score, box, tirx.Not(goes))
+        count.set(left.get())
+
+    def _place(self, at: Expr) -> Expr:
+        return cast("int64", self.places.load(at + index(self.work.boxes)))
 
     def _corners(self, n: Expr, box: Expr) -> list[Expr]:
         """Return the lower and upper bounds of a box along both axes."""

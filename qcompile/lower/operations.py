@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Node, Value
 from qcompile.kernels import expression as ex
-from qcompile.lower import caches, convolution, families, loops, products, transposed
+from qcompile.lower import caches, convolution, families, loops, products, ranking, transposed
 from qcompile.lower.context import LoweringContext, Position
 from qcompile.lower.expressions import ExpressionBuilder
 from qcompile.lower.offsets import dense_strides
@@ -74,6 +74,14 @@ class OperationContext(LoweringContext):
     def layer_norm(self, node: Node) -> None:
         """Normalize rows to zero mean and unit variance."""
         families.layer_norm(self, node)
+
+    def rank(self, node: Node) -> bool:
+        """Find the places of elements in sorted order by merging, if there is a kernel for it; return whether."""
+        return ranking.rank(self, node)
+
+    def place_of_rank(self, node: Node) -> bool:
+        """Find where the first places stand in one go, if there is a kernel for it; return whether."""
+        return ranking.place_of_rank(self, node)
 
     def suppression(self, node: Node) -> None:
         """Select boxes."""

@@ -45,16 +45,22 @@ class PlaceOfRank(OpDef):
         return (TensorType("int64", replace_axis(x.shape, attrs.axis, attrs.count)),)
 
     def evaluate(self, attrs: PlaceOfRankAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        """Search each place."""
+        """Write each index to its place, from the end on, so that the least one stays."""
         ranks = np.moveaxis(inputs[0], attrs.axis, -1)
-        found = ranks[..., None, :] == np.arange(attrs.count)[:, None]
-        index = np.where(found.any(axis=-1), found.argmax(axis=-1), ranks.shape[-1] - 1)
-        return (np.ascontiguousarray(np.moveaxis(index, -1, attrs.axis), np.int64),)
+        rows = ranks.reshape(-1, ranks.shape[-1])
+        index = np.full((len(rows), attrs.count), ranks.shape[-1] - 1, np.int64)
+        for row, places in zip(index, rows, strict=True):
+            (wanted,) = np.nonzero(places < attrs.count)
+            np.minimum.at(row, places[wanted], wanted)
+        index = index.reshape(*ranks.shape[:-1], attrs.count)
+        return (np.ascontiguousarray(np.moveaxis(index, -1, attrs.axis)),)
 
     def lower(self, node: Node, context: Any) -> None:
-        """Emit a search over the axis."""
+        """Emit one pass over the axis, or a search for each place."""
         axis = node.attrs.axis
         extent = node.inputs[0].shape[axis]
+        if context.place_of_rank(node):
+            return
 
         def body(e: Any, i: Any, r: Any) -> Any:
             rank = e.load(0, *i[:axis], r[0], *i[axis + 1 :])

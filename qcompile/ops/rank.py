@@ -14,6 +14,9 @@ from qcompile.ir.types import TensorType
 from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
 
+_FEW = 256
+"""Elements of an axis up to which to compare all pairs takes no longer than to sort."""
+
 
 @dataclass(frozen=True)
 class RankAttrs:
@@ -45,7 +48,8 @@ def _top_k(node: OnnxNode) -> tuple[Value, Value]:
 class Rank(OpDef):
     """y[i] = the number of elements along the axis that come before x[i]; of equal ones the first comes first.
 
-    The loops compare every pair: the square of the axis in comparisons, all of them in vectors.
+    Where the axis is short, loops compare every pair, in vectors; else runs are merged. What is not a number is
+    neither before nor equal to another.
 
     Source:
         ONNX TopK, with `place_of_rank` and `gather_elements`.
@@ -63,20 +67,24 @@ class Rank(OpDef):
         return (x.with_dtype("int32"),)
 
     def evaluate(self, attrs: RankAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        """Compare every pair, a row at a time."""
+        """Sort, a row at a time."""
         x = np.moveaxis(inputs[0], attrs.axis, -1)
         rows = x.reshape(-1, x.shape[-1])
-        earlier = np.tri(x.shape[-1], k=-1, dtype=np.bool_)
         places = np.empty(rows.shape, np.int32)
         for row, place in zip(rows, places, strict=True):
-            other, own = row[None, :], row[:, None]
-            before = (other > own) if attrs.largest else (other < own)
-            place[:] = (before | ((other == own) & earlier)).sum(axis=1)
+            if (row != row).any():
+                place[:] = _compared(row, attrs.largest)
+                continue
+            # The stable order of the reversed row, reversed, falls, and keeps equal ones as they were.
+            order = np.argsort(row[::-1], kind="stable")[::-1] if attrs.largest else np.argsort(row, kind="stable")
+            place[row.size - 1 - order if attrs.largest else order] = np.arange(row.size)
         return (np.ascontiguousarray(np.moveaxis(places.reshape(x.shape), -1, attrs.axis)),)
 
     def lower(self, node: Node, context: Any) -> None:
-        """Emit a count over the axis."""
-        axis = node.attrs.axis
+        """Emit a sort, or a count over the axis."""
+        axis, extent = node.attrs.axis, node.inputs[0].shape[node.attrs.axis]
+        if extent > _FEW and context.rank(node):
+            return
 
         def body(e: Any, i: Any, r: Any) -> Any:
             own, other = e.load(0, *i), e.load(0, *i[:axis], r[0], *i[axis + 1 :])
@@ -84,5 +92,14 @@ class Rank(OpDef):
             tied = e.and_(e.equal(own, other), r[0] < i[axis])
             return e.select(e.or_(before, tied), e.i32(1), e.i32(0))
 
-        extent = node.inputs[0].shape[axis]
         context.reduce(node, (extent,), body, "sum", (0, "int32"), lambda e, acc, i: acc)
+
+
+def _compared(row: Array, largest: bool) -> Array:
+    """Return the places in a row with what is not a number, each compared with all."""
+    earlier = np.arange(row.size)
+    found = np.empty(row.size, np.int32)
+    for place, own in enumerate(row):
+        before = (row > own) if largest else (row < own)
+        found[place] = (before | ((row == own) & (earlier < place))).sum()
+    return found

@@ -12,6 +12,7 @@ from program_execution import Executable
 
 from qcompile import ops
 from qcompile.lower import lower_graph
+from qcompile.ops.interpreter import Interpreter
 from qcompile.targets import Target
 
 UNARY = (
@@ -61,3 +62,20 @@ def test_softmax_makes_no_subnormal_number_behind_a_mask(shape: str, machine: Ta
         y = executable.run({"x": x}, 1)["y"]
         assert not y[:, 10:30].any()
         np.testing.assert_allclose(y.sum(axis=1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("largest", ["true", "false"])
+def test_places_beside_what_is_not_a_number(largest: str, machine: Target) -> None:
+    """NaN has no place in an order: it is neither before nor after another, and 0 and −0 are equal."""
+    lines = f"%y = rank(%x) {{axis=1, largest={largest}}} : i32[3,300]"
+    lines += "%p = place_of_rank(%y) {axis=1, count=9} : i64[3,9]"
+    graph = graph_of(f'graph "g" {{ input %x : f32[3,300] {lines} output "y" = %y output "p" = %p }}')
+    x = np.random.default_rng(0).normal(0, 2, (3, 300)).astype(np.float32).round(1)
+    x[0, 17:90:9], x[1, 30:40], x[2, ::3] = np.nan, np.inf, -0.0
+    executable = Executable(lower_graph(graph, machine, jobs=1))
+    got, want = executable.run({"x": x}), Interpreter(graph).run({"x": x})
+    for name in ("y", "p"):
+        np.testing.assert_array_equal(got[name], want[name])
+    before = (x[:, None, :] > x[:, :, None]) if largest == "true" else (x[:, None, :] < x[:, :, None])
+    before |= (x[:, None, :] == x[:, :, None]) & np.tri(300, k=-1, dtype=bool)
+    np.testing.assert_array_equal(want["y"], before.sum(axis=2))
