@@ -192,9 +192,7 @@ def _source(value: Value) -> Value:
 def _marker(value: Value, context: PassContext) -> float | None:
     """Return the value that marks something in a tensor, by what calibration saw; None where there is none."""
     statistics = context.statistics.get(_source(value).name)
-    if statistics is None:
-        return None
-    return statistics.marker if statistics.markers else statistics.distribution().sentinel()
+    return None if statistics is None else statistics.mark
 
 
 def _is_flag(value: Value, context: PassContext) -> bool:

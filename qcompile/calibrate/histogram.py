@@ -77,6 +77,7 @@ class TensorStatistics:
         self._sum = Fraction(0)
         self._square_sum = Fraction(0)
         self._rows: dict[int, Array] = {}
+        self._mark: tuple[int, float | None] | None = None
 
     def update(self, array: Array) -> None:
         """Count the values of one sample.
@@ -172,6 +173,15 @@ class TensorStatistics:
     def nbytes(self) -> int:
         """Bytes that the histogram takes."""
         return sum(row.nbytes for row in self._rows.values())
+
+    @property
+    def mark(self) -> float | None:
+        """The value that marks something rather than measures it, one of the markers or a sentinel; else None."""
+        if self.markers:
+            return self.marker
+        if self._mark is None or self._mark[0] != self.samples:
+            self._mark = self.samples, self.distribution().sentinel()
+        return self._mark[1]
 
     def distribution(self) -> Distribution:
         """Return the histogram as cells in ascending order of value."""

@@ -178,6 +178,7 @@ def softplus(x: Array) -> Array:
 _ERF_STEP = 1 / 64
 _ERF_REACH = 6.0
 _ERF_ORDER = 8
+_ERF_SHORT = 4  # of float32: what is left out is below 1e-10
 _ERF_BLOCK = 8192  # elements at a time, whose intermediate arrays stay in the cache
 
 
@@ -206,7 +207,7 @@ def erf(x: Array) -> Array:
         erf(|x|) = Σ b[n, k]·(|x| − k/64)^n with k the nearest node; 1 beyond 6
 
     Args:
-        x: float32 or float64, any shape; within 2 units in the last place of float64.
+        x: float32 or float64, any shape; within 2 units in the last place of float64, 0.51 of float32.
     """
     flat = np.ascontiguousarray(x).reshape(-1)
     parts = [_erf(flat[start : start + _ERF_BLOCK]) for start in range(0, flat.size, _ERF_BLOCK)]
@@ -218,8 +219,9 @@ def _erf(x: Array) -> Array:
     magnitude = np.minimum(np.abs(x).astype(np.float64), _ERF_REACH)
     nodes = np.rint(np.nan_to_num(magnitude) / _ERF_STEP).astype(np.int32)
     offset = magnitude - nodes * _ERF_STEP
-    y = coefficients[_ERF_ORDER][nodes]
-    for row in coefficients[_ERF_ORDER - 1 :: -1]:
+    order = _ERF_ORDER if x.dtype == np.float64 else _ERF_SHORT
+    y = coefficients[order][nodes]
+    for row in coefficients[order - 1 :: -1]:
         y *= offset
         y += row[nodes]
     return np.asarray(np.copysign(y, x).astype(x.dtype))

@@ -41,6 +41,16 @@ def test_a_signal_is_not(x: np.ndarray):
     assert sentinel(x) is None
 
 
+def test_the_mark_is_that_of_all_samples_so_far():
+    seen = TensorStatistics("x")
+    seen.update(scores(0.0).astype(np.float32))
+    assert seen.mark is None
+    seen.update(scores(-1e4).astype(np.float32))
+    assert seen.mark == pytest.approx(-1e4, rel=0.01)
+    seen.update(np.array([-3e38], np.float32))
+    assert seen.mark == pytest.approx(-3e38)
+
+
 def test_values_beyond_all_measurement_are_counted_and_named():
     seen = TensorStatistics("x")
     seen.update(np.array([0.0, 1.0, -3.4e38, -np.inf], np.float32))
