@@ -53,6 +53,13 @@ def _roi_align(step: Step) -> list[Axes]:
     return [tuple(result)]
 
 
+def _grid_sample(step: Step) -> list[Axes]:
+    """Each place of the grid is sampled by itself; coordinates are parts of the image's extents."""
+    x, grid = step.axes
+    _fixed(step, 0, range(2, len(x)), "its image is open")
+    return [(x[0] or grid[0], x[1], *grid[1:-1])]
+
+
 def _scatter(step: Step) -> list[Axes]:
     """What has a number of −1 is not written."""
     _fixed(step, 0, (1,), "the length of its rows is open")
@@ -79,6 +86,7 @@ SELECTION: dict[str, Rule] = {
     "gather_elements": _gather_elements,
     "gather_nd": _gather_nd,
     "roi_align": _roi_align,
+    "grid_sample": _grid_sample,
     "scatter": _scatter,
     "positions": _positions,
     "non_max_suppression": _suppression,

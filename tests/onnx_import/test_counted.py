@@ -92,6 +92,8 @@ CASES = {
     "regions": "r = Relu(column)  i = Cast<to = 7>(r)  z = Mul(i, zero)  b = Abs(rows)  "
     "t = Constant<value = int64[2] {0, 1}>()  f = Unsqueeze(y, t)  "
     "out = RoiAlign<output_height = 2, output_width = 1, sampling_ratio = 2>(f, b, z)",
+    "sampled": "t = Constant<value = int64[2] {0, 1}>()  f = Unsqueeze(y, t)  c = Slice(rows, one, three, one)  "
+    "g = Unsqueeze(c, t)  out = GridSample(f, g)",
     "where": "g = Greater(rows, v0)  out = Where(g, rows, v0)",
     "split": "p, q = Split<axis = 1, num_outputs = 2>(rows)  out = Sub(q, p)",
     "resized": 's = Constant<value = float[2] {2, 1}>()  out = Resize<mode = "nearest">(rows, , s)',
