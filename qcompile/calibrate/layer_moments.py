@@ -72,6 +72,8 @@ class LayerMoments:
             return
         parts, self._waiting = list(zip(*self._waiting, strict=True)), []
         real, quantized = (np.concatenate(part, axis=1) for part in parts[:2])
+        if not quantized.shape[1]:
+            return
         if self._origin is None:
             # What hardly varies would vanish in the rounding of its squares, far from its mean.
             self._origin = quantized.mean(axis=1, keepdims=True)
