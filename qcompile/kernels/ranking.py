@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from qcompile.kernels.builder import Builder, Expr, Memory, bitcast, cast, const, index
+from qcompile.kernels.builder import Builder, Expr, Memory, bitcast, cast, const, index, quotient, remainder
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 
@@ -63,7 +63,7 @@ def rank_kernel(work: RankWorkload, isa: Isa) -> Kernel:
     emit = _Rank(work)
     b = emit.b
     with b.loop(b.end - b.begin, b.begin, stem="row") as row:
-        emit.row(index(row))
+        emit.row(row)
     return Kernel(name, b.function(name), work.outer * work.inner, 2 * emit.half * 4)
 
 
@@ -73,8 +73,7 @@ def place_kernel(work: PlaceWorkload, isa: Isa) -> Kernel:
     b = Builder()
     x, y = b.argument(0, "int32"), b.argument(1, "int64")
     with b.loop(b.end - b.begin, b.begin, stem="row") as row:
-        n = index(row) % index(work.inner)
-        o = b.let(index(row) // index(work.inner))
+        n, o = remainder(row, work.inner), b.let(quotient(row, work.inner))
         source, target = (b.let(o * index(size * work.inner) + n) for size in (work.extent, work.count))
         with b.loop(work.count, stem="k") as k:
             y.store(target + index(k) * index(work.inner), const(work.extent - 1, "int64"))
@@ -97,8 +96,8 @@ class _Rank:
     def row(self, row: Expr) -> None:
         """Find the places of one row."""
         b, work = self.b, self.work
-        outer = b.let(row // index(work.inner))
-        self.first = b.let(outer * index(work.extent * work.inner) + row % index(work.inner))
+        outer = b.let(quotient(row, work.inner))
+        self.first = b.let(outer * index(work.extent * work.inner) + remainder(row, work.inner))
         if work.dtype != "float32":
             self._merge_all()
             return
