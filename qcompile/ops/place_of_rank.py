@@ -45,7 +45,7 @@ class PlaceOfRank(OpDef):
         return (TensorType("int64", replace_axis(x.shape, attrs.axis, attrs.count)),)
 
     def evaluate(self, attrs: PlaceOfRankAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        """Write each index to its place, from the end on, so that the least one stays."""
+        """Write the least index of each place to it."""
         ranks = np.moveaxis(inputs[0], attrs.axis, -1)
         rows = ranks.reshape(-1, ranks.shape[-1])
         index = np.full((len(rows), attrs.count), ranks.shape[-1] - 1, np.int64)
