@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from qcompile.calibrate.histogram import TensorStatistics
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
@@ -19,6 +20,7 @@ from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.passmgr.logarithms import nodes_before_logarithms
 from qcompile.passmgr.places import placing_nodes
 from qcompile.passmgr.selection import selected
+from qcompile.passmgr.unvaried import unvaried_tensors
 from qcompile.shapes.analysis import analyse
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ class AssignPrecision(Pass):
 
     Refusals: a node stays in float32, with the reason, where its operation has no integer form (or none on 16-bit
     activations, where these are asked for), a tensor has no range, a weight is not constant, or a tensor holds values
-    that mark something (a mask of -1e4 or -3e38), so far from all others that no range serves both; where it counts
+    that mark something (a mask of -1e4 or -3e38), so far from all others that no range serves both; where it reads
+    what no sample varied (the mask of samples without padding), which may be anything in others; where it counts
     what a mask leaves, or divides a sum by such a count, since a longer input would leave the range of the samples;
     where all that follows from it is coordinates of a sampling or boxes of a selection; where it is a logarithm, or a
     spectrum or power that is seen through logarithms alone.
@@ -81,11 +84,14 @@ class AssignPrecision(Pass):
         kept = selected(graph, self.keep_float, option="keep_float")
         wide = selected(graph, self.keep_int16, option="keep_int16")
         counted = counting_nodes(graph, lambda value: _is_flag(value, context))
+        unvaried = unvaried_tensors(graph, lambda value: _is_steady(value, context))
         sized = set(analyse(graph).means) | _scaled_by_extents(graph) if graph.symbols else set()
         obstacles = {
             n: _SIZED if n in sized else _obstacle(n, context, int16=n in wide) or _uneven_parts(n, self.spread)
             for n in graph.nodes
         }
+        for node in graph.nodes:
+            obstacles[node] = obstacles[node] or _steady_operand(node, unvaried)
         obstacles.update({node: obstacles[node] or _COUNTED for node in graph.nodes if node in counted})
         obstacles.update({node: obstacles[node] or _QUIET for node in nodes_before_logarithms(graph) - wide})
         obstacles.update({node: obstacles[node] or _PLACING for node in placing_nodes(graph) - wide})
@@ -127,7 +133,7 @@ def _obstacle(node: Node, context: PassContext, *, int16: bool) -> str | None:
         return "the rows of its table take 8 bits with scales of their own, or none (quantize-weights)"
     if hides_sum(node):
         return f"its fused {node.attrs.activation} hides the tensor before it; fuse it after quantization"
-    tensors = [node.inputs[i] for i in node.op.operand_activations(node)] + list(node.outputs)
+    tensors = _tensors(node)
     unknown = [v for v in tensors if v.qspec is None or (v.qspec.kind != "shared" and v.qspec.range is None)]
     if unknown:
         return f"the range of {unknown[0].name} is not known"
@@ -135,6 +141,17 @@ def _obstacle(node: Node, context: PassContext, *, int16: bool) -> str | None:
     if marked:
         return f"{marked[0][0].name} holds {marked[0][1]:.3g} as a mark, too far from its other values for one range"
     return node.op.integer_obstacle(node) or (node.op.int16_obstacle(node) if int16 else None)
+
+
+def _tensors(node: Node) -> list[Value]:
+    """Return what a node reads and makes that would be quantized."""
+    return [node.inputs[i] for i in node.op.operand_activations(node)] + list(node.outputs)
+
+
+def _steady_operand(node: Node, unvaried: set[Value]) -> str | None:
+    """Return why a node cannot have a range for one of its tensors, None where none is among the unvaried ones."""
+    steady = [value for value in _tensors(node) if _source(value) in unvaried]
+    return f"{steady[0].name} had one value in all samples: they do not tell its range" if steady else None
 
 
 def _moved(graph: Graph, wide: set[Node], integer_side: set[Node]) -> set[Node]:
@@ -191,8 +208,26 @@ def _source(value: Value) -> Value:
 
 def _marker(value: Value, context: PassContext) -> float | None:
     """Return the value that marks something in a tensor, by what calibration saw; None where there is none."""
-    statistics = context.statistics.get(_source(value).name)
+    source = _source(value)
+    if source.is_constant:
+        known_by = f"mark{_own_range(source)}"
+        return context.remembered(lambda: known_by + source.content_digest(), lambda: _constant_marker(source))
+    statistics = context.statistics.get(source.name)
     return None if statistics is None else statistics.mark
+
+
+def _constant_marker(value: Value) -> float | None:
+    """Return the value that marks something in a constant, unless its range leaves that out."""
+    statistics = TensorStatistics(value.name)
+    statistics.update(value.constant())
+    low, high = _own_range(value)
+    return statistics.mark if statistics.mark is not None and low <= statistics.mark <= high else None
+
+
+def _is_steady(value: Value, context: PassContext) -> bool | None:
+    """Return whether calibration saw one value in a tensor; None where it saw nothing of it."""
+    statistics = context.statistics.get(_source(value).name)
+    return None if statistics is None else not statistics.markers and statistics.minimum == statistics.maximum
 
 
 def _is_flag(value: Value, context: PassContext) -> bool:

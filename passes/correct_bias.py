@@ -57,6 +57,7 @@ class CorrectBias(Pass):
             synthetic=self.synthetic,
             what="correcting biases",
             correct=lambda data: _correct(rewriter, data),
+            means_only=True,
         )
 
 

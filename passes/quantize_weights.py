@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from qcompile import ops
 from qcompile.calibrate.group_rounding import group_values, round_groups
-from qcompile.calibrate.layer_refit import Task, fit_layers
+from qcompile.calibrate.layer_refit import Task, fit_layers, own_constants
 from qcompile.errors import UsageError, did_you_mean
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
@@ -207,7 +207,6 @@ class QuantizeWeights(Pass):
 
 
 def _alone(value: Value, readers: list[tuple[Node, int]]) -> bool:
-    """Return whether a weight is that of one layer, whose bias is its own too."""
+    """Return whether a weight is that of one layer that can be fitted."""
     node = readers[0][0]
-    single = len(readers) == len(value.uses) == 1 and node.op.name != "gather"
-    return single and node.inputs[2].is_constant and len(node.inputs[2].uses) == 1
+    return len(readers) == len(value.uses) == 1 and own_constants(node)

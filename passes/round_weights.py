@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompile.calibrate.calibration_set import usual_count
-from qcompile.calibrate.layer_correction import FITTED, LayerData, correct_layers, replace_weights
+from qcompile.calibrate.layer_correction import FITTED, LayerData, correct_layers, replace_bias, replace_weights
 from qcompile.calibrate.weight_rounding import best_scales, compensated_weights, damped, round_pairs, round_weights
 from qcompile.cost import paired_run
 from qcompile.ir.graph import Graph
@@ -48,6 +48,7 @@ class RoundWeights(Pass):
     Preconditions: `quantize` ran in the same context, so that the float graph is known.
 
     Refusals: no calibration samples; growing caches; a transposed convolution; a layer whose original cannot be told;
+    more than 9,216 weights of an output, of which only the bias changes;
     weights that stay odd since even ones would lose more than `pair_loss`.
 
     Source:
@@ -82,7 +83,11 @@ class RoundWeights(Pass):
         )
 
     def _correct(self, rewriter: Rewriter, context: PassContext, data: LayerData) -> None:
-        own, cross, residual = data.covariances
+        if data.moments.means_only:
+            context.skip(data.pair.node, f"{data.moments.terms} weights of an output are too many to round together")
+            replace_bias(rewriter, data, data.centred_bias())
+            return
+        own, cross, residual = data.moments.covariances
         damping = self.damping * data.moments.uncertainty
         wanted = data.weight
         if self.feedback:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +67,6 @@ class LayerData:
         self.shared_scale = params.axis is None
         self.bias = pair.reference.inputs[2].constant().astype(np.float64).reshape(groups, -1)
 
-    @cached_property
-    def covariances(self) -> tuple[Array, Array, Array]:
-        """Those of the moments, which take long to find."""
-        return self.moments.covariances
-
     def steepened(self, integers: Array, scale: Array) -> Array:
         """Return scales that take back how much noise on the input flattens each output, float32 values.
 
@@ -86,7 +80,7 @@ class LayerData:
             integers: new weights v, LSB, [groups, outputs, terms].
             scale: of them, real units per LSB, [groups, outputs].
         """
-        own, cross, _ = self.covariances
+        own, cross, _ = self.moments.covariances
         # cov(p, q) = cov(q, q) + cov(p − q, q)
         along = np.matmul(self.weight, own + cross)
         shared = (along * (integers * scale[:, :, None])).sum(axis=2)
@@ -181,6 +175,7 @@ def correct_layers(
     synthetic: int,
     what: str,
     correct: Callable[[LayerData], None],
+    means_only: bool = False,
 ) -> None:
     """Show every integer layer, in order, with the moments of what it reads, to a function that corrects it.
 
@@ -193,6 +188,7 @@ def correct_layers(
         synthetic: samples to make up where there are none; with 0 the graph stays as it is.
         what: the work, for progress.
         correct: may replace the constants of the layer.
+        means_only: whether it needs the means of the moments alone.
     """
     samples = calibration_samples(graph, context, limit, synthetic)
     if context.reference is None or not samples:
@@ -217,7 +213,7 @@ def correct_layers(
     def visit(pair: LayerPair, inputs: Any) -> None:
         nonlocal done
         weight = grouped_weights(pair.reference, pair.reference.inputs[1].constant())
-        moments = LayerMoments(pair.node, weight, _rows(pair, len(samples)), context.seed)
+        moments = LayerMoments(pair.node, weight, _rows(pair, len(samples)), context.seed, means_only=means_only)
         for item in inputs:
             moments.update(item)
         correct(LayerData(pair, moments))

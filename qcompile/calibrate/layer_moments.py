@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
 from qcompile.calibrate.paired_run import LayerInputs
+from qcompile.errors import InternalError
 from qcompile.ir.graph import Node
 from qcompile.ops.spatial import spatial_axes, to_nhwc, window_extent
 
@@ -17,6 +19,11 @@ Array = npt.NDArray[Any]
 _FEW, _SHARE = 512, 4
 """Patches of more terms than this wait until there are this part as many as terms: to find the products of fewer takes
 no longer than to add these up."""
+
+_ROWS = 256  # of a matrix, worked on at a time
+
+MOST_TERMS = 9216
+"""Terms of which covariances are kept at most: those of a 3x3 convolution of 1,024 channels, 680 MB a matrix."""
 
 
 class LayerMoments:
@@ -34,9 +41,13 @@ class LayerMoments:
         weight: W of the float layer, [groups, outputs per group, terms].
         rows: patches to draw from each sample.
         seed: of the positions.
+        means_only: leave out what takes a matrix of terms by terms, as always above `MOST_TERMS`.
+
+    Attributes:
+        means_only: whether covariances and variances are not known.
     """
 
-    def __init__(self, node: Node, weight: Array, rows: int, seed: int) -> None:
+    def __init__(self, node: Node, weight: Array, rows: int, seed: int, *, means_only: bool = False) -> None:
         self._node = node
         self._weight = weight.astype(np.float32)
         self._rows = rows
@@ -47,14 +58,18 @@ class LayerMoments:
         g, k, o = self.groups, self.terms, self.outputs // self.groups
         self.count = self.samples = 0
         self._places = 0
+        self.means_only = means_only or not few_terms(node)
         self._sums = [np.zeros((g, k)), np.zeros((g, k)), np.zeros((g, o))]
-        self._products = [np.zeros((g, k, k)), np.zeros((g, k, k)), np.zeros((g, o, k))]
+        kept = 0 if self.means_only else k
+        self._products = [np.zeros((g, kept, kept)), np.zeros((g, kept, kept)), np.zeros((g, o, kept))]
         self._squares = np.zeros((g, o))
         self._origin: Array | None = None
         self._waiting: list[tuple[Array, Array, Array | None]] = []
 
     def update(self, inputs: LayerInputs) -> None:
         """Add the patches of one sample."""
+        if not self._products:
+            raise InternalError(f"{self._node}: patches after its covariances were taken")
         shape = result_shape(self._node, inputs.quantized.shape)
         positions = self._positions(shape)
         real, quantized = (self._patches(x, positions, shape) for x in (inputs.real, inputs.quantized))
@@ -78,16 +93,21 @@ class LayerMoments:
             # What hardly varies would vanish in the rounding of its squares, far from its mean.
             self._origin = quantized.mean(axis=1, keepdims=True)
         real, quantized = real - self._origin, quantized - self._origin
-        difference = real - quantized
+        error = np.concatenate(parts[2], axis=1) if all(part is not None for part in parts[2]) else None
         self._sums[0] += real.sum(axis=1, dtype=np.float64)
         self._sums[1] += quantized.sum(axis=1, dtype=np.float64)
+        if error is not None:
+            self._sums[2] += error.sum(axis=1, dtype=np.float64)
+        if not self.means_only:
+            self._add_products(real, quantized, error)
+
+    def _add_products(self, real: Array, quantized: Array, error: Array | None) -> None:
+        """Add the products of patches, which are taken from the origin."""
         self._products[0] += np.matmul(quantized.transpose(0, 2, 1), quantized)
-        self._products[1] += np.matmul(difference.transpose(0, 2, 1), quantized)
+        self._products[1] += np.matmul((real - quantized).transpose(0, 2, 1), quantized)
         results = np.matmul(real, self._weight.transpose(0, 2, 1))
         self._squares += np.square(results, dtype=np.float64).sum(axis=1)
-        if all(part is not None for part in parts[2]):
-            error = np.concatenate(parts[2], axis=1)
-            self._sums[2] += error.sum(axis=1, dtype=np.float64)
+        if error is not None:
             self._products[2] += np.matmul(error.transpose(0, 2, 1), quantized)
 
     @property
@@ -107,15 +127,21 @@ class LayerMoments:
         origin = 0.0 if self._origin is None else self._origin[:, 0].astype(np.float64)
         return real + origin, quantized + origin, error
 
-    @property
+    @cached_property
     def covariances(self) -> tuple[Array, Array, Array]:
-        """cov(q, q) and cov(p − q, q) [groups, terms, terms], cov(r, q) [groups, outputs per group, terms]."""
+        """cov(q, q) and cov(p − q, q) [groups, terms, terms], cov(r, q) [groups, outputs per group, terms].
+
+        They are made of the sums in place, since memory may not hold them twice: no patch can follow.
+        """
+        if self.means_only:
+            raise InternalError(f"{self._node}: covariances of which only the means were kept")
         real, quantized, error = self._means()
-        second = [p / max(1, self.count) for p in self._products]
-        lefts = (quantized, real - quantized, error)
-        own, cross, residual = (
-            s - left[:, :, None] * quantized[:, None, :] for s, left in zip(second, lefts, strict=True)
-        )
+        (own, cross, residual), self._products = self._products, []
+        for second, left in ((own, quantized), (cross, real - quantized), (residual, error)):
+            second /= max(1, self.count)
+            for matrix, a, b in zip(second, left, quantized, strict=True):
+                for start in range(0, len(a), _ROWS):
+                    matrix[start : start + _ROWS] -= a[start : start + _ROWS, None] * b
         return own, cross, residual
 
     @property
@@ -169,6 +195,11 @@ class LayerMoments:
         )
         taken = view[n, row, column].reshape(len(positions), kernel[0] * kernel[1], self.groups, -1)
         return np.ascontiguousarray(taken.transpose(2, 0, 1, 3)).reshape(self.groups, len(positions), -1)
+
+
+def few_terms(node: Node) -> bool:
+    """Return whether the covariances of what a conv2d or dense reads fit in memory."""
+    return bool(grouped_weights(node, node.inputs[1].constant()).shape[-1] <= MOST_TERMS)
 
 
 def result_shape(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:

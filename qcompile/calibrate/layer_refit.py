@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.layer_moments import LayerMoments, grouped_weights, ungrouped_weights
+from qcompile.calibrate.layer_moments import LayerMoments, few_terms, grouped_weights, ungrouped_weights
 from qcompile.calibrate.paired_run import LayerPair, run_side_by_side, samples_within
 from qcompile.calibrate.weight_rounding import compensated_weights, damped
 from qcompile.ir.graph import Graph, Node
@@ -138,8 +138,9 @@ def fit_remaining(
 
 
 def own_constants(node: Node) -> bool:
-    """Return whether a layer can be fitted: its constants are its own."""
-    return node.op.name in FITTED and all(v.is_constant and len(v.uses) == 1 for v in node.inputs[1:3])
+    """Return whether a layer can be fitted: its constants are its own, and few enough."""
+    own = node.op.name in FITTED and all(v.is_constant and len(v.uses) == 1 for v in node.inputs[1:3])
+    return own and few_terms(node)
 
 
 def _pair(node: Node, reference: Node) -> LayerPair:

@@ -44,7 +44,10 @@ def damped(own: Array, damping: float) -> Array:
     """Return H + λI with λ = damping · mean diag H of each group, which is never singular."""
     level = np.diagonal(own, axis1=1, axis2=2).mean(axis=1)
     level = damping * np.where(level > _LEAST_VARIANCE, level, 1.0)
-    return np.asarray(own + level[:, None, None] * np.eye(own.shape[-1]))
+    result: Array = own.copy()
+    every = np.arange(own.shape[-1])
+    result[:, every, every] += level[:, None]
+    return result
 
 
 def round_weights(weight: Array, scale: Array, hessian: Array, *, qmax: int = 127, sweeps: int = 2) -> Array:
@@ -72,7 +75,7 @@ def round_weights(weight: Array, scale: Array, hessian: Array, *, qmax: int = 12
         quantization", 2020 (the quadratic task).
     """
     order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
-    h = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
+    h = np.stack([matrix[np.ix_(o, o)] for matrix, o in zip(hessian, order, strict=True)])
     # The problem in units of the scale: each output then rounds to whole numbers.
     w = np.take_along_axis(weight / scale[:, :, None], order[:, None, :], 2)
     z = _in_order(w, h, qmax)
@@ -165,8 +168,8 @@ def _in_order(w: Array, h: Array, qmax: int) -> Array:
         eᵀ H e = Σ_k d_k·(e_k + Σ_{i<k} share_ki·e_i)²: z_k = rne(w_k + Σ_{i<k} share_ki·e_i), e_k = w_k − z_k
     """
     terms = w.shape[2]
-    factor = np.linalg.cholesky(h[:, ::-1, ::-1])[:, ::-1, ::-1].transpose(0, 2, 1)
-    shares = factor / np.diagonal(factor, axis1=1, axis2=2)[:, :, None]
+    shares = np.linalg.cholesky(h[:, ::-1, ::-1])[:, ::-1, ::-1].transpose(0, 2, 1)
+    shares /= np.diagonal(shares, axis1=1, axis2=2)[:, :, None].copy()
     z, errors = np.empty_like(w), np.empty_like(w)
     for start in range(0, terms, _BLOCK):
         stop = min(start + _BLOCK, terms)

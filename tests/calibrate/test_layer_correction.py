@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qcompile import ops, targets
-from qcompile.calibrate import layer_correction
+from qcompile.calibrate import layer_correction, layer_moments
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
@@ -91,3 +91,23 @@ def test_layers_whose_weights_stay_odd_are_named() -> None:
 
     assert any("even weights would add" in reason for reason in refused("{pair_loss=0.001}"))
     assert refused("{pair_loss=99.0}") == []
+
+
+def test_layers_of_too_many_weights_keep_the_means_of_their_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their covariances would not fit in memory; the weights round by themselves, and the bias makes up for that."""
+    monkeypatch.setattr(layer_moments, "MOST_TERMS", WIDTH - 1)
+    rng = np.random.default_rng(3)
+    given = [{"x0": rng.normal(1, 0.5, (64, WIDTH)).astype(np.float32)} for _ in range(16)]
+    graph = chain()
+
+    def mean_error(pipeline: str) -> tuple[float, list[str]]:
+        manager = PassManager(pipeline)
+        integer = manager.run(graph, PassContext(samples=lambda: iter(given)))
+        errors = [Interpreter(graph).run(s)["y"] - Interpreter(integer).run(s)["y"] for s in given]
+        reasons = [skip.reason for record in manager.records for skip in record.skips]
+        return float(np.abs(np.mean(errors, axis=(0, 1))).mean()), reasons
+
+    corrected, reasons = mean_error(PIPELINE)
+    plain, _ = mean_error(PIPELINE.removesuffix(",round-weights"))
+    assert reasons.count(f"{WIDTH} weights of an output are too many to round together") == DEPTH
+    assert corrected < 0.5 * plain

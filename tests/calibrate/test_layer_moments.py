@@ -8,6 +8,7 @@ import pytest
 from qcompile import ops
 from qcompile.calibrate.layer_moments import LayerMoments
 from qcompile.calibrate.paired_run import LayerInputs
+from qcompile.errors import InternalError
 from qcompile.ir.parser import parse_graph
 
 
@@ -63,3 +64,27 @@ def test_what_hardly_varies_far_from_zero() -> None:
     np.testing.assert_allclose(moments.means[1][0], x.mean(axis=0, dtype=np.float64), rtol=1e-7)
     weight = node.inputs[1].constant().astype(np.float64)
     np.testing.assert_allclose(moments.variances[0], (x @ weight.T).var(axis=0), rtol=1e-4)
+
+
+def test_means_alone() -> None:
+    text = """graph "g" {
+  input %x : f32[64,8]
+  const @w : f32[2,8] = normal(1, 1)
+  const @b : f32[2] = normal(2, 1)
+  %y = dense(%x, @w, @b) : f32[64,2]
+  output "y" = %y
+}
+"""
+    node = parse_graph(text, ops.all_ops()).nodes[0]
+    random = np.random.default_rng(0)
+    inputs = LayerInputs(*(random.normal(1, 1, (64, n)).astype(np.float32) for n in (8, 8, 2)))
+    full, means = (LayerMoments(node, node.inputs[1].constant()[None], 64, 0, means_only=m) for m in (False, True))
+    for moments in (full, means):
+        moments.update(inputs)
+    for found, wanted in zip(means.means, full.means, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(InternalError, match="only the means were kept"):
+        _ = means.covariances
+    assert full.covariances[0].shape == (1, 8, 8)
+    with pytest.raises(InternalError, match="after its covariances were taken"):
+        full.update(inputs)
