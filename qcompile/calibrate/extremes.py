@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import numpy as np
+
+from qcompile.calibrate.exact_sum import ExactSum
 
 LEAST_SAMPLES = 8
 """Fewer say nothing of how much the largest values vary."""
@@ -26,15 +27,14 @@ class Extremes:
 
     def __init__(self) -> None:
         self.count = 0
-        # Exact, so that they do not depend on the order of samples.
-        self._sum = Fraction(0)
-        self._squares = Fraction(0)
+        # So that they do not depend on the order of samples.
+        self._sum, self._squares = ExactSum(), ExactSum()
 
     def add(self, largest: float) -> None:
-        """Count the largest value of one more sample, real units."""
+        """Count the largest value of one more sample, real units; a float32 number, whose square is exact."""
         self.count += 1
-        self._sum += Fraction(largest)
-        self._squares += Fraction(largest) ** 2
+        self._sum.add(largest)
+        self._squares.add(largest * largest)
 
     def excess(self, bound: float, power: float) -> float:
         """Return by how much samples to come exceed a bound, summed over as many as were seen.
@@ -51,8 +51,8 @@ class Extremes:
         """
         if self.count < LEAST_SAMPLES:
             return 0.0
-        mean = self._sum / self.count
-        deviation = math.sqrt(float(self._squares / self.count - mean**2))
+        mean = self._sum.value / self.count
+        deviation = math.sqrt(float(self._squares.value / self.count - mean**2))
         u = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
         largest = float(mean) + deviation * math.sqrt(6) / math.pi * (-np.log(-np.log(u)) - np.euler_gamma)
         return self.count * float(np.mean(np.maximum(largest - bound, 0.0) ** power))

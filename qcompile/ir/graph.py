@@ -133,7 +133,8 @@ class Node:
     @property
     def is_integer(self) -> bool:
         """Whether the node reads or makes a quantized activation, so that integer rules define it."""
-        return any(v[0].qparams is not None for v in (self.inputs, self.outputs) if v)
+        inputs, outputs = self.inputs, self.outputs
+        return bool((inputs and inputs[0].qparams is not None) or (outputs and outputs[0].qparams is not None))
 
     def __repr__(self) -> str:
         return f"{self.op.name} {self.loc or self.outputs[0].name}"

@@ -27,6 +27,9 @@ SHORT_DTYPE = {
 
 LONG_DTYPE = {short: long for long, short in SHORT_DTYPE.items()}
 
+DTYPES = {name: np.dtype(name) for name in SHORT_DTYPE}
+"""NumPy's element type of every name, which takes long to tell from the type."""
+
 NARROW = frozenset({"float16", "bfloat16"})
 """Types of real numbers of 16 bits: each is rounded when it is stored, and float32 in registers."""
 
@@ -49,8 +52,8 @@ class TensorType:
     def __post_init__(self) -> None:
         if self.dtype not in SHORT_DTYPE:
             raise ValueError(f"unknown element type '{self.dtype}'")
-        object.__setattr__(self, "shape", tuple(int(d) for d in self.shape))
-        if any(d < 0 for d in self.shape):
+        object.__setattr__(self, "shape", tuple(map(int, self.shape)))
+        if min(self.shape, default=0) < 0:
             raise ValueError(f"negative extent in shape {self.shape}")
 
     @property

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from qcompile.errors import InternalError, UsageError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.regions import last_readers, run_in_course
-from qcompile.ir.types import NARROW
+from qcompile.ir.types import DTYPES, NARROW
 
 Array = npt.NDArray[Any]
 Evaluate = Callable[[Node, list[Array]], tuple[Array, ...]]
@@ -27,7 +27,12 @@ class FixedRun:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._last_reader = last_readers(graph)
+        last, kept = last_readers(graph), set(graph.outputs)
+        # Loops run their nodes often: what each one frees is found once.
+        self._freed = {
+            node: () if node.op.region else tuple({v: None for v in node.inputs if last[v] is node and v not in kept})
+            for node in graph.nodes
+        }
 
     def run(self, inputs: Mapping[str, Array], on_value: OnValue | None, evaluate: Evaluate) -> dict[str, Array]:
         """Evaluate the graph once.
@@ -51,7 +56,7 @@ class FixedRun:
         unknown = set(inputs) - {v.name for v in self._graph.inputs}
         if unknown:
             raise UsageError(f"model {self._graph.name} has no input named {sorted(unknown)}")
-        kept = set(self._graph.outputs)
+        freed = self._freed
 
         def put(value: Value, array: Array) -> None:
             environment[value] = array
@@ -62,9 +67,8 @@ class FixedRun:
             results = evaluate(node, [_read(v, environment) for v in node.inputs])
             for value, result in zip(node.outputs, results, strict=True):
                 put(value, result)
-            for value in node.inputs:
-                if self._last_reader[value] is node and value not in kept and not node.op.region:
-                    environment.pop(value, None)
+            for value in freed[node]:
+                environment.pop(value, None)
 
         run_in_course(self._graph.nodes, step, lambda value: _read(value, environment), put)
         named = zip(self._graph.output_names, self._graph.outputs, strict=True)
@@ -92,6 +96,15 @@ def _rounded(result: Array, value: Value) -> Array:
         return np.asarray(result).astype(value.dtype)
 
 
+def _reads_or_makes_narrow(node: Node) -> bool:
+    # A loop, not any(…): in networks of small tensors this is run as often as NumPy.
+    for values in (node.inputs, node.outputs):
+        for value in values:
+            if value.type.dtype in NARROW:
+                return True
+    return False
+
+
 def evaluate_node(node: Node, inputs: list[Array]) -> tuple[Array, ...]:
     """Evaluate one node on given operands, in its float or integer form.
 
@@ -104,7 +117,7 @@ def evaluate_node(node: Node, inputs: list[Array]) -> tuple[Array, ...]:
     Raises:
         InternalError: the results do not have the types the graph says.
     """
-    half = any(value.dtype in NARROW for value in (*node.inputs, *node.outputs))
+    half = _reads_or_makes_narrow(node)
     if half:
         inputs = [x.astype(np.float32) if x.dtype.name in NARROW else x for x in inputs]
     results = node.op.evaluate_integer(node, inputs) if node.is_integer else node.op.evaluate(node.attrs, inputs)
@@ -112,8 +125,8 @@ def evaluate_node(node: Node, inputs: list[Array]) -> tuple[Array, ...]:
         results = tuple(_rounded(result, value) for value, result in zip(node.outputs, results, strict=True))
     checked = []
     for value, result in zip(node.outputs, results, strict=True):
-        array = np.asarray(result)
-        if array.shape != value.shape or array.dtype.name != value.dtype:
+        array, expected = np.asarray(result), value.type
+        if array.shape != expected.shape or array.dtype != DTYPES[expected.dtype]:
             raise InternalError(f"{node}: evaluation gave {array.dtype}{array.shape} for {value}")
         checked.append(array)
     return tuple(checked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
@@ -38,9 +38,20 @@ def select_nodes(graph: Graph, pattern: str) -> list[Node]:
     Raises:
         UsageError: the regular expression is malformed, or an end of FROM..TO does not exist.
     """
-    exact = [node for node in graph.nodes if pattern in _names(node)]
-    if exact:
-        return exact
+    return _named(graph).get(pattern) or _described(graph, pattern)
+
+
+def _named(graph: Graph) -> dict[str, list[Node]]:
+    """Return the nodes of every name, in the order of the graph."""
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in dict.fromkeys(_names(node)):
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def _described(graph: Graph, pattern: str) -> list[Node]:
+    """Return the nodes that a pattern means which is not a name."""
     if pattern.startswith(_OPERATION):
         names = _operations(pattern.removeprefix(_OPERATION))
         return [node for node in graph.nodes if any(fnmatchcase(node.op.name, name) for name in names)]
@@ -51,7 +62,7 @@ def select_nodes(graph: Graph, pattern: str) -> list[Node]:
     return [node for node in graph.nodes if any(fnmatchcase(name, pattern) for name in _names(node))]
 
 
-def selected(graph: Graph, patterns: Iterable[str], *, option: str, original: Graph | None = None) -> set[Node]:
+def selected(graph: Graph, patterns: Sequence[str], *, option: str, original: Graph | None = None) -> set[Node]:
     """Return all nodes that any of the patterns means.
 
     Args:
@@ -65,8 +76,9 @@ def selected(graph: Graph, patterns: Iterable[str], *, option: str, original: Gr
         UsageError: a pattern is malformed.
     """
     chosen: set[Node] = set()
+    named = _named(graph) if patterns else {}
     for pattern in patterns:
-        nodes = select_nodes(graph, pattern)
+        nodes = named.get(pattern) or _described(graph, pattern)
         if not nodes:
             raise PassError(f"{option} '{pattern}' matches no node", hint=_hint(graph, pattern, original))
         chosen.update(nodes)

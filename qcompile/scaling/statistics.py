@@ -60,7 +60,7 @@ class ChannelStatistics:
         if shape is None or not array.size:
             return
         axes = tuple(axis for axis, extent in enumerate(shape) if extent == 1)
-        real = np.nan_to_num(array, posinf=0.0, neginf=0.0)
+        real = array if np.isfinite(array).all() else np.nan_to_num(array, posinf=0.0, neginf=0.0)
         highs, lows = self._ends[value]
         highs.append(real.max(axes, keepdims=True))
         lows.append(real.min(axes, keepdims=True))

@@ -109,11 +109,13 @@ def test_a_mask_does_not_spoil_attention(sentinel: str, monkeypatch: pytest.Monk
     assert sum(n.op.name in ("dense", "matmul") and n.is_integer for n in plain.nodes) == 5
 
 
-def test_a_sentinel_is_read_from_the_data_not_from_the_constant(monkeypatch: pytest.MonkeyPatch):
-    """A mask that masks nothing costs nothing: the addition runs in integers."""
-    given = [{**sample, "mask": np.zeros((1, 1, 16), np.float32)} for sample in sentences()]
-    plain = plainly(attention("-1e4"), given, monkeypatch)
-    assert all(n.is_integer for n in plain.nodes if n.op.name == "add")
+def test_a_mask_that_no_sample_used_masks_others(monkeypatch: pytest.MonkeyPatch):
+    """What the addition would read from other sentences, no sample tells."""
+    graph, full = attention("-1e4"), [{**s, "mask": np.zeros((1, 1, 16), np.float32)} for s in sentences()]
+    plain = plainly(graph, full, monkeypatch)
+    assert [n.is_integer for n in plain.nodes if n.loc == "masked"] == [False]
+    assert decibel(graph, plain, full)[0] > 25
+    assert decibel(graph, plain, sentences())[0] > 25
 
 
 MASKED_MEAN = """
