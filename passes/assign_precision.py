@@ -19,6 +19,7 @@ from qcompile.passmgr.counts import counting_nodes
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.passmgr.logarithms import nodes_before_logarithms
 from qcompile.passmgr.places import placing_nodes
+from qcompile.passmgr.run_time_scales import scaling_nodes
 from qcompile.passmgr.selection import selected
 from qcompile.passmgr.unvaried import unvaried_tensors
 from qcompile.shapes.analysis import analyse
@@ -32,6 +33,7 @@ _KEPT = "kept in float by request"
 _SIZED = "it divides by, or computes with, an open extent"
 _COUNTED = "a count decides its result: samples do not tell how far that goes"
 _QUIET = "it is seen through a logarithm, which shows the steps of small values at full size"
+_SCALING = "it makes or applies a scale that the data decide: what that loses, all values lose"
 _PLACING = "its result says where another node reads: steps of 8 bits would move that"
 
 
@@ -93,6 +95,7 @@ class AssignPrecision(Pass):
         for node in graph.nodes:
             obstacles[node] = obstacles[node] or _steady_operand(node, unvaried)
         obstacles.update({node: obstacles[node] or _COUNTED for node in graph.nodes if node in counted})
+        obstacles.update({node: obstacles[node] or _SCALING for node in scaling_nodes(graph)})
         obstacles.update({node: obstacles[node] or _QUIET for node in nodes_before_logarithms(graph) - wide})
         obstacles.update({node: obstacles[node] or _PLACING for node in placing_nodes(graph) - wide})
         obstacles.update(dict.fromkeys(kept, _KEPT))

@@ -90,14 +90,15 @@ class RoundWeights(Pass):
         own, cross, residual = data.moments.covariances
         damping = self.damping * data.moments.uncertainty
         wanted = data.weight
-        if self.feedback:
+        feedback = self.feedback and not data.alone
+        if feedback:
             wanted = compensated_weights(data.weight, own, cross, residual, damping)
         hessian = damped(own, damping)
         if data.shared_scale:
             integers, scale = round_weights(wanted, data.scale, hessian, sweeps=self.sweeps), data.scale
         else:
             integers, scale = best_scales(wanted, data.scale, hessian, data.least_scale, sweeps=self.sweeps)
-            if self.feedback and not data.pair.node.attrs.residual:
+            if feedback and not data.pair.node.attrs.residual:
                 scale = data.steepened(integers, scale)
         run = paired_run(data.pair.node, context.target.isa if context.target else "")
         if self.pair_loss > 0.0 and run is not None:

@@ -89,9 +89,15 @@ class NodeCosts:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+_BYTES = ("int8", "uint8")
+
+
 def precision_of(node: Node) -> str:
     """Return what a node computes in: "int8", "int16", "float16", "bfloat16" or "float32"."""
     if not node.is_integer:
+        # A model that comes quantized multiplies integers of its own.
+        if node.inputs and node.inputs[0].dtype in _BYTES and node.op.macs(node):
+            return "int8"
         return node.outputs[0].dtype if node.outputs[0].dtype in NARROW else "float32"
     return "int16" if node.inputs[0].dtype == "int16" else "int8"
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.layer_moments import LayerMoments, grouped_weights, ungrouped_weights
-from qcompile.calibrate.paired_run import LayerPair, pair_layers, run_side_by_side, samples_within
+from qcompile.calibrate.paired_run import LayerPair, pair_layers, pair_recurring, run_side_by_side, samples_within
+from qcompile.calibrate.recurring_layers import SharedLayer, observe, shared_layers
 from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Node
@@ -46,6 +47,7 @@ class LayerData:
     Args:
         pair: the integer layer and its float original.
         moments: of what both read.
+        alone: whether the moments are those of the float network: they do not tell what the integer layer reads.
 
     Attributes:
         weight: of the float layer, float64 [groups, outputs, terms].
@@ -55,8 +57,8 @@ class LayerData:
         bias: of the float layer, float64 [groups, outputs].
     """
 
-    def __init__(self, pair: LayerPair, moments: LayerMoments) -> None:
-        self.pair, self.moments = pair, moments
+    def __init__(self, pair: LayerPair, moments: LayerMoments, *, alone: bool = False) -> None:
+        self.pair, self.moments, self.alone = pair, moments, alone
         node, groups = pair.node, moments.groups
         params = node.inputs[1].qparams
         assert params is not None
@@ -119,17 +121,32 @@ def replace_weights(rewriter: Rewriter, data: LayerData, integers: Array, scale:
         scale: real units per LSB, [groups, outputs].
     """
     node = data.pair.node
-    old, bias, x = node.inputs[1].qparams, node.inputs[2].qparams, node.inputs[0].qparams
+    old = node.inputs[1].qparams
     assert old is not None
-    assert bias is not None
-    assert x is not None
     flat = scale.reshape(-1)
     if old.axis is None:
         flat = flat[:1]
     params = replace(old, scale=tuple(flat.tolist()))
-    steps = np.float64(x.scalar_scale) * np.asarray(params.scale, np.float64)
     replace_constant(rewriter, node, 1, ungrouped_weights(node, integers).astype(np.int8), params)
     data.integers, data.scale = integers, scale
+    _replace_bias_for(rewriter, data, params)
+
+
+def _share_weights(rewriter: Rewriter, source: LayerData, data: LayerData) -> None:
+    """Give an integer layer the weights that another one got, and the bias that goes with them."""
+    weight = source.pair.node.inputs[1]
+    assert weight.qparams is not None
+    rewriter.set_operand(data.pair.node, 1, weight)
+    data.integers, data.scale = source.integers, source.scale
+    _replace_bias_for(rewriter, data, weight.qparams)
+
+
+def _replace_bias_for(rewriter: Rewriter, data: LayerData, weights: QParams) -> None:
+    """Give an integer layer the bias that goes with its new weights."""
+    x, bias = data.pair.node.inputs[0].qparams, data.pair.node.inputs[2].qparams
+    assert x is not None
+    assert bias is not None
+    steps = np.float64(x.scalar_scale) * np.asarray(weights.scale, np.float64)
     replace_bias(rewriter, data, data.centred_bias(), replace(bias, scale=tuple(steps.tolist())))
 
 
@@ -179,7 +196,8 @@ def correct_layers(
 ) -> None:
     """Show every integer layer, in order, with the moments of what it reads, to a function that corrects it.
 
-    Layers that share their weights stay as they are: each corrected for itself would need weights of its own.
+    Layers in loops and behind them, and those that share their weights, come last, with the moments of what they read
+    in the float network; of those with the same weights only the first is shown, and the others get what it got.
 
     Args:
         graph: in integer form.
@@ -198,29 +216,50 @@ def correct_layers(
     pairs, strangers = pair_layers(context.reference, graph)
     for node in strangers:
         context.skip(node, "no layer of the float graph has its operands")
-    for pair in pairs:
+    recurring = pair_recurring(context.reference, graph)
+    for pair in (*pairs, *recurring):
         if pair.node.op.name not in LAYERS:
             context.skip(pair.node, f"{pair.node.op.name} is not corrected")
-    pairs = [pair for pair in pairs if pair.node.op.name in LAYERS]
-    digests = {pair: pair.reference.inputs[1].content_digest() for pair in pairs}
+    pairs, recurring = ([p for p in found if p.node.op.name in LAYERS] for found in (pairs, recurring))
+    digests = {pair: pair.reference.inputs[1].content_digest() for pair in (*pairs, *recurring)}
     readers = Counter(digests.values())
-    for pair in pairs:
-        if (count := readers[digests[pair]]) > 1:
-            context.skip(pair.node, f"{count} layers have its weights, as the steps of a recurrent one do")
-    pairs = [pair for pair in pairs if readers[digests[pair]] == 1]
+    single = [pair for pair in pairs if readers[digests[pair]] == 1]
+    groups = shared_layers([pair for pair in pairs if readers[digests[pair]] > 1] + recurring)
     done = 0
 
-    def visit(pair: LayerPair, inputs: Any) -> None:
+    def report() -> None:
         nonlocal done
+        done += 1
+        context.progress(done, len(single) + len(groups), what)
+
+    def visit(pair: LayerPair, inputs: Any) -> None:
         weight = grouped_weights(pair.reference, pair.reference.inputs[1].constant())
         moments = LayerMoments(pair.node, weight, _rows(pair, len(samples)), context.seed, means_only=means_only)
         for item in inputs:
             moments.update(item)
         correct(LayerData(pair, moments))
-        done += 1
-        context.progress(done, len(pairs), what)
+        report()
 
-    run_side_by_side(context.reference, graph, pairs, samples, visit)
+    run_side_by_side(context.reference, graph, single, samples, visit)
+    layers = [SharedLayer(g, _rows(g[0], len(samples)), context.seed, means_only=means_only) for g in groups]
+    if layers:
+        observe(context.reference, layers, samples)
+    for layer in layers:
+        _correct_shared(context.rewriter(graph), layer, correct)
+        report()
+
+
+def _correct_shared(rewriter: Rewriter, layer: SharedLayer, correct: Callable[[LayerData], None]) -> None:
+    """Show the first of some layers with the same weights to a function, and give all what that makes of them."""
+    known = [(p, m) for p, m in zip(layer.pairs, layer.own, strict=True) if m.count]
+    if not known or layer.moments.means_only:
+        for pair, moments in known:
+            correct(LayerData(pair, moments, alone=True))
+        return
+    data = LayerData(known[0][0], layer.moments, alone=True)
+    correct(data)
+    for pair, moments in known:
+        _share_weights(rewriter, data, LayerData(pair, moments, alone=True))
 
 
 def _rows(pair: LayerPair, samples: int) -> int:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def float_name(value: Value, known: Container[str]) -> str:
 
 
 def pair_layers(reference: Graph, graph: Graph) -> tuple[list[LayerPair], list[Node]]:
-    """Find the float layer of each integer layer with weights, by the names of its operands.
+    """Find the float layer of each integer layer with weights that can be run side by side with it.
 
     Args:
         reference: float graph.
@@ -87,6 +87,16 @@ def pair_layers(reference: Graph, graph: Graph) -> tuple[list[LayerPair], list[N
         The pairs in order of computation, and the integer layers without a float layer. From the first loop on there
         are neither: side by side every node is run once.
     """
+    return _paired(reference, takewhile(lambda node: not node.op.region, graph.nodes))
+
+
+def pair_recurring(reference: Graph, graph: Graph) -> list[LayerPair]:
+    """Find the float layers of those in and behind the first loop, as `pair_layers` does for all others."""
+    return _paired(reference, dropwhile(lambda node: not node.op.region, graph.nodes))[0]
+
+
+def _paired(reference: Graph, nodes: Iterable[Node]) -> tuple[list[LayerPair], list[Node]]:
+    """Return pairs, by the names of their operands, and layers of which none was found."""
     originals = {
         (node.inputs[0].name, node.inputs[1].name): node
         for node in reference.nodes
@@ -94,7 +104,7 @@ def pair_layers(reference: Graph, graph: Graph) -> tuple[list[LayerPair], list[N
     }
     values = {value.name: value for value in reference.values()}
     pairs, strangers = [], []
-    for node in takewhile(lambda node: not node.op.region, graph.nodes):
+    for node in nodes:
         if node.op.integer is not Quantization.ACCUMULATE or node.inputs[0].qparams is None:
             continue
         x, weight = (float_name(v, values) for v in node.inputs[:2])
@@ -181,13 +191,15 @@ def run_side_by_side(
     wanted = [v for p in pairs for v in (p.reference.inputs[0], p.residual) if v is not None and not v.is_constant]
     real = Lane(reference, samples, wanted)
     integer = Lane(graph, samples, ())
-    for node in graph.nodes:
-        pair = by_node.get(node)
+    for node in graph.nodes if pairs else ():
+        pair = by_node.pop(node, None)
         if pair is not None:
             visit(pair, _inputs(pair, real, integer))
             for value in (pair.reference.inputs[0], pair.residual):
                 if value is not None and not value.is_constant:
                     real.release(value)
+        if not by_node:
+            break
         integer.run(node)
 
 

@@ -59,7 +59,10 @@ _NEAR_DB = 6.0
 """What misses its targets by more than this, as predicted, is not tried with the slow passes."""
 
 _TRIES = 2
-"""Networks to make with the slow passes for the least SQNR."""
+"""Networks to make with the slow passes for the least SQNR, as long as each is better than the one before."""
+
+_RESCUE_DB = 3.0
+"""What the network must gain where none of them reaches it, and all that adds noise leaves int8."""
 
 _SHOWN = 4
 """Nodes named in a note."""
@@ -164,7 +167,7 @@ class _Checked:
 
     def margin(self, goals: Sequence[float]) -> float:
         """Return by how much the worst use of an output exceeds its goal, dB."""
-        return min(db - goal for db, goal in zip(self.use, goals, strict=True))
+        return _margin(self.use, goals)
 
 
 class _Net:
@@ -187,7 +190,7 @@ class _Net:
         self._parts = [index for index, use in enumerate(output_uses(calibrated)) if use.places is not None]
         self._costs = NodeCosts.of(context)
         self._plain = self._checked(Kept(), whole=False)
-        self._margins = {Kept(): self._plain.margin(self._targets)}
+        self._quick = {Kept(): self._plain.use}
 
     @property
     def decibels(self) -> float:
@@ -305,21 +308,23 @@ class _Net:
         noise, gain = 1.0, 0.0
         if known is not None:
             margin = known.margin(self._targets)
-            noise, gain = steps[0].noise * _power(margin), margin - self._quick_margin(steps[0])
+            noise, gain = steps[0].noise * _power(margin), margin - self._quick_margin(steps[0].kept, self._targets)
         low, high = self._needed(steps, noise), len(steps) - 1
-        enough = min(self._quick_margin(steps[high]) - _FLAT_DB, -gain)
-        if self._quick_margin(steps[low]) >= enough:
+        enough = min(self._quick_margin(steps[high].kept, self._targets) - _FLAT_DB, -gain)
+        if self._quick_margin(steps[low].kept, self._targets) >= enough:
             return low
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._quick_margin(steps[middle]) >= enough else (middle, high)
+            low, high = (
+                (low, middle) if self._quick_margin(steps[middle].kept, self._targets) >= enough else (middle, high)
+            )
         return high
 
-    def _quick_margin(self, step: Step) -> float:
-        """Return the margin to the targets without the slow passes; each network is made once for it."""
-        if step.kept not in self._margins:
-            self._margins[step.kept] = self._checked(step.kept, whole=False).margin(self._targets)
-        return self._margins[step.kept]
+    def _quick_margin(self, kept: Kept, goals: Sequence[float]) -> float:
+        """Return the margin to goals without the slow passes; each network is made once for it."""
+        if kept not in self._quick:
+            self._quick[kept] = self._checked(kept, whole=False).use
+        return _margin(self._quick[kept], goals)
 
     def _extended(self, known: _Checked, steps: Sequence[Step], goals: Sequence[float]) -> _Checked:
         """Return the network with more nodes out of int8, the fewest that meet goals, as long as that makes it better.
@@ -339,7 +344,33 @@ class _Net:
             if found.margin(goals) < best.margin(goals) + _FLAT_DB:
                 break
             best, index = found, following
-        return best
+        return best if best.margin(goals) >= 0.0 else self._rescued(best, steps[index:], goals)
+
+    def _rescued(self, known: _Checked, steps: Sequence[Step], goals: Sequence[float]) -> _Checked:
+        """Return the network with all that adds noise out of int8, or the least of it that is enough.
+
+        Predictions fail where errors act together: rounded scales, norms of uneven tokens, roundings that a model has
+        of its own.
+
+        Args:
+            known: network of the first step.
+            steps: of a plan for the goals.
+            goals: one for each output.
+        """
+        kept = [step.kept for step in steps]
+        if self._quick_margin(kept[-1], goals) < 0.0:
+            # The rest that 16 bits leave of a noise may be too much, too.
+            kept = [Kept(real=one.names) for one in kept]
+        last = self._better(known, kept[-1], goals)
+        if last.margin(goals) < known.margin(goals) + _RESCUE_DB:
+            return known
+        low, high = 0, len(kept) - 1
+        enough = min(0.0, self._quick_margin(kept[high], goals) - _FLAT_DB)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._quick_margin(kept[middle], goals) >= enough else (middle, high)
+        found = self._checked(kept[high])
+        return found if found.margin(goals) >= min(0.0, last.margin(goals) - _FLAT_DB) else last
 
     def _report(self, best: _Checked) -> None:
         """Tell the user what left int8, what that gives and what it costs."""
@@ -378,6 +409,10 @@ class _Net:
             if names:
                 parts.append(f"{count} ({shown}{more}) went {'to' if names is kept.wide else 'back to'} {where}")
         return " and ".join(parts)
+
+
+def _margin(use: Sequence[float], goals: Sequence[float]) -> float:
+    return min(db - goal for db, goal in zip(use, goals, strict=True))
 
 
 def _title(node: Node) -> str:

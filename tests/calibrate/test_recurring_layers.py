@@ -1,0 +1,69 @@
+"""Weights of layers in loops, behind them, and of several layers at once are rounded for what the layers read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from qcompile import driver
+from qcompile.calibrate.paired_run import LayerPair
+from qcompile.calibrate.recurring_layers import SharedLayer, shared_layers
+from qcompile.ir.graph import Graph
+from qcompile.ops.interpreter import Interpreter
+from qcompile.passmgr import PassContext, PassManager
+from tests.networks.rolled_models import recurrent
+
+Sample = dict[str, np.ndarray]
+
+QUANTIZE = 'insert-observers,calibrate,assign-precision{keep_int16=["*"]},quantize,fuse-requantize,quantize-states'
+
+
+def network(tmp_path: Path, steps: int) -> tuple[Graph, list[Sample]]:
+    """Return an LSTM and samples for it."""
+    model, feed = recurrent("LSTM", "forward", steps=steps, batch=1, hidden=32)
+    onnx.save(model, tmp_path / "m.onnx")
+    random = np.random.default_rng(0)
+    samples = [{n: random.normal(0, 1, a.shape).astype(np.float32) for n, a in feed.items()} for _ in range(48)]
+    config = driver.resolve_config(tmp_path / "m.onnx", None, {"precision": "int8"})
+    context, _, graph = driver.prepare(tmp_path / "m.onnx", config, samples, None)
+    return driver.simplify(graph, config, context, ())[0], samples
+
+
+def error(graph: Graph, samples: list[Sample], pipeline: str) -> tuple[float, Graph]:
+    """Return noise over signal of the first output on samples that nothing was fitted to, dB."""
+    made = PassManager(pipeline).run(graph, PassContext(samples=lambda: iter(samples[:32])))
+    signal = noise = 0.0
+    for sample in samples[32:]:
+        a, b = (next(iter(Interpreter(g).run(sample).values())) for g in (graph, made))
+        signal, noise = signal + np.square(a).sum(), noise + np.square(a - b).sum()
+    return float(10 * np.log10(noise / signal)), made
+
+
+@pytest.mark.parametrize("steps", [3, 40])
+def test_steps_of_a_recurrent_layer_gain(tmp_path: Path, steps: int) -> None:
+    graph, samples = network(tmp_path, steps)
+    assert any(node.op.region for node in graph.nodes) == (steps > 3)
+    plain, _ = error(graph, samples, QUANTIZE)
+    rounded, made = error(graph, samples, f"{QUANTIZE},round-weights")
+    assert rounded < plain - 1
+    layers = [node for node in made.nodes if node.op.name == "dense"]
+    before = {node.inputs[1].content_digest() for node in graph.nodes if node.op.name == "dense"}
+    assert len({node.inputs[1].content_digest() for node in layers}) <= len(before)
+
+
+def test_moments_are_those_of_all_readers(tmp_path: Path) -> None:
+    graph, _ = network(tmp_path, 3)
+    layers = [node for node in graph.nodes if node.op.name == "dense"]
+    (group,) = (g for g in shared_layers([LayerPair(n, n, None) for n in layers]) if len(g) > 1)
+    random = np.random.default_rng(1)
+    seen = {p.reference.inputs[0].name: [random.normal(0, 1, p.reference.inputs[0].shape)] for p in group}
+    shared = SharedLayer(group, 64, 0, means_only=False)
+    shared.update(seen)
+    every = np.concatenate([array.reshape(-1, array.shape[-1]) for (array,) in seen.values()])
+    np.testing.assert_allclose(shared.moments.means[0][0], every.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(shared.moments.covariances[0][0], np.cov(every.T, bias=True), atol=1e-5)
+    for moments, (array,) in zip(shared.own, seen.values(), strict=True):
+        np.testing.assert_allclose(moments.means[0][0], array.reshape(-1, array.shape[-1]).mean(axis=0), atol=1e-6)
