@@ -64,6 +64,9 @@ _TRIES = 2
 _RESCUE_DB = 3.0
 """What the network must gain where none of them reaches it, and all that adds noise leaves int8."""
 
+_RETURNS = 8
+"""Layers, the largest ones, that are tried in int8 again at the end of that."""
+
 _SHOWN = 4
 """Nodes named in a note."""
 
@@ -369,8 +372,18 @@ class _Net:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self._quick_margin(kept[middle], goals) >= enough else (middle, high)
-        found = self._checked(kept[high])
+        found = self._checked(self._with_layers(kept[high], goals, enough))
         return found if found.margin(goals) >= min(0.0, last.margin(goals) - _FLAT_DB) else last
+
+    def _with_layers(self, kept: Kept, goals: Sequence[float], enough: float) -> Kept:
+        """Return what is still out of int8 once the layers are back that do no harm, all at once or one by one."""
+        layers = sorted((name for name in kept.names if self._macs.get(name)), key=lambda name: -self._macs[name])
+        for back in (set(layers), *({name} for name in layers[:_RETURNS])):
+            real, wide = (tuple(name for name in names if name not in back) for names in (kept.real, kept.wide))
+            left = Kept(real=real, wide=wide)
+            if left != kept and self._quick_margin(left, goals) >= enough:
+                kept = left
+        return kept
 
     def _report(self, best: _Checked) -> None:
         """Tell the user what left int8, what that gives and what it costs."""
@@ -378,12 +391,15 @@ class _Net:
         if best.made.kept:
             # The slow passes change tables, too, which says nothing of the nodes that left int8.
             plain, graph = self._plain.made.graph, self._run(best.made.kept, False)[0]
-            time = self._costs.graph_ms(graph) / self._costs.graph_ms(plain) - 1
+            took = self._costs.graph_ms(graph)
+            time = took / self._costs.graph_ms(plain) - 1
             shares = [f"{100 * s:.1f} % in {p}" for p, s in mac_shares(graph).items() if s or p == "int8"]
             self._context.note(
                 f"{self._named(best.made.kept)} for accuracy: SQNR {before:.1f} → {after:.1f} dB at the worst output, "
                 f"{self._at_parts(best)}MACs {', '.join(shares)}, {100 * time:+.0f} % modelled time"
             )
+            if took >= self._costs.graph_ms(self._calibrated):
+                self._context.note("so many nodes left int8 that --fp32 should be as fast, and is exact")
         if min(best.use) < LEAST_DB:
             part = best.use.index(min(best.use)) in self._parts
             where, db = ("part of an output", min(best.use)) if part else ("output", after)

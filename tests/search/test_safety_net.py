@@ -23,6 +23,7 @@ from qcompile.search.safety_net import (
     CHEAP_TIME,
     CLASSES_DB,
     CONV_MACS,
+    LEAST_DB,
     OTHER_MACS,
     SIGNAL_DB,
     STATE_DB,
@@ -405,3 +406,46 @@ def test_sixteen_bits_come_before_float_where_they_cost_less():
     assert decibel(graph, final, given)[0] > STATE_DB
     assert any("went to 16-bit activations for accuracy: SQNR" in note for note in context.notes)
     assert not any("float32" in note for note in context.notes)
+
+
+UNEVEN = """
+graph "uneven" {
+  input %x : f32[1,32,64]
+  const @small : f32[] = [1e-12]
+  const @w : f32[256,64] = normal(3, 0.2)
+  const @b : f32[256] = normal(4, 0.1)
+  %s = mul(%x, %x) : f32[1,32,64] loc("squares")
+  %m = reduce_mean(%s) {axes=[2]} : f32[1,32,1] loc("mean")
+  %a = add(%m, @small) : f32[1,32,1] loc("above zero")
+  %r = sqrt(%a) : f32[1,32,1] loc("root")
+  %n = div(%x, %r) : f32[1,32,64] loc("even")
+  %y = dense(%n, @w, @b) : f32[1,32,256] loc("reader")
+  output "y" = %y
+}
+"""
+"""Tokens are divided by their own size: steps of 16 bits, too, are too great for those 10,000 times smaller."""
+
+
+def uneven(count: int) -> list[Sample]:
+    random = np.random.default_rng(2)
+    sizes = 10.0 ** np.linspace(-3, 2, 32)[None, :, None]
+    return [{"x": (random.normal(size=(1, 32, 64)) * sizes).astype(np.float32)} for _ in range(count)]
+
+
+def test_what_sixteen_bits_cannot_hold_is_rescued(monkeypatch: pytest.MonkeyPatch):
+    graph, given = parse_graph(UNEVEN, ops.all_ops()), uneven(24)
+    assert decibel(graph, plainly(graph, given, monkeypatch), given)[0] < 10
+    final, _ = compiled(graph, given)
+    assert decibel(graph, final, given)[0] > LEAST_DB
+    assert not any(node.is_integer for node in final.nodes if node.op.name in ("mul", "reduce_mean", "sqrt", "div"))
+    assert any(node.is_integer for node in final.nodes if node.op.name == "dense")
+
+
+@pytest.mark.parametrize("gains", [False, True])
+def test_what_gains_no_time_is_told(gains: bool, monkeypatch: pytest.MonkeyPatch):
+    def time(costs: NodeCosts, graph: Graph) -> float:
+        return 0.5 if gains and any(node.is_integer for node in graph.nodes) else 1.0
+
+    monkeypatch.setattr(NodeCosts, "graph_ms", time)
+    _, context = compiled(parse_graph(UNEVEN, ops.all_ops()), uneven(24))
+    assert any("--fp32 should be as fast" in note for note in context.notes) != gains
