@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from qcompile.calibrate.layer_moments import LayerMoments, grouped_weights, ungrouped_weights
 from qcompile.calibrate.paired_run import LayerPair, pair_layers, pair_recurring, run_side_by_side, samples_within
-from qcompile.calibrate.recurring_layers import SharedLayer, observe, shared_layers
+from qcompile.calibrate.recurring_layers import SharedLayer, fitting, observe, shared_layers
 from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Node
@@ -32,6 +32,7 @@ FITTED = 32
 """Samples to correct layers on at most, of networks that take long: see `usual_count`."""
 
 _BYTES = 2**29  # of activations held at a time
+_MOMENT_BYTES = 2**30  # of moments of layers that are observed in one run
 _ROWS_PER_TERM = 16
 _LEAST_ROWS, _MOST_ROWS = 4096, 32768
 MOST_GAIN = 1.1
@@ -241,12 +242,12 @@ def correct_layers(
         report()
 
     run_side_by_side(context.reference, graph, single, samples, visit)
-    layers = [SharedLayer(g, _rows(g[0], len(samples)), context.seed, means_only=means_only) for g in groups]
-    if layers:
+    for some in fitting(groups, _MOMENT_BYTES):
+        layers = [SharedLayer(g, _rows(g[0], len(samples)), context.seed, means_only=means_only) for g in some]
         observe(context.reference, layers, samples)
-    for layer in layers:
-        _correct_shared(context.rewriter(graph), layer, correct)
-        report()
+        for layer in layers:
+            _correct_shared(context.rewriter(graph), layer, correct)
+            report()
 
 
 def _correct_shared(rewriter: Rewriter, layer: SharedLayer, correct: Callable[[LayerData], None]) -> None:

@@ -202,6 +202,12 @@ def few_terms(node: Node) -> bool:
     return bool(grouped_weights(node, node.inputs[1].constant()).shape[-1] <= MOST_TERMS)
 
 
+def moment_bytes(node: Node) -> int:
+    """Return what the moments of a conv2d or dense take, bytes."""
+    groups, outputs, terms = grouped_weights(node, node.inputs[1].constant()).shape
+    return int(8 * groups * terms * (2 * terms + outputs)) if few_terms(node) else 8 * groups * terms
+
+
 def result_shape(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of a layer's result with the channels last, for an operand of some shape."""
     if node.op.name != "conv2d":

@@ -7,13 +7,13 @@ what they read in the float network, over all steps of all samples.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.layer_moments import LayerMoments, grouped_weights
+from qcompile.calibrate.layer_moments import LayerMoments, grouped_weights, moment_bytes
 from qcompile.calibrate.paired_run import LayerInputs, LayerPair
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
@@ -74,6 +74,21 @@ def shared_layers(pairs: Iterable[LayerPair]) -> list[list[LayerPair]]:
         key = pair.reference.inputs[1].content_digest(), weight.content_digest(), weight.qparams
         groups[key].append(pair)
     return list(groups.values())
+
+
+def fitting(groups: Sequence[list[LayerPair]], limit: int) -> Iterator[list[list[LayerPair]]]:
+    """Yield the groups in order, as many at a time as have moments that fit in a number of bytes, at least one."""
+    some: list[list[LayerPair]] = []
+    used = 0
+    for group in groups:
+        size = moment_bytes(group[0].node)
+        if some and used + size > limit:
+            yield some
+            some, used = [], 0
+        some.append(group)
+        used += size
+    if some:
+        yield some
 
 
 def observe(reference: Graph, layers: Sequence[SharedLayer], samples: Iterable[Sample]) -> None:

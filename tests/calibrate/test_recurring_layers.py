@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 from qcompile import driver
+from qcompile.calibrate.layer_moments import moment_bytes
 from qcompile.calibrate.paired_run import LayerPair
-from qcompile.calibrate.recurring_layers import SharedLayer, shared_layers
+from qcompile.calibrate.recurring_layers import SharedLayer, fitting, shared_layers
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
@@ -52,6 +53,20 @@ def test_steps_of_a_recurrent_layer_gain(tmp_path: Path, steps: int) -> None:
     layers = [node for node in made.nodes if node.op.name == "dense"]
     before = {node.inputs[1].content_digest() for node in graph.nodes if node.op.name == "dense"}
     assert len({node.inputs[1].content_digest() for node in layers}) <= len(before)
+
+
+def test_layers_are_observed_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many fit in memory together, each gets the same weights."""
+    graph, samples = network(tmp_path, 40)
+    _, together = error(graph, samples, f"{QUANTIZE},round-weights")
+    monkeypatch.setattr("qcompile.calibrate.layer_correction._MOMENT_BYTES", 1)
+    _, apart = error(graph, samples, f"{QUANTIZE},round-weights")
+    assert together.structural_hash() == apart.structural_hash()
+    pairs = [[LayerPair(n, n, None)] for n in graph.nodes if n.op.name == "dense"]
+    sizes = [moment_bytes(group[0].node) for group in pairs]
+    assert len(pairs) == 2
+    assert [len(some) for some in fitting(pairs, sum(sizes))] == [2]
+    assert [len(some) for some in fitting(pairs, sum(sizes) - 1)] == [1, 1]
 
 
 def test_moments_are_those_of_all_readers(tmp_path: Path) -> None:
