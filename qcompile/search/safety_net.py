@@ -64,6 +64,9 @@ _TRIES = 2
 _RESCUE_DB = 3.0
 """What the network must gain where none of them reaches it, and all that adds noise leaves int8."""
 
+_CHOICES = ("first_index", "non_max_suppression", "place_of_rank", "rank")
+"""Operations that choose among elements, or put them in order."""
+
 _RETURNS = 8
 """Layers, the largest ones, that are tried in int8 again at the end of that."""
 
@@ -347,7 +350,9 @@ class _Net:
             if found.margin(goals) < best.margin(goals) + _FLAT_DB:
                 break
             best, index = found, following
-        return best if best.margin(goals) >= 0.0 else self._rescued(best, steps[index:], goals)
+        if best.margin(goals) >= 0.0 or _chooses(self._calibrated):
+            return best
+        return self._rescued(best, steps[index:], goals)
 
     def _rescued(self, known: _Checked, steps: Sequence[Step], goals: Sequence[float]) -> _Checked:
         """Return the network with all that adds noise out of int8, or the least of it that is enough.
@@ -425,6 +430,11 @@ class _Net:
             if names:
                 parts.append(f"{count} ({shown}{more}) went {'to' if names is kept.wide else 'back to'} {where}")
         return " and ".join(parts)
+
+
+def _chooses(graph: Graph) -> bool:
+    """Return whether the data decide what the outputs hold: one choice that differs is more than all noise."""
+    return bool(graph.counted) or any(node.op.name in _CHOICES for node in graph.nodes)
 
 
 def _margin(use: Sequence[float], goals: Sequence[float]) -> float:
