@@ -9,21 +9,27 @@ from qcompile import ops
 from qcompile.calibrate.layer_moments import LayerMoments
 from qcompile.calibrate.paired_run import LayerInputs
 from qcompile.errors import InternalError
+from qcompile.ir.graph import Node
 from qcompile.ir.parser import parse_graph
+
+
+def dense(rows: int, terms: int) -> Node:
+    """Return a layer of two outputs."""
+    text = f"""graph "g" {{
+  input %x : f32[{rows},{terms}]
+  const @w : f32[2,{terms}] = normal(1, 1)
+  const @b : f32[2] = normal(2, 1)
+  %y = dense(%x, @w, @b) : f32[{rows},2]
+  output "y" = %y
+}}
+"""
+    return parse_graph(text, ops.all_ops()).nodes[0]
 
 
 @pytest.mark.parametrize("terms", [8, 600])
 @pytest.mark.parametrize("residual", [False, True])
 def test_moments_are_those_of_all_samples_together(terms: int, residual: bool) -> None:
-    text = f"""graph "g" {{
-  input %x : f32[3,{terms}]
-  const @w : f32[2,{terms}] = normal(1, 1)
-  const @b : f32[2] = normal(2, 1)
-  %y = dense(%x, @w, @b) : f32[3,2]
-  output "y" = %y
-}}
-"""
-    node = parse_graph(text, ops.all_ops()).nodes[0]
+    node = dense(3, terms)
     weight = node.inputs[1].constant()[None]
     random = np.random.default_rng(0)
     real = random.normal(1, 1, (70, 3, terms)).astype(np.float32)
@@ -47,15 +53,7 @@ def test_moments_are_those_of_all_samples_together(terms: int, residual: bool) -
 
 def test_what_hardly_varies_far_from_zero() -> None:
     """Variances of a millionth of the mean's square are those of the data, not of the rounding of float32."""
-    text = """graph "g" {
-  input %x : f32[64,8]
-  const @w : f32[2,8] = normal(1, 1)
-  const @b : f32[2] = normal(2, 1)
-  %y = dense(%x, @w, @b) : f32[64,2]
-  output "y" = %y
-}
-"""
-    node = parse_graph(text, ops.all_ops()).nodes[0]
+    node = dense(64, 8)
     moments = LayerMoments(node, node.inputs[1].constant()[None], 64, 0)
     x = (100 + np.random.default_rng(0).normal(0, 0.01, (64, 8))).astype(np.float32)
     for _ in range(2):
@@ -67,15 +65,7 @@ def test_what_hardly_varies_far_from_zero() -> None:
 
 
 def test_means_alone() -> None:
-    text = """graph "g" {
-  input %x : f32[64,8]
-  const @w : f32[2,8] = normal(1, 1)
-  const @b : f32[2] = normal(2, 1)
-  %y = dense(%x, @w, @b) : f32[64,2]
-  output "y" = %y
-}
-"""
-    node = parse_graph(text, ops.all_ops()).nodes[0]
+    node = dense(64, 8)
     random = np.random.default_rng(0)
     inputs = LayerInputs(*(random.normal(1, 1, (64, n)).astype(np.float32) for n in (8, 8, 2)))
     full, means = (LayerMoments(node, node.inputs[1].constant()[None], 64, 0, means_only=m) for m in (False, True))
