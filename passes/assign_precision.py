@@ -65,8 +65,9 @@ class AssignPrecision(Pass):
     that mark something (a mask of -1e4 or -3e38), so far from all others that no range serves both; where it reads
     what no sample varied (the mask of samples without padding), which may be anything in others; where it counts
     what a mask leaves, or divides a sum by such a count, since a longer input would leave the range of the samples;
-    where all that follows from it is coordinates of a sampling or boxes of a selection; where it is a logarithm, or a
-    spectrum or power that is seen through logarithms alone.
+    where it makes the scale of a quantization at run time, or multiplies with one; where all that follows from it is
+    coordinates of a sampling or boxes of a selection; where it is a logarithm, or a spectrum or power that is seen
+    through logarithms alone.
     """
 
     name: ClassVar[str] = "assign-precision"

@@ -28,6 +28,9 @@ class RoundWeights(Pass):
         with p what the float layer reads, q what the integer layer reads, r the error of the residual,
         H = cov(q, q) + λI, λ = damping · u · mean diag cov(q, q), u = terms / (samples · √positions)
 
+    Layers in loops and behind them, and those that share their weights, such as the steps of a recurrent one, are
+    rounded for what they read in the float network: q = p, V = W, s' = s.
+
     Before:
         %y = conv2d(%x, @w, @b) : i8[1,4,4,8] q(scale=0.1, zp=-128)
     After:
