@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from qcompile.calibrate.layer_moments import LayerMoments, grouped_weights, ungrouped_weights
 from qcompile.calibrate.paired_run import LayerPair, pair_layers, pair_recurring, run_side_by_side, samples_within
-from qcompile.calibrate.recurring_layers import SharedLayer, fitting, observe, shared_layers
+from qcompile.calibrate.recurring_layers import SharedLayer, batches, observe, shared_layers
 from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Node
@@ -242,7 +242,7 @@ def correct_layers(
         report()
 
     run_side_by_side(context.reference, graph, single, samples, visit)
-    for some in fitting(groups, _MOMENT_BYTES):
+    for some in batches(groups, _MOMENT_BYTES):
         layers = [SharedLayer(g, _rows(g[0], len(samples)), context.seed, means_only=means_only) for g in some]
         observe(context.reference, layers, samples)
         for layer in layers:

@@ -49,7 +49,7 @@ class LayerMoments:
 
     def __init__(self, node: Node, weight: Array, rows: int, seed: int, *, means_only: bool = False) -> None:
         self._node = node
-        self._weight = weight.astype(np.float32)
+        self._weight = weight.astype(np.float32, copy=False)
         self._rows = rows
         self._random = np.random.default_rng(seed)
         self.groups = int(getattr(node.attrs, "groups", 1))
@@ -58,7 +58,7 @@ class LayerMoments:
         g, k, o = self.groups, self.terms, self.outputs // self.groups
         self.count = self.samples = 0
         self._places = 0
-        self.means_only = means_only or not few_terms(node)
+        self.means_only = means_only or k > MOST_TERMS
         self._sums = [np.zeros((g, k)), np.zeros((g, k)), np.zeros((g, o))]
         kept = 0 if self.means_only else k
         self._products = [np.zeros((g, kept, kept)), np.zeros((g, kept, kept)), np.zeros((g, o, kept))]

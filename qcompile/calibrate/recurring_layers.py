@@ -76,7 +76,7 @@ def shared_layers(pairs: Iterable[LayerPair]) -> list[list[LayerPair]]:
     return list(groups.values())
 
 
-def fitting(groups: Sequence[list[LayerPair]], limit: int) -> Iterator[list[list[LayerPair]]]:
+def batches(groups: Sequence[list[LayerPair]], limit: int) -> Iterator[list[list[LayerPair]]]:
     """Yield the groups in order, as many at a time as have moments that fit in a number of bytes, at least one."""
     some: list[list[LayerPair]] = []
     used = 0

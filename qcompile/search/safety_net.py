@@ -315,15 +315,18 @@ class _Net:
         if known is not None:
             margin = known.margin(self._targets)
             noise, gain = steps[0].noise * _power(margin), margin - self._quick_margin(steps[0].kept, self._targets)
-        low, high = self._needed(steps, noise), len(steps) - 1
-        enough = min(self._quick_margin(steps[high].kept, self._targets) - _FLAT_DB, -gain)
-        if self._quick_margin(steps[low].kept, self._targets) >= enough:
+        kept, low = [step.kept for step in steps], self._needed(steps, noise)
+        enough = min(self._quick_margin(kept[-1], self._targets) - _FLAT_DB, -gain)
+        if self._quick_margin(kept[low], self._targets) >= enough:
             return low
+        return self._first(kept, low, self._targets, enough)
+
+    def _first(self, kept: Sequence[Kept], low: int, goals: Sequence[float], enough: float) -> int:
+        """Return the first index behind a low one with enough margin to goals, by halving; the last has it."""
+        high = len(kept) - 1
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (
-                (low, middle) if self._quick_margin(steps[middle].kept, self._targets) >= enough else (middle, high)
-            )
+            low, high = (low, middle) if self._quick_margin(kept[middle], goals) >= enough else (middle, high)
         return high
 
     def _quick_margin(self, kept: Kept, goals: Sequence[float]) -> float:
@@ -372,12 +375,9 @@ class _Net:
         last = self._better(known, kept[-1], goals)
         if last.margin(goals) < known.margin(goals) + _RESCUE_DB:
             return known
-        low, high = 0, len(kept) - 1
-        enough = min(0.0, self._quick_margin(kept[high], goals) - _FLAT_DB)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._quick_margin(kept[middle], goals) >= enough else (middle, high)
-        found = self._checked(self._with_layers(kept[high], goals, enough))
+        enough = min(0.0, self._quick_margin(kept[-1], goals) - _FLAT_DB)
+        least = kept[self._first(kept, 0, goals, enough)]
+        found = self._checked(self._with_layers(least, goals, enough))
         return found if found.margin(goals) >= min(0.0, last.margin(goals) - _FLAT_DB) else last
 
     def _with_layers(self, kept: Kept, goals: Sequence[float], enough: float) -> Kept:

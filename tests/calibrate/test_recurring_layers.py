@@ -11,7 +11,7 @@ import pytest
 from qcompile import driver
 from qcompile.calibrate.layer_moments import moment_bytes
 from qcompile.calibrate.paired_run import LayerPair
-from qcompile.calibrate.recurring_layers import SharedLayer, fitting, shared_layers
+from qcompile.calibrate.recurring_layers import SharedLayer, batches, shared_layers
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
@@ -65,8 +65,8 @@ def test_layers_are_observed_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest
     pairs = [[LayerPair(n, n, None)] for n in graph.nodes if n.op.name == "dense"]
     sizes = [moment_bytes(group[0].node) for group in pairs]
     assert len(pairs) == 2
-    assert [len(some) for some in fitting(pairs, sum(sizes))] == [2]
-    assert [len(some) for some in fitting(pairs, sum(sizes) - 1)] == [1, 1]
+    assert [len(some) for some in batches(pairs, sum(sizes))] == [2]
+    assert [len(some) for some in batches(pairs, sum(sizes) - 1)] == [1, 1]
 
 
 def test_moments_are_those_of_all_readers(tmp_path: Path) -> None:
