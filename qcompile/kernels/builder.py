@@ -279,6 +279,13 @@ class Builder:
         self.emit(tirx.For(var, index(begin), index(extent), tirx.ForKind.SERIAL, body))
 
     @contextmanager
+    def repeat(self, condition: Expr) -> Iterator[None]:
+        """Run the body as long as the condition, on registers that the body sets, holds."""
+        self._blocks.append([])
+        yield
+        self.emit(tirx.While(condition, self._close()))
+
+    @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """Run the body if the condition holds."""
         if isinstance(condition, bool):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tvm import tirx
 
-from qcompile.kernels.builder import Builder, Expr, Memory, Register, cast, const, index
+from qcompile.kernels.builder import Builder, Expr, Register, call_pure, cast, const, index, quotient, remainder, splat
 from qcompile.kernels.isa import Isa
 from qcompile.kernels.kernel import Kernel, symbol
 
@@ -37,25 +38,39 @@ class SuppressionWorkload:
 def suppression_kernel(work: SuppressionWorkload, isa: Isa) -> Kernel:
     """Generate the kernel; p0 are boxes, p1 scores, p2 the result, filled up with −1.
 
-    The results of all classes follow one another, so there is one tile. Scratch holds the boxes still in the race, in
-    order, and their scores.
+    The results of all classes follow one another, so there is one tile. The boxes of a class wait in a heap, the best
+    on top. Each that is taken out is compared with those that stay already, a vector of them at a time.
     """
     name = symbol("suppression", work, isa.name)
-    emit = _Suppression(work)
+    emit = _Suppression(work, isa.vector_bytes // 4)
     b = emit.b
     with b.loop(b.end - b.begin, b.begin, stem="tile"):
         emit.all_classes()
-    size = -(-work.boxes * 8 // 64) * 64
-    return Kernel(name, b.function(name), 1, size)
+    return Kernel(name, b.function(name), 1, emit.end * 4)
+
+
+class _Waiting(NamedTuple):
+    """A box that waits, by its score and its place among all."""
+
+    score: Expr
+    place: Expr
+
+    def before(self, other: _Waiting) -> Expr:
+        """Return whether this one comes first; of equal scores the first place does."""
+        tied = tirx.And(tirx.EQ(self.score, other.score), self.place < other.place)
+        return tirx.Or(other.score < self.score, tied)
 
 
 class _Suppression:
-    def __init__(self, work: SuppressionWorkload) -> None:
-        self.work, self.b = work, Builder()
+    def __init__(self, work: SuppressionWorkload, lanes: int) -> None:
+        self.work, self.lanes, self.b = work, lanes, Builder()
         kinds = ("float32", "float32", "int64")
         self.boxes, self.scores, self.result = (self.b.argument(n, kind) for n, kind in enumerate(kinds))
-        self.left: Memory = self.b.scratch("float32")
-        self.places: Memory = self.b.scratch("int32")
+        # Scratch: the heap's scores and places, then the bounds of the boxes that stay, each kind by itself.
+        self.left, self.places = self.b.scratch("float32"), self.b.scratch("int32")
+        self.stride = -(-work.most // 16) * 16
+        self.bounds = [2 * work.boxes + k * self.stride for k in range(4)]
+        self.end = self.bounds[-1] + self.stride
 
     def all_classes(self) -> None:
         b, work = self.b, self.work
@@ -64,44 +79,79 @@ class _Suppression:
             self.result.store(index(at), const(-1, "int64"))
         found = b.register("int64", const(0, "int64"))
         with b.loop(work.batch, stem="n") as n, b.loop(work.classes, stem="c") as c:
-            first = b.let((index(n) * index(work.classes) + index(c)) * index(work.boxes))
-            count = b.register("int64", const(0, "int64"))
-            with b.loop(work.boxes, stem="i") as i:
-                score = b.let(self.scores.load(first + index(i)))
-                self._keep(count, score, index(i), const(work.least, "float32") < score)
-            with b.loop(work.most, stem="k"), b.when(const(0, "int64") < count.get()):
-                self._take_best(index(n), index(c), count, found)
+            self._one_class(index(n), index(c), found)
 
-    def _keep(self, count: Register, score: Expr, box: Expr, wanted: Expr) -> None:
-        """Append a box to those in the race, or let the next one be written over it."""
-        self.left.store(count.get(), score)
-        self.places.store(count.get() + index(self.work.boxes), cast("int32", box))
-        count.set(count.get() + cast("int64", wanted))
+    def _one_class(self, n: Expr, c: Expr, found: Register) -> None:
+        b, work = self.b, self.work
+        first = b.let((n * index(work.classes) + c) * index(work.boxes))
+        count, stay = (b.register("int64", const(0, "int64")) for _ in range(2))
+        with b.loop(work.boxes, stem="i") as i:
+            # A box that is not wanted is written, too, and the next one over it.
+            score = b.let(self.scores.load(first + index(i)))
+            self._put(count.get(), _Waiting(score, cast("int32", index(i))))
+            count.set(count.get() + cast("int64", const(work.least, "float32") < score))
+        half = b.let(quotient(count.get(), 2))
+        with b.loop(half, stem="i") as i:
+            at = b.let(half - const(1, "int64") - index(i))
+            self._sink(at, self._taken(at), count.get())
+        with b.repeat(tirx.And(const(0, "int64") < count.get(), stay.get() < index(work.most))):
+            self._take_best(n, c, count, stay, found)
 
-    def _take_best(self, n: Expr, c: Expr, count: Register, found: Register) -> None:
-        """Append the best box that is left, and drop it and those that overlap it."""
+    def _taken(self, at: Expr) -> _Waiting:
+        return _Waiting(self.b.let(self.left.load(at)), self.b.let(self.places.load(at + index(self.work.boxes))))
+
+    def _put(self, at: Expr, box: _Waiting) -> None:
+        self.left.store(at, box.score)
+        self.places.store(at + index(self.work.boxes), box.place)
+
+    def _sink(self, start: Expr, box: _Waiting, count: Expr) -> None:
+        """Put a box into the heap, at a place or, as long as what is beneath comes before it, further down."""
         b = self.b
-        most, place = b.register("float32", const(float("-inf"), "float32")), b.register("int64", const(0, "int64"))
-        with b.loop(count.get(), stem="i") as i:
-            score = b.let(self.left.load(index(i)))
-            with b.when(most.get() < score):
-                most.set(score)
-                place.set(index(i))
-        best = b.let(self._place(place.get()))
-        row = b.let(found.get() * index(3))
-        for k, value in enumerate((n, c, best)):
-            self.result.store(b.let(row + index(k)), cast("int64", value))
-        found.set(found.get() + const(1, "int64"))
-        own = self._corners(n, best)
-        left = b.register("int64", const(0, "int64"))
-        with b.loop(count.get(), stem="j") as j:
-            box, score = b.let(self._place(index(j))), b.let(self.left.load(index(j)))
-            goes = tirx.Or(tirx.EQ(box, best), self._overlaps(own, self._corners(n, box)))
-            self._keep(left, score, box, tirx.Not(goes))
-        count.set(left.get())
+        at, child = b.register("int64", start), b.register("int64", start * index(2) + index(1))
+        with b.repeat(child.get() < count):
+            left = b.let(child.get())
+            right = b.let(tirx.Min(left + index(1), count - index(1)))
+            pair = self._taken(left), self._taken(right)
+            second = b.let(pair[1].before(pair[0]))
+            lower = _Waiting(*(b.let(tirx.Select(second, o, a)) for a, o in zip(*pair, strict=True)))
+            rises = b.let(lower.before(box))
+            with b.when(rises):
+                place = b.let(tirx.Select(second, right, left))
+                self._put(at.get(), lower)
+                at.set(place)
+                child.set(place * index(2) + index(1))
+            with b.when(tirx.Not(rises)):
+                child.set(count)
+        self._put(at.get(), box)
 
-    def _place(self, at: Expr) -> Expr:
-        return cast("int64", self.places.load(at + index(self.work.boxes)))
+    def _take_best(self, n: Expr, c: Expr, count: Register, stay: Register, found: Register) -> None:
+        """Take the best box out of the heap, and append it to those that stay unless it overlaps one of them."""
+        b = self.b
+        best = b.let(cast("int64", self._taken(index(0)).place))
+        count.set(count.get() - index(1))
+        rest = b.let(count.get())
+        self._sink(index(0), self._taken(rest), rest)
+        own = self._corners(n, best)
+        goes, k = b.register("int32", const(0, "int32")), b.register("int64", index(0))
+        with b.repeat(tirx.And(tirx.EQ(goes.get(), const(0, "int32")), k.get() < stay.get())):
+            self._compare(own, b.let(k.get()), goes)
+            k.set(k.get() + index(self.lanes))
+        with b.when(tirx.EQ(goes.get(), const(0, "int32"))):
+            self._append(own, b.let(stay.get()))
+            stay.set(stay.get() + index(1))
+            row = b.let(found.get() * index(3))
+            for column, value in enumerate((n, c, best)):
+                self.result.store(row + index(column), value)
+            found.set(found.get() + index(1))
+
+    def _append(self, own: list[Expr], at: Expr) -> None:
+        """Keep the bounds of a box that stays; a vector that it begins is empty but for it."""
+        b = self.b
+        with b.when(tirx.EQ(remainder(at, self.lanes), index(0))):
+            for start in self.bounds:
+                self.left.store(at + index(start), const(0.0, f"float32x{self.lanes}"), self.lanes)
+        for start, bound in zip(self.bounds, own, strict=True):
+            self.left.store(at + index(start), bound)
 
     def _corners(self, n: Expr, box: Expr) -> list[Expr]:
         """Return the lower and upper bounds of a box along both axes."""
@@ -115,11 +165,21 @@ class _Suppression:
             pairs = [(first, third), (second, fourth)]
         return [b.let(f(low, high)) for low, high in pairs for f in (tirx.Min, tirx.Max)]
 
-    def _overlaps(self, a: list[Expr], o: list[Expr]) -> Expr:
-        b, zero = self.b, const(0.0, "float32")
+    def _compare(self, own: list[Expr], at: Expr, goes: Register) -> None:
+        """Tell whether a box overlaps one of some neighbouring ones that stay; few ever meet, so few are divided."""
+        b, zero = self.b, const(0.0, f"float32x{self.lanes}")
+        a = [splat(bound, self.lanes) for bound in own]
+        o = [b.let(self.left.load(at + index(start), self.lanes)) for start in self.bounds]
         sides = [tirx.Max(tirx.Min(a[k + 1], o[k + 1]) - tirx.Max(a[k], o[k]), zero) for k in (0, 2)]
         shared = b.let(sides[0] * sides[1])
-        areas = [b.let((x[1] - x[0]) * (x[3] - x[2])) for x in (a, o)]
-        union = b.let(areas[0] + areas[1] - shared)
-        positive = tirx.And(zero < areas[0], zero < areas[1])
-        return tirx.And(positive, const(self.work.overlap, "float32") < shared / union)
+        with b.when(tirx.NE(self._any(zero < shared), const(0, "int32"))):
+            areas = [b.let((x[1] - x[0]) * (x[3] - x[2])) for x in (a, o)]
+            union = areas[0] + areas[1] - shared
+            positive = tirx.And(zero < areas[0], zero < areas[1])
+            beyond = const(self.work.overlap, f"float32x{self.lanes}") < shared / union
+            goes.set(self._any(tirx.And(positive, beyond)))
+
+    def _any(self, flags: Expr) -> Expr:
+        """Return a number that is not 0 where one of the flags is set."""
+        ones, none = (const(value, f"int32x{self.lanes}") for value in (1, 0))
+        return call_pure("int32", f"llvm.vector.reduce.or.v{self.lanes}i32", tirx.Select(flags, ones, none))

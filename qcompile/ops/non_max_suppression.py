@@ -13,6 +13,8 @@ from qcompile.ir.opdef import Array, OpDef
 from qcompile.ir.types import TensorType
 from qcompile.ops.onnx_node import OnnxNode
 
+_AT_ONCE = 128
+
 
 @dataclass(frozen=True)
 class NonMaxSuppressionAttrs:
@@ -40,12 +42,15 @@ def _from_onnx(node: OnnxNode) -> Value:
     most = min(int(number(2, "max_output_boxes_per_class", 0)), boxes.shape[1] if len(boxes.shape) == 3 else 0)
     if most < 1:
         node.fail("max_output_boxes_per_class is 0: nothing is selected")
+    overlap = number(3, "iou_threshold", 0.0)
+    if not 0.0 <= overlap <= 1.0:
+        node.fail(f"iou_threshold is {overlap:g}, which is not within 0 … 1")
     rows = node.add(
         "non_max_suppression",
         [boxes, scores],
         f"{node.outputs[0]}.rows",
         most=most,
-        overlap=number(3, "iou_threshold", 0.0),
+        overlap=overlap,
         least=number(4, "score_threshold", -np.inf),
         centred=bool(node.attr("center_point_box", 0)),
     )
@@ -86,15 +91,11 @@ class NonMaxSuppression(OpDef):
         boxes, scores = inputs
         rows = []
         for n, c in np.ndindex(scores.shape[:2]):
-            corners = _corners(boxes[n], attrs.centred)
-            left = np.where(scores[n, c] > np.float32(attrs.least), scores[n, c], np.float32(-np.inf))
-            for _ in range(attrs.most):
-                best = int(left.argmax())
-                if left[best] == -np.inf:
-                    break
-                rows.append((n, c, best))
-                left[_overlap(corners[best], corners) > np.float32(attrs.overlap)] = -np.inf
-                left[best] = -np.inf
+            own = scores[n, c]
+            order = np.argsort(-own, kind="stable")
+            order = order[own[order] > np.float32(attrs.least)]
+            corners = _corners(boxes[n], attrs.centred)[:, order]
+            rows += [(n, c, order[place]) for place in _staying(corners, np.float32(attrs.overlap), attrs.most)]
         y = np.full((scores.shape[0] * scores.shape[1] * attrs.most, 3), -1, np.int64)
         y[: len(rows)] = np.asarray(rows, np.int64).reshape(-1, 3)
         return (y,)
@@ -105,19 +106,41 @@ class NonMaxSuppression(OpDef):
 
 
 def _corners(boxes: Array, centred: bool) -> Array:
-    """Return the lower bounds of boxes along both axes, then the upper ones: [N, 4]."""
-    first, second = boxes[:, :2], boxes[:, 2:]
+    """Return the lower bounds of boxes along both axes, then the upper ones: [4, N]."""
+    first, second = boxes.T[:2], boxes.T[2:]
     if centred:
         half = boxes.dtype.type(0.5)
         first, second = first - second * half, first + second * half
-    return np.concatenate([np.minimum(first, second), np.maximum(first, second)], axis=1)
+    return np.concatenate([np.minimum(first, second), np.maximum(first, second)])
 
 
-def _overlap(box: Array, others: Array) -> Array:
-    """Return intersection over union with each of the others; 0 where a box has no area."""
+def _staying(corners: Array, overlap: Array, most: int) -> list[int]:
+    """Return which boxes overlap none that stays before them; many are compared with all those at a time.
+
+    Args:
+        corners: [4, N], the best box first.
+        overlap: beyond which a box goes.
+        most: boxes that stay at most.
+    """
+    stay: list[int] = []
+    for start in range(0, corners.shape[1], _AT_ONCE):
+        some = corners[:, start : start + _AT_ONCE]
+        goes = (_overlap(corners[:, stay, None], some[:, None]) > overlap).any(axis=0)
+        among = _overlap(some[:, :, None], some[:, None]) > overlap
+        for place in range(some.shape[1]):
+            if len(stay) == most:
+                return stay
+            if not goes[place]:
+                stay.append(start + place)
+                goes |= among[place]
+    return stay
+
+
+def _overlap(a: Array, o: Array) -> Array:
+    """Return intersection over union of boxes, [4, …] each; 0 where one has no area."""
     with np.errstate(all="ignore"):
-        sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-        shared = np.maximum(sides, 0).prod(axis=1)
-        own, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(axis=1)
-        ratio = shared / (own + areas - shared)
-    return np.asarray(np.where((own > 0) & (areas > 0), ratio, np.float32(0)))
+        first, second = (np.maximum(np.minimum(a[k + 2], o[k + 2]) - np.maximum(a[k], o[k]), 0) for k in (0, 1))
+        shared = first * second
+        areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, o)]
+        ratio = shared / (areas[0] + areas[1] - shared)
+    return np.asarray(np.where((areas[0] > 0) & (areas[1] > 0), ratio, np.float32(0)))

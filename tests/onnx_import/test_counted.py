@@ -140,6 +140,9 @@ REFUSED = {
                      "out = If<then_branch = a () => (float[n, 4] p) { p = Neg(rows) }, "
                      "else_branch = b () => (float[n, 4] q) { q = Abs(y) }>(g)",
                      "which of them is run"),
+    "impossible overlap": ("i = Constant<value = float[1] {1.5}>()  b = Unsqueeze(y, zero)  "
+                           "s = Constant<value = int64[3] {1, 1, 12}>()  p = Reshape(x, s)  "
+                           "n = NonMaxSuppression(b, p, three, i)  out = Cast<to = 1>(n)", "iou_threshold is 1.5"),
     "a sequence": ("out = Scan<num_scan_inputs = 1, body = b (float[4] r) => (float[4] q) { q = Neg(r) }>(rows)",
                    "data decide"),
     "as often": ("t = Squeeze(count)  c = Constant<value = bool {1}>()  "
