@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.layer_moments import LayerMoments, grouped_weights, ungrouped_weights
+from qcompile.calibrate.layer_moments import LAYERS, LayerMoments, layer_weights, ungrouped_weights
 from qcompile.calibrate.paired_run import LayerPair, pair_layers, pair_recurring, run_side_by_side, samples_within
 from qcompile.calibrate.recurring_layers import SharedLayer, batches, observe, shared_layers
 from qcompile.calibrate.sample import graph_inputs
@@ -25,16 +25,11 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-LAYERS = ("conv2d", "dense")
-"""Operations whose patches `LayerMoments` knows."""
-
 FITTED = 32
 """Samples to correct layers on at most, of networks that take long: see `usual_count`."""
 
 _BYTES = 2**29  # of activations held at a time
 _MOMENT_BYTES = 2**30  # of moments of layers that are observed in one run
-_ROWS_PER_TERM = 16
-_LEAST_ROWS, _MOST_ROWS = 4096, 32768
 MOST_GAIN = 1.1
 """Largest factor that makes up for noise on the input of a layer."""
 
@@ -63,8 +58,8 @@ class LayerData:
         node, groups = pair.node, moments.groups
         params = node.inputs[1].qparams
         assert params is not None
-        self.weight = grouped_weights(pair.reference, pair.reference.inputs[1].constant()).astype(np.float64)
-        self.integers = grouped_weights(node, node.inputs[1].constant()).astype(np.float64)
+        self.weight = layer_weights(pair.reference).astype(np.float64)
+        self.integers = layer_weights(node).astype(np.float64)
         scale = np.broadcast_to(np.asarray(params.scale, np.float64), (moments.outputs,))
         self.scale = scale.reshape(groups, -1)
         self.shared_scale = params.axis is None
@@ -98,18 +93,8 @@ class LayerData:
         return np.abs(self.centred_bias()) / (x.scalar_scale * BIAS_LIMIT / 2)
 
     def centred_bias(self) -> Array:
-        """Return the bias for which the mean of every channel is that of the float layer.
-
-        Formula:
-            b + W·E[p] + E[r] − Ŵ·E[q]
-        """
-        real, quantized, error = self.moments.means
-        now = self.integers * self.scale[:, :, None]
-        return np.asarray(self.bias + _along(self.weight, real) + error - _along(now, quantized))
-
-
-def _along(weight: Array, mean: Array) -> Array:
-    return np.asarray(np.matmul(weight, mean[:, :, None])[:, :, 0])
+        """Return the bias for which the mean of every channel is that of the float layer, real units."""
+        return self.moments.centred_bias(self.bias, self.weight, self.integers * self.scale[:, :, None])
 
 
 def replace_weights(rewriter: Rewriter, data: LayerData, integers: Array, scale: Array) -> None:
@@ -234,8 +219,7 @@ def correct_layers(
         context.progress(done, len(single) + len(groups), what)
 
     def visit(pair: LayerPair, inputs: Any) -> None:
-        weight = grouped_weights(pair.reference, pair.reference.inputs[1].constant())
-        moments = LayerMoments(pair.node, weight, _rows(pair, len(samples)), context.seed, means_only=means_only)
+        moments = LayerMoments.of(pair, len(samples), context.seed, means_only=means_only)
         for item in inputs:
             moments.update(item)
         correct(LayerData(pair, moments))
@@ -243,7 +227,7 @@ def correct_layers(
 
     run_side_by_side(context.reference, graph, single, samples, visit)
     for some in batches(groups, _MOMENT_BYTES):
-        layers = [SharedLayer(g, _rows(g[0], len(samples)), context.seed, means_only=means_only) for g in some]
+        layers = [SharedLayer(g, len(samples), context.seed, means_only=means_only) for g in some]
         observe(context.reference, layers, samples)
         for layer in layers:
             _correct_shared(context.rewriter(graph), layer, correct)
@@ -261,12 +245,6 @@ def _correct_shared(rewriter: Rewriter, layer: SharedLayer, correct: Callable[[L
     correct(data)
     for pair, moments in known:
         _share_weights(rewriter, data, LayerData(pair, moments, alone=True))
-
-
-def _rows(pair: LayerPair, samples: int) -> int:
-    """Return how many patches of each sample are enough for the unknowns of a layer."""
-    terms: int = grouped_weights(pair.node, pair.node.inputs[1].constant()).shape[-1]
-    return -(-min(max(_ROWS_PER_TERM * terms, _LEAST_ROWS), _MOST_ROWS) // samples)
 
 
 def calibration_samples(graph: Graph, context: PassContext, limit: int, synthetic: int) -> list[Mapping[str, Array]]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
-from qcompile.calibrate.paired_run import LayerInputs
+from qcompile.calibrate.paired_run import LayerInputs, LayerPair
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Node
 from qcompile.ops.spatial import spatial_axes, to_nhwc, window_extent
@@ -21,6 +21,12 @@ _FEW, _SHARE = 512, 4
 no longer than to add these up."""
 
 _ROWS = 256  # of a matrix, worked on at a time
+
+_PATCHES_PER_TERM = 16
+_LEAST_PATCHES, _MOST_PATCHES = 4096, 32768
+
+LAYERS = ("conv2d", "dense")
+"""Operations whose patches are known here."""
 
 MOST_TERMS = 9216
 """Terms of which covariances are kept at most: those of a 3x3 convolution of 1,024 channels, 680 MB a matrix."""
@@ -54,7 +60,7 @@ class LayerMoments:
         self._random = np.random.default_rng(seed)
         self.groups = int(getattr(node.attrs, "groups", 1))
         self.outputs = node.inputs[2].shape[0]
-        self.terms = grouped_weights(node, node.inputs[1].constant()).shape[-1]
+        self.terms = layer_weights(node).shape[-1]
         g, k, o = self.groups, self.terms, self.outputs // self.groups
         self.count = self.samples = 0
         self._places = 0
@@ -65,6 +71,22 @@ class LayerMoments:
         self._squares = np.zeros((g, o))
         self._origin: Array | None = None
         self._waiting: list[tuple[Array, Array, Array | None]] = []
+
+    @classmethod
+    def of(cls, pair: LayerPair, samples: int, seed: int, *, means_only: bool = False) -> LayerMoments:
+        """Return moments of a layer, to be filled with as many patches as are enough for its unknowns.
+
+        Args:
+            pair: the integer layer and its float original.
+            samples: that will be added.
+            seed: of the positions.
+            means_only: as for the class.
+        """
+        terms = layer_weights(pair.node).shape[-1]
+        patches = min(max(_PATCHES_PER_TERM * terms, _LEAST_PATCHES), _MOST_PATCHES)
+        return cls(
+            pair.node, layer_weights(pair.reference), -(-patches // max(1, samples)), seed, means_only=means_only
+        )
 
     def update(self, inputs: LayerInputs) -> None:
         """Add the patches of one sample."""
@@ -126,6 +148,21 @@ class LayerMoments:
         real, quantized, error = self._means()
         origin = 0.0 if self._origin is None else self._origin[:, 0].astype(np.float64)
         return real + origin, quantized + origin, error
+
+    def centred_bias(self, bias: Array, weight: Array, now: Array) -> Array:
+        """Return the bias for which the mean of every output is that of the float layer, [groups, outputs per group].
+
+        Formula:
+            b + W·E[p] + E[r] − Ŵ·E[q]
+
+        Args:
+            bias: b of the float layer, float64 [groups, outputs per group].
+            weight: W of the float layer, float64 [groups, outputs per group, terms].
+            now: Ŵ, what the layer multiplies with now, the same shape.
+        """
+        real, quantized, error = self.means
+        of_real, of_quantized = (np.matmul(w, m[:, :, None])[:, :, 0] for w, m in ((weight, real), (now, quantized)))
+        return np.asarray(bias + of_real + error - of_quantized)
 
     @cached_property
     def covariances(self) -> tuple[Array, Array, Array]:
@@ -199,12 +236,12 @@ class LayerMoments:
 
 def few_terms(node: Node) -> bool:
     """Return whether the covariances of what a conv2d or dense reads fit in memory."""
-    return bool(grouped_weights(node, node.inputs[1].constant()).shape[-1] <= MOST_TERMS)
+    return bool(layer_weights(node).shape[-1] <= MOST_TERMS)
 
 
 def moment_bytes(node: Node) -> int:
     """Return what the moments of a conv2d or dense take, bytes."""
-    groups, outputs, terms = grouped_weights(node, node.inputs[1].constant()).shape
+    groups, outputs, terms = layer_weights(node).shape
     return int(8 * groups * terms * (2 * terms + outputs)) if few_terms(node) else 8 * groups * terms
 
 
@@ -225,6 +262,11 @@ def kernel_extent(node: Node) -> tuple[int, int]:
     """Return the window of a conv2d, taps."""
     shape = node.inputs[1].shape
     return (shape[2], shape[3]) if node.attrs.layout == "NCHW" else (shape[1], shape[2])
+
+
+def layer_weights(node: Node) -> Array:
+    """Return the constant weights of a conv2d or dense; see `grouped_weights`."""
+    return grouped_weights(node, node.inputs[1].constant())
 
 
 def grouped_weights(node: Node, weight: Array) -> Array:

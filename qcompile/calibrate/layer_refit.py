@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.layer_moments import LayerMoments, few_terms, grouped_weights, ungrouped_weights
+from qcompile.calibrate.layer_moments import (
+    LAYERS,
+    LayerMoments,
+    few_terms,
+    grouped_weights,
+    layer_weights,
+    ungrouped_weights,
+)
 from qcompile.calibrate.paired_run import LayerPair, run_side_by_side, samples_within
 from qcompile.calibrate.weight_rounding import compensated_weights, damped
 from qcompile.ir.graph import Graph, Node
@@ -23,11 +30,7 @@ Array = npt.NDArray[Any]
 Sample = Mapping[str, Array]
 
 _BYTES = 2**29
-_ROWS_PER_TERM = 16
-_LEAST_ROWS, _MOST_ROWS = 4096, 32768
 _DAMPING = 3.0
-FITTED = ("conv2d", "dense")
-"""Operations whose patches `LayerMoments` knows."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,7 @@ def fit_layers(
 
     def visit(pair: LayerPair, inputs: Any) -> None:
         nonlocal done
-        weight = grouped_weights(pair.reference, pair.reference.inputs[1].constant())
-        moments = LayerMoments(pair.node, weight, _rows(pair.node, len(given)), seed)
+        moments = LayerMoments.of(pair, len(given), seed)
         for item in inputs:
             moments.update(item)
         _refit(rewriter, pair, moments, fit)
@@ -139,7 +141,7 @@ def fit_remaining(
 
 def own_constants(node: Node) -> bool:
     """Return whether a layer can be fitted: its constants are its own, and few enough."""
-    own = node.op.name in FITTED and all(v.is_constant and len(v.uses) == 1 for v in node.inputs[1:3])
+    own = node.op.name in LAYERS and all(v.is_constant and len(v.uses) == 1 for v in node.inputs[1:3])
     return own and few_terms(node)
 
 
@@ -147,30 +149,19 @@ def _pair(node: Node, reference: Node) -> LayerPair:
     return LayerPair(node, reference, reference.inputs[3] if reference.attrs.residual else None)
 
 
-def _rows(node: Node, samples: int) -> int:
-    """Return how many patches of each sample are enough for the unknowns of a layer."""
-    terms: int = grouped_weights(node, node.inputs[1].constant()).shape[-1]
-    return -(-min(max(_ROWS_PER_TERM * terms, _LEAST_ROWS), _MOST_ROWS) // max(1, samples))
-
-
 def _refit(rewriter: Rewriter, pair: LayerPair, moments: LayerMoments, fit: Fit) -> None:
     """Replace the constants of one layer."""
     node, reference = pair.node, pair.reference
     own, cross, residual = moments.covariances
     damping = _DAMPING * moments.uncertainty
-    original = grouped_weights(reference, reference.inputs[1].constant()).astype(np.float64)
+    original = layer_weights(reference).astype(np.float64)
     wanted = compensated_weights(original, own, cross, residual, damping)
     weight = fit(node, Task(wanted, damped(own, damping))).astype(np.float32)
-    real, seen, error = moments.means
     bias = reference.inputs[2].constant().astype(np.float64).reshape(moments.groups, -1)
-    bias = bias + _along(original, real) + error - _along(weight.astype(np.float64), seen)
+    bias = moments.centred_bias(bias, original, weight.astype(np.float64))
     for operand, data in ((1, ungrouped_weights(node, weight)), (2, bias.reshape(-1))):
         value = rewriter.constant(node.inputs[operand].name, np.asarray(data, np.float32))
         rewriter.set_operand(node, operand, value)
-
-
-def _along(weight: Array, mean: Array) -> Array:
-    return np.asarray(np.matmul(weight, mean[:, :, None])[:, :, 0])
 
 
 def masked_weights(task: Task, mask: Array, steps: int = 60) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.layer_moments import LayerMoments, grouped_weights, moment_bytes
+from qcompile.calibrate.layer_moments import LayerMoments, moment_bytes
 from qcompile.calibrate.paired_run import LayerInputs, LayerPair
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
@@ -27,7 +27,7 @@ class SharedLayer:
 
     Args:
         pairs: at least one.
-        rows: patches to draw from each sample.
+        samples: that will be added.
         seed: of the positions.
         means_only: whether covariances are not needed.
 
@@ -37,11 +37,10 @@ class SharedLayer:
         own: of each of them, means alone.
     """
 
-    def __init__(self, pairs: Sequence[LayerPair], rows: int, seed: int, *, means_only: bool) -> None:
+    def __init__(self, pairs: Sequence[LayerPair], samples: int, seed: int, *, means_only: bool) -> None:
         self.pairs = tuple(pairs)
-        weight = grouped_weights(pairs[0].reference, pairs[0].reference.inputs[1].constant())
-        self.moments = LayerMoments(pairs[0].node, weight, rows, seed, means_only=means_only)
-        self.own = [LayerMoments(pair.node, weight, rows, seed, means_only=True) for pair in pairs]
+        self.moments = LayerMoments.of(pairs[0], samples, seed, means_only=means_only)
+        self.own = [LayerMoments.of(pair, samples, seed, means_only=True) for pair in pairs]
 
     def update(self, seen: Mapping[str, list[Array]]) -> None:
         """Add one sample.
