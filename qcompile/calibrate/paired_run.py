@@ -7,8 +7,8 @@ before it, as those are after their own correction, next to the real values they
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile, takewhile
 from typing import Any
@@ -97,18 +97,17 @@ def pair_recurring(reference: Graph, graph: Graph) -> list[LayerPair]:
 
 def _paired(reference: Graph, nodes: Iterable[Node]) -> tuple[list[LayerPair], list[Node]]:
     """Return pairs, by the names of their operands, and layers of which none was found."""
-    originals = {
-        (node.inputs[0].name, node.inputs[1].name): node
-        for node in reference.nodes
-        if node.op.integer is Quantization.ACCUMULATE and node.inputs[1].is_constant
-    }
+    originals: dict[tuple[str, str], list[Node]] = defaultdict(list)
+    for node in reference.nodes:
+        if node.op.integer is Quantization.ACCUMULATE and node.inputs[1].is_constant:
+            originals[node.inputs[0].name, node.inputs[1].name].append(node)
     values = {value.name: value for value in reference.values()}
     pairs, strangers = [], []
     for node in nodes:
         if node.op.integer is not Quantization.ACCUMULATE or node.inputs[0].qparams is None:
             continue
         x, weight = (float_name(v, values) for v in node.inputs[:2])
-        original = originals.get((x, weight))
+        original = _original(node, originals[x, weight], values)
         adds = bool(getattr(node.attrs, "residual", False))
         residual = values.get(float_name(node.inputs[3], values)) if adds else None
         if original is None or original.inputs[1].shape != node.inputs[1].shape or (adds and residual is None):
@@ -116,6 +115,15 @@ def _paired(reference: Graph, nodes: Iterable[Node]) -> tuple[list[LayerPair], l
         else:
             pairs.append(LayerPair(node, original, residual))
     return pairs, strangers
+
+
+def _original(node: Node, candidates: Sequence[Node], known: Container[str]) -> Node | None:
+    """Return the one of some float layers with the right operands that an integer layer was made from, if any."""
+    for told in (lambda one: one.inputs[2], lambda one: one.output):
+        if len(candidates) > 1:
+            name = float_name(told(node), known)
+            candidates = [one for one in candidates if told(one).name == name] or candidates
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def samples_within(graph: Graph, limit: int) -> int:

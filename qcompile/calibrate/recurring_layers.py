@@ -52,8 +52,11 @@ class SharedLayer:
         for moments, part in zip(self.own, parts, strict=True):
             if part is not None:
                 moments.update(LayerInputs(part, part, None))
-        known = [part for part in parts if part is not None]
-        if known:
+        alike: dict[tuple[int, ...], list[Array]] = defaultdict(list)
+        for part in parts:
+            if part is not None:
+                alike[part.shape[1:]].append(part)
+        for known in alike.values():
             every = np.concatenate(known)
             self.moments.update(LayerInputs(every, every, None))
 

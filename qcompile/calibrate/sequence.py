@@ -17,11 +17,14 @@ from qcompile.ops.interpreter import Interpreter
 
 Array = npt.NDArray[Any]
 
+_BYTES = 2**28  # of kept tensors that are remembered from pass to pass
+
 
 class SequenceSet(CalibrationSet):
     """Takes the samples as successive inputs of one run through the float model.
 
-    Each pass yields them with the kept tensors as the sample before left them; the first gets the initial ones.
+    Each pass yields them with the kept tensors as the sample before left them; the first gets the initial ones. What
+    was kept is remembered as far as memory allows.
 
     Args:
         reader: gives samples without the kept tensors.
@@ -41,16 +44,22 @@ class SequenceSet(CalibrationSet):
         kept = initial_states(self._graph)
         for number, sample in enumerate(self._checked()):
             if number < len(self._known):
-                yield {**sample, **self._known[number]}
-                continue
-            self._known.append(kept)
+                kept = self._known[number]
+            elif sum(array.nbytes for array in kept.values()) * (number + 1) <= _BYTES:
+                self._known.append(kept)
             yield {**sample, **kept}
-            with np.errstate(all="ignore"):
-                made = interpreter.run({**sample, **self._known[number]})
-            kept = {state.input: made[state.output] for state in self._graph.states}
-            kept = kept if self._fits(kept) else initial_states(self._graph)
+            # A pass may end anywhere, and the next one go further: what follows the last known ones is computed again.
+            if number + 1 >= len(self._known):
+                kept = self._next(interpreter, {**sample, **kept})
         if self.summary is not None:
             self.summary.repeated = 0  # the same input after another one is another sample
+
+    def _next(self, interpreter: Interpreter, sample: Sample) -> Sample:
+        """Return the kept tensors as a sample leaves them, or the initial ones where they have no room for another."""
+        with np.errstate(all="ignore"):
+            made = interpreter.run(sample)
+        kept = {state.input: made[state.output] for state in self._graph.states}
+        return kept if self._fits(kept) else initial_states(self._graph)
 
     def _fits(self, kept: Mapping[str, Array]) -> bool:
         """Return whether a growing sequence has room for another run of any size."""

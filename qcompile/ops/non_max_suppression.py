@@ -125,7 +125,7 @@ def _staying(corners: Array, overlap: Array, most: int) -> list[int]:
     stay: list[int] = []
     for start in range(0, corners.shape[1], _AT_ONCE):
         some = corners[:, start : start + _AT_ONCE]
-        goes = np.asarray(_overlap(corners[:, stay, None], some[:, None]) > overlap).any(axis=0)
+        goes = np.asarray((_overlap(corners[:, stay, None], some[:, None]) > overlap).any(axis=0))
         among = np.asarray(_overlap(some[:, :, None], some[:, None]) > overlap)
         for place in range(some.shape[1]):
             if len(stay) == most:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from qcompile import driver
@@ -82,3 +83,40 @@ def test_moments_are_those_of_all_readers(tmp_path: Path) -> None:
     np.testing.assert_allclose(shared.moments.covariances[0][0], np.cov(every.T, bias=True), atol=1e-5)
     for moments, (array,) in zip(shared.own, seen.values(), strict=True):
         np.testing.assert_allclose(moments.means[0][0], array.reshape(-1, array.shape[-1]).mean(axis=0), atol=1e-6)
+
+
+def test_a_convolution_of_several_sizes(tmp_path: Path) -> None:
+    """Its weights are rounded for what it reads at every size, as in the heads of a detector."""
+    body = "f = Conv<pads = [1, 1, 1, 1]>(x, v)  a = Relu(f)  p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(a)"
+    body += "  y = Conv<pads = [1, 1, 1, 1]>(a, w)  z = Conv<pads = [1, 1, 1, 1]>(p, w)"
+    head = '<ir_version: 8, opset_import: ["" : 18]> g (float[1, 3, 16, 16] x) => (float[1, 8, 16, 16] y, '
+    model = onnx.parser.parse_model(f"{head} float[1, 8, 8, 8] z) {{ {body} }}")
+    random = np.random.default_rng(0)
+    for name, inputs in (("v", 3), ("w", 8)):
+        weight = random.normal(0, 0.2, (8, inputs, 3, 3)).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    onnx.save(model, tmp_path / "m.onnx")
+    samples = [{"x": random.normal(0, 1, (1, 3, 16, 16)).astype(np.float32)} for _ in range(24)]
+    config = driver.resolve_config(tmp_path / "m.onnx", None, {"precision": "int8"})
+    context, _, graph = driver.prepare(tmp_path / "m.onnx", config, samples, None)
+    graph, _ = driver.simplify(graph, config, context, ())
+    quantize = "insert-observers,calibrate,assign-precision,quantize,fuse-requantize"
+    plain, rounded = (
+        PassManager(pipeline).run(graph, PassContext(samples=lambda: iter(samples[:16])))
+        for pipeline in (quantize, f"{quantize},round-weights")
+    )
+    weights = {
+        node.inputs[1].content_digest()
+        for node in rounded.nodes
+        if node.op.name == "conv2d" and node.output.name[0] in "yz"
+    }
+    assert len(weights) == 1
+    noise = {"plain": 0.0, "rounded": 0.0}
+    for sample in samples[16:]:
+        wanted = Interpreter(graph).run(sample)
+        for key, made in (("plain", plain), ("rounded", rounded)):
+            got = Interpreter(made).run(sample)
+            noise[key] += sum(
+                np.square(got[name] - array).sum() / np.square(array).sum() for name, array in wanted.items()
+            )
+    assert noise["rounded"] < noise["plain"]
