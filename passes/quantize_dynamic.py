@@ -18,6 +18,7 @@ from qcompile.passmgr.facts import CHANNELS_LAST, Fact
 from qcompile.passmgr.selection import selected
 from qcompile.quant.affine import quantize
 from qcompile.quant.qparams import QParams
+from qcompile.shapes.analysis import analyse
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class QuantizeDynamic(Pass):
     Preconditions: to-nhwc ran.
 
     Refusals: a layer whose weights or bias are computed at run time, whose activation is fused, whose sums could
-    leave int32, or for which the conversions would cost more than integers save.
+    leave int32, or for which the conversions would cost more than integers save; a convolution of open extents.
     """
 
     name: ClassVar[str] = "quantize-dynamic"
@@ -59,11 +60,14 @@ class QuantizeDynamic(Pass):
         if self.weights not in ("mse", "max"):
             raise UsageError(f"no choice of weight scales '{self.weights}'", hint="mse or max")
         kept = selected(graph, self.keep_float, option="keep_float") if self.keep_float else set()
+        opened = analyse(graph).axes if graph.symbols else {}
         builder = _Builder(context.rewriter(graph), self.weights)
         for node in list(graph.nodes):
             if node.op.name not in ("dense", "conv2d"):
                 continue
             reason = "kept in float by request" if node in kept else _obstacle(node)
+            if node.op.name == "conv2d" and any(opened.get(node.inputs[0], ())):
+                reason = "an extent of its operand is open, and it would read past the actual end"
             if reason is None:
                 builder.rewrite(node)
             else:

@@ -148,6 +148,25 @@ class _Need:
         return needed.without(places)
 
 
+@dataclass(frozen=True)
+class _Move:
+    """What a noise is worth: known until a node moves that it has to do with.
+
+    Args:
+        way: where nodes go.
+        ns: what that costs, nanoseconds.
+        macs: that it takes from int8.
+        gone: noise that vanishes, at each output.
+        asks: bits of the nodes on which all this depends.
+    """
+
+    way: _Places
+    ns: float
+    macs: int
+    gone: tuple[float, ...]
+    asks: int
+
+
 class _Planner:
     def __init__(self, graph: Graph, noises: Sequence[Noise], costs: NodeCosts, limit: Limit, start: Kept) -> None:
         self._nodes = [node for node in graph.nodes if node.precision == INT8]
@@ -160,9 +179,12 @@ class _Planner:
         self._noise = np.array([n.outputs for n in noises], np.float64).reshape(len(noises), width)
         self._needs = [self._need(noise) for noise in noises]
         self._touching: dict[int, list[int]] = {}
+        self._makers: dict[int, list[int]] = {}
         for index, need in enumerate(self._needs):
-            for node in _bits(need.places.out):
-                self._touching.setdefault(node, []).append(index)
+            for nodes, found in ((need.places, self._touching), (need.maker, self._makers)):
+                for node in _bits(nodes.out):
+                    found.setdefault(node, []).append(index)
+        self._moves: dict[int, _Move] = {}
         named = {node.outputs[0].name: bit for node, bit in self._bit.items()}
         out, real = (sum(named[name] for name in names if name in named) for names in (start.names, start.real))
         self._left = {index for index, need in enumerate(self._needs) if need.places}
@@ -184,18 +206,23 @@ class _Planner:
     def steps(self) -> list[Step]:
         made = [self._step()]
         while (found := self._best()) is not None:
-            self._move(self._way(found))
+            self._move(self._moves[found].way)
             made.append(self._step())
         return made
 
     def _move(self, need: _Places) -> None:
         self._limit = self._rest_of_limit(need.without(self._places))
         self._places = self._places.along_with(need)
-        self._left = {index for index in self._left if self._needs[index].missing(self._places)}
+        changed = self._touched(need) | {i for node in _bits(need.out | need.real) for i in self._makers.get(node, ())}
+        self._left -= {index for index in changed if not self._needs[index].missing(self._places)}
+        self._moves = {index: move for index, move in self._moves.items() if not move.asks & (need.out | need.real)}
 
     def _rest_of_limit(self, moved: _Places) -> Limit:
-        macs = sum(self._macs[index] for index in _bits(moved.out))
-        return Limit(self._limit.ns - self._price(moved), self._limit.macs - macs)
+        return Limit(self._limit.ns - self._price(moved), self._limit.macs - self._taken(moved))
+
+    def _taken(self, moved: _Places) -> int:
+        """Return the multiply-accumulates that nodes take from int8."""
+        return sum(self._macs[index] for index in _bits(moved.out))
 
     def _price(self, moved: _Places) -> float:
         """Return what it costs to move nodes, nanoseconds."""
@@ -220,17 +247,26 @@ class _Planner:
         worst = int(self._total().argmax()) if self._left else 0
         best, most = None, (-inf, -inf)
         for index in sorted(self._left):
-            moved = self._way(index)
-            rest = self._rest_of_limit(moved)
-            if rest.ns < 0.0 or rest.macs < 0.0:
+            if index not in self._moves:
+                self._moves[index] = self._priced(self._way(index))
+            move = self._moves[index]
+            if self._limit.ns < move.ns or self._limit.macs < move.macs:
                 continue
-            after = self._places.along_with(moved)
-            gone = [i for i in self._touched(moved) if i in self._left and not self._needs[i].missing(after)]
-            cost = self._price(moved)
-            worth = (float(self._noise[gone, worst].sum()) / cost, -cost)
+            worth = (move.gone[worst] / move.ns, -move.ns)
             if worth > most:
                 best, most = index, worth
         return best
+
+    def _priced(self, way: _Places) -> _Move:
+        """Return what it gives and takes to move nodes."""
+        after, touched = self._places.along_with(way), self._touched(way)
+        gone = [i for i in sorted(touched) if i in self._left and not self._needs[i].missing(after)]
+        asks = way.out | way.real
+        for index in touched:
+            need = self._needs[index]
+            asks |= need.places.out | need.maker.out
+        noise = tuple(float(column[gone].sum()) for column in self._noise.T)
+        return _Move(way, self._price(way), self._taken(way), noise, asks)
 
     def _way(self, index: int) -> _Places:
         """Return where nodes go for a noise to vanish, and for none of those to come back that are gone."""
@@ -243,9 +279,9 @@ class _Planner:
             for missing in back:
                 moved = moved.along_with(missing)
 
-    def _touched(self, moved: _Places) -> list[int]:
-        """Return the noises that nodes have to do with, in order."""
-        return sorted({i for node in _bits(moved.out | moved.real) for i in self._touching.get(node, ())})
+    def _touched(self, moved: _Places) -> set[int]:
+        """Return the noises that nodes have to do with."""
+        return {i for node in _bits(moved.out | moved.real) for i in self._touching.get(node, ())}
 
 
 def _bits(number: int) -> Iterator[int]:

@@ -351,7 +351,7 @@ class _Net:
             if best.margin(goals) >= 0.0 or following <= index:
                 break
             found = self._checked(steps[following].kept)
-            if found.margin(goals) < best.margin(goals) + _FLAT_DB:
+            if found.margin(goals) < min(0.0, best.margin(goals) + _FLAT_DB):
                 break
             best, index = found, following
         if best.margin(goals) >= 0.0 or _chooses(self._calibrated):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -99,3 +100,24 @@ def test_a_plan_survives_being_written(chain: Graph) -> None:
     steps = plan_steps(chain, [noise(TENSOR, 1.0, table, last), noise(WEIGHTS, 1.0, first)], NodeCosts())
     plan = Plan((), steps, {"a": "dense a"})
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_step_is_the_first_of_a_plan_that_starts_before_it(seed: int) -> None:
+    """What the planner remembers from step to step is what it would find anew."""
+    random = np.random.default_rng(seed)
+    layers = int(random.integers(4, 14))
+    lines = [f"%t{k + 1} = dense(%t{k}, @w, @b) : f32[1,64]" for k in range(layers)]
+    head = (
+        'graph "chain" { input %t0 : f32[1,64] const @w : f32[64,64] = normal(1, 0.1) const @b : f32[64] = normal(2) '
+    )
+    graph = parse_graph(f'{head} {" ".join(lines)} output "y" = %t{layers} }}', ops.all_ops())
+    noises = []
+    for index, node in enumerate(graph.nodes):
+        node.precision = "int8"
+        readers = graph.nodes[index + 1 : index + 1 + int(random.integers(1, 4))]
+        noises += [noise(WEIGHTS, random.random(), node), noise(TENSOR, random.random(), node, *readers)]
+    steps = plan_steps(graph, noises, NodeCosts())
+    assert steps[-1].noise == 0.0
+    for before, after in pairwise(steps):
+        assert plan_steps(graph, noises, NodeCosts(), start=before.kept)[1] == after
