@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.calibration_set import usual_count
-from qcompile.calibrate.layer_correction import first_samples
+from qcompile.calibrate.sample_choice import some_samples
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
@@ -86,7 +86,7 @@ class EqualizeActivations(Pass):
             return
         statistics = ChannelStatistics(classes.numbers)
         count = usual_count(graph, self.samples)
-        samples = first_samples(graph, context, count, self.synthetic)
+        samples = some_samples(graph, context, count, self.synthetic)
         statistics.gather(graph, samples, lambda n: context.progress(n, count, "looking at channels"))
         if not statistics.samples:
             context.skip(None, "there are no calibration samples")

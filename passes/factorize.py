@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.calibrate.sample_choice import fitted_samples
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.packed_weights import is_product
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
-from qcompile.passmgr.compression import Moments, account, input_moments, some_samples
+from qcompile.passmgr.compression import Moments, account, input_moments
 from qcompile.passmgr.facts import CHANNELS_LAST, FLOAT, Fact
 from qcompile.passmgr.selection import selected
 
@@ -71,8 +72,8 @@ class Factorize(Pass):
                 else:
                     context.skip(node, reason)
         moments: dict[Value, Moments] = {}
-        samples, real = some_samples(graph, context, self.samples)
-        if real:
+        samples = fitted_samples(context, self.samples)
+        if samples:
             moments = dict(input_moments(graph, layers, samples, context))
         rewriter = context.rewriter(graph)
         changed = [self._split(rewriter, node, moments.get(node.inputs[0]), context) for node in layers]

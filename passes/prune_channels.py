@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.layer_refit import own_constants
+from qcompile.calibrate.sample_choice import fitted_samples
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.regions import total_macs
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.channel_choice import Reader, Work, compensated, plain_losses
 from qcompile.passmgr.channel_classes import ChannelClasses
@@ -19,8 +21,6 @@ from qcompile.passmgr.compression import (
     Moments,
     account,
     input_moments,
-    macs,
-    some_samples,
 )
 from qcompile.passmgr.facts import CHANNELS_LAST, FLOAT, Fact
 from qcompile.passmgr.selection import selected
@@ -131,8 +131,8 @@ class PruneChannels(Pass):
         """Return the criterion that can be applied, and what it needs."""
         if self.criterion != "activations":
             return self.criterion, {}
-        samples, real = some_samples(graph, context, self.samples)
-        if not real:
+        samples = fitted_samples(context, self.samples)
+        if not samples:
             context.note("prune-channels: no calibration samples, so channels are judged by their weights (l2)")
             return "l2", {}
         mixing = [layer.node for layer in classes.layers if not layer.depthwise]
@@ -149,7 +149,7 @@ class PruneChannels(Pass):
         """Return the classes to remove."""
         roots = list(candidates)
         numbers = {root: number for number, root in enumerate(roots)}
-        total = macs(graph)
+        total = total_macs(graph)
         work = Work(classes, total)
         saved = np.array([max(work.saved(root), 1.0) for root in roots])
         loss = np.zeros(len(roots))

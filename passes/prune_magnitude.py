@@ -84,13 +84,10 @@ class PruneMagnitude(Pass):
         if not layers:
             return
         sizes = [_relative(node) for node in layers]
-        limits = [float(np.quantile(size, self.sparsity)) for size in sizes]
-        if self.scope == "network":
-            limits = [float(np.quantile(np.concatenate([s.reshape(-1) for s in sizes]), self.sparsity))] * len(sizes)
         rewriter, zeros, total = context.rewriter(graph), 0, 0
-        for node, size, limit in zip(layers, sizes, limits, strict=True):
+        for node, small in zip(layers, self._smallest(sizes), strict=True):
             weight = node.inputs[1]
-            data = np.where(size <= limit, np.float32(0), weight.constant())
+            data = np.where(small, np.float32(0), weight.constant())
             zeros, total = zeros + int(np.count_nonzero(data == 0)), total + data.size
             if not np.array_equal(data, weight.constant()):
                 rewriter.set_operand(node, 1, rewriter.constant(weight.name, data))
@@ -98,12 +95,27 @@ class PruneMagnitude(Pass):
             fitted = self._refit(before, graph, layers, context)
             account(self.name, before, graph, context, f", {zeros / total:.0%} of the weights zero{fitted}")
 
+    def _smallest(self, sizes: list[Array]) -> list[Array]:
+        """Return which weights of each layer are among the smallest; of equal ones those that come first."""
+        if self.scope == "layer":
+            return [_first_of_all([size], self.sparsity)[0] for size in sizes]
+        return _first_of_all(sizes, self.sparsity)
+
     def _refit(self, before: Graph, graph: Graph, layers: list[Node], context: PassContext) -> str:
         """Fit the weights that remain, where there are samples and it helps; return what to say of it."""
         if context.samples is None or self.samples < 1 or graph.symbols:
             return ""
         masks = {node: node.inputs[1].constant() != 0 for node in layers if own_constants(node)}
         return refit(before, graph, masks, context, limit=self.samples, what="the weights that remain")
+
+
+def _first_of_all(sizes: list[Array], share: float) -> list[Array]:
+    """Return which numbers are the smallest of all, rounded down to a whole number of them."""
+    every = np.concatenate([size.reshape(-1) for size in sizes])
+    chosen = np.zeros(len(every), bool)
+    chosen[np.argsort(every, kind="stable")[: int(share * len(every))]] = True
+    parts = np.split(chosen, np.cumsum([size.size for size in sizes])[:-1])
+    return [part.reshape(size.shape) for part, size in zip(parts, sizes, strict=True)]
 
 
 def _relative(node: Node) -> Array:

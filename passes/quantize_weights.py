@@ -12,13 +12,14 @@ import numpy.typing as npt
 from qcompile import ops
 from qcompile.calibrate.group_rounding import group_values, round_groups
 from qcompile.calibrate.layer_refit import Task, fit_layers, own_constants
+from qcompile.calibrate.sample_choice import fitted_samples
 from qcompile.errors import UsageError, did_you_mean
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.packed_weights import is_product
 from qcompile.ops.unpack_groups import BITS, LEAST_GROUP, packed
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
-from qcompile.passmgr.compression import some_samples, sqnr_on_others
+from qcompile.passmgr.compression import sqnr_on_others
 from qcompile.passmgr.facts import CHANNELS_LAST, Fact
 from qcompile.passmgr.selection import selected
 from qcompile.quant.groups import GroupedWeights, quantize_groups
@@ -150,7 +151,7 @@ class QuantizeWeights(Pass):
 
         for number in numbers:
             round_plainly(plain.nodes[number])
-        samples, _ = some_samples(graph, context, self.samples)
+        samples = fitted_samples(context, self.samples)
         fit_layers(
             graph,
             best,

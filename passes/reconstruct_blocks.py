@@ -12,7 +12,8 @@ from qcompile.calibrate.block_data import BlockData, walk_blocks
 from qcompile.calibrate.block_network import BlockNetwork, SoftLayer
 from qcompile.calibrate.block_partition import CHAIN, find_blocks
 from qcompile.calibrate.block_reconstruction import Gain, Schedule, reconstruct
-from qcompile.calibrate.layer_correction import calibration_samples, replace_constant
+from qcompile.calibrate.layer_correction import replace_constant
+from qcompile.calibrate.sample_choice import calibration_samples
 from qcompile.ir.graph import Graph
 from qcompile.ir.regions import regions
 from qcompile.ir.rewrite import Rewriter

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompile.calibrate.calibration_set import usual_count
-from qcompile.calibrate.layer_correction import FITTED, LayerData, correct_layers, replace_bias, replace_weights
+from qcompile.calibrate.layer_correction import LayerData, correct_layers, replace_bias, replace_weights
+from qcompile.calibrate.sample_choice import FITTED
 from qcompile.calibrate.weight_rounding import best_scales, compensated_weights, damped, round_pairs, round_weights
 from qcompile.cost import paired_run
 from qcompile.ir.graph import Graph

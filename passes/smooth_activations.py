@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile import ops
-from qcompile.calibrate.layer_correction import first_samples
+from qcompile.calibrate.reader import spaced
+from qcompile.calibrate.sample_choice import some_samples
 from qcompile.calibrate.smoothing import Smoothing, best_smoothing
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
@@ -69,8 +70,8 @@ class SmoothActivations(Pass):
         places = {node: readers for node in graph.nodes if (readers := _dense_readers(node))}
         if not places:
             return
-        samples = first_samples(graph, context, self.samples, self.synthetic)
-        rows = _observed({node.output for node in places}, graph, samples)
+        samples = some_samples(graph, context, self.samples, self.synthetic)
+        rows = _observed({node.output for node in places}, graph, samples, max(1, _ROWS // max(1, self.samples)))
         if not rows:
             context.skip(None, "there are no calibration samples")
             return
@@ -94,23 +95,26 @@ def _dense_readers(node: Node) -> list[Node]:
 
 
 def _is_plain_dense(node: Node, x: Value) -> bool:
-    return node.op.name == "dense" and node.inputs[1].is_constant and [v is x for v in node.inputs].count(True) == 1
+    places = [index for index, value in enumerate(node.inputs) if value is x]
+    return node.op.name == "dense" and node.inputs[1].is_constant and places == [0]
 
 
-def _observed(values: set[Value], graph: Graph, samples: Iterable[Mapping[str, Array]]) -> dict[Value, Array]:
-    """Return rows of each tensor, [rows, channels], evenly spaced within each sample."""
+def _observed(
+    values: set[Value], graph: Graph, samples: Iterable[Mapping[str, Array]], count: int
+) -> dict[Value, Array]:
+    """Return rows of each tensor, [rows, channels], so many of each sample, evenly spaced within it."""
     rows: dict[Value, list[Array]] = {value: [] for value in values}
 
     def keep(value: Value, array: Array) -> None:
         if value in rows:
             flat = array.reshape(-1, array.shape[-1])
-            rows[value].append(flat[:: max(1, len(flat) // 32)].astype(np.float64))
+            rows[value].append(flat[list(spaced(len(flat), count))].astype(np.float64))
 
     run = Interpreter(graph)
     with np.errstate(all="ignore"):
         for sample in samples:
             run.run(sample, on_value=keep)
-    return {value: np.concatenate(parts)[:_ROWS] for value, parts in rows.items() if parts}
+    return {value: np.concatenate(parts) for value, parts in rows.items() if parts}
 
 
 def _apply(rewriter: Rewriter, node: Node, readers: list[Node], found: Smoothing) -> None:

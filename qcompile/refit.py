@@ -8,9 +8,10 @@ from typing import Any
 import numpy.typing as npt
 
 from qcompile.calibrate.layer_refit import fit_remaining
+from qcompile.calibrate.sample_choice import fitted_samples, other_samples
 from qcompile.ir.graph import Graph, Node
 from qcompile.passmgr import PassContext
-from qcompile.passmgr.compression import some_samples, sqnr_on_others
+from qcompile.passmgr.compression import sqnr_on_others
 
 
 def refit(
@@ -35,12 +36,14 @@ def refit(
     Returns:
         What to add to the pass's account; "" where nothing was gained.
     """
-    samples, _ = some_samples(before, context, limit)
+    if not other_samples(context, 1):
+        context.skip(None, f"{what} are not fitted: that takes two calibration samples, one of them to judge it by")
+        return ""
     plain, fitted = fit_remaining(
         before,
         graph,
         masks,
-        samples,
+        fitted_samples(context, limit),
         lambda made: sqnr_on_others(before, made, context),
         seed=context.seed,
         progress=lambda done, total: context.progress(done, total, f"fitting {what}"),

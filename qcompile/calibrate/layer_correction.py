@@ -1,21 +1,19 @@
-"""What the passes that correct integer layers share: the samples, the walk, and the new constants."""
+"""What the passes that correct integer layers share: the walk, and the new constants."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.layer_moments import LAYERS, LayerMoments, layer_weights, ungrouped_weights
-from qcompile.calibrate.paired_run import LayerPair, pair_layers, pair_recurring, run_side_by_side, samples_within
+from qcompile.calibrate.paired_run import LayerPair, pair_layers, pair_recurring, run_side_by_side
 from qcompile.calibrate.recurring_layers import SharedLayer, batches, observe, shared_layers
-from qcompile.calibrate.sample import graph_inputs
-from qcompile.calibrate.synthetic import synthetic_samples
+from qcompile.calibrate.sample_choice import calibration_samples
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.rewrite import Rewriter
 from qcompile.quant.qparams import QParams
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-FITTED = 32
-"""Samples to correct layers on at most, of networks that take long: see `usual_count`."""
-
-_BYTES = 2**29  # of activations held at a time
 _MOMENT_BYTES = 2**30  # of moments of layers that are observed in one run
 MOST_GAIN = 1.1
 """Largest factor that makes up for noise on the input of a layer."""
@@ -245,73 +239,3 @@ def _correct_shared(rewriter: Rewriter, layer: SharedLayer, correct: Callable[[L
     correct(data)
     for pair, moments in known:
         _share_weights(rewriter, data, LayerData(pair, moments, alone=True))
-
-
-def calibration_samples(graph: Graph, context: PassContext, limit: int, synthetic: int) -> list[Mapping[str, Array]]:
-    """Return calibration samples, as many as are asked for and fit in memory, or made-up ones."""
-    reference = context.reference if context.reference is not None else graph
-    fitting = min(limit, samples_within(reference, _BYTES))
-    if context.samples is not None:
-        return spread(context.samples(), fitting)
-    if not synthetic:
-        return []
-    return list(synthetic_samples(graph_inputs(reference), min(synthetic, fitting), context.seed, context.preprocess))
-
-
-def first_samples(graph: Graph, context: PassContext, limit: int, synthetic: int) -> Iterable[Mapping[str, Array]]:
-    """Return the first calibration samples, one at a time, or made-up ones where there are none.
-
-    Args:
-        graph: float.
-        context: holds the samples.
-        limit: calibration samples to use at most.
-        synthetic: samples to make up.
-    """
-    if context.samples is not None:
-        return islice(context.samples(), limit)
-    return synthetic_samples(graph_inputs(graph), synthetic, context.seed, context.preprocess)
-
-
-def spread(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[str, Array]]:
-    """Return samples spread evenly over a sequence of unknown length, in order, from the first on.
-
-    Args:
-        samples: read once.
-        count: to return at most; at least half as many are if there are enough.
-    """
-    kept: list[Mapping[str, Array]] = []
-    stride = 1
-    for index, sample in enumerate(samples):
-        if index % stride:
-            continue
-        if len(kept) == count:
-            kept = kept[::2]
-            stride *= 2
-            if index % stride:
-                continue
-        kept.append(sample)
-    return kept
-
-
-def unfitted(samples: Iterable[Mapping[str, Array]], count: int, fitted: int) -> list[Mapping[str, Array]]:
-    """Return samples, evenly spread, to check a network on whose layers were corrected on others.
-
-    Correction takes samples at even places wherever it does not take all (`spread`), so those at odd places are new
-    to it.
-
-    Args:
-        samples: read once.
-        count: to return at most; at least half as many are if there are enough.
-        fitted: samples that correction takes at most. Where there are no more than these, none is new.
-    """
-    given = 0
-
-    def odd() -> Iterator[Mapping[str, Array]]:
-        nonlocal given
-        for index, sample in enumerate(samples):
-            given = index + 1
-            if index % 2:
-                yield sample
-
-    kept = spread(odd(), count)
-    return kept if given > fitted else []

@@ -119,11 +119,15 @@ def _paired(reference: Graph, nodes: Iterable[Node]) -> tuple[list[LayerPair], l
 
 def _original(node: Node, candidates: Sequence[Node], known: Container[str]) -> Node | None:
     """Return the one of some float layers with the right operands that an integer layer was made from, if any."""
-    for told in (lambda one: one.inputs[2], lambda one: one.output):
+    for what in ("bias", "output"):
         if len(candidates) > 1:
-            name = float_name(told(node), known)
-            candidates = [one for one in candidates if told(one).name == name] or candidates
+            name = float_name(_part(node, what), known)
+            candidates = [one for one in candidates if _part(one, what).name == name] or candidates
     return candidates[0] if len(candidates) == 1 else None
+
+
+def _part(layer: Node, what: str) -> Value:
+    return layer.inputs[2] if what == "bias" else layer.output
 
 
 def samples_within(graph: Graph, limit: int) -> int:

@@ -12,16 +12,18 @@ import numpy.typing as npt
 
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.sample_choice import compared_samples
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.evaluate.cause import Findings, explain, origin
-from qcompile.evaluate.comparison import SYNTHETIC, match_tensors, spread
-from qcompile.evaluate.node_statistics import NodeStatistics, Power
+from qcompile.evaluate.comparison import SYNTHETIC, match_tensors
+from qcompile.evaluate.node_statistics import NodeStatistics
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
 from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize, quantize
+from qcompile.quant.noise_power import NoisePower
 
 Array = npt.NDArray[Any]
 
@@ -121,7 +123,7 @@ def analyze_graphs(
     """
     run = _Run(reference, actual, original)
     made_up = synthetic_samples(graph_inputs(reference), SYNTHETIC, seed, preprocess)
-    total, chosen = spread(samples if samples is not None else made_up, count)
+    total, chosen = compared_samples(samples if samples is not None else made_up, count)
     for sample in chosen:
         run.include(sample)
         if progress is not None:
@@ -147,7 +149,7 @@ class _Run:
         self.producers = {v.name: node for node in reference.nodes for v in node.outputs}
         self.names = {**match_tensors(reference, actual), **{v: v.name for v in actual.inputs}}
         self.names |= {a: self.names[v] for a, v in _read_as_real(actual).items() if v in self.names}
-        self.outputs = {name: Power() for name in actual.output_names}
+        self.outputs = {name: NoisePower() for name in actual.output_names}
         self.statistics = {node: s for node in actual.nodes if (s := self._watched(node)) is not None}
         self.done = 0
         self.sizes: dict[str, int] | None = None
@@ -214,7 +216,7 @@ class _Run:
             return
         operands = [None if v.is_constant else exact[v.name] for v in original.inputs]
         operands[1] = dequantize(node.inputs[1].constant(), params)
-        statistics.weights = statistics.weights or Power()
+        statistics.weights = statistics.weights or NoisePower()
         statistics.weights.add(truth, self.float_nodes_run.evaluate(original, operands, self.sizes)[0])
 
     def results(self) -> tuple[NodeAnalysis, ...]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.preprocess import Preprocess
-from qcompile.calibrate.reader import spaced
 from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.sample_choice import compared_samples
 from qcompile.calibrate.sequence import from_the_start, growing_states
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Value
@@ -24,6 +22,7 @@ from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.packed_weights import PACKED
 from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize
+from qcompile.quant.noise_power import NoisePower
 
 Array = npt.NDArray[Any]
 
@@ -82,29 +81,6 @@ def is_rounded(graph: Graph) -> bool:
     return any(node.is_integer or node.op.rounds or node.op.name in PACKED for node in graph.nodes)
 
 
-class _Power:
-    """Accumulates signal and noise power of one tensor."""
-
-    def __init__(self) -> None:
-        self.signal = 0.0
-        self.noise = 0.0
-
-    def add(self, reference: Array, actual: Array) -> None:
-        r, a = reference.astype(np.float64), actual.astype(np.float64)
-        finite = np.isfinite(r) & np.isfinite(a)
-        if not finite.all():
-            r, a = r[finite], a[finite]  # a mask of -inf is no signal
-        self.signal += float(np.vdot(r, r))
-        self.noise += float(np.vdot(a - r, a - r))
-
-    @property
-    def db(self) -> float:
-        """10·log10(signal / noise), limited to ±200 dB."""
-        if self.noise == 0.0:
-            return 200.0
-        return float(np.clip(10 * np.log10(max(self.signal, 1e-300) / self.noise), -200.0, 200.0))
-
-
 def compare_graphs(
     reference: Graph,
     actual: Graph,
@@ -131,11 +107,11 @@ def compare_graphs(
     """
     verified = samples is not None
     given = samples if samples is not None else synthetic_samples(graph_inputs(reference), SYNTHETIC, seed, preprocess)
-    total, chosen = spread(from_the_start(given, reference), count)
+    total, chosen = compared_samples(from_the_start(given, reference), count)
     counterparts = match_tensors(reference, actual)
-    powers: dict[Value, _Power] = {}
+    powers: dict[Value, NoisePower] = {}
     grown = {state.output for state in actual.states} if growing_states(actual) else set()
-    outputs = {name: _Power() for name in actual.output_names if name not in grown}
+    outputs = {name: NoisePower() for name in actual.output_names if name not in grown}
     float_run, integer_run = Interpreter(reference), Interpreter(actual)
     done = 0
     for sample in chosen:
@@ -151,31 +127,19 @@ def compare_graphs(
     return Comparison(done, verified, {n: p.db for n, p in outputs.items()}, tensors)
 
 
-def spread(samples: Iterable[Mapping[str, Array]], count: int) -> tuple[int, Iterator[Mapping[str, Array]]]:
-    """Return how many samples are used (0 if that is not known) and these, evenly spaced where their number is.
-
-    Those at odd places: passes that fit constants to a part of the samples take even ones, on which they look better.
-    """
-    size = getattr(samples, "size", None)
-    if size is None:
-        return 0, islice(samples, count)
-    chosen = {2 * index + 1 for index in spaced(size // 2, count)} if size >= 2 * count else set(spaced(size, count))
-    return len(chosen), (sample for index, sample in enumerate(samples) if index in chosen)
-
-
 def _remember(expected: dict[str, Array], value: Value, array: Array) -> None:
     expected[value.name] = array
 
 
 def _compare(
     expected: Mapping[str, Array],
-    powers: dict[Value, _Power],
+    powers: dict[Value, NoisePower],
     counterparts: Mapping[Value, str],
     value: Value,
     array: Array,
 ) -> None:
     if value in counterparts:
-        powers.setdefault(value, _Power()).add(expected[counterparts[value]], _real(value, array))
+        powers.setdefault(value, NoisePower()).add(expected[counterparts[value]], _real(value, array))
 
 
 def match_tensors(reference: Graph, actual: Graph) -> dict[Value, str]:
@@ -201,7 +165,7 @@ def match_tensors(reference: Graph, actual: Graph) -> dict[Value, str]:
     return found
 
 
-def _tensor_error(name: str, value: Value, power: _Power) -> TensorError:
+def _tensor_error(name: str, value: Value, power: NoisePower) -> TensorError:
     node = value.producer
     loc, op = (node.loc, node.op.name) if node else ("", "input")
     return TensorError(name, loc or value.name, op, power.db)

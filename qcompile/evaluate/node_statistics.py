@@ -9,35 +9,13 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Node, Value
 from qcompile.quant.affine import dequantize, quantize
+from qcompile.quant.noise_power import NoisePower
 from qcompile.quant.qparams import QParams
 
 Array = npt.NDArray[Any]
 
 BINS = 96
 """Bars of a histogram; the range takes the middle half of them."""
-
-_LIMIT_DB = 200.0
-
-
-class Power:
-    """Sums of squares of a signal and of its noise."""
-
-    def __init__(self) -> None:
-        self.signal = 0.0
-        self.noise = 0.0
-
-    def add(self, reference: Array, actual: Array) -> None:
-        """Take one sample into account."""
-        r, a = np.asarray(reference, np.float64), np.asarray(actual, np.float64)
-        self.signal += float(np.square(r).sum())
-        self.noise += float(np.square(a - r).sum())
-
-    @property
-    def db(self) -> float:
-        """10·log₁₀(signal / noise), within ±200 dB."""
-        if self.noise == 0.0:
-            return _LIMIT_DB
-        return float(np.clip(10 * np.log10(max(self.signal, 1e-300) / self.noise), -_LIMIT_DB, _LIMIT_DB))
 
 
 class NodeStatistics:
@@ -60,8 +38,13 @@ class NodeStatistics:
 
     def __init__(self, node: Node, qparams: QParams | None) -> None:
         self.node, self.qparams = node, qparams
-        self.alone, self.accumulated, self.rounding, self.clipping = Power(), Power(), Power(), Power()
-        self.weights: Power | None = None
+        self.alone, self.accumulated, self.rounding, self.clipping = (
+            NoisePower(),
+            NoisePower(),
+            NoisePower(),
+            NoisePower(),
+        )
+        self.weights: NoisePower | None = None
         self.values = self.clipped = 0
         self.lowest: Array | None = None
         self.highest: Array | None = None

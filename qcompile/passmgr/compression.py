@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.calibrate.sample_choice import fitted_samples, other_samples
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.regions import total_macs
 from qcompile.ops.interpreter import Interpreter
-from qcompile.passmgr.context import PassContext, Sample
+from qcompile.passmgr.context import PassContext
 from qcompile.passmgr.stimuli import stimuli
+from qcompile.quant.noise_power import LIMIT_DB, NoisePower
 
 Array = npt.NDArray[Any]
+Sample = Mapping[str, Array]
 
 _COMPARED = 8
-_HELD_OUT = 4
-"""One sample of so many is kept for the account and not fitted to."""
 
 _DAMPING = 0.002
 _DAMPING_OF_FEW = 0.05
@@ -28,31 +29,9 @@ _LEAST = 1e-6
 of the mean variance for channels that never move."""
 
 
-def some_samples(graph: Graph, context: PassContext, count: int, *, fitted: bool = True) -> tuple[list[Sample], bool]:
-    """Return up to `count` samples, and whether they are real.
-
-    Args:
-        graph: names the inputs.
-        context: has the calibration samples; without them there is one sample of noise.
-        count: at most.
-        fitted: those to fit to; else the others, for a fair account.
-    """
-    if context.samples is not None:
-        every = enumerate(context.samples())
-        chosen = list(islice((s for n, s in every if (n % _HELD_OUT != _HELD_OUT - 1) == fitted), count))
-        return (chosen, True) if chosen else (list(islice(context.samples(), count)), True)
-    return [inputs for kind, inputs in stimuli(graph, context.seed) if kind == "normal"], False
-
-
 def sqnr_on_others(before: Graph, graph: Graph, context: PassContext) -> float:
     """Return the SQNR of a graph against the original on calibration samples that nothing was fitted to, dB."""
-    held, _ = some_samples(before, context, _COMPARED, fitted=False)
-    return sqnr_db(before, graph, held)
-
-
-def macs(graph: Graph) -> int:
-    """Return the multiply-accumulates of one inference."""
-    return total_macs(graph)
+    return sqnr_db(before, graph, other_samples(context, _COMPARED))
 
 
 def weight_bytes(graph: Graph) -> int:
@@ -70,27 +49,32 @@ def account(name: str, before: Graph, after: Graph, context: PassContext, extra:
         context: gives samples, takes the note.
         extra: more to say, such as ", 50% of them zero".
     """
-    samples, real = some_samples(before, context, _COMPARED, fitted=False)
-    of = f"on {len(samples)} calibration samples that were not fitted to" if real else "on noise, which says little"
-    work = f"{macs(before) / 1e6:.1f} to {macs(after) / 1e6:.1f} million MACs"
+    samples, of = _judges(before, context)
+    work = f"{total_macs(before) / 1e6:.1f} to {total_macs(after) / 1e6:.1f} million MACs"
     size = f"{weight_bytes(before) / 1e6:.2f} to {weight_bytes(after) / 1e6:.2f} MB of constants{extra}"
     context.note(f"{name}: {work}, {size}, SQNR {sqnr_db(before, after, samples):.1f} dB {of}")
 
 
+def _judges(graph: Graph, context: PassContext) -> tuple[Sequence[Sample], str]:
+    """Return inputs to judge a pass by, and what they are, in words."""
+    if others := other_samples(context, _COMPARED):
+        return others, f"on {len(others)} calibration sample{'s' * (len(others) > 1)} that nothing was fitted to"
+    if only := fitted_samples(context, _COMPARED):
+        return only, "on the only calibration sample"
+    noise = [inputs for kind, inputs in stimuli(graph, context.seed) if kind == "normal"]
+    return noise, "on noise, which says little"
+
+
 def sqnr_db(before: Graph, after: Graph, samples: Iterable[Sample]) -> float:
     """Return 10·log10(Σ y² / Σ (ŷ − y)²) of the worst float output, at most 200 dB."""
-    powers: dict[str, list[float]] = {}
+    powers: dict[str, NoisePower] = defaultdict(NoisePower)
     runs = Interpreter(before), Interpreter(after)
     for sample in samples:
         wanted, found = (run.run(sample) for run in runs)
         for key, array in wanted.items():
             if array.dtype.kind == "f":
-                y, error = array.astype(np.float64), found[key].astype(np.float64) - array
-                power = powers.setdefault(key, [0.0, 0.0])
-                power[0] += float(np.vdot(y, y))
-                power[1] += float(np.vdot(error, error))
-    ratios = [10 * np.log10(max(s, 1e-300) / n) if n else 200.0 for s, n in powers.values()]
-    return float(min([200.0, *ratios]))
+                powers[key].add(array, found[key])
+    return min([LIMIT_DB, *(power.db for power in powers.values())])
 
 
 class Moments:

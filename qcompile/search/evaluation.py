@@ -15,9 +15,10 @@ from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.progress import Progress
+from qcompile.quant.noise_power import decibels, deviation_power
 from qcompile.search.boundary import bound_sample, real_outputs
 from qcompile.search.drop import classifier_drop, is_classifier, signal_drop
-from qcompile.search.output_use import OutputUse, deviation_power, output_uses
+from qcompile.search.output_use import OutputUse, output_uses
 from qcompile.search.processes import run_tasks
 from qcompile.search.score import Score, int8_share
 
@@ -36,7 +37,6 @@ FEWEST_TO_SPLIT = 16
 _SHARE = 4
 """One in so many samples is kept for verification."""
 
-_LIMIT_DB = 200.0
 
 _BYTES = 2**28
 """Samples that take less are held in memory: decoding photographs again and again takes longer than running them."""
@@ -245,7 +245,7 @@ class Evaluator:
 def _ratios(found: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
     """Return the SQNR at each output from the powers of each sample, dB."""
     columns = (zip(*powers, strict=True) for powers in zip(*found, strict=True))
-    return [_decibel(sum(signal), sum(noise)) for signal, noise in columns]
+    return [decibels(sum(signal), sum(noise)) for signal, noise in columns]
 
 
 def _deviation(expected: list[Array], actual: list[Array], uses: Sequence[OutputUse], classifier: bool) -> _Deviation:
@@ -253,9 +253,3 @@ def _deviation(expected: list[Array], actual: list[Array], uses: Sequence[Output
     used = tuple(use.powers(expected, actual) for use in uses)
     scores = tuple(np.nan_to_num(actual[0].reshape(-1).astype(np.float64)).tolist()) if classifier else None
     return _Deviation(powers, used, scores)
-
-
-def _decibel(signal: float, noise: float) -> float:
-    if noise <= 0.0:
-        return _LIMIT_DB
-    return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -_LIMIT_DB, _LIMIT_DB))

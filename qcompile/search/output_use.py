@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.quant.noise_power import deviation_power
 from qcompile.search.class_scores import class_scores, probability_axes
 
 Array = npt.NDArray[Any]
@@ -106,20 +107,3 @@ def use_power(expected: Array, actual: Array, axis: int | None) -> tuple[float, 
     if axis is None:
         return deviation_power(expected, actual)
     return deviation_power(class_scores(expected, axis), class_scores(actual, axis))
-
-
-def deviation_power(expected: Array, actual: Array) -> tuple[float, float]:
-    """Return the power of a signal and of what another array deviates from it.
-
-    Args:
-        expected: signal; what is not finite in it does not count.
-        actual: the same shape; what is not finite in it counts as a deviation as large as the signal.
-
-    Returns:
-        Σ e², Σ (a − e)².
-    """
-    e, a = expected.astype(np.float64).reshape(-1), actual.astype(np.float64).reshape(-1)
-    known = np.isfinite(e)
-    e, a = np.where(known, e, 0.0), np.where(known, a, 0.0)
-    a = np.where(np.isfinite(a), a, -e)
-    return float(np.square(e).sum()), float(np.square(a - e).sum())

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from qcompile.calibrate.calibration_set import usual_count
-from qcompile.calibrate.layer_correction import FITTED, spread, unfitted
 from qcompile.calibrate.layer_moments import LAYERS
+from qcompile.calibrate.sample_choice import FITTED, spread, unfitted
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.regions import times_run

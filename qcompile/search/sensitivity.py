@@ -23,7 +23,8 @@ from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
 from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize, quantize
-from qcompile.search.output_use import deviation_power, output_uses, whole_outputs
+from qcompile.quant.noise_power import deviation_power
+from qcompile.search.output_use import output_uses, whole_outputs
 from qcompile.search.processes import run_tasks
 from qcompile.search.sources import WEIGHTS, Source, find_sources, wider
 

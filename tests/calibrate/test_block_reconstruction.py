@@ -10,7 +10,6 @@ from qcompile.calibrate.block_gradients import Convolution, round_through
 from qcompile.calibrate.block_network import BlockNetwork, finish
 from qcompile.calibrate.block_partition import find_blocks
 from qcompile.calibrate.paired_run import pair_layers
-from qcompile.evaluate.metrics import sqnr_db
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.ops.arithmetic import activate_layer
@@ -19,6 +18,7 @@ from qcompile.ops.convolution import convolve
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
 from qcompile.quant.affine import dequantize
+from qcompile.quant.noise_power import decibels, deviation_power
 from qcompile.quant.qparams import QParams
 
 TEXT = """
@@ -197,7 +197,8 @@ def test_reconstruction_lowers_the_error_on_inputs_it_never_saw(text: str, block
     context.on_progress = lambda *step: done.append(step)
     after = PassManager("reconstruct-blocks{steps=120}").run(graph.clone(), context)
     before_db, after_db = (
-        sqnr_db(exact, np.concatenate([Interpreter(g).run(s)["y"] for s in inputs])) for g in (graph, after)
+        decibels(*deviation_power(exact, np.concatenate([Interpreter(g).run(s)["y"] for s in inputs])))
+        for g in (graph, after)
     )
     assert after_db > before_db + gain  # the second's error is that of its codes, not that of its weights
     assert done[-1] == (blocks, blocks, "reconstructing blocks")

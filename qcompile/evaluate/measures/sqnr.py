@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qcompile.evaluate.measure import Array, Measure, Observation, output_name
-
-_LIMIT_DB = 200.0
+from qcompile.quant.noise_power import LIMIT_DB, deviation_power
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,7 @@ class Sqnr(Measure):
         names = [output_name(seen, self.output)] if self.output else list(seen.outputs)
         sums: list[float] = []
         for name in names:
-            r = np.asarray((seen.reference or {})[name], np.float64)
-            a = np.asarray(seen.outputs[name], np.float64)
-            sums += [float(np.square(r).sum()), float(np.square(r - a).sum())]
+            sums += deviation_power((seen.reference or {})[name], seen.outputs[name])
         return tuple(sums)
 
     def value(self, sums: Array) -> Array:
@@ -44,5 +41,5 @@ class Sqnr(Measure):
         signal, noise = sums[..., 0::2], sums[..., 1::2]
         with np.errstate(divide="ignore", invalid="ignore"):
             decibel = 10 * (np.log10(signal) - np.log10(noise))
-        decibel = np.where(noise == 0, _LIMIT_DB, decibel)
-        return np.asarray(np.clip(decibel, -_LIMIT_DB, _LIMIT_DB).min(axis=-1))
+        decibel = np.where(noise == 0, LIMIT_DB, decibel)
+        return np.asarray(np.clip(decibel, -LIMIT_DB, LIMIT_DB).min(axis=-1))

@@ -1,0 +1,138 @@
+"""Which samples constants are fitted to, and which others tell what that is worth.
+
+Whatever fits constants to a part of the samples takes those at even places, and whatever judges the result those at
+odd ones, on which no fit looks better than it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from qcompile.calibrate.paired_run import samples_within
+from qcompile.calibrate.reader import spaced
+from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.synthetic import synthetic_samples
+from qcompile.ir.graph import Graph
+
+if TYPE_CHECKING:
+    from qcompile.passmgr import PassContext
+
+Array = npt.NDArray[Any]
+
+FITTED = 32
+"""Samples to correct layers on at most, of networks that take long: see `usual_count`."""
+
+_BYTES = 2**29  # of activations held at a time
+
+
+def calibration_samples(graph: Graph, context: PassContext, limit: int, synthetic: int) -> list[Mapping[str, Array]]:
+    """Return calibration samples, as many as are asked for and fit in memory, or made-up ones."""
+    reference = context.reference if context.reference is not None else graph
+    fitting = min(limit, samples_within(reference, _BYTES))
+    if context.samples is not None:
+        return spread(context.samples(), fitting)
+    if not synthetic:
+        return []
+    return list(synthetic_samples(graph_inputs(reference), min(synthetic, fitting), context.seed, context.preprocess))
+
+
+def some_samples(graph: Graph, context: PassContext, limit: int, synthetic: int) -> Iterable[Mapping[str, Array]]:
+    """Return calibration samples one at a time, or made-up ones where there are none.
+
+    Args:
+        graph: float.
+        context: holds the samples.
+        limit: calibration samples to use at most; where there are more, they are evenly spaced, the first ones where
+            their number is not known.
+        synthetic: samples to make up.
+    """
+    if context.samples is None:
+        return synthetic_samples(graph_inputs(graph), synthetic, context.seed, context.preprocess)
+    samples = context.samples()
+    size = getattr(samples, "size", None)
+    if size is None or size <= limit:
+        return islice(samples, limit)
+    chosen = {2 * index for index in spaced(-(-size // 2), limit)}
+    return (sample for index, sample in enumerate(samples) if index in chosen)
+
+
+def spread(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[str, Array]]:
+    """Return samples spread evenly over a sequence of unknown length, in order, from the first on.
+
+    Args:
+        samples: read once.
+        count: to return at most; at least half as many are if there are enough.
+    """
+    kept: list[Mapping[str, Array]] = []
+    stride = 1
+    for index, sample in enumerate(samples):
+        if index % stride:
+            continue
+        if len(kept) == count:
+            kept = kept[::2]
+            stride *= 2
+            if index % stride:
+                continue
+        kept.append(sample)
+    return kept
+
+
+def unfitted(samples: Iterable[Mapping[str, Array]], count: int, fitted: int) -> list[Mapping[str, Array]]:
+    """Return samples, evenly spread, to check a network on whose layers were corrected on others.
+
+    Correction takes samples at even places wherever it does not take all (`spread`), so those at odd places are new
+    to it.
+
+    Args:
+        samples: read once.
+        count: to return at most; at least half as many are if there are enough.
+        fitted: samples that correction takes at most. Where there are no more than these, none is new.
+    """
+    given = 0
+
+    def counted() -> Iterator[Mapping[str, Array]]:
+        nonlocal given
+        for sample in samples:
+            given += 1
+            yield sample
+
+    kept = spread(islice(counted(), 1, None, 2), count)
+    return kept if given > fitted else []
+
+
+def fitted_samples(context: PassContext, count: int) -> list[Mapping[str, Array]]:
+    """Return calibration samples at even places, evenly spread, at most so many; none where there are none."""
+    return _every_second(context, 0, count)
+
+
+def other_samples(context: PassContext, count: int) -> list[Mapping[str, Array]]:
+    """Return calibration samples at odd places, evenly spread, at most so many; none where there is but one."""
+    return _every_second(context, 1, count)
+
+
+def _every_second(context: PassContext, first: int, count: int) -> list[Mapping[str, Array]]:
+    if context.samples is None:
+        return []
+    samples = context.samples()
+    size = getattr(samples, "size", None)
+    every_second = islice(samples, first, None, 2)
+    if size is None:
+        return spread(every_second, count)
+    chosen = set(spaced((size + 1 - first) // 2, count))
+    return [sample for index, sample in enumerate(every_second) if index in chosen]
+
+
+def compared_samples(samples: Iterable[Mapping[str, Array]], count: int) -> tuple[int, Iterator[Mapping[str, Array]]]:
+    """Return how many samples are used (0 if that is not known) and these, evenly spaced where their number is.
+
+    Those at odd places: passes that fit constants to a part of the samples take even ones, on which they look better.
+    """
+    size = getattr(samples, "size", None)
+    if size is None:
+        return 0, islice(samples, count)
+    chosen = {2 * index + 1 for index in spaced(size // 2, count)} if size >= 2 * count else set(spaced(size, count))
+    return len(chosen), (sample for index, sample in enumerate(samples) if index in chosen)
