@@ -189,7 +189,7 @@ class Ladder:
             if self._is_proven(recipe, score):
                 break
             candidate = rung.applied(recipe, self._candidates.registry)
-            if candidate == recipe or not rung.is_available(self._candidates.registry):
+            if candidate == recipe:
                 self._skip([rung])
                 continue
             missing = self._goal.shortfall_db(score)
@@ -274,14 +274,15 @@ class Ladder:
             easier = self._goal.relaxed(gain)
             near = self._search(quick, steps, easier, form, before)
             if not last and easier.shortfall_db(near.score) > OUT_OF_REACH_DB:
-                return quick, near.score, form(steps[near.index])
+                return quick, self._measured(quick, form(steps[near.index])), form(steps[near.index])
             index = min(max(near.index, low + 1), high - 1) if self._goal.max_ms is None else near.index
             if index in known or (high in known and known[high].ms - near.score.ms <= WORTH_TIME * near.score.ms):
                 break
             known[index] = self._measured(recipe, form(steps[index]))
             missing = self._goal.shortfall_db(known[index])
             if slow and self._spoils(recipe, quick, form(steps[index])):
-                return self._shortest(quick, plain, steps, form, last=last)
+                whole = self._score(quick, "checking without the slow passes")
+                return self._shortest(quick, whole, steps, form, last=last)
             if missing > 0.0:
                 low = max(low, index)
             else:
@@ -302,7 +303,9 @@ class Ladder:
 
         def worth(index: int) -> tuple[bool, float, int]:
             score = known[index]
-            return not self._goal.is_fast(score), max(0.0, self._goal.shortfall_db(score)), index
+            missing = self._goal.shortfall_db(score)
+            # Without a target for the accuracy, all that fits into the time is for it.
+            return not self._goal.is_fast(score), max(0.0, missing) if self._goal.has_accuracy else missing, index
 
         good = any(self._goal.is_accurate(s) and self._goal.is_fast(s) for s in known.values())
         if not good and last not in known and self._goal.max_ms is None:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qcompile.calibrate.observer import make_observer
-from qcompile.errors import UsageError
 from qcompile.passmgr import PassRegistry
 from qcompile.search.recipe import Recipe
 
@@ -33,16 +31,6 @@ class Rung:
     after: str | None = None
     instead_of: tuple[str, ...] = ()
     most_db: float = math.inf
-
-    def is_available(self, registry: PassRegistry) -> bool:
-        """Return whether the pass, and the observer that it names, exist."""
-        if self.name not in registry.names():
-            return False
-        try:
-            make_observer(str(self.options.get("observer", "minmax")))
-        except UsageError:
-            return False
-        return True
 
     def applied(self, recipe: Recipe, registry: PassRegistry) -> Recipe:
         """Return a recipe with this means; the recipe itself where the means has no use in it."""
