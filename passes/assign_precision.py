@@ -19,6 +19,7 @@ from qcompile.passmgr.counts import counting_nodes
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.passmgr.logarithms import nodes_before_logarithms
 from qcompile.passmgr.places import placing_nodes
+from qcompile.passmgr.range_source import range_source
 from qcompile.passmgr.run_time_scales import scaling_nodes
 from qcompile.passmgr.selection import selected
 from qcompile.passmgr.unvaried import unvaried_tensors
@@ -154,7 +155,7 @@ def _tensors(node: Node) -> list[Value]:
 
 def _steady_operand(node: Node, unvaried: set[Value]) -> str | None:
     """Return why a node cannot have a range for one of its tensors, None where none is among the unvaried ones."""
-    steady = [value for value in _tensors(node) if _source(value) in unvaried]
+    steady = [value for value in _tensors(node) if range_source(value) in unvaried]
     return f"{steady[0].name} had one value in all samples: they do not tell its range" if steady else None
 
 
@@ -199,20 +200,13 @@ def _read_as_real(value: Value) -> bool:
 
 
 def _own_range(value: Value) -> tuple[float, float]:
-    spec = _source(value).qspec
+    spec = range_source(value).qspec
     return (spec.range if spec is not None else None) or (0.0, 0.0)
-
-
-def _source(value: Value) -> Value:
-    """Return the tensor whose range a tensor shares; itself where it has its own."""
-    while value.qspec is not None and value.qspec.kind == "shared" and value.producer is not None:
-        value = value.producer.inputs[0]
-    return value
 
 
 def _marker(value: Value, context: PassContext) -> float | None:
     """Return the value that marks something in a tensor, by what calibration saw; None where there is none."""
-    source = _source(value)
+    source = range_source(value)
     if source.is_constant:
         known_by = f"mark{_own_range(source)}"
         return context.remembered(lambda: known_by + source.content_digest(), lambda: _constant_marker(source))
@@ -230,13 +224,13 @@ def _constant_marker(value: Value) -> float | None:
 
 def _is_steady(value: Value, context: PassContext) -> bool | None:
     """Return whether calibration saw one value in a tensor; None where it saw nothing of it."""
-    statistics = context.statistics.get(_source(value).name)
+    statistics = context.statistics.get(range_source(value).name)
     return None if statistics is None else not statistics.markers and statistics.minimum == statistics.maximum
 
 
 def _is_flag(value: Value, context: PassContext) -> bool:
     """Return whether calibration saw nothing but zero and one other value in a tensor."""
-    statistics = context.statistics.get(_source(value).name)
+    statistics = context.statistics.get(range_source(value).name)
     if statistics is None or not statistics.count or statistics.markers:
         return False
     found = statistics.distribution()

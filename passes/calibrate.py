@@ -26,6 +26,8 @@ from qcompile.ops.arithmetic import CLAMPS, clamp_bounds
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, Fact
+from qcompile.passmgr.joined_states import joined_states
+from qcompile.passmgr.range_source import range_source
 
 _BY_ERROR = ("mse", "auto")
 """Observers that weigh errors, and so may weigh those behind a function, and of samples to come."""
@@ -78,6 +80,8 @@ class Calibrate(Pass):
             if value.qspec is None:
                 raise InternalError(f"{value.name} lost its QSpec")
             _set_range(value, *self._range(value, value.qspec.observer, graph, context))
+        if context.samples is not None:
+            _take_over(graph, context)
 
     def _range(self, value: Value, name: str, graph: Graph, context: PassContext) -> tuple[float, float]:
         """Return the range of what is computed."""
@@ -119,6 +123,23 @@ class Calibrate(Pass):
             observers,
             progress=lambda done, total: context.progress(done, total or 0, "calibrating"),
         )
+
+
+def _take_over(graph: Graph, context: PassContext) -> None:
+    """Give a state that all samples left at zero the range of what it will be, where it is only joined to that."""
+    taken = []
+    for state, following in joined_states(graph).items():
+        source = range_source(following)
+        own, other = (context.statistics.get(value.name) for value in (state, source))
+        if own is None or other is None or own.minimum != 0.0 or own.maximum != 0.0:
+            continue
+        if source.qspec is not None and source.qspec.range is not None:
+            context.statistics[state.name] = other
+            _set_range(state, *source.qspec.range)
+            taken.append(state.name)
+    if taken:
+        more = f" (and {len(taken) - 1} more states)" if taken[1:] else ""
+        context.note(f"'{taken[0]}'{more} was zero in all samples: its range is that of the output which continues it")
 
 
 def _digest(graph: Graph, observers: Mapping[str, Observer]) -> str:
