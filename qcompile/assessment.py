@@ -136,7 +136,7 @@ def analyze(
     # A skip names its node as "operation name".
     skips = {s.node.partition(" ")[2]: s.reason for r in records if r.name == "assign-precision" for s in r.skips}
     result = analyze_graphs(
-        context.reference if context.reference is not None else simplified,
+        driver.comparable(simplified, context),
         final,
         samples,
         count=count,

@@ -79,7 +79,7 @@ def compile(
     found = find_recipe(simplified, resolved, context, output)
     final, more = to_precision(simplified, resolved, context, instruments, found)
     context.notes += examine(simplified, samples)
-    comparison = measure(_comparable(simplified, context), final, samples, context)
+    comparison = measure(comparable(simplified, context), final, samples, context)
     single = with_one_place(final)
     final, last = bound_extents(final, resolved, context, instruments)
     tune(final, simplified, resolved, context)
@@ -208,8 +208,13 @@ def _samples(
 def simplify(
     graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
 ) -> tuple[Graph, list[PassRecord]]:
-    """Run the float rewrites and the user's own passes."""
-    return _run(pipelines.simplification(config), graph, config, context, instruments)
+    """Run the float rewrites and the user's own passes; `context.original` is the network before the latter."""
+    simplified, records = _run(pipelines.SIMPLIFY, graph, config, context, instruments)
+    if not config.passes:
+        return simplified, records
+    context.original = simplified
+    changed, more = _run(config.passes, simplified, config, context, instruments)
+    return changed, [*records, *more]
 
 
 def find_recipe(graph: Graph, config: CompileConfig, context: PassContext, output: Path) -> SearchResult | None:
@@ -362,13 +367,20 @@ def examine(graph: Graph, samples: CalibrationSet | None) -> list[str]:
     return [*noted, *scale_notes(graph, samples, samples.preprocess)]
 
 
-def _comparable(simplified: Graph, context: PassContext) -> Graph:
-    """Return the float graph whose tensors mean what those of the integer graph do: channels equalized alike."""
+def comparable(simplified: Graph, context: PassContext) -> Graph:
+    """Return the float graph whose tensors mean what those of the integer graph do: channels equalized alike.
+
+    Args:
+        simplified: float graph, or one that the model quantized already.
+        context: of the passes behind it.
+    """
     return simplified if context.reference is None or simplified.is_quantized else context.reference
 
 
 def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, context: PassContext) -> Comparison | None:
-    """Compare the quantized graph with the float one, tensor by tensor; None for a float build.
+    """Compare the quantized graph with the float one, tensor by tensor; None for a float build of the user's network.
+
+    Where passes of the user changed the network, its outputs are compared with those of the original.
 
     Args:
         reference: float graph whose tensors mean what those of the final graph do.
@@ -378,10 +390,16 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
     """
     from qcompile.evaluate.comparison import compare_graphs, is_rounded
 
-    if not is_rounded(final):
+    if not is_rounded(final) and context.original is None:
         return None
     return compare_graphs(
-        reference, final, samples, seed=context.seed, preprocess=context.preprocess, progress=context.progress
+        reference,
+        final,
+        samples,
+        original=context.original,
+        seed=context.seed,
+        preprocess=context.preprocess,
+        progress=context.progress,
     )
 
 

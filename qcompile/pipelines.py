@@ -19,11 +19,6 @@ FINISH_FLOAT = "fuse-residual,fuse-activation,eliminate-dead"
 """Fusions for what is computed in float."""
 
 
-def simplification(config: CompileConfig) -> str:
-    """Return the pipeline text of the float rewrites and the user's own passes."""
-    return f"{SIMPLIFY},{config.passes}" if config.passes else SIMPLIFY
-
-
 def observation(config: CompileConfig, equalized: bool = False) -> str:
     """Return the pipeline text that asks for the ranges of a simplified float graph.
 

@@ -86,6 +86,7 @@ def compare_graphs(
     actual: Graph,
     samples: Iterable[Mapping[str, Array]] | None,
     *,
+    original: Graph | None = None,
     count: int = 8,
     seed: int = 0,
     preprocess: Preprocess | None = None,
@@ -100,6 +101,7 @@ def compare_graphs(
         reference: float graph.
         actual: integer graph made from it; its tensors keep the float tensors' names.
         samples: inputs; None for synthetic ones.
+        original: float graph whose outputs are to be met; None for the reference.
         count: samples to use at most, evenly spaced over all.
         seed: of synthetic inputs.
         preprocess: the image steps, for the range of synthetic inputs.
@@ -113,10 +115,13 @@ def compare_graphs(
     grown = {state.output for state in actual.states} if growing_states(actual) else set()
     outputs = {name: NoisePower() for name in actual.output_names if name not in grown}
     float_run, integer_run = Interpreter(reference), Interpreter(actual)
+    original_run = Interpreter(original) if original is not None else None
     done = 0
     for sample in chosen:
         expected: dict[str, Array] = {}
         real = float_run.run(sample, on_value=partial(_remember, expected))
+        if original_run is not None:
+            real = original_run.run(sample)
         result = integer_run.run(_at_inputs(actual, sample), on_value=partial(_compare, expected, powers, counterparts))
         for name, power in outputs.items():
             power.add(real[name], _real(actual.outputs[actual.output_names.index(name)], result[name]))
@@ -146,7 +151,8 @@ def match_tensors(reference: Graph, actual: Graph) -> dict[Value, str]:
     """Return, for each computed tensor of the integer graph that has one, the name of its float counterpart.
 
     Quantizing passes append to the names of the tensors they replace, and a fused operation takes the name of the
-    last tensor it computes. Accumulators, which no float tensor stands for, are left out.
+    last tensor it computes. Where the model has roundings of its own, the counterpart of integers is the rounded
+    tensor. Accumulators, which no float tensor stands for, are left out.
 
     Args:
         reference: the float graph.
@@ -161,8 +167,19 @@ def match_tensors(reference: Graph, actual: Graph) -> dict[Value, str]:
         per_tensor = value.qparams is None or not value.qparams.per_channel
         codes = value.dtype == "int8" and value.qparams is None  # of a cache
         if name in known and known[name].shape == value.shape and per_tensor and not codes:
-            found[value] = name
+            made = value.producer
+            integer = value.qparams is not None or (made is not None and made.op.name == "dequantize")
+            found[value] = _rounded(known[name]).name if integer else name
     return found
+
+
+def _rounded(value: Value) -> Value:
+    """Return what a model that is quantized already makes of a tensor before anybody reads it."""
+    readers = value.users()
+    while len(readers) == 1 and readers[0].op.name == "fake_quantize":
+        value = readers[0].output
+        readers = value.users()
+    return value
 
 
 def _tensor_error(name: str, value: Value, power: NoisePower) -> TensorError:

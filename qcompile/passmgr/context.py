@@ -53,6 +53,8 @@ class PassContext:
         memory: results that depend on their key and the samples alone, for those who run the same passes several
             times; None keeps none. See `remembered`.
         reference: the float graph that `quantize` rewrote, for passes that compare; never to be changed.
+        original: the user's float network, where passes that the user asked for changed it: what accuracy is measured
+            against; never to be changed.
         preprocess: how a photograph becomes an input, for made-up ones; None takes the defaults.
         on_progress: called with (done, total, what) by `progress`; total is 0 where it is not known.
         seed: of every pseudo-random choice.
@@ -69,6 +71,7 @@ class PassContext:
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
     memory: dict[str, Any] | None = None
     reference: Graph | None = None
+    original: Graph | None = None
     preprocess: Preprocess | None = None
     on_progress: Progress | None = None
     seed: int = 0

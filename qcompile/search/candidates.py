@@ -152,7 +152,7 @@ class Candidates:
     def _measuring(self) -> Evaluator:
         if self._evaluator is None:
             self._evaluator = Evaluator(
-                self._graph,
+                self._context.original or self._graph,
                 self._split.verification,
                 jobs=self._jobs,
                 costs=NodeCosts.of(self._context),

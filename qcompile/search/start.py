@@ -157,7 +157,13 @@ def _metric(graph: Graph, settings: SearchSettings, context: PassContext) -> Use
     preprocess = context.preprocess if isinstance(context.preprocess, Preprocess) else None
     names, jobs, progress = settings.names, settings.jobs, context.progress
     metric = UserMetric(
-        graph, settings.data, settings.metric, preprocess=preprocess, names=names, jobs=jobs, progress=progress
+        context.original or graph,
+        settings.data,
+        settings.metric,
+        preprocess=preprocess,
+        names=names,
+        jobs=jobs,
+        progress=progress,
     )
     context.notes += metric.notes
     context.note(f"the drop is that of {metric.text()}")
@@ -188,6 +194,8 @@ def _key(graph: Graph, recipe: Recipe, split: Split, context: PassContext, metri
     # Recipes name nodes by their results.
     names = [value.name for node in graph.nodes for value in node.outputs]
     digest = hashlib.sha256(graph.structural_hash().encode())
+    if context.original is not None:
+        digest.update(context.original.structural_hash().encode())
     digest.update(json.dumps([__version__, recipe.text, context.seed, names, NodeCosts.of(context).digest()]).encode())
     digest.update((metric.digest() if metric is not None else "").encode())
     for sample in split.source():
