@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,7 +183,8 @@ class CompileConfig:
         if self.tune and self.tuning == "off":
             raise UsageError("--tune and --tuning off exclude each other", hint="name a file for the records")
         if self.searches and self.precision != "int8":
-            raise UsageError("a search for accuracy needs --int8", hint="a float bundle loses none")
+            hint = "scales found at run time leave nothing to search" if self.precision == "dynamic" else None
+            raise UsageError("a search for accuracy needs --int8", hint=hint or "a float bundle loses none")
         if self.executor is not None and not self.searches:
             raise UsageError("--executor is for a search", hint="add --accuracy auto, or a goal: --max-drop 0.5%")
         if self.weight_bits is not None and self.precision in ("int8", "dynamic"):
@@ -305,6 +307,10 @@ def validate(settings: Mapping[str, Any], source: str) -> None:
         if source == COMMAND_LINE:
             subject, hint = f"--{where.replace('_', '-')}", "`qcompile compile --help` says what it takes"
         raise UsageError(f"{subject} is {fault.instance!r}, expected {_expected(fault)}", hint=hint)
+    for name, value in settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            subject = f"--{name.replace('_', '-')}" if source == COMMAND_LINE else f"{source}: {name}"
+            raise UsageError(f"{subject} is {value}, expected a finite number", hint="give a number, or leave it out")
 
 
 def _listed(value: Any) -> Any:
@@ -321,6 +327,10 @@ _WORDS = {"string": "a text", "integer": "a whole number", "number": "a number",
 def _expected(fault: Any) -> str:
     """Return what a JSON schema wanted, in words."""
     wanted = fault.validator_value
+    if fault.validator == "type" and wanted == "array" and isinstance(fault.instance, str):
+        return f"a list, such as [{fault.instance}]"
+    if fault.validator == "exclusiveMinimum":
+        return f"more than {wanted}"
     if fault.validator == "type":
         return " or ".join(_WORDS[name] for name in ([wanted] if isinstance(wanted, str) else wanted))
     if fault.validator == "enum":

@@ -209,6 +209,7 @@ def simplify(
     graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
 ) -> tuple[Graph, list[PassRecord]]:
     """Run the float rewrites and the user's own passes; `context.original` is the network before the latter."""
+    context.imported = graph
     simplified, records = _run(pipelines.SIMPLIFY, graph, config, context, instruments)
     if not config.passes:
         return simplified, records
@@ -260,15 +261,14 @@ def to_precision(
     """
     from qcompile.passmgr.selection import check_selection
 
-    if config.precision in ("fp16", "bf16"):
-        check_selection(graph, config.keep_float, option="--keep-float")
+    if config.precision in ("fp16", "bf16", "fp32", "dynamic"):
+        check_selection(graph, config.keep_float, option="--keep-float", original=context.imported)
     if config.precision in ("fp16", "bf16", "fp32"):
         return _run(pipelines.finish(config), graph, config, context, instruments)
     if graph.is_quantized:
         context.note("the model is quantized already: its own scales are used, no calibration")
         return _run(f"{pipelines.absorption(config)},{pipelines.finish(config)}", graph, config, context, instruments)
     if config.precision == "dynamic":
-        check_selection(graph, config.keep_float, option="--keep-float")
         return _run(f"{pipelines.dynamic(config)},{pipelines.finish(config)}", graph, config, context, instruments)
     if found is not None:
         if found.made is not None and not instruments and not pipelines.narrow(config):
@@ -324,11 +324,14 @@ def _observed(
     equalized: bool = False,
 ) -> tuple[Graph, list[PassRecord]]:
     """Ask for ranges, and check the nodes that the user names: calibration takes long, so a wrong name ends here."""
-    from qcompile.passmgr.selection import check_selection
+    from qcompile.passmgr.selection import check_selection, idle_selections
 
     observed, records = _run(pipelines.observation(config, equalized), graph, config, context, instruments)
-    check_selection(observed, config.keep_float, option="--keep-float", original=graph)
-    check_selection(observed, config.keep_int16, option="--keep-int16", original=graph)
+    named = context.imported if context.imported is not None else graph
+    check_selection(observed, config.keep_float, option="--keep-float", original=named)
+    check_selection(observed, config.keep_int16, option="--keep-int16", original=named)
+    for note in idle_selections(observed, config.keep_float, config.keep_int16):
+        context.note(note)
     return observed, records
 
 
@@ -388,11 +391,12 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
         samples: None for made-up ones.
         context: gives the seed of these, and how photographs become inputs.
     """
+    from qcompile.calibrate.sample_choice import all_fitted
     from qcompile.evaluate.comparison import compare_graphs, is_rounded
 
     if not is_rounded(final) and context.original is None:
         return None
-    return compare_graphs(
+    found = compare_graphs(
         reference,
         final,
         samples,
@@ -401,6 +405,8 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
         preprocess=context.preprocess,
         progress=context.progress,
     )
+    integers = any(node.is_integer for node in final.nodes) and not reference.is_quantized
+    return replace(found, fitted=samples is not None and integers and all_fitted(reference, samples))
 
 
 def tune(graph: Graph, simplified: Graph, config: CompileConfig, context: PassContext) -> None:

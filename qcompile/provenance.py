@@ -37,6 +37,7 @@ def provenance_of(model: Path, config: CompileConfig, made: Compilation) -> Prov
         recipe["accuracy"] = {
             "samples": made.comparison.samples,
             "verified": made.comparison.verified,
+            "fitted": made.comparison.fitted,
             "outputs": {name: round(db, 2) for name, db in made.comparison.outputs.items()},
         }
     if made.context.used_records:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from qcompile.calibrate.calibration_set import CalibrationSet, usual_count
 from qcompile.calibrate.paired_run import samples_within
 from qcompile.calibrate.reader import spaced
 from qcompile.calibrate.sample import graph_inputs
@@ -124,6 +125,16 @@ def _every_second(context: PassContext, first: int, count: int) -> list[Mapping[
         return spread(every_second, count)
     chosen = set(spaced((size + 1 - first) // 2, count))
     return [sample for index, sample in enumerate(every_second) if index in chosen]
+
+
+def all_fitted(graph: Graph, samples: CalibrationSet) -> bool:
+    """Return whether there are so few different samples that weights are fitted to all of them.
+
+    Args:
+        graph: of the network; correction takes more samples of small ones.
+        samples: read to the end before.
+    """
+    return samples.summary is not None and samples.summary.different <= usual_count(graph, FITTED)
 
 
 def compared_samples(samples: Iterable[Mapping[str, Array]], count: int) -> tuple[int, Iterator[Mapping[str, Array]]]:

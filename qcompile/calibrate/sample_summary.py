@@ -30,6 +30,11 @@ class SampleSummary:
         self.ranges: dict[str, tuple[float, float]] = {}
         self._digests: set[bytes] = set()
 
+    @property
+    def different(self) -> int:
+        """Samples that are not the same as an earlier one."""
+        return self.count - self.repeated
+
     def include(self, sample: Mapping[str, Array]) -> None:
         """Take one sample into account.
 
@@ -56,10 +61,11 @@ class SampleSummary:
     def notes(self) -> list[str]:
         """Return what the user should know, one sentence each; nothing for a sound set."""
         found = []
-        if self.count < FEW:
+        if self.different < FEW:
+            several = "s" if self.different != 1 else ""
             found.append(
-                f"only {self.count} calibration sample{'s' if self.count != 1 else ''}: ranges may be too narrow for"
-                " real use; 32 to 128 are usual"
+                f"only {self.different} calibration sample{several}: ranges may be too narrow for real use; "
+                "32 to 128 are usual"
             )
         if self.repeated:
             found.append(f"{self.repeated} of {self.count} calibration samples are the same as an earlier one")

@@ -57,6 +57,7 @@ class Comparison:
     Args:
         samples: how many were run.
         verified: whether they were the user's, not synthetic ones.
+        fitted: whether weights may have been fitted to them, so that others are further from float.
         outputs: SQNR of each graph output by name, dB.
         tensors: error of each tensor that the float graph has too, in order of computation.
     """
@@ -65,6 +66,7 @@ class Comparison:
     verified: bool
     outputs: dict[str, float]
     tensors: tuple[TensorError, ...]
+    fitted: bool = False
 
     @property
     def worst_output_db(self) -> float:

@@ -53,6 +53,7 @@ class PassContext:
         memory: results that depend on their key and the samples alone, for those who run the same passes several
             times; None keeps none. See `remembered`.
         reference: the float graph that `quantize` rewrote, for passes that compare; never to be changed.
+        imported: the network as it was read, by whose names the user knows its nodes; never to be changed.
         original: the user's float network, where passes that the user asked for changed it: what accuracy is measured
             against; never to be changed.
         preprocess: how a photograph becomes an input, for made-up ones; None takes the defaults.
@@ -71,6 +72,7 @@ class PassContext:
     statistics: dict[str, TensorStatistics] = field(default_factory=dict)
     memory: dict[str, Any] | None = None
     reference: Graph | None = None
+    imported: Graph | None = None
     original: Graph | None = None
     preprocess: Preprocess | None = None
     on_progress: Progress | None = None

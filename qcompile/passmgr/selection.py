@@ -10,6 +10,7 @@ from functools import cache
 
 from qcompile.errors import PassError, UsageError
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import Quantization
 
 FORMS = "a node name, a glob (block2*), /a regular expression/, op:softmax, or FROM..TO"
 """The forms of a pattern, in words."""
@@ -93,6 +94,29 @@ def check_selection(graph: Graph, patterns: Sequence[str], *, option: str, origi
         raise UsageError(error.message, hint=error.hint) from None
 
 
+def idle_selections(graph: Graph, keep_float: Sequence[str], keep_int16: Sequence[str]) -> list[str]:
+    """Return which nodes stay in float though 16 bits were asked for, and why, one sentence a reason.
+
+    Args:
+        graph: float.
+        keep_float: patterns of `--keep-float`, each of which matches nodes.
+        keep_int16: patterns of `--keep-int16`.
+    """
+    real = selected(graph, keep_float, option="--keep-float")
+    idle: dict[str, list[Node]] = {}
+    for node in sorted(selected(graph, keep_int16, option="--keep-int16"), key=graph.nodes.index):
+        if node in real:
+            idle.setdefault("--keep-float names it, too", []).append(node)
+        elif node.op.integer is Quantization.FLOAT_ONLY:
+            idle.setdefault(f"{node.op.name} has no integer form", []).append(node)
+    return [f"--keep-int16 does nothing for {_counted(nodes)}: {why}" for why, nodes in idle.items()]
+
+
+def _counted(nodes: Sequence[Node]) -> str:
+    first = nodes[0].loc or nodes[0].outputs[0].name
+    return f"{len(nodes)} nodes ({first}, …)" if len(nodes) > 1 else first
+
+
 def _names(node: Node) -> tuple[str, ...]:
     return (node.loc, *(value.name for value in node.outputs)) if node.loc else tuple(v.name for v in node.outputs)
 
@@ -157,6 +181,8 @@ def _hint(graph: Graph, pattern: str, original: Graph | None) -> str:
     host = _merged_into(graph, pattern, original) if original is not None else None
     if host is not None:
         return f"it is part of '{host}' by now: give that name"
+    if original is not None and select_nodes(original, pattern):
+        return "nothing is left of it: the network does without"
     return _did_you_mean(pattern, [name for node in graph.nodes for name in _names(node)])
 
 

@@ -94,7 +94,9 @@ def accuracy_text(accuracy: dict[str, Any]) -> str:
     worst, count = min(accuracy["outputs"].values()), accuracy["samples"]
     where = "worst output" if len(accuracy["outputs"]) > 1 else "output"
     if accuracy["verified"]:
-        return f"SQNR {worst:.1f} dB at the {where} against float, {count} calibration samples"
+        samples = f"{count} calibration sample{'s' * (count > 1)}"
+        fitted = " that weights were fitted to: others are further from float" if accuracy.get("fitted") else ""
+        return f"SQNR {worst:.1f} dB at the {where} against float, {samples}{fitted}"
     return f"unverified: SQNR {worst:.1f} dB at the {where} on {count} made-up inputs says little"
 
 

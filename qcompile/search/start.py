@@ -123,12 +123,19 @@ def search(
     found = replace(found, divided=bool(split.indices), metric=metric.to_json() if metric is not None else None)
     context.samples = split.whole().calibration if found.whole else split.calibration
     context.note(f"search: {found.reason}")
-    if found.whole:
-        context.note(
-            f"these figures are of {sizes[1]} samples that took no part in calibration; the bundle is then calibrated "
-            f"on all {split.total}"
-        )
+    context.note(_figures(found, split))
     return found
+
+
+def _figures(found: SearchResult, split: Split) -> str:
+    """Return of which samples the figures of a search are, in words."""
+    count = len(split.verification)
+    if not split.indices:
+        return f"too few samples to keep some for verification: weights were fitted to the {count} of these figures"
+    verified = f"these figures are of {count} samples that took no part in calibration"
+    if found.whole:
+        return f"{verified}; the bundle is then calibrated on all {split.total}"
+    return f"{verified}, and the bundle is calibrated on the other {split.total - count}: with all it was worse"
 
 
 def _with_all_samples(found: SearchResult, candidates: Candidates, split: Split) -> SearchResult:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qcompile import ops, targets
-from qcompile.calibrate import layer_correction, layer_moments, sample_choice
+from qcompile.calibrate import layer_correction, layer_moments
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
@@ -52,21 +52,6 @@ def test_noise_does_not_flatten_results(monkeypatch: pytest.MonkeyPatch) -> None
     assert flat < slope
     assert abs(slope - 1.0) < 0.25 * abs(flat - 1.0)
     assert error < 1.1 * before
-
-
-@pytest.mark.parametrize(("total", "fitted"), [(100, 32), (64, 32), (63, 32), (33, 32), (512, 256)])
-def test_networks_are_checked_on_samples_that_no_layer_was_corrected_on(total: int, fitted: int) -> None:
-    given = [{"x": np.array(index)} for index in range(total)]
-    corrected, checked = sample_choice.spread(given, fitted), sample_choice.unfitted(given, 8, fitted)
-    places = [int(sample["x"]) for sample in checked]
-    assert not {int(sample["x"]) for sample in corrected} & set(places)
-    assert 4 <= len(places) <= 8
-    assert places[-1] - places[0] >= total // 2
-
-
-@pytest.mark.parametrize("total", [0, 1, 32])
-def test_of_few_samples_none_is_new(total: int) -> None:
-    assert sample_choice.unfitted([{"x": np.array(7)}] * total, 8, 32) == []
 
 
 def test_layers_whose_weights_stay_odd_are_named() -> None:

@@ -174,6 +174,6 @@ def test_compiling_notes_what_is_wrong_with_the_samples(
     command = [classifier.model, "--calib", str(tmp_path / "few.npy"), "-o", str(tmp_path / "bundle")]
     assert run_command(command) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "only 3 calibration samples" in text
+    assert "only 1 calibration sample:" in text
     assert "2 of 3 calibration samples are the same" in text
     assert "3 of 3 calibration samples are constant" in text

@@ -97,4 +97,4 @@ def test_the_counterpart_of_integers_is_the_rounded_tensor() -> None:
     found = compare_graphs(graph, made, given)
     assert min(error.sqnr_db for error in found.tensors) > 40
     rows = analyze_graphs(graph, made, given).nodes
-    assert [row.clipped for row in rows if row.op == "conv2d"] == [0.0]
+    assert [row.findings.clipping for row in rows if row.op == "conv2d"] == [0.0]

@@ -8,7 +8,7 @@ from qcompile import ops
 from qcompile.errors import PassError, UsageError
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
-from qcompile.passmgr.selection import check_selection, select_nodes, selected
+from qcompile.passmgr.selection import check_selection, idle_selections, select_nodes, selected
 
 TEXT = """
 graph "two ways" {
@@ -97,3 +97,20 @@ def test_a_merged_node_is_named(graph: Graph) -> None:
         selected(merged, ["/left/Sigmoid"], option="keep_float", original=graph)
     assert caught.value.hint == "it is part of '/left/Gemm' by now: give that name"
     assert selected(merged, ["/Add", "sum"], option="keep_float") == {add}
+
+
+def test_a_node_that_is_gone_is_named(graph: Graph) -> None:
+    rest = graph.clone()
+    for node in rest.nodes:
+        node.loc = f"{node.loc} of another network"
+    with pytest.raises(PassError) as caught:
+        selected(rest, ["tail[0]"], option="keep_float", original=graph)
+    assert caught.value.hint == "nothing is left of it: the network does without"
+
+
+def test_what_sixteen_bits_do_nothing_for_is_told(graph: Graph) -> None:
+    assert idle_selections(graph, ["op:sigmoid"], ["/Add"]) == []
+    assert idle_selections(graph, ["op:dense"], ["op:dense", "tail[0]"]) == [
+        "--keep-int16 does nothing for 3 nodes (/stem/Gemm, …): --keep-float names it, too",
+        "--keep-int16 does nothing for tail[0]: softmax has no integer form",
+    ]

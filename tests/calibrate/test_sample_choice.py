@@ -1,0 +1,95 @@
+"""Constants are fitted to some samples, and judged by others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qcompile import ops
+from qcompile.calibrate.calibration_set import CalibrationSet, SampleIterator, open_calibration
+from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.sample_choice import (
+    all_fitted,
+    compared_samples,
+    fitted_samples,
+    other_samples,
+    some_samples,
+    spread,
+    unfitted,
+)
+from qcompile.ir.graph import Graph
+from qcompile.ir.parser import parse_graph
+from qcompile.passmgr import PassContext
+from qcompile.report.terminal import accuracy_text
+
+
+def numbered(total: int) -> list[dict[str, np.ndarray]]:
+    return [{"x": np.array(index)} for index in range(total)]
+
+
+def context(total: int, *, sized: bool) -> PassContext:
+    def given() -> SampleIterator:
+        return SampleIterator(iter(numbered(total)), total if sized else None)
+
+    return PassContext(samples=given)
+
+
+def places(samples: object) -> list[int]:
+    return [int(sample["x"]) for sample in samples]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("total", "fitted"), [(100, 32), (64, 32), (63, 32), (33, 32), (512, 256)])
+def test_networks_are_checked_on_samples_that_no_layer_was_corrected_on(total: int, fitted: int) -> None:
+    given = numbered(total)
+    corrected, checked = spread(given, fitted), unfitted(given, 8, fitted)
+    seen = places(checked)
+    assert not set(places(corrected)) & set(seen)
+    assert 4 <= len(seen) <= 8
+    assert seen[-1] - seen[0] >= total // 2
+
+
+@pytest.mark.parametrize("total", [0, 1, 32])
+def test_of_few_samples_none_is_new(total: int) -> None:
+    assert unfitted([{"x": np.array(7)}] * total, 8, 32) == []
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("total", [2, 7, 64, 200])
+def test_what_is_fitted_to_does_not_judge(total: int, sized: bool) -> None:
+    given = context(total, sized=sized)
+    fitted, others = places(fitted_samples(given, 32)), places(other_samples(given, 8))
+    compared = places(compared_samples(SampleIterator(iter(numbered(total)), total), 8)[1]) if total >= 16 else others
+    assert not set(fitted) & {*others, *compared}
+    assert fitted[-1] - fitted[0] >= total // 2 - 1
+    assert min(8, total // 2) >= len(others) >= min(4, total // 2)
+
+
+def test_a_single_sample_is_fitted_to() -> None:
+    assert places(fitted_samples(context(1, sized=True), 8)) == [0]
+    assert other_samples(context(1, sized=True), 8) == []
+    assert fitted_samples(PassContext(), 8) == other_samples(PassContext(), 8) == []
+
+
+def test_a_few_of_many_are_spread_over_all() -> None:
+    graph = network()
+    assert places(some_samples(graph, context(64, sized=True), 4, 0)) == [0, 16, 32, 48]
+    assert places(some_samples(graph, context(3, sized=True), 4, 0)) == [0, 1, 2]
+    assert places(some_samples(graph, context(64, sized=False), 4, 0)) == [0, 1, 2, 3]
+    assert len(list(some_samples(graph, PassContext(), 4, 2))) == 2
+
+
+def network() -> Graph:
+    """Return one that takes so long that no more than 32 samples are fitted to."""
+    text = 'graph "g" { input %x : f32[4096,64] const @w : f32[1024,64] = normal(1) const @b : f32[1024] = normal(2) '
+    return parse_graph(text + '%y = dense(%x, @w, @b) : f32[4096,1024] output "y" = %y }', ops.all_ops())
+
+
+@pytest.mark.parametrize(("count", "copies", "fitted"), [(40, 1, False), (32, 1, True), (20, 3, True)])
+def test_figures_of_samples_that_weights_were_fitted_to_say_so(count: int, copies: int, fitted: bool) -> None:
+    graph = network()
+    given = [{"x": np.full((4096, 64), index, np.float32)} for index in range(count)] * copies
+    samples: CalibrationSet = open_calibration(given, graph_inputs(graph))
+    samples.digest()
+    assert all_fitted(graph, samples) == fitted
+    text = accuracy_text({"samples": count, "verified": True, "fitted": fitted, "outputs": {"y": 30.0}})
+    assert ("weights were fitted to" in text) == fitted
