@@ -198,6 +198,7 @@ class _Net:
         self._costs = NodeCosts.of(context)
         self._plain = self._checked(Kept(), whole=False)
         self._quick = {Kept(): self._plain.use}
+        self._made: dict[Kept, _Checked] = {}
 
     @property
     def decibels(self) -> float:
@@ -205,8 +206,13 @@ class _Net:
         return sum(self._plain.use) / len(self._plain.use)
 
     def _checked(self, kept: Kept, *, whole: bool = True) -> _Checked:
+        if whole and kept in self._made:
+            return self._made[kept]
         made = Protected(*self._run(kept, whole), kept)
-        return _Checked(made, *self._evaluator.use_db(made.graph))
+        found = _Checked(made, *self._evaluator.use_db(made.graph))
+        if whole:
+            self._made[kept] = found
+        return found
 
     def secured(self) -> Protected:
         """Return the network as it is, or a better one."""
@@ -224,8 +230,18 @@ class _Net:
             best = self._better(best, steps[self._shortest(steps, best)].kept, self._targets)
         if best.margin(least) < 0.0:
             best = self._extended(best, self._steps(least, start=best.made.kept), least)
-        self._report(best)
+        before = self._checked(Kept())
+        if best.made.kept and not self._gains(before, best):
+            best = before
+        self._report(before, best)
         return best.made
+
+    def _gains(self, before: _Checked, after: _Checked) -> bool:
+        """Return whether what left int8 is worth it, once the slow passes did for both networks what they can."""
+        if before.margin(self._targets) < 0.0 <= after.margin(self._targets):
+            return True
+        good = [GOOD_DB] * len(self._targets)
+        return after.margin(good) >= before.margin(good) + _FLAT_DB
 
     def _better(self, known: _Checked | None, kept: Kept, goals: Sequence[float]) -> _Checked:
         """Return the network with nodes out of int8, if it is more accurate than the one known."""
@@ -391,18 +407,18 @@ class _Net:
                 kept = left
         return kept
 
-    def _report(self, best: _Checked) -> None:
+    def _report(self, plain: _Checked, best: _Checked) -> None:
         """Tell the user what left int8, what that gives and what it costs."""
-        before, after = min(self._plain.ratios), min(best.ratios)
+        before, after = min(plain.ratios), min(best.ratios)
         if best.made.kept:
             # The slow passes change tables, too, which says nothing of the nodes that left int8.
-            plain, graph = self._plain.made.graph, self._run(best.made.kept, False)[0]
+            graph = self._run(best.made.kept, False)[0]
             took = self._costs.graph_ms(graph)
-            time = took / self._costs.graph_ms(plain) - 1
+            time = took / self._costs.graph_ms(self._plain.made.graph) - 1
             shares = [f"{100 * s:.1f} % in {p}" for p, s in mac_shares(graph).items() if s or p == "int8"]
             self._context.note(
                 f"{self._named(best.made.kept)} for accuracy: SQNR {before:.1f} → {after:.1f} dB at the worst output, "
-                f"{self._at_parts(best)}MACs {', '.join(shares)}, {100 * time:+.0f} % modelled time"
+                f"{self._at_parts(plain, best)}MACs {', '.join(shares)}, {100 * time:+.0f} % modelled time"
             )
             if took >= self._costs.graph_ms(self._calibrated):
                 self._context.note("so many nodes left int8 that --fp32 should be as fast, and is exact")
@@ -414,11 +430,11 @@ class _Net:
                 "--accuracy auto searches further"
             )
 
-    def _at_parts(self, best: _Checked) -> str:
+    def _at_parts(self, plain: _Checked, best: _Checked) -> str:
         """Return what became of the worst part of an output, in words; nothing where none has parts."""
         if not self._parts:
             return ""
-        before, after = (min(checked.use[index] for index in self._parts) for checked in (self._plain, best))
+        before, after = (min(checked.use[index] for index in self._parts) for checked in (plain, best))
         return f"{before:.1f} → {after:.1f} dB at the worst part of one, "
 
     def _named(self, kept: Kept) -> str:

@@ -16,7 +16,7 @@ from qcompile.calibrate.preprocess import Preprocess
 from qcompile.config import CompileConfig
 from qcompile.config_files import read_labels
 from qcompile.cost import NodeCosts
-from qcompile.errors import QCompileError, UsageError
+from qcompile.errors import PassError, UsageError
 from qcompile.ir.graph import Graph
 from qcompile.passmgr import PassContext, PassRegistry
 from qcompile.search.candidates import Candidates
@@ -145,7 +145,7 @@ def _with_all_samples(found: SearchResult, candidates: Candidates, split: Split)
     every = candidates.on_all_samples()
     try:
         score = every.score(found.recipe, "building with all samples")
-    except QCompileError:
+    except PassError:
         return found  # the recipe names nodes that some pass makes from other samples only
     if found.goal.shortfall_db(score) > max(0.0, found.goal.shortfall_db(found.score)):
         return found

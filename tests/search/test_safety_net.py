@@ -17,6 +17,7 @@ from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passes import quantize
 from qcompile.passmgr import PassContext
+from qcompile.search import safety_net
 from qcompile.search.evaluation import Evaluator
 from qcompile.search.leaving import Kept
 from qcompile.search.safety_net import (
@@ -449,3 +450,21 @@ def test_what_gains_no_time_is_told(gains: bool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(NodeCosts, "graph_ms", time)
     _, context = compiled(parse_graph(UNEVEN, ops.all_ops()), uneven(24))
     assert any("--fp32 should be as fast" in note for note in context.notes) != gains
+
+
+@pytest.mark.parametrize(
+    ("target", "before", "after", "gains"),
+    [(48.0, 30.0, 30.4, False), (48.0, 30.0, 30.6, True), (25.0, 24.9, 25.1, True), (25.0, 40.0, 39.0, False)],
+)
+def test_nodes_leave_int8_only_for_what_the_slow_passes_do_not_give(
+    target: float, before: float, after: float, gains: bool
+) -> None:
+    """Rounding makes up for much: what was gained without it counts for nothing."""
+    net = object.__new__(safety_net._Net)
+    net._targets = [target]
+    plain, better = (_checked(db, Kept(real=names)) for db, names in ((before, ()), (after, ("a",))))
+    assert net._gains(plain, better) == gains
+
+
+def _checked(db: float, kept: Kept) -> safety_net._Checked:
+    return safety_net._Checked(safety_net.Protected(Graph("g"), [], kept), [db], [db])
