@@ -17,6 +17,7 @@ from qcompile.ops.packed_weights import is_table
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.counts import counting_nodes
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
+from qcompile.passmgr.float_reasons import BY_COST, KEPT
 from qcompile.passmgr.logarithms import nodes_before_logarithms
 from qcompile.passmgr.places import placing_nodes
 from qcompile.passmgr.range_source import range_source
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 INT8, INT16, FLOAT = "int8", "int16", "float32"
 
-_KEPT = "kept in float by request"
 _SIZED = "it divides by, or computes with, an open extent"
 _COUNTED = "a count decides its result: samples do not tell how far that goes"
 _QUIET = "it is seen through a logarithm, which shows the steps of small values at full size"
@@ -100,7 +100,7 @@ class AssignPrecision(Pass):
         obstacles.update({node: obstacles[node] or _SCALING for node in scaling_nodes(graph)})
         obstacles.update({node: obstacles[node] or _QUIET for node in nodes_before_logarithms(graph) - wide})
         obstacles.update({node: obstacles[node] or _PLACING for node in placing_nodes(graph) - wide})
-        obstacles.update(dict.fromkeys(kept, _KEPT))
+        obstacles.update(dict.fromkeys(kept, KEPT))
         for node, reason in obstacles.items():
             if reason is not None:
                 context.skip(node, reason)
@@ -111,7 +111,7 @@ class AssignPrecision(Pass):
         for node in graph.nodes:
             node.precision = INT16 if node in wide else INT8 if node in integer_side else FLOAT
             if node.precision == FLOAT and obstacles[node] is None:
-                context.skip(node, "its conversions would cost more than integers save")
+                context.skip(node, BY_COST)
 
 
 def _scaled_by_extents(graph: Graph) -> set[Node]:

@@ -15,6 +15,7 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CHANNELS_LAST, Fact
+from qcompile.passmgr.float_reasons import KEPT
 from qcompile.passmgr.selection import selected
 from qcompile.quant.affine import quantize
 from qcompile.quant.qparams import QParams
@@ -65,7 +66,7 @@ class QuantizeDynamic(Pass):
         for node in list(graph.nodes):
             if node.op.name not in ("dense", "conv2d"):
                 continue
-            reason = "kept in float by request" if node in kept else _obstacle(node)
+            reason = KEPT if node in kept else _obstacle(node)
             if node.op.name == "conv2d" and any(opened.get(node.inputs[0], ())):
                 reason = "an extent of its operand is open, and it would read past the actual end"
             if reason is None:

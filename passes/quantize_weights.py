@@ -21,6 +21,7 @@ from qcompile.ops.unpack_groups import BITS, LEAST_GROUP, packed
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.compression import sqnr_on_others
 from qcompile.passmgr.facts import CHANNELS_LAST, Fact
+from qcompile.passmgr.float_reasons import KEPT
 from qcompile.passmgr.selection import selected
 from qcompile.quant.groups import GroupedWeights, quantize_groups
 
@@ -89,7 +90,7 @@ class QuantizeWeights(Pass):
             operand = 0 if node.op.name == "gather" else 1
             if node.op.name not in self.operations:
                 continue
-            reason = "kept in float by request" if node in kept else self._obstacle(node, operand)
+            reason = KEPT if node in kept else self._obstacle(node, operand)
             if reason is None:
                 weights.setdefault(node.inputs[operand], []).append((node, operand))
             else:

@@ -14,6 +14,9 @@ Array = npt.NDArray[Any]
 FEW = 8
 """Fewer samples than this rarely show the ranges of real use."""
 
+_ODD, _FEW_ODD = 20.0, 8
+"""A sample is odd that reaches so many times as far as most, where no more than one in so many does."""
+
 
 class SampleSummary:
     """Facts of a set of samples, gathered while they pass by.
@@ -29,6 +32,7 @@ class SampleSummary:
         self.count = self.repeated = self.constant = 0
         self.ranges: dict[str, tuple[float, float]] = {}
         self._digests: set[bytes] = set()
+        self._peaks: dict[str, list[float]] = {}
 
     @property
     def different(self) -> int:
@@ -54,6 +58,7 @@ class SampleSummary:
             if array.dtype.kind == "f":
                 low, high = self.ranges.get(name, (np.inf, -np.inf))
                 self.ranges[name] = min(lo, low), max(hi, high)
+                self._peaks.setdefault(name, []).append(max(-lo, hi))
         self.repeated += digest.digest() in self._digests
         self._digests.add(digest.digest())
         self.constant += bool(steady) and all(steady)
@@ -67,6 +72,14 @@ class SampleSummary:
                 f"only {self.different} calibration sample{several}: ranges may be too narrow for real use; "
                 "32 to 128 are usual"
             )
+        for name, peaks in self._peaks.items():
+            usual = float(np.median(peaks))
+            odd = [index for index, peak in enumerate(peaks) if peak > _ODD * usual]
+            if usual > 0.0 and 0 < len(odd) <= max(1, len(peaks) // _FEW_ODD):
+                found.append(
+                    f"calibration sample {odd[0] + 1} reaches {peaks[odd[0]]:.3g} in '{name}', most others {usual:.3g} "
+                    "at most: ranges stretch to it; was it preprocessed like the others?"
+                )
         if self.repeated:
             found.append(f"{self.repeated} of {self.count} calibration samples are the same as an earlier one")
         if self.constant:

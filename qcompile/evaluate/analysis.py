@@ -261,8 +261,9 @@ class _Run:
         return value.producer.loc if value.producer is not None and value.producer.loc else self.names[value]
 
     def float_nodes(self) -> set[str]:
-        """Return the names of nodes that compute in float in the final graph."""
-        return {node.loc for node in self.actual.nodes if not node.is_integer}
+        """Return the names of nodes that compute real numbers in float in the final graph."""
+        real = {n.loc for n in self.actual.nodes if not n.is_integer and n.outputs[0].dtype == "float32"}
+        return real - {node.loc for node in self.actual.nodes if node.is_integer}
 
 
 def _read_as_real(graph: Graph) -> dict[Value, Value]:

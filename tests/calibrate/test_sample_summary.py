@@ -34,6 +34,10 @@ def test_a_sound_set_has_no_notes() -> None:
     [
         (different(1), "only 1 calibration sample:"),
         (different(7), "only 7 calibration samples:"),
+        (
+            [*different(20), 1e3 * np.ones((1, 4)) * [1, 2, 3, 4]],
+            "calibration sample 21 reaches 4e+03 in 'x', most others",
+        ),
         ([*different(10), *different(3)], "3 of 13 calibration samples are the same"),
         ([*different(10), np.zeros((1, 4)), np.ones((1, 4))], "2 of 12 calibration samples are constant"),
     ],
