@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qcompile.errors import InternalError, PassError, QCompileError
+from qcompile.errors import CalibrationError, InternalError, PassError, QCompileError
 from qcompile.ir.graph import Graph
 from qcompile.ir.verify import verify
 from qcompile.passmgr.context import PassContext, Skip
@@ -141,6 +141,8 @@ class PassManager:
             item.run(clone, context)
             seconds = time.perf_counter() - started
             verify(clone)
+        except CalibrationError:
+            raise  # of a sample, whichever pass happens to read it first
         except QCompileError as error:
             error.loc = error.loc or f"pass '{item.name}'"
             raise

@@ -77,6 +77,9 @@ def _size(manifest: dict[str, Any]) -> str:
     return f"{text}; {model / library:.1f} times smaller than the model file" if model > 1.05 * library else text
 
 
+_WORTH_NAMING = 0.005
+
+
 def bytes_text(count: int) -> str:
     """Return a number of bytes for people."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
@@ -117,9 +120,12 @@ def _share(steps: Sequence[dict[str, Any]], precision: str) -> float:
 
 
 def _shares(steps: Sequence[dict[str, Any]]) -> str:
-    """Return in what the multiply-accumulates run, in words: int8, and 16 bits of any kind where there are any."""
+    """Return in what the multiply-accumulates run, in words; of float32 only what is left beside others."""
     shares = {kind: _share(steps, kind) for kind in ("int8", "int16", "float16", "bfloat16")}
     named = [f"{share:.0%} in {kind}" for kind, share in shares.items() if share]
+    rest = _share(steps, "float32")
+    if named and rest >= _WORTH_NAMING:
+        named.append(f"{rest:.0%} in float32")
     return ", ".join(named) or "0% in int8"
 
 

@@ -8,7 +8,7 @@ import pytest
 from manager_graphs import BreaksUses, Raises, ScaleProduct, conv_graph
 
 from qcompile import ops
-from qcompile.errors import CalibrationError, InternalError, PassError
+from qcompile.errors import CalibrationError, InternalError, PassError, QCompileError, UsageError
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.ir.printer import print_graph
@@ -93,18 +93,23 @@ def test_an_ill_formed_result_is_refused() -> None:
         run_pipeline(conv_graph(), [BreaksUses()])
 
 
-def test_an_error_of_the_users_input_keeps_its_class_and_gets_the_pass() -> None:
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(UsageError, "^pass 'refuses': no such tensor$"), (CalibrationError, "^no such tensor$")],
+    ids=["of a setting", "of a sample, which any pass may be the first to read"],
+)
+def test_an_error_of_the_users_input_keeps_its_class(error: type[QCompileError], says: str) -> None:
     @dataclass(frozen=True)
     class Refuses(Pass):
-        """Refuse the samples."""
+        """Refuse the input."""
 
         name: ClassVar[str] = "refuses"
         tolerance: ClassVar[Tolerance] = Exact()
 
         def run(self, graph: Graph, context: PassContext) -> None:
-            raise CalibrationError("no samples", hint="give some")
+            raise error("no such tensor", hint="give another")
 
-    with pytest.raises(CalibrationError, match="pass 'refuses': no samples"):
+    with pytest.raises(error, match=says):
         run_pipeline(conv_graph(), [Refuses()])
 
 
