@@ -258,7 +258,7 @@ def _minimum_cut(graph: Graph, float_only: set[Node], integer_only: set[Node], c
         if not value.is_constant and value.dtype == "float32":
             once = 1 if value.producer is None else times[value.producer]
             _add_conversions(flow, value, once * costs.conversion_ns(value), is_output=value in graph.outputs)
-    # Which cut it is does not depend on how the flow is found.
+    # Other ways of networkx to find a flow go through sets: of cuts that cost the same, addresses would choose one.
     search = nx.algorithms.flow.boykov_kolmogorov
     _, (integer, _) = nx.minimum_cut(flow, "int8", "float32", flow_func=search)
     return {node for node in graph.nodes if node in integer}

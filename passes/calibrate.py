@@ -26,7 +26,7 @@ from qcompile.ops.arithmetic import CLAMPS, clamp_bounds
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, Fact
-from qcompile.passmgr.joined_states import joined_states
+from qcompile.passmgr.likely_states import joined_states
 from qcompile.passmgr.range_source import range_source
 
 _BY_ERROR = ("mse", "auto")

@@ -409,6 +409,8 @@ def _quantize_inputs(rewriter: Rewriter, context: PassContext) -> None:
     """Turn graph inputs that are only ever quantized, in one way, into integer inputs."""
     for value in rewriter.graph.inputs:
         readers = value.users()
+        if value.dtype != "float32":
+            continue
         if len(readers) != 1 or readers[0].op.name != "quantize":
             context.note(f"input '{value.name}' stays {value.dtype}: it is read in float")
             continue

@@ -17,9 +17,10 @@ from qcompile.calibrate.calibration_set import usual_count
 from qcompile.calibrate.layer_moments import LAYERS
 from qcompile.calibrate.sample_choice import FITTED, spread, unfitted
 from qcompile.cost import NodeCosts
-from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.graph import Graph, Node
 from qcompile.ir.regions import times_run
 from qcompile.passmgr import PassContext, PassRecord
+from qcompile.passmgr.likely_states import likely_states
 from qcompile.search.drop import is_classifier, single_shape
 from qcompile.search.evaluation import Evaluator
 from qcompile.search.leaving import Kept
@@ -114,23 +115,17 @@ def targets(graph: Graph) -> list[float]:
     """Return the SQNR that each use of the outputs should have (`output_uses`), dB.
 
     Args:
-        graph: an output of the same shape as an input that it depends on is a state; the one vector of a graph
-            with nothing else holds class scores, and what a softmax makes their probabilities; parts of an output
-            that sigmoids made are scores, too.
+        graph: outputs like some of its inputs are states (`likely_states`); the one vector of a graph with nothing
+            else holds class scores, and what a softmax makes their probabilities; parts of an output that sigmoids
+            made are scores, too.
     """
-    states, single = _states(graph), is_classifier(graph)
+    states, single = set(likely_states(graph).values()), is_classifier(graph)
     found = []
     for use in output_uses(graph):
         value = graph.outputs[use.output]
         scores = single or use.scores or use.axis is not None or _is_vector(single_shape(graph, value))
         found.append(STATE_DB if value in states else CLASSES_DB if scores else SIGNAL_DB)
     return found
-
-
-def _states(graph: Graph) -> list[Value]:
-    """Return the outputs that look like states: there are inputs like them, and another input."""
-    given = {(value.shape, value.dtype) for value in graph.inputs if value.dtype == "float32"}
-    return [value for value in graph.outputs if (value.shape, value.dtype) in given and len(graph.inputs) > 1]
 
 
 def _is_vector(shape: Sequence[int]) -> bool:
@@ -140,8 +135,8 @@ def _is_vector(shape: Sequence[int]) -> bool:
 def protect(ways: Sequence[Way]) -> tuple[Way, Protected]:
     """Quantize in the best of some ways, check, and take nodes out of int8 where the targets are missed.
 
-    The first way is left only for one whose outputs are surely nearer to float in the mean of their decibels: the check
-    that compares them leaves out the slow passes, which make up for much of what it sees, so a small lead says nothing.
+    The first way is replaced only by one whose mean output SQNR is clearly higher: the check that compares them leaves
+    out the slow passes, which make up for much of what it sees, so a small lead says nothing.
 
     Args:
         ways: of the same network, with the same samples, which several ways must have; the one that is expected to be
@@ -303,7 +298,7 @@ class _Net:
     def _convolves(self) -> bool:
         """Return whether this is a network of convolutions without states."""
         convolved = sum(macs for name, macs in self._macs.items() if self._nodes[name].op.name.startswith("conv"))
-        return not _states(self._calibrated) and convolved > sum(self._macs.values()) / 2
+        return not likely_states(self._calibrated) and convolved > sum(self._macs.values()) / 2
 
     def _worthwhile(self, steps: Sequence[Step]) -> Kept:
         """Return the shortest of the steps that comes near to its goals in integers, if that surely gains enough."""

@@ -9,7 +9,7 @@ from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
-from qcompile.passmgr.joined_states import joined_states
+from qcompile.passmgr.likely_states import joined_states, likely_states
 
 FRAMES = "{starts=[0, 8, 0], steps=[1, 1, 1], sizes=[1, 4, 16]}"
 STREAM = f"""
@@ -55,6 +55,15 @@ def test_a_state_has_the_range_of_what_continues_it() -> None:
         past = wanted["next"]
     assert past.max() > 1.0
     assert noise["continued"] < 2.0 * noise["zero"]
+
+
+def test_two_pictures_are_no_states() -> None:
+    """A network that makes one picture of two keeps none of them."""
+    inputs = "input %a : f32[1,8,8,3] input %b : f32[1,8,8,3]"
+    graph = stream(f'graph "g" {{ {inputs} %y = add(%a, %b) : f32[1,8,8,3] output "y" = %y }}')
+    assert likely_states(graph) == {}
+    graph = stream(f'graph "g" {{ {inputs} %y = add(%a, %b) : f32[1,8,8,3] output "y" = %y output "z" = %y }}')
+    assert likely_states(graph) == {}, "there is nothing but states"
 
 
 def test_what_is_more_than_joined_is_left_alone() -> None:

@@ -1,4 +1,4 @@
-"""States that a network only joins to what it computes, such as the last frames of a stream."""
+"""Inputs that look like states, by the outputs beside them."""
 
 from __future__ import annotations
 
@@ -8,27 +8,37 @@ from qcompile.ir.graph import Graph, Value
 from qcompile.ir.opdef import Quantization
 
 
-def joined_states(graph: Graph) -> dict[Value, Value]:
-    """Return the inputs that look like such states, each with the output that is its next value.
+def likely_states(graph: Graph) -> dict[Value, Value]:
+    """Return the real inputs that look like states, each with the output that looks like its next value.
 
     The inputs of one type are taken for states where there are as many outputs of that type, in the same order, and
     other inputs beside them.
 
     Args:
-        graph: float graph.
-
-    Returns:
-        Those that nothing reads but concatenations, by way of what only moves elements.
+        graph: in float.
     """
     alike: dict[object, tuple[list[Value], list[Value]]] = defaultdict(lambda: ([], []))
     for side, values in enumerate((graph.inputs, graph.outputs)):
         for value in values:
-            alike[value.type][side].append(value)
+            if value.dtype == "float32":
+                alike[value.type][side].append(value)
     found = {}
     for given, made in alike.values():
         if len(given) == len(made) < len(graph.inputs):
-            found.update({value: result for value, result in zip(given, made, strict=True) if _is_joined(value)})
+            found.update(zip(given, made, strict=True))
     return found
+
+
+def joined_states(graph: Graph) -> dict[Value, Value]:
+    """Return those of `likely_states` that a network only joins to what it computes, as the last frames of a stream.
+
+    Args:
+        graph: in float.
+
+    Returns:
+        Those that nothing reads but concatenations, by way of what only moves elements.
+    """
+    return {state: following for state, following in likely_states(graph).items() if _is_joined(state)}
 
 
 def _is_joined(value: Value) -> bool:
