@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qcompile import driver
 from qcompile.config_files import read_labels
 from qcompile.errors import AccuracyError, UsageError
+from qcompile.precision import comparable, to_precision
 from qcompile.progress import Progress
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def analyze(
     resolved = driver.resolve_config(model, config, given)
     context, samples, graph = driver.prepare(model, resolved, None, progress)
     simplified, _ = driver.simplify(graph, resolved, context, ())
-    final, records = driver.to_precision(simplified, resolved, context, ())
+    final, records = to_precision(simplified, resolved, context, ())
     context.notes += driver.examine(simplified, samples)
     # A skip names its node as "operation name".
     skips = {s.node.partition(" ")[2]: s.reason for r in records if r.name == "assign-precision" for s in r.skips}
@@ -141,7 +142,7 @@ def analyze(
     spoiling = {name for name, reason in skips.items() if reason == KEPT and name not in asked}
     skips.update(dict.fromkeys(spoiling, "in float for accuracy: it would spoil an output"))
     result = analyze_graphs(
-        driver.comparable(simplified, context),
+        comparable(simplified, context),
         final,
         samples,
         count=count,

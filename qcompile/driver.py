@@ -15,19 +15,17 @@ from qcompile.config import CompileConfig
 from qcompile.config_files import read_config, read_labels, read_sidecar
 from qcompile.config_texts import whole_shapes
 from qcompile.errors import UsageError
+from qcompile.precision import comparable, measure, run_passes, to_precision, with_observers
 from qcompile.progress import Progress
 
 if TYPE_CHECKING:
     from qcompile.calibrate.calibration_set import CalibrationSet
     from qcompile.calibrate.preprocess import Preprocess
-    from qcompile.evaluate.comparison import Comparison
     from qcompile.ir.graph import Graph
     from qcompile.ir.program import Program
     from qcompile.passmgr import PassContext, PassRecord
     from qcompile.passmgr.execution import Instrument
-    from qcompile.search.leaving import Kept
     from qcompile.search.result import SearchResult
-    from qcompile.search.safety_net import Way
 
 REPORT = "report.html"
 
@@ -213,11 +211,11 @@ def simplify(
 ) -> tuple[Graph, list[PassRecord]]:
     """Run the float rewrites and the user's own passes; `context.original` is the network before the latter."""
     context.imported = graph
-    simplified, records = _run(pipelines.SIMPLIFY, graph, config, context, instruments)
+    simplified, records = run_passes(pipelines.SIMPLIFY, graph, config, context, instruments)
     if not config.passes:
         return simplified, records
     context.original = simplified
-    changed, more = _run(config.passes, simplified, config, context, instruments)
+    changed, more = run_passes(config.passes, simplified, config, context, instruments)
     return changed, [*records, *more]
 
 
@@ -228,7 +226,7 @@ def find_recipe(graph: Graph, config: CompileConfig, context: PassContext, outpu
 
     if not config.searches or graph.is_quantized:
         return None
-    _observed(graph, config, context, ())
+    with_observers(graph, config, context, ())
     pipeline = f"{pipelines.quantization(config)},{pipelines.FINISH_FLOAT}"
     return search(graph, pipeline, context, settings_of(config, output), PassRegistry(config.pass_path))
 
@@ -243,119 +241,11 @@ def forget_search(config: CompileConfig, output: Path) -> None:
         remove_state(folder)
 
 
-def to_precision(
-    graph: Graph,
-    config: CompileConfig,
-    context: PassContext,
-    instruments: Sequence[Instrument],
-    found: SearchResult | None = None,
-) -> tuple[Graph, list[PassRecord]]:
-    """Run the passes that lead to the wanted precision.
-
-    Args:
-        graph: simplified.
-        config: effective configuration.
-        context: of the passes.
-        instruments: watch the passes.
-        found: what a search found; None for the usual passes.
-
-    Returns:
-        The final graph, and what each pass did.
-    """
-    from qcompile.passmgr.selection import check_selection
-
-    if config.precision in ("fp16", "bf16", "fp32", "dynamic"):
-        check_selection(graph, config.keep_float, option="--keep-float", original=context.imported)
-    if config.precision in ("fp16", "bf16", "fp32"):
-        return _run(pipelines.finish(config), graph, config, context, instruments)
-    if graph.is_quantized:
-        context.note("the model is quantized already: its own scales are used, no calibration")
-        return _run(f"{pipelines.absorption(config)},{pipelines.finish(config)}", graph, config, context, instruments)
-    if config.precision == "dynamic":
-        return _run(f"{pipelines.dynamic(config)},{pipelines.finish(config)}", graph, config, context, instruments)
-    if found is not None:
-        if found.made is not None and not instruments and not pipelines.narrow(config):
-            return found.made.handed_over(context)
-        return _run(f"{found.recipe.text}{pipelines.narrow(config)}", graph, config, context, instruments)
-    return _quantized(graph, config, context, instruments)
-
-
-def _quantized(
-    graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
-) -> tuple[Graph, list[PassRecord]]:
-    """Calibrate and quantize a float graph; nodes that spoil an output leave int8."""
-    from qcompile.search.safety_net import protect
-
-    # The same weights are quantized once more for every set of nodes that leaves int8.
-    context.memory = {}
-    ways = [_calibrated(graph, config, context, instruments, equalized=True)]
-    if any(record.changed and record.name == "equalize-activations" for record in ways[0].records):
-        ways.append(_calibrated(graph, config, context, instruments, equalized=False))
-    way, made = protect(ways)
-    context.statistics, context.reference, context.memory = way.context.statistics, way.context.reference, None
-    return made.graph, [*way.records, *made.records]
-
-
-def _calibrated(
-    graph: Graph,
-    config: CompileConfig,
-    context: PassContext,
-    instruments: Sequence[Instrument],
-    equalized: bool,
-) -> Way:
-    """Find the ranges of a float graph, and say how it is quantized from there."""
-    from qcompile.search.safety_net import Way
-
-    context = replace(context, statistics=dict(context.statistics))
-    observed, before = _observed(graph, config, context, instruments, equalized)
-    calibrated, ranges = _run(pipelines.calibration(config), observed, config, context, instruments)
-
-    def quantized(kept: Kept, whole: bool) -> tuple[Graph, list[PassRecord]]:
-        real, wide = (*config.keep_float, *kept.real), (*config.keep_int16, *kept.wide)
-        more = replace(config, keep_float=real, keep_int16=wide)
-        pipeline = f"{pipelines.integer(more, whole)},{pipelines.finish(config)}"
-        return _run(pipeline, calibrated, config, context, instruments if whole else ())
-
-    return Way(calibrated, quantized, context, [*before, *ranges])
-
-
-def _observed(
-    graph: Graph,
-    config: CompileConfig,
-    context: PassContext,
-    instruments: Sequence[Instrument],
-    equalized: bool = False,
-) -> tuple[Graph, list[PassRecord]]:
-    """Ask for ranges, and check the nodes that the user names: calibration takes long, so a wrong name ends here."""
-    from qcompile.passmgr.selection import check_selection, idle_selections
-
-    observed, records = _run(pipelines.observation(config, equalized), graph, config, context, instruments)
-    named = context.imported if context.imported is not None else graph
-    check_selection(observed, config.keep_float, option="--keep-float", original=named)
-    check_selection(observed, config.keep_int16, option="--keep-int16", original=named)
-    for note in idle_selections(observed, config.keep_float, config.keep_int16):
-        context.note(note)
-    return observed, records
-
-
 def bound_extents(
     graph: Graph, config: CompileConfig, context: PassContext, instruments: Sequence[Instrument]
 ) -> tuple[Graph, list[PassRecord]]:
     """Make a graph with open extents right for all sizes; others are left as they are."""
-    return _run("bound-dynamic-axes", graph, config, context, instruments) if graph.symbols else (graph, [])
-
-
-def _run(
-    pipeline: str,
-    graph: Graph,
-    config: CompileConfig,
-    context: PassContext,
-    instruments: Sequence[Instrument],
-) -> tuple[Graph, list[PassRecord]]:
-    from qcompile.passmgr import PassManager, PassRegistry
-
-    manager = PassManager(pipeline, instruments, PassRegistry(config.pass_path))
-    return manager.run(graph, context), manager.records
+    return run_passes("bound-dynamic-axes", graph, config, context, instruments) if graph.symbols else (graph, [])
 
 
 def examine(graph: Graph, samples: CalibrationSet | None) -> list[str]:
@@ -373,45 +263,6 @@ def examine(graph: Graph, samples: CalibrationSet | None) -> list[str]:
     return [*noted, *scale_notes(graph, samples, samples.preprocess)]
 
 
-def comparable(simplified: Graph, context: PassContext) -> Graph:
-    """Return the float graph whose tensors mean what those of the integer graph do: channels equalized alike.
-
-    Args:
-        simplified: float graph, or one that the model quantized already.
-        context: of the passes behind it.
-    """
-    return simplified if context.reference is None or simplified.is_quantized else context.reference
-
-
-def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, context: PassContext) -> Comparison | None:
-    """Compare the quantized graph with the float one, tensor by tensor; None for a float build of the user's network.
-
-    Where passes of the user changed the network, its outputs are compared with those of the original.
-
-    Args:
-        reference: float graph whose tensors mean what those of the final graph do.
-        final: what is compared.
-        samples: None for made-up ones.
-        context: gives the seed of these, and how photographs become inputs.
-    """
-    from qcompile.calibrate.sample_choice import all_fitted
-    from qcompile.evaluate.comparison import compare_graphs, is_rounded
-
-    if not is_rounded(final) and context.original is None:
-        return None
-    found = compare_graphs(
-        reference,
-        final,
-        samples,
-        original=context.original,
-        seed=context.seed,
-        preprocess=context.preprocess,
-        progress=context.progress,
-    )
-    integers = any(node.is_integer for node in final.nodes) and not reference.is_quantized
-    return replace(found, fitted=samples is not None and integers and all_fitted(reference, samples))
-
-
 def tune(graph: Graph, simplified: Graph, config: CompileConfig, context: PassContext) -> None:
     """Measure how the layers are cut best and what the other nodes cost in each precision, where that is wanted."""
     from qcompile.tuner.session import Settings
@@ -424,7 +275,7 @@ def tune(graph: Graph, simplified: Graph, config: CompileConfig, context: PassCo
     settings = Settings(config.device, config.budget, file, config.jobs)
     twin = None
     if config.precision == "int8" and not simplified.is_quantized:
-        twin, _ = _run(pipelines.FINISH_FLOAT, simplified, config, replace(context, notes=[], skips=[]), ())
+        twin, _ = run_passes(pipelines.FINISH_FLOAT, simplified, config, replace(context, notes=[], skips=[]), ())
     context.note(search(graph, context.target, context.records, settings, context.on_progress, twin=twin).note())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from qcompile import driver
 from qcompile.config import CompileConfig
 from qcompile.errors import UsageError
+from qcompile.precision import to_precision
 from qcompile.progress import Progress
 
 
@@ -69,7 +70,7 @@ def export_qdq(
     context, samples, graph = driver.prepare(model, resolved, calibration, progress, keeps_loops=False)
     simplified, _ = driver.simplify(graph, resolved, context, ())
     found = driver.find_recipe(simplified, resolved, context, output)
-    final, _ = driver.to_precision(simplified, resolved, context, (), found)
+    final, _ = to_precision(simplified, resolved, context, (), found)
     context.notes += driver.examine(simplified, samples)
     written = write_qdq(final, output)
     driver.forget_search(resolved, output)

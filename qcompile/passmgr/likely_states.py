@@ -22,7 +22,7 @@ def likely_states(graph: Graph) -> dict[Value, Value]:
         for value in values:
             if value.dtype == "float32":
                 alike[value.type][side].append(value)
-    found = {}
+    found: dict[Value, Value] = {}
     for given, made in alike.values():
         if len(given) == len(made) < len(graph.inputs):
             found.update(zip(given, made, strict=True))
