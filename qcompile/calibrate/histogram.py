@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.distribution import Distribution
-from qcompile.calibrate.exact_sum import ExactSum
 from qcompile.calibrate.extremes import Extremes
 from qcompile.errors import CalibrationError, InternalError
 
@@ -35,7 +34,7 @@ _CHUNK = 1 << 17  # elements; with their indices and counts they stay in the L2 
 
 
 class TensorStatistics:
-    """Minimum, maximum, moments and histogram of all values that one tensor takes.
+    """Minimum, maximum and histogram of all values that one tensor takes.
 
     Memory is bounded by 1 KiB per octave and sign in use, and 64 KiB of values not yet counted: 455 KiB at the very
     most, about 40 KiB as a rule.
@@ -43,7 +42,6 @@ class TensorStatistics:
     Args:
         name: the tensor, for messages.
         momentum: weight of the past in the moving averages of minimum and maximum, 0 to 1.
-        channel_axis: the axis for which minimum and maximum are also kept per index, or None.
 
     Attributes:
         samples: number of arrays seen.
@@ -56,14 +54,11 @@ class TensorStatistics:
         moving_maximum: moving average of the maxima in sample order, real units.
         lows: the negated minima of the samples.
         highs: the maxima of the samples.
-        channel_minimum: smallest value per channel, float32, or None.
-        channel_maximum: largest value per channel, float32, or None.
     """
 
-    def __init__(self, name: str, *, momentum: float = 0.9, channel_axis: int | None = None) -> None:
+    def __init__(self, name: str, *, momentum: float = 0.9) -> None:
         self.name = name
         self.momentum = momentum
-        self.channel_axis = channel_axis
         self.samples = 0
         self.count = 0
         self.markers = 0
@@ -73,10 +68,6 @@ class TensorStatistics:
         self.moving_minimum = math.nan
         self.moving_maximum = math.nan
         self.lows, self.highs = Extremes(), Extremes()
-        self.channel_minimum: Array | None = None
-        self.channel_maximum: Array | None = None
-        # So that they do not depend on the order of samples.
-        self._sum, self._square_sum = ExactSum(), ExactSum()
         self._rows: dict[int, Array] = {}
         self._waiting: list[Array] = []
         self._waiting_size = 0
@@ -95,21 +86,13 @@ class TensorStatistics:
             raise InternalError(f"statistics of '{self.name}' were given {array.dtype}, not real values")
         values = np.ascontiguousarray(array, np.float32).reshape(-1)
         self.samples += 1
-        low, high, total, squares = math.inf, -math.inf, 0.0, 0.0
+        low, high = math.inf, -math.inf
         for chunk, least, largest in self._chunks(values):
             low, high = min(low, least), max(high, largest)
-            wide = chunk.astype(np.float64)
-            total += float(wide.sum())
-            # Not a BLAS dot product, whose threads cost more than the work and whose sums depend on them.
-            squares += float(np.square(wide, out=wide).sum())
             self._count(chunk)
         if low > high:
             return
-        self._sum.add(total)
-        self._square_sum.add(squares)
         self._include(low, high)
-        if self.channel_axis is not None:
-            self._include_channels(array)
 
     def _chunks(self, values: Array) -> Iterator[tuple[Array, float, float]]:
         """Yield the values but for markers, some at a time, with the smallest and the largest of them."""
@@ -164,36 +147,6 @@ class TensorStatistics:
         else:
             self.moving_minimum += (1 - self.momentum) * (low - self.moving_minimum)
             self.moving_maximum += (1 - self.momentum) * (high - self.moving_maximum)
-
-    def _include_channels(self, array: Array) -> None:
-        axis = self.channel_axis or 0
-        others = tuple(a for a in range(array.ndim) if a != axis % array.ndim)
-        valid = np.abs(array) < LIMIT
-        low = np.min(array, axis=others, where=valid, initial=np.inf).astype(np.float32)
-        high = np.max(array, axis=others, where=valid, initial=-np.inf).astype(np.float32)
-        if self.channel_minimum is None or self.channel_maximum is None:
-            self.channel_minimum, self.channel_maximum = low, high
-        else:
-            self.channel_minimum = np.minimum(self.channel_minimum, low)
-            self.channel_maximum = np.maximum(self.channel_maximum, high)
-
-    @property
-    def mean(self) -> float:
-        """Mean of all values, real units."""
-        return float(self._sum.value / self.count) if self.count else 0.0
-
-    @property
-    def variance(self) -> float:
-        """Population variance of all values, squared real units."""
-        if not self.count:
-            return 0.0
-        return float(self._square_sum.value / self.count - (self._sum.value / self.count) ** 2)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the histogram takes."""
-        self._sort_in_waiting()
-        return sum(row.nbytes for row in self._rows.values())
 
     @property
     def mark(self) -> float | None:

@@ -35,9 +35,9 @@ class MovingAverage(Observer):
         if not 0 <= self.momentum <= 1:
             raise UsageError(f"observer moving-average: momentum={self.momentum} is not between 0 and 1")
 
-    def new_statistics(self, tensor: str, channel_axis: int | None = None) -> TensorStatistics:
+    def new_statistics(self, tensor: str) -> TensorStatistics:
         """Return empty statistics with this momentum."""
-        return TensorStatistics(tensor, momentum=self.momentum, channel_axis=channel_axis)
+        return TensorStatistics(tensor, momentum=self.momentum)
 
     def choose(self, distribution: Distribution, levels: int) -> tuple[float, float]:
         """Return the moving averages of the extremes."""

@@ -27,14 +27,13 @@ class Observer(ABC):
 
     name: ClassVar[str]
 
-    def new_statistics(self, tensor: str, channel_axis: int | None = None) -> TensorStatistics:
+    def new_statistics(self, tensor: str) -> TensorStatistics:
         """Return empty statistics that keep all that this observer needs.
 
         Args:
             tensor: name of the tensor.
-            channel_axis: the axis to keep minimum and maximum for, or None.
         """
-        return TensorStatistics(tensor, channel_axis=channel_axis)
+        return TensorStatistics(tensor)
 
     def range(self, statistics: TensorStatistics, *, levels: int = 256, symmetric: bool = False) -> tuple[float, float]:
         """Return the range to quantize to; it always includes 0.

@@ -34,7 +34,6 @@ def calibrate(
     observers: Mapping[str, Observer],
     *,
     progress: Progress | None = None,
-    channel_axes: Mapping[str, int] | None = None,
 ) -> dict[str, TensorStatistics]:
     """Run all samples through the model and return the statistics of the observed tensors.
 
@@ -46,7 +45,6 @@ def calibrate(
         samples: {input name: array}, such as a CalibrationSet.
         observers: name of each value to observe, and the observer that will choose its range.
         progress: told after each sample.
-        channel_axes: value name to the axis for which minimum and maximum are also kept per channel.
 
     Returns:
         Value name to statistics, in the order of `observers`.
@@ -54,8 +52,7 @@ def calibrate(
     Raises:
         CalibrationError: there is no sample, or a tensor became NaN.
     """
-    axes = channel_axes or {}
-    statistics = {name: observer.new_statistics(name, axes.get(name)) for name, observer in observers.items()}
+    statistics = {name: observer.new_statistics(name) for name, observer in observers.items()}
 
     def on_value(value: Value, array: Array) -> None:
         entry = statistics.get(value.name)

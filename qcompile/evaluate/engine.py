@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.sample import InputSpec
-from qcompile.ir.graph import Graph
-from qcompile.ops.interpreter import Interpreter
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.qparams import QParams
 from qcompile.runtime.self_test import whole
@@ -61,25 +59,6 @@ class BundleEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._session.close()
-
-
-class GraphEngine:
-    """A graph in the interpreter: slow, and without compiling anything.
-
-    Args:
-        graph: float, integer or mixed.
-    """
-
-    def __init__(self, graph: Graph) -> None:
-        self._interpreter = Interpreter(graph)
-        self._quantized = {v.name: v.qparams for v in graph.inputs}
-        self._outputs = {n: v.qparams for n, v in zip(graph.output_names, graph.outputs, strict=True)}
-
-    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once."""
-        given = {n: quantize(a, q) if (q := self._quantized.get(n)) is not None else a for n, a in inputs.items()}
-        results = self._interpreter.run(given)
-        return {n: dequantize(a, q) if (q := self._outputs[n]) is not None else a for n, a in results.items()}
 
 
 def _qparams(tensor: Any) -> QParams | None:

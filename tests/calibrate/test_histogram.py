@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qcompile.calibrate.histogram import LIMIT, TensorStatistics
+from qcompile.calibrate.histogram import TensorStatistics
 from qcompile.errors import CalibrationError, InternalError
 
 FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
@@ -21,11 +21,14 @@ def statistics_of(*arrays, **options):
     return statistics
 
 
+def histogram_bytes(statistics):
+    statistics.distribution()  # counts what waits
+    return sum(row.nbytes for row in statistics._rows.values())
+
+
 def test_exact_figures():
     statistics = statistics_of([[1.0, -2.0]], [[4.0, 0.0]])
     assert (statistics.minimum, statistics.maximum, statistics.count, statistics.samples) == (-2.0, 4.0, 4, 2)
-    assert statistics.mean == 0.75
-    assert statistics.variance == np.var([1.0, -2.0, 4.0, 0.0])
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,12 +59,6 @@ def test_order_and_grouping_do_not_matter(values, random):
     assert np.array_equal(a.lower, b.lower)
     assert np.array_equal(a.counts, b.counts)
     assert (a.minimum, a.maximum) == (b.minimum, b.maximum)
-
-
-def test_order_of_samples_does_not_change_the_moments():
-    samples = [np.random.default_rng(i).standard_normal(1000) * 10.0 ** (i - 4) for i in range(8)]
-    forward, backward = statistics_of(*samples), statistics_of(*samples[::-1])
-    assert (forward.mean, forward.variance) == (backward.mean, backward.variance)
 
 
 @settings(max_examples=40, deadline=None)
@@ -103,7 +100,7 @@ def test_markers_are_left_out(marker):
     clean = statistics_of(values)
     marked = statistics_of(np.concatenate([values, [marker, marker]]))
     assert marked.markers == 2
-    assert (marked.minimum, marked.maximum, marked.mean) == (clean.minimum, clean.maximum, clean.mean)
+    assert (marked.minimum, marked.maximum) == (clean.minimum, clean.maximum)
     assert np.array_equal(marked.distribution().counts, clean.distribution().counts)
 
 
@@ -111,7 +108,6 @@ def test_only_markers():
     statistics = statistics_of([-np.inf, -3e38])
     assert statistics.count == 0
     assert statistics.distribution().total == 0
-    assert statistics.variance == 0.0
 
 
 def test_an_outlier_does_not_blur_the_rest():
@@ -137,18 +133,6 @@ def test_moving_average_follows_its_formula():
     assert statistics.moving_maximum == (0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 6)
 
 
-@pytest.mark.parametrize("axis", [1, -1])
-def test_channel_extremes(axis):
-    rng = np.random.default_rng(3)
-    a, b = (rng.standard_normal((2, 3, 4, 3)).astype(np.float32) for _ in range(2))
-    a[0, 0, 0, 0] = -LIMIT
-    statistics = statistics_of(a, b, channel_axis=axis)
-    both = np.concatenate([np.where(np.abs(a) < LIMIT, a, 0), b])
-    others = (0, 2, 3) if axis == 1 else (0, 1, 2)
-    assert np.array_equal(statistics.channel_minimum, both.min(axis=others))
-    assert np.array_equal(statistics.channel_maximum, both.max(axis=others))
-
-
 def test_strided_and_half_precision_arrays():
     base = np.arange(24, dtype=np.float16).reshape(4, 6)
     statistics = TensorStatistics("t")
@@ -159,7 +143,7 @@ def test_strided_and_half_precision_arrays():
 
 def test_empty_arrays_count_as_samples():
     statistics = statistics_of(np.zeros((0, 3)), [2.0])
-    assert (statistics.samples, statistics.count, statistics.mean) == (2, 1, 2.0)
+    assert (statistics.samples, statistics.count, statistics.maximum) == (2, 1, 2.0)
 
 
 def test_memory_is_bounded():
@@ -171,12 +155,12 @@ def test_memory_is_bounded():
         statistics.update(rng.standard_normal(1 << 20).astype(np.float32))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert statistics.nbytes <= 64 * 1024
+    assert histogram_bytes(statistics) <= 64 * 1024
     # The sample itself takes 12 MiB here (float64, then float32); its values are never copied whole.
     assert peak < 18 * 2**20
     everything = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
     statistics.update(everything[np.isfinite(everything)])
-    assert statistics.nbytes <= 391 * 1024
+    assert histogram_bytes(statistics) <= 391 * 1024
 
 
 def test_seven_million_values_take_a_fraction_of_a_second():

@@ -44,12 +44,6 @@ def test_progress_is_told(graph):
     assert calls == [(0, None), (1, None), (2, None)]
 
 
-def test_channels(graph):
-    found = calibrate(Interpreter(graph), samples(), {"x": MinMax()}, channel_axes={"x": 1})
-    values = np.concatenate([s["x"] for s in samples()])
-    assert np.array_equal(found["x"].channel_maximum, values.max(axis=0))
-
-
 def test_no_sample(graph):
     with pytest.raises(CalibrationError, match="no calibration sample"):
         calibrate(Interpreter(graph), [], {"y": MinMax()})

@@ -79,7 +79,6 @@ def test_errors_are_in_the_order_of_computation(pair: tuple[Graph, Graph]) -> No
     result = compare_graphs(reference, final, inputs(reference, 1))
     order = [(node.loc or node.outputs[0].name, node.op.name) for node in final.nodes]
     assert [(t.loc, t.op) for t in result.tensors] == order
-    assert result.worst_output_db == min(result.outputs.values())
     assert result.tensors[-1].sqnr_db == pytest.approx(result.outputs["logits"])
 
 
