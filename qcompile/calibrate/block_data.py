@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.block_partition import LAYERS, Block, float_block
-from qcompile.calibrate.paired_run import Lane, float_name, pair_layers, real_values
+from qcompile.calibrate.paired_run import Lane, pair_layers, real_values
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.origin import original_name
 
 Array = npt.NDArray[Any]
 
@@ -68,7 +69,7 @@ def walk_blocks(
     plans: dict[Node, tuple[Block, Value, list[Node]]] = {}
     refused = []
     for block in blocks:
-        entry, exit_ = (values.get(float_name(v, values)) for v in (block.entry, block.exit))
+        entry, exit_ = (values.get(original_name(v.name, values)) for v in (block.entry, block.exit))
         nodes = float_block(entry, exit_) if entry is not None and exit_ is not None else None
         if entry is None or nodes is None or not all(node in weights for node in block.layers):
             refused += [(node, "its float original cannot be told") for node in block.layers]

@@ -6,7 +6,6 @@ before it, as those are after their own correction, next to the real values they
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.origin import original_name
 from qcompile.ir.regions import last_readers
 from qcompile.ops.sized_run import NodeRun
 from qcompile.quant.affine import dequantize, quantize
 
 Array = npt.NDArray[Any]
-
-_SUFFIX = re.compile(r"\.(q|fused|real)(\.\d+)?$")
 
 _BYTES_REAL, _BYTES_INTEGER = 4, 1
 
@@ -63,19 +61,6 @@ Visit = Callable[[LayerPair, Iterator[LayerInputs]], None]
 """Sees a layer before it runs, and may give it other constants."""
 
 
-def float_name(value: Value, known: Container[str]) -> str:
-    """Return the name of the float tensor that an integer tensor was made from.
-
-    Args:
-        value: of the integer graph.
-        known: names of the float graph's values.
-    """
-    name = value.name
-    while name not in known and _SUFFIX.search(name):
-        name = _SUFFIX.sub("", name)
-    return name
-
-
 def pair_layers(reference: Graph, graph: Graph) -> tuple[list[LayerPair], list[Node]]:
     """Find the float layer of each integer layer with weights that can be run side by side with it.
 
@@ -106,10 +91,10 @@ def _paired(reference: Graph, nodes: Iterable[Node]) -> tuple[list[LayerPair], l
     for node in nodes:
         if node.op.integer is not Quantization.ACCUMULATE or node.inputs[0].qparams is None:
             continue
-        x, weight = (float_name(v, values) for v in node.inputs[:2])
+        x, weight = (original_name(v.name, values) for v in node.inputs[:2])
         original = _original(node, originals[x, weight], values)
         adds = bool(getattr(node.attrs, "residual", False))
-        residual = values.get(float_name(node.inputs[3], values)) if adds else None
+        residual = values.get(original_name(node.inputs[3].name, values)) if adds else None
         if original is None or original.inputs[1].shape != node.inputs[1].shape or (adds and residual is None):
             strangers.append(node)
         else:
@@ -121,7 +106,7 @@ def _original(node: Node, candidates: Sequence[Node], known: Container[str]) -> 
     """Return the one of some float layers with the right operands that an integer layer was made from, if any."""
     for what in ("bias", "output"):
         if len(candidates) > 1:
-            name = float_name(_part(node, what), known)
+            name = original_name(_part(node, what).name, known)
             candidates = [one for one in candidates if _part(one, what).name == name] or candidates
     return candidates[0] if len(candidates) == 1 else None
 

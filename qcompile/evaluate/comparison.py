@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from qcompile.calibrate.sequence import from_the_start, growing_states
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.initial import state_input
+from qcompile.ir.origin import original_name
 from qcompile.ir.types import NARROW
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.packed_weights import PACKED
@@ -28,9 +28,6 @@ Array = npt.NDArray[Any]
 
 SYNTHETIC = 4
 """Made-up inputs where there are no samples."""
-
-_SUFFIX = re.compile(r"\.(q|fused|real|half)(\.\d+)?$")
-"""What the quantizing passes append to the name of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +155,7 @@ def match_tensors(reference: Graph, actual: Graph) -> dict[Value, str]:
     known = {v.name: v for v in (*reference.inputs, *(v for node in reference.nodes for v in node.outputs))}
     found = {}
     for value in (v for node in actual.nodes for v in node.outputs):
-        name = value.name
-        while name not in known and _SUFFIX.search(name):
-            name = _SUFFIX.sub("", name)
+        name = original_name(value.name, known)
         per_tensor = value.qparams is None or not value.qparams.per_channel
         codes = value.dtype == "int8" and value.qparams is None  # of a cache
         if name in known and known[name].shape == value.shape and per_tensor and not codes:

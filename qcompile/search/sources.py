@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.origin import original_name
 from qcompile.ops.arithmetic import BOUNDED, CLAMPS
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
@@ -22,9 +22,6 @@ INT8 = "int8"
 
 WEIGHTS, TENSOR, REST = "weights", "tensor", "rest"
 """Kinds of sources: constants of a node, an activation in int8, what 16 bits leave of the noise of an activation."""
-
-_SUFFIX = re.compile(r"\.(q|fused|real)(\.\d+)?$")
-"""What the quantizing passes append to the name of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def find_sources(real: Graph, integer: Graph) -> list[Source]:
     for node in integer.nodes:
         if not (node.is_integer or node.op.name == "quantize"):
             continue
-        origin = values.get(_origin(node.outputs[0].name, values))
+        origin = values.get(original_name(node.outputs[0].name, values))
         if origin is None:
             continue
         constants = _rounded_constants(node)
@@ -71,7 +68,7 @@ def find_sources(real: Graph, integer: Graph) -> list[Source]:
             producer = origin.producer
             sources.append(Source(origin.name, WEIGHTS, producer, constants, origin, None, frozenset([producer])))
         for result in node.outputs if _rounds(node) else ():
-            value = values.get(_origin(result.name, values))
+            value = values.get(original_name(result.name, values))
             if value is None or value in seen or result.qparams is None or result.dtype != INT8:
                 continue
             seen.add(value)
@@ -86,16 +83,6 @@ def wider(source: Source) -> Source | None:
         return None
     span = [(end - params.scalar_zero_point) * params.scalar_scale for end in (params.qmin, params.qmax)]
     return replace(source, kind=REST, qparams=QParams.int16(*span))
-
-
-def _origin(name: str, known: Mapping[str, Value]) -> str:
-    """Return the name of the float tensor that an integer tensor stands for; "" where there is none."""
-    while name not in known:
-        shorter = _SUFFIX.sub("", name)
-        if shorter == name:
-            return ""
-        name = shorter
-    return name
 
 
 def _rounded_constants(node: Node) -> dict[int, Array]:
