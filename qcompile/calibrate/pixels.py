@@ -24,7 +24,8 @@ def converted(image: Image, color: str | None) -> Image:
     if image.mode.startswith("I"):
         # Pillow would cut 16-bit samples off at 255.
         deep = np.asarray(image, np.float32)
-        scale = 257.0 if deep.max(initial=0) > 255 else 1.0
+        # Pillow calls some 16-bit files "I", others so that hold bytes: there the values must tell which.
+        scale = 257.0 if image.mode.startswith("I;16") or deep.max(initial=0) > 255 else 1.0
         image = Images.fromarray(np.clip(np.rint(deep / scale), 0, 255).astype(np.uint8))
     return image.convert("L" if color == "grey" else "RGB")
 

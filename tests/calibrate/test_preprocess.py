@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from qcompile.calibrate.pixels import converted
 from qcompile.calibrate.preprocess import INTERPOLATIONS, Preprocess
 from qcompile.calibrate.sample import InputSpec
 from qcompile.errors import CalibrationError, UsageError
@@ -172,3 +173,11 @@ def test_an_oblong_crop_that_does_not_fit():
     steps = Preprocess(resize=40).resolve(spec)
     with pytest.raises(CalibrationError, match="too small for crop 40x80"):
         steps.apply(gradient(50, 50), spec)
+
+
+def test_sixteen_bit_grey_is_not_scaled_by_its_own_brightness() -> None:
+    """A dark picture of 16 bits is dark, however far its values go."""
+    dark = Image.fromarray(np.full((4, 4), 200, np.uint16))
+    assert dark.mode.startswith("I;16")
+    assert np.asarray(converted(dark, "grey")).max() == 1
+    assert np.asarray(converted(Image.fromarray(np.full((4, 4), 200, np.int32)), "grey")).max() == 200
