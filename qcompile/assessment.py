@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from math import isfinite, isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -88,19 +89,33 @@ def check_bound(metric: str, bound: float) -> None:
         bound: in the metric's unit.
 
     Raises:
-        UsageError: the metric is a share of the samples, and the bound lies outside of 0 to 1.
+        UsageError: the bound is not finite, or the metric is a share of the samples and the bound outside of 0 to 1.
     """
     from qcompile.evaluate.measure import make_measure
 
-    if make_measure(metric).proportion and not 0.0 <= bound <= 1.0:
+    measure = make_measure(metric)
+    if not isfinite(bound):
+        raise UsageError(f"--fail-under {bound:g}: no finite number", hint=f"give a value of {metric}, such as 0.9")
+    if measure.proportion and not 0.0 <= bound <= 1.0:
         hint = f"{bound:g} % is {bound / 100:g}" if 1.0 < bound <= 100.0 else None
         raise UsageError(f"--fail-under {bound:g}: {metric} is a share of the samples, from 0 to 1", hint=hint)
 
 
 def require(result: Evaluation, bound: float) -> None:
-    """Raise AccuracyError unless a result is at least as good as a bound, in the metric's unit."""
+    """Refuse a result that is not as good as it must be.
+
+    Args:
+        result: what was measured.
+        bound: in the metric's unit.
+
+    Raises:
+        AccuracyError: the value is worse than the bound, or no number.
+    """
     value = result.model.value
-    if value < bound if result.higher_is_better else value > bound:
+    if isnan(value):
+        message = f"{result.metric} is NaN, not the {bound:g} asked for: none of the {result.samples} samples counts"
+        raise AccuracyError(message, hint="a sample counts where the truth, or the float model's output, is finite")
+    if not (value >= bound if result.higher_is_better else value <= bound):
         side = "under" if result.higher_is_better else "over"
         message = f"{result.metric} is {value:.4f}, {side} the {bound:g} asked for ({result.samples} samples)"
         raise AccuracyError(message, hint="`qcompile analyze MODEL --calib …` shows which node costs most")

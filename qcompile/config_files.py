@@ -85,13 +85,16 @@ def _beside(path: Path, text: str) -> str:
 
 
 def read_labels(path: str) -> list[str]:
-    """Read class names, one a line.
+    """Read class names, one a line; spaces are part of a name: to a reader of texts one may be a class of its own.
+
+    Args:
+        path: of the file.
 
     Raises:
         UsageError: the file cannot be read or is empty.
     """
     try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        names = Path(path).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         message = f"cannot read labels '{path}': {reason}"

@@ -131,6 +131,7 @@ def open_calibration(
     limit: int | None = None,
     crops_per_image: int | None = None,
     wrap: Callable[[Reader], CalibrationSet] = CalibrationSet,
+    purpose: str = "calibration",
 ) -> CalibrationSet:
     """Open the user's calibration samples.
 
@@ -142,6 +143,7 @@ def open_calibration(
         limit: largest number of samples.
         crops_per_image: samples to cut from each photograph.
         wrap: makes the set of a reader.
+        purpose: of the samples, for messages.
 
     Raises:
         CalibrationError: the source is missing, empty, ambiguous, or does not fit the model.
@@ -157,16 +159,16 @@ def open_calibration(
         names = " and ".join(cls.name for cls in claiming)
         hint = "put each kind of files in a folder of its own"
         raise CalibrationError(f"'{text}' fits several readers: {names}", hint=hint)
-    raise _nothing_there(Path(source))
+    raise _nothing_there(Path(source), purpose)
 
 
-def _nothing_there(path: Path) -> CalibrationError:
+def _nothing_there(path: Path, purpose: str) -> CalibrationError:
     kinds = "give a folder of images, .npy or .npz files, or module:function"
     if not path.exists():
-        return CalibrationError(f"calibration set '{path}' does not exist", hint=kinds)
+        return CalibrationError(f"{purpose} set '{path}' does not exist", hint=kinds)
     if path.is_file():
-        return CalibrationError(f"calibration file '{path}' is neither an image nor an array", hint=kinds)
+        return CalibrationError(f"{purpose} file '{path}' is neither an image nor an array", hint=kinds)
     found = sorted({p.suffix or "files without suffix" for p in path.iterdir() if p.is_file()})
     if not found:
-        return CalibrationError(f"calibration folder '{path}' is empty", hint=kinds)
-    return CalibrationError(f"calibration folder '{path}' holds no image or array, only {', '.join(found)}", hint=kinds)
+        return CalibrationError(f"{purpose} folder '{path}' is empty", hint=kinds)
+    return CalibrationError(f"{purpose} folder '{path}' holds no image or array, only {', '.join(found)}", hint=kinds)

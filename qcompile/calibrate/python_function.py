@@ -75,12 +75,23 @@ class PythonFunction(Reader):
         return CalibrationError(f"'{self.source}' raised {type(error).__name__}: {error}")
 
 
-def load_function(source: str) -> Callable[..., object]:
+def load_function(source: str, refusal: type[QCompileError] = CalibrationError) -> Callable[..., object]:
     """Return the function that `package.module:function` or `file.py:function` names.
+
+    Args:
+        source: the text.
+        refusal: what to raise where the function is not one that gives calibration samples.
 
     Raises:
         CalibrationError: the text has another form, or there is no such module or function.
     """
+    try:
+        return _function(source)
+    except CalibrationError as error:
+        raise refusal(error.message, hint=error.hint or _HINT) from error
+
+
+def _function(source: str) -> Callable[..., object]:
     match = _FORM.fullmatch(source)
     if match is None:
         raise CalibrationError(f"'{source}' is not of the form module:function", hint=_HINT)

@@ -185,7 +185,9 @@ def _shape_hint(shape: tuple[int, ...], spec: InputSpec) -> str:
         return "the channels come last here but first in the model: transpose to NCHW"
     if len(shape) == len(wanted) == 4 and (shape[0], shape[2], shape[3], shape[1]) == wanted:
         return "the channels come first here but last in the model: transpose to NHWC"
-    return "if the model's shape is open, set it with --input-shape"
+    if len(shape) == len(wanted) + 1 and shape[1:] == wanted:
+        return f"these are {shape[0]} samples in one array: give one at a time, such as array[0]"
+    return "if the model's shape is open, --input-shape sets it where the model is compiled"
 
 
 def _names(inputs: Sequence[InputSpec]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ Array = npt.NDArray[Any]
 _DETECTION = 6  # x1, y1, x2, y2, score, class
 _TRUTH = 5  # x1, y1, x2, y2, class
 
-_decoder = cache(load_function)
+_CALL = "it is called with the outputs, arrays by name, and returns an array [boxes, 6]: x1, y1, x2, y2, score, class"
+
+_decoder = cache(partial(load_function, refusal=UsageError))
 
 
 def detections(outputs: Mapping[str, Array], decode: str, where: str) -> Array:
@@ -40,11 +42,12 @@ def detections(outputs: Mapping[str, Array], decode: str, where: str) -> Array:
         try:
             found = np.asarray(function(dict(outputs)), np.float64)
         except Exception as error:
-            raise UsageError(f"decoder '{decode}' raised {type(error).__name__}: {error}", loc=where) from error
+            problem = f"decoder '{decode}' raised {type(error).__name__}: {error}"
+            raise UsageError(problem, loc=where, hint=_CALL) from error
         if found.size == 0:
             return np.zeros((0, _DETECTION))
         if found.ndim != 2 or found.shape[1] != _DETECTION:
-            raise UsageError(f"decoder '{decode}' returned {list(found.shape)}, not [boxes, 6]", loc=where)
+            raise UsageError(f"decoder '{decode}' returned {list(found.shape)}, not [boxes, 6]", loc=where, hint=_CALL)
     else:
         found = _plain(outputs)
     return np.asarray(found[np.argsort(-found[:, 4], kind="stable")])
@@ -72,16 +75,22 @@ def true_boxes(label: Any, where: str) -> Array:
     Raises:
         UsageError: it has another shape.
     """
-    boxes = np.asarray(label, np.float64)
+    hint = "give an array [boxes, 5] for each sample: x1, y1, x2, y2, class"
+    boxes = np.asarray(label)
+    if boxes.dtype.kind not in "fiu" and boxes.size:
+        raise UsageError(f"{where}: the label {label!r} is no list of boxes", hint=hint)
     if boxes.size == 0:
         return np.zeros((0, _TRUTH))
     if boxes.ndim != 2 or boxes.shape[1] != _TRUTH:
-        raise UsageError(f"{where}: a label of shape {list(boxes.shape)}, not [boxes, 5]: x1, y1, x2, y2, class")
-    return boxes
+        problem = f"{where}: a label of shape {list(boxes.shape)}, not [boxes, 5]: x1, y1, x2, y2, class"
+        raise UsageError(problem, hint=hint)
+    return boxes.astype(np.float64)
 
 
 def overlaps(first: Array, second: Array) -> Array:
     """Return the intersection over union of all pairs, [n, m], from [n, ≥4] and [m, ≥4] corners."""
+    # Boxes without finite corners overlap nothing.
+    first, second = (np.where(np.isfinite(b[:, :4]).all(axis=1, keepdims=True), b[:, :4], 0.0) for b in (first, second))
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:4], second[None, :, 2:4])
     shared = np.clip(high - low, 0, None).prod(axis=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,7 +29,7 @@ class Evaluation:
     """What `qcompile eval` found.
 
     Args:
-        metric: its name.
+        metric: its name, or the function that the user gave.
         unit: of the values.
         higher_is_better: the direction.
         samples: how many were run.
@@ -55,6 +55,7 @@ class Evaluation:
 
 
 _BEYOND = 0.01  # share of values outside of the calibrated range; a few lie there even in the best of cases
+_ROUNDING = 0.01  # of the calibrated width: what lies beyond by less was not scaled otherwise
 _SMALL = 0.1  # of the calibrated width
 _BYTE, _ABOUT = 255.0, 1.3  # how much wider pixels are that nobody divided, and how far samples may differ from that
 
@@ -81,7 +82,8 @@ class InputRanges:
             lo, hi = self._found.get(name, (np.inf, -np.inf))
             self._found[name] = min(lo, float(array.min())), max(hi, float(array.max()))
             self._values[name] += array.size
-            self._beyond[name] += int(((array < np.float32(low)) | (array > np.float32(high))).sum())
+            slack = max(_ROUNDING * (high - low), float(np.spacing(np.float32(max(abs(low), abs(high))))))
+            self._beyond[name] += int(((array < low - slack) | (array > high + slack)).sum())
 
     def misfits(self) -> list[str]:
         """Return one sentence per input that is scaled otherwise than at calibration."""
@@ -152,17 +154,18 @@ def evaluate_samples(
         ranges.include(sample.inputs)
         outputs = engine(sample.inputs)
         expected = reference(sample.inputs) if reference is not None else None
-        rows.append(measure.row(Observation(sample.where, outputs, sample.label, expected, names)))
+        seen = Observation(sample.where, outputs, sample.label, expected, names, sample.folders)
+        rows.append(measure.row(seen))
         if expected is not None and not _is_comparison(measure, sample):
-            reference_rows.append(measure.row(Observation(sample.where, expected, sample.label, expected, names)))
+            reference_rows.append(measure.row(replace(seen, outputs=expected)))
         if progress is not None:
             progress(len(rows), size or 0, "evaluating")
     if not rows:
-        raise UsageError("there is no sample to evaluate on")
+        raise UsageError("there is no sample to evaluate on", hint="--data names labelled samples, at least one")
     theirs = measure.estimate(reference_rows, seed) if reference_rows else None
     difference = measure.difference(rows, reference_rows, seed) if reference_rows else None
     return Evaluation(
-        measure.name,
+        measure.title,
         measure.unit,
         measure.higher_is_better,
         len(rows),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.calibration_set import open_calibration
+from qcompile.calibrate.calibration_set import CalibrationSet, open_calibration
 from qcompile.calibrate.image_folder import SUFFIXES, image_files, load_image
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.python_function import PythonFunction, load_function
 from qcompile.calibrate.reader import spaced
 from qcompile.calibrate.sample import InputSpec, Sample, check_sample
 from qcompile.errors import CalibrationError, QCompileError, UsageError, did_you_mean
+from qcompile.evaluate.classes import named_classes
 
 Array = npt.NDArray[Any]
 
@@ -27,6 +29,8 @@ LABEL_NAMES = ("labels", "label", "targets", "target", "y")
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv")
 _ALL = 2**62
+_BESIDE = "paths in a list are relative to the folder that the list is in"
+_HEADING = f"if this line is a heading, remove it or begin it with #; {_BESIDE}"
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Labelled:
     Args:
         where: its source, for messages.
         inputs: one array per model input, checked.
-        label: class index, text, array; None where there is none.
+        label: class index, text as it was written, array; None where there is none.
+        folders: number of folders whose order made the labels, where nothing else says which class they are; or None.
     """
 
     where: str
     inputs: Sample
     label: Any
+    folders: int | None = None
 
 
 class LabelledSet:
@@ -58,8 +64,8 @@ class LabelledSet:
         notes: what was chosen for the user, one sentence each.
 
     Raises:
-        UsageError: the source is missing, empty, or has labels that do not fit.
-        CalibrationError: the samples do not fit the model.
+        UsageError: the source is empty, or has labels that do not fit.
+        CalibrationError: the source is missing, or the samples do not fit the model.
     """
 
     def __init__(
@@ -77,6 +83,8 @@ class LabelledSet:
         self.notes: list[str] = []
         path = Path(source)
         self._items: list[tuple[str, Any, Any]] | None = None
+        self._bare: CalibrationSet | None = None
+        self._folders: int | None = None
         if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
             self._items = self._thinned(self._listed(path))
         elif path.is_file() and path.suffix == ".npz":
@@ -84,24 +92,30 @@ class LabelledSet:
         elif path.is_dir() and (folders := _class_folders(path)):
             self._items = self._thinned(self._by_class(folders))
         elif not PythonFunction.claims(source):
-            self._items = self._unlabelled()
+            self._bare = self._unlabelled()
 
     @property
     def size(self) -> int | None:
         """Number of samples, or None where it is not known before the end."""
+        if self._bare is not None:
+            return self._bare.size
         return len(self._items) if self._items is not None else self.limit
 
     def __iter__(self) -> Iterator[Labelled]:
+        if self._bare is not None:
+            for index, sample in enumerate(self._bare):
+                yield Labelled(f"{self.source}[{index}]", sample, None)
+            return
         if self._items is None:
             yield from self._from_function()
             return
         for where, given, label in self._items:
             sample = given() if callable(given) else given
-            yield Labelled(where, check_sample(sample, self.inputs, where), label)
+            yield Labelled(where, check_sample(sample, self.inputs, where), label, self._folders)
 
     def _thinned(self, items: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any]]:
         if not items:
-            raise UsageError(f"'{self.source}' holds no sample")
+            raise UsageError(f"'{self.source}' holds no sample", hint="give at least one")
         if self.limit is None or len(items) <= self.limit:
             return items
         self.notes.append(f"{self.limit} of {len(items)} samples, evenly spaced")
@@ -110,27 +124,39 @@ class LabelledSet:
     # -- images in one folder for each class ----------------------------------------------------------------
 
     def _by_class(self, folders: list[Path]) -> list[tuple[str, Any, Any]]:
-        indices = self._folder_labels([folder.name for folder in folders])
-        found = []
-        for folder, label in zip(folders, indices, strict=True):
-            found += [(str(file), self._image(file), label) for file in image_files(folder)]
-        return found
+        files = {folder.name: image_files(folder) for folder in folders}
+        labels = self._folder_labels(files)
+        if empty := [name for name, images in files.items() if not images]:
+            listed = ", ".join(f"'{name}'" for name in empty)
+            self.notes.append(f"{len(empty)} of the {len(files)} folders hold no image: {listed}")
+        return [(str(file), self._image(file), labels[name]) for name, images in files.items() for file in images]
 
-    def _folder_labels(self, folders: list[str]) -> list[int]:
-        """Return the class index of each folder: its name as a number, or its place among the class names."""
-        if all(name.isdecimal() for name in folders):
-            return [int(name) for name in folders]
+    def _folder_labels(self, files: Mapping[str, Sequence[Path]]) -> dict[str, int]:
+        """Return the class index of each folder: its name as a number, or its place among the class names.
+
+        Where there are no names it is the folder's place among all, also among those without an image: what is not
+        there must not give the classes after it other numbers.
+        """
+        holding = [name for name, images in files.items() if images]
+        if all(name.isdecimal() for name in holding):
+            return {name: int(name) for name in holding}
         if self.names is None:
-            self.notes.append(f"classes are the {len(folders)} folders in the order of their names, from 0")
-            return list(range(len(folders)))
-        return [self._index(name, f"folder '{name}'") for name in folders]
+            self.notes.append(f"classes are the {len(files)} folders in the order of their names, from 0")
+            self._folders = len(files)
+            return {name: place for place, name in enumerate(files)}
+        return {name: self._index(name) for name in holding}
 
-    def _index(self, name: str, where: str) -> int:
-        names = [n.casefold() for n in self.names or ()]
-        if name.casefold() not in names:
-            hint = did_you_mean(name, list(self.names or ())) if len(names) < 50 else "see the labels of the bundle"
-            raise UsageError(f"{where}: '{name}' is not one of the {len(names)} class names", hint=hint)
-        return names.index(name.casefold())
+    def _index(self, name: str) -> int:
+        names = list(self.names or ())
+        found = named_classes(name, names)
+        if not found:
+            hint = did_you_mean(name, names) if len(names) < 50 else "see the labels of the bundle"
+            raise UsageError(f"folder '{name}': '{name}' is not one of the {len(names)} class names", hint=hint)
+        if len(found) > 1:
+            listed = " and ".join(f"{i} ('{names[i]}')" for i in found)
+            hint = "name the folder by the number of its class, and the others too"
+            raise UsageError(f"folder '{name}' may be any of the classes {listed}", hint=hint)
+        return found[0]
 
     def _image(self, file: Path) -> Any:
         if len(self.inputs) != 1:
@@ -142,33 +168,26 @@ class LabelledSet:
     def _listed(self, path: Path) -> list[tuple[str, Any, Any]]:
         """Read lines of FILE and LABEL, separated by comma, tabulator or white space; paths are beside the list."""
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read '{path}': {error}") from error
-        found = []
+        found: list[tuple[str, Any, Any]] = []
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.startswith("#"):
                 continue
             where = f"'{path}', line {number}"
-            name, label = _fields(line, path.suffix.lower(), where)
+            name, label = _fields(line, path, where)
             file = path.parent / name
             if not file.is_file():
-                raise UsageError(f"{where}: there is no file '{file}'")
-            found.append((str(file), self._file(file), self._label(label, where)))
+                heading = not found and not file.suffix
+                raise UsageError(f"{where}: there is no file '{file}'", hint=_HEADING if heading else _BESIDE)
+            found.append((str(file), self._file(file), label))
         return found
 
     def _file(self, file: Path) -> Any:
         if file.suffix.lower() in SUFFIXES:
             return self._image(file)
         return lambda: _load(file)
-
-    def _label(self, text: str, where: str) -> Any:
-        """Return a label's index where it is a number or a class name, else the text."""
-        if text.lstrip("-").isdecimal():
-            return int(text)
-        if self.names is not None and text.casefold() in [name.casefold() for name in self.names]:
-            return self._index(text, where)
-        return text
 
     # -- arrays ---------------------------------------------------------------------------------------------
 
@@ -193,13 +212,18 @@ class LabelledSet:
         truth = list(labels) if labels is not None else [None] * len(rows)
         return [(f"{path}[{i}]", {n: s[i] for n, s in stacks.items()}, truth[i]) for i in rows]
 
-    def _unlabelled(self) -> list[tuple[str, Any, Any]]:
+    def _unlabelled(self) -> CalibrationSet:
         """Return samples without labels, for measures that compare with the float model."""
         samples = open_calibration(
-            self.source, self.inputs, self.preprocess, limit=self.limit or _ALL, crops_per_image=1
+            self.source,
+            self.inputs,
+            self.preprocess,
+            limit=self.limit or _ALL,
+            crops_per_image=1,
+            purpose="evaluation",
         )
         self.notes.extend(samples.notes)
-        return [(f"{self.source}[{i}]", sample, None) for i, sample in enumerate(samples)]
+        return samples
 
     # -- a Python function ----------------------------------------------------------------------------------
 
@@ -220,20 +244,24 @@ class LabelledSet:
 
 
 def _class_folders(path: Path) -> list[Path]:
-    """Return the folders in a folder that hold images, if no image lies beside them."""
+    """Return the folders in a folder if one holds images and no image lies beside them."""
     if any(p.suffix.lower() in SUFFIXES for p in path.iterdir() if p.is_file()):
         return []
-    visible = (p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith("."))
-    return [folder for folder in visible if image_files(folder)]
+    visible = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    return visible if any(image_files(folder) for folder in visible) else []
 
 
-def _fields(line: str, suffix: str, where: str) -> tuple[str, str]:
-    if suffix == ".csv":
+def _fields(line: str, path: Path, where: str) -> tuple[str, str]:
+    """Return file and label of a line; where white space is between them, the file's name may hold some, too."""
+    if path.suffix.lower() == ".csv":
         fields = next(csv.reader([line]))
     elif "\t" in line:
         fields = line.split("\t")
     else:
-        fields = line.split(None, 1)
+        ends = [gap.span() for gap in re.finditer(r"\s+", line.strip())]
+        text = line.strip()
+        known = [span for span in ends if (path.parent / text[: span[0]]).is_file()]
+        fields = [text[: span[0]], text[span[1] :]] if (span := next(iter(known or ends), None)) else [text]
     if len(fields) != 2:
         raise UsageError(f"{where}: not a file and a label", hint="write `photo.jpg,3` (or a tabulator, or a space)")
     return fields[0].strip(), fields[1].strip()

@@ -14,15 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.errors import UsageError, did_you_mean
+from qcompile.evaluate.intervals import middle_share, paired_score, resampled, wilson
 from qcompile.ir.literal import Scanner, build
 
 Array = npt.NDArray[Any]
-
-CONFIDENCE = 0.95
-"""Share of repeated evaluations whose interval would hold the true value."""
-
-RESAMPLES = 1000
-_NORMAL_QUANTILE = 1.959963984540054  # of (1 + CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +30,7 @@ class Observation:
         label: the truth (class index, text, boxes, image), or None.
         reference: outputs of the float model, or None.
         names: class names (or characters) in the order of the output, or None.
+        folders: number of folders whose order made the labels, where nothing else says which class they are; or None.
     """
 
     where: str
@@ -42,6 +38,7 @@ class Observation:
     label: Any = None
     reference: Mapping[str, Array] | None = None
     names: Sequence[str] | None = None
+    folders: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,14 +46,14 @@ class Estimate:
     """A measured value with its uncertainty.
 
     Args:
-        value: in the measure's unit.
-        low: lower end of the confidence interval.
-        high: upper end.
+        value: in the measure's unit; NaN where no sample counts.
+        low: lower end of the confidence interval; None where the samples do not tell it.
+        high: upper end, or None.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 class Measure(ABC):
@@ -65,7 +62,8 @@ class Measure(ABC):
     Class attributes:
         name: on the command line.
         unit: "dB", or "" for a plain number.
-        proportion: whether it is a share of the samples, so that Wilson's interval applies.
+        proportion: whether it is a share of the samples, with rows of (1 or 0, 1), or (0, 0) for one that does not
+            count.
         higher_is_better: the direction.
         needs_label: whether every sample must have a label.
         needs_reference: whether it compares with the float model.
@@ -77,6 +75,11 @@ class Measure(ABC):
     higher_is_better: ClassVar[bool] = True
     needs_label: ClassVar[bool] = False
     needs_reference: ClassVar[bool] = False
+
+    @property
+    def title(self) -> str:
+        """What reports call it."""
+        return self.name
 
     @abstractmethod
     def row(self, seen: Observation) -> Any:
@@ -98,57 +101,45 @@ class Measure(ABC):
         """
 
     def estimate(self, rows: Sequence[Any], seed: int = 0) -> Estimate:
-        """Return the measure over all samples with its confidence interval."""
+        """Return the measure over all samples with its confidence interval, which one sample does not tell."""
         table = np.asarray(rows, np.float64)
         value = float(self.value(table.sum(axis=0)))
+        if np.isnan(value):
+            return Estimate(value)
         if self.proportion:
-            return Estimate(value, *wilson(table[:, 0].sum(), len(table)))
-        return Estimate(value, *_interval(self._resampled(rows, seed)))
+            return Estimate(value, *wilson(table[:, 0].sum(), int(table[:, 1].sum())))
+        return Estimate(value, *middle_share(self._resampled(rows, seed))) if len(rows) > 1 else Estimate(value)
 
     def difference(self, rows: Sequence[Any], reference: Sequence[Any], seed: int = 0) -> Estimate:
         """Return this model's value minus the reference's, on the same samples.
+
+        Where every sample counts the same for both, and their number alone tells what others may do, only the interval
+        of a proportion has a width; other measures have none then.
 
         Source:
             Paired bootstrap; Efron and Tibshirani, "An introduction to the bootstrap", 1993, ch. 13.
         """
         value = self.estimate(rows, seed).value - self.estimate(reference, seed).value
-        return Estimate(value, *_interval(self._resampled(rows, seed) - self._resampled(reference, seed)))
+        if np.isnan(value):
+            return Estimate(value)
+        if self.proportion:
+            apart = np.asarray(rows, np.float64)[:, 0] - np.asarray(reference, np.float64)[:, 0]
+            return Estimate(value, *paired_score(int((apart > 0).sum()), int((apart < 0).sum()), len(rows)))
+        if len(rows) < 2 or all(map(_equal, rows, reference)):
+            return Estimate(value)
+        return Estimate(value, *middle_share(self._resampled(rows, seed) - self._resampled(reference, seed)))
 
     def _resampled(self, rows: Sequence[Any], seed: int) -> Array:
-        """Return the measure of RESAMPLES sets drawn with replacement, the same sets for the same seed."""
-        table = np.asarray(rows, np.float64)
-        drawn = np.random.default_rng(seed).multinomial(len(table), np.full(len(table), 1 / len(table)), RESAMPLES)
-        return np.asarray(self.value(drawn @ table))
+        """Return the measure of sets drawn with replacement, the same sets for the same seed."""
+        return resampled(self.value, np.asarray(rows, np.float64), seed)
 
     def better(self, value: float, bound: float) -> bool:
         """Return whether a value is at least as good as a bound."""
         return value >= bound if self.higher_is_better else value <= bound
 
 
-def wilson(hits: float, count: int) -> tuple[float, float]:
-    """Return the confidence interval of a proportion.
-
-    Formula:
-        (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n)
-
-    Args:
-        hits: samples that count.
-        count: samples in all, above 0.
-
-    Source:
-        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-    """
-    p, z2 = hits / count, _NORMAL_QUANTILE**2
-    centre = p + z2 / (2 * count)
-    spread = _NORMAL_QUANTILE * np.sqrt(p * (1 - p) / count + z2 / (4 * count * count))
-    scale = 1 + z2 / count
-    return max(0.0, float((centre - spread) / scale)), min(1.0, float((centre + spread) / scale))
-
-
-def _interval(values: Array) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+def _equal(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    return all(map(np.array_equal, first, second))
 
 
 @cache
@@ -214,38 +205,36 @@ def output_name(seen: Observation, wanted: str) -> str:
         return wanted
     if len(names) != 1:
         raise UsageError(
-            f"the model has {len(names)} outputs", hint=f"choose one: metric{{output={names[0]}}}, or {names[1:]}"
+            f"the model has {len(names)} outputs",
+            hint=f"choose one: metric{{output={names[0]}}}; outputs: {', '.join(names)}",
         )
     return names[0]
 
 
-def class_scores(seen: Observation, outputs: Mapping[str, Array], wanted: str) -> Array:
-    """Return the scores of all classes for one sample, float64 [classes].
+def reference_output(seen: Observation, name: str) -> Array:
+    """Return the float model's output of a name.
+
+    Args:
+        seen: the sample.
+        name: an output of the model under evaluation.
 
     Raises:
-        UsageError: the output holds no such scores.
+        UsageError: the float model has no such output, or one of another shape.
     """
-    name = output_name(seen, wanted)
-    scores = np.asarray(outputs[name], np.float64)
-    squeezed = scores.reshape([d for d in scores.shape if d != 1])
-    if squeezed.ndim != 1 or squeezed.size < 2:
+    reference, ours = seen.reference or {}, np.shape(seen.outputs[name])
+    if name not in reference:
+        hint = f"its outputs: {', '.join(reference)}; give the model that the bundle was made from"
+        raise UsageError(f"the float model has no output '{name}'", hint=hint)
+    theirs = np.asarray(reference[name])
+    if theirs.shape != ours:
         raise UsageError(
-            f"output '{name}' has shape {list(scores.shape)}, not one score for each class",
-            hint="choose another output, or another metric (sqnr, cosine, module:function)",
+            f"{seen.where}: output '{name}' is {list(ours)}, that of the float model {list(theirs.shape)}",
+            hint="give the model that the bundle was made from as --reference",
         )
-    return squeezed
+    return theirs
 
 
-def class_label(seen: Observation, classes: int) -> int:
-    """Return the class index that a label says.
-
-    Raises:
-        UsageError: it is no index of a class.
-    """
-    label = np.asarray(seen.label)
-    if label.size != 1 or label.dtype.kind not in "iu":
-        raise UsageError(f"{seen.where}: the label {seen.label!r} is no class index")
-    index = int(label.reshape(()))
-    if not 0 <= index < classes:
-        raise UsageError(f"{seen.where}: label {index} is not one of the {classes} classes of the model")
-    return index
+def quotient(sums: Array) -> Array:
+    """Return sums[..., 0] / sums[..., 1]; NaN where nothing counts."""
+    part, whole = np.asarray(sums[..., 0], np.float64), np.asarray(sums[..., 1], np.float64)
+    return np.asarray(np.divide(part, whole, out=np.full_like(part, np.nan), where=whole != 0))

@@ -23,7 +23,8 @@ def psnr_db(reference: Array, actual: Array, peak: float = 1.0) -> float:
         peak: largest possible value, the unit of r: 1.0 or 255.
 
     Returns:
-        Decibels; +inf where both are equal.
+        Decibels; +inf where both are equal, NaN where no r is finite. Other values of r do not count; where only a is
+        not finite, it is wrong by the peak.
 
     Raises:
         ValueError: the shapes differ, or there is no value.
@@ -31,7 +32,11 @@ def psnr_db(reference: Array, actual: Array, peak: float = 1.0) -> float:
     r, a = _pair(reference, actual)
     if r.size == 0:
         raise ValueError("psnr_db needs at least one value")
-    noise = float(np.mean((r - a) ** 2))
+    known = np.isfinite(r)
+    if not known.any():
+        return math.nan
+    r, a = r[known], a[known]
+    noise = float(np.mean((r - np.where(np.isfinite(a), a, r + peak)) ** 2))
     return 10.0 * math.log10(peak * peak / noise) if noise else math.inf
 
 
@@ -46,12 +51,18 @@ def cosine(reference: Array, actual: Array) -> float:
         actual: a, the same shape.
 
     Returns:
-        −1 to 1; 1 where both are all zero, 0 where only one is.
+        −1 to 1; 1 where both are all zero, 0 where only one is; NaN where there are values and no r is finite. Other
+        values of r do not count; where only a is not finite, it is taken for the opposite of r.
 
     Raises:
         ValueError: the shapes differ.
     """
     r, a = _pair(reference, actual)
+    known = np.isfinite(r)
+    if r.size and not known.any():
+        return math.nan
+    r, a = r[known], a[known]
+    a = np.where(np.isfinite(a), a, np.where(r != 0, -r, np.abs(r).max(initial=0.0) or 1.0))
     # Scaling by the peak keeps the squares of very small and very large values in range.
     r_peak, a_peak = float(np.abs(r).max(initial=0.0)), float(np.abs(a).max(initial=0.0))
     if r_peak == 0.0 or a_peak == 0.0:

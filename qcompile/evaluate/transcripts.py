@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,9 @@ from qcompile.evaluate.measure import Array, Measure, Observation, output_name
 
 Tokens = Sequence[Any]
 
-_decoder = cache(load_function)
+_CALL = "it is called with the outputs, arrays by name, and returns a text or a list of class indices"
+
+_decoder = cache(partial(load_function, refusal=UsageError))
 
 
 def transcript(seen: Observation, outputs: Mapping[str, Any], decode: str, output: str) -> str | list[int]:
@@ -42,7 +44,8 @@ def transcript(seen: Observation, outputs: Mapping[str, Any], decode: str, outpu
         try:
             read = function(dict(outputs))
         except Exception as error:
-            raise UsageError(f"decoder '{decode}' raised {type(error).__name__}: {error}", loc=seen.where) from error
+            problem = f"decoder '{decode}' raised {type(error).__name__}: {error}"
+            raise UsageError(problem, loc=seen.where, hint=_CALL) from error
         return read if isinstance(read, str) else [int(i) for i in read]
     name = output_name(seen, output)
     array: npt.NDArray[Any] = np.asarray(outputs[name])
@@ -68,13 +71,15 @@ def _named(indices: list[int], names: Sequence[str] | None, classes: int) -> str
 
 
 def truth_like(read: str | list[int], label: Any, where: str) -> str | list[int]:
-    """Return a label in the form of what was read.
+    """Return a label in the form of what was read; class indices may be a text of numbers with spaces between.
 
     Raises:
         UsageError: one is a text and the other is not.
     """
     if isinstance(read, str) and isinstance(label, (str, np.str_)):
         return str(label)
+    if not isinstance(read, str) and isinstance(label, str) and all(word.isdecimal() for word in label.split()):
+        return [int(word) for word in label.split()]
     if not isinstance(read, str) and not isinstance(label, (str, np.str_)) and np.asarray(label).dtype.kind in "iu":
         return [int(i) for i in np.asarray(label).reshape(-1)]
     hint = "give the characters with --labels, one a line" if not isinstance(read, str) else "give texts as labels"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from qcompile.evaluate.cause import HEALTHY
 from qcompile.report.columns import columns, facts, show
+from qcompile.report.strict_json import json_text
 
 if TYPE_CHECKING:
     from qcompile.evaluate.analysis import Analysis
@@ -23,7 +23,7 @@ _COLUMNS = (
 def print_evaluation(result: Evaluation, *, as_json: bool) -> None:
     """Print a metric with its confidence interval, the float model beside it."""
     if as_json:
-        print(json.dumps(result.to_mapping(), indent=1))
+        print(json_text(result.to_mapping()))
         return
     table = columns(f"{result.metric} {result.unit}".strip(), "value", "95 % interval", right=("value",))
     table.add_row("model", *_cells(result.model))
@@ -38,7 +38,8 @@ def print_evaluation(result: Evaluation, *, as_json: bool) -> None:
 
 
 def _cells(estimate: Estimate, sign: str = "") -> tuple[str, str]:
-    return f"{estimate.value:{sign}.4f}", f"{estimate.low:{sign}.4f} … {estimate.high:{sign}.4f}"
+    known = estimate.low is not None and estimate.high is not None
+    return f"{estimate.value:{sign}.4f}", f"{estimate.low:{sign}.4f} … {estimate.high:{sign}.4f}" if known else "-"
 
 
 def print_analysis(result: Analysis, *, top: int, as_json: bool) -> None:
@@ -50,7 +51,7 @@ def print_analysis(result: Analysis, *, top: int, as_json: bool) -> None:
         as_json: print JSON instead.
     """
     if as_json:
-        print(json.dumps(result.to_mapping(), indent=1))
+        print(json_text(result.to_mapping()))
         return
     chosen = result.worst(top) if top else list(result.nodes)
     table = columns(

@@ -11,8 +11,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
+from qcompile.calibrate.sample import InputSpec
 from qcompile.cli import run_command
+from qcompile.config_files import read_labels
+from qcompile.errors import UsageError
+from qcompile.evaluate.evaluation import InputRanges, evaluate_samples
+from qcompile.evaluate.labelled_set import LabelledSet
+from qcompile.evaluate.measure import make_measure
 
 
 @dataclass(frozen=True)
@@ -177,3 +184,78 @@ def test_compiling_notes_what_is_wrong_with_the_samples(
     assert "only 1 calibration sample:" in text
     assert "2 of 3 calibration samples are the same" in text
     assert "3 of 3 calibration samples are constant" in text
+
+
+@pytest.mark.parametrize("bound", ["nan", "inf"])
+def test_a_bound_that_is_no_number_is_refused(
+    classifier: Classifier, capsys: pytest.CaptureFixture[str], bound: str
+) -> None:
+    command = ["eval", classifier.bundle, "--data", "no-such-data", "--metric", "sqnr", "--fail-under", bound]
+    assert run_command(command) == 2
+    assert f"error: --fail-under {bound}: no finite number" in capsys.readouterr().err
+
+
+def test_a_value_that_is_no_number_is_under_every_bound(
+    classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(classifier.data) as arrays:
+        np.savez(tmp_path / "bare.npz", x=arrays["x"][:3], labels=np.full((3, 5), np.nan))
+    command = ["eval", classifier.bundle, "--data", str(tmp_path / "bare.npz"), "--metric", "psnr"]
+    assert run_command([*command, "--fail-under", "20"]) == 2
+    assert "error: psnr is NaN, not the 20 asked for: none of the 3 samples counts" in capsys.readouterr().err
+    assert run_command([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert result["model"] == {"value": None, "low": None, "high": None}
+
+
+def test_one_rounding_beyond_the_calibrated_range_is_no_other_preprocessing() -> None:
+    ranges = InputRanges({"x": [-1.0, 1.0], "y": [3.0, 3.0]})
+    ranges.include({"x": np.float32([np.nextafter(np.float32(1), np.float32(2)), -1.001, 1.019]), "y": np.float32([3])})
+    assert ranges.misfits() == []
+    ranges.include({"x": np.float32([1.1, -1.0])})
+    assert "20% of the values lie beyond" in ranges.misfits()[0]
+
+
+def test_a_function_is_named_as_it_was_given(
+    classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text("def first(outputs, label, reference):\n    return label\n")
+    metric = f"{tmp_path}/mine.py:first"
+    command = ["eval", classifier.bundle, "--data", classifier.data, "--limit", "3", "--metric", metric, "--json"]
+    assert run_command(command) == 0
+    assert json.loads(capsys.readouterr().out)["metric"] == metric
+    assert run_command(["eval", classifier.bundle, "--data", classifier.data, "--metric", "nosuch:metric"]) == 2
+    error = capsys.readouterr().err
+    assert "error: 'nosuch' cannot be imported" in error
+    assert "calib" not in error
+
+
+def test_folders_that_are_not_as_many_as_the_classes_are_refused(tmp_path: Path) -> None:
+    """Without the names of the classes only the number of folders shows that their order is another one."""
+    for place in range(4):
+        (tmp_path / f"class{place}").mkdir()
+        Image.new("L", (4, 4), place).save(tmp_path / f"class{place}" / "one.png")
+    samples = LabelledSet(str(tmp_path), [InputSpec("x", "float32", (1, 1, 4, 4))])
+
+    def engine(inputs: object) -> dict[str, np.ndarray]:
+        return {"y": np.eye(5)[:1]}
+
+    with pytest.raises(UsageError, match=r"places of 4 folders .* but the model has 5 classes") as caught:
+        evaluate_samples(samples, make_measure("top1"), engine)
+    assert "--labels FILE names the classes" in (caught.value.hint or "")
+    result = evaluate_samples(samples, make_measure("topk{k=4}"), lambda inputs: {"y": np.eye(4)[:1]})
+    assert result.model.value == 1.0
+
+
+def test_samples_that_are_stacked_are_given_to_run_one_at_a_time(
+    classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "stack.npy", np.zeros((7, 1, 16), np.float32))
+    assert run_command(["run", classifier.bundle, "--input", str(tmp_path / "stack.npy")]) == 2
+    assert "hint: these are 7 samples in one array: give one at a time" in capsys.readouterr().err
+
+
+def test_names_of_classes_keep_their_spaces(tmp_path: Path) -> None:
+    """The characters of a reader of texts, of which one is the space."""
+    (tmp_path / "characters.txt").write_bytes(b"\xef\xbb\xbfa\r\n \r\n\xe3\x80\x80\r\n b\r\n")
+    assert read_labels(str(tmp_path / "characters.txt")) == ["a", " ", "\u3000", " b"]

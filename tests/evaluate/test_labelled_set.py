@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qcompile.calibrate.image_folder import read_image
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.sample import InputSpec
 from qcompile.errors import CalibrationError, UsageError
@@ -53,7 +54,7 @@ def test_a_list_of_files(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", np.full((1, 4, 4), 9, np.float32))
     (tmp_path / "list.csv").write_text('# a comment\n"pictures/a b.png",3\nc.npy,dog\n\n')
     samples = list(LabelledSet(str(tmp_path / "list.csv"), GREY, PIXELS, names=["cat", "dog"]))
-    assert [(float(s.inputs["x"].mean()), s.label) for s in samples] == [(5.0, 3), (9.0, 1)]
+    assert [(float(s.inputs["x"].mean()), s.label) for s in samples] == [(5.0, "3"), (9.0, "dog")]
     (tmp_path / "list.txt").write_text("c.npy some words\n")
     assert labels_of(LabelledSet(str(tmp_path / "list.txt"), GREY)) == ["some words"]
     (tmp_path / "list.tsv").write_text("missing.png\t1\n")
@@ -99,4 +100,65 @@ def test_samples_without_labels(tmp_path: Path) -> None:
     samples = list(LabelledSet(str(tmp_path), GREY, PIXELS))
     assert [s.label for s in samples] == [None] * 3
     with pytest.raises(CalibrationError, match="does not exist"):
+        LabelledSet(str(tmp_path / "nowhere"), GREY)
+
+
+def test_a_class_without_a_picture_keeps_its_place(tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        picture(tmp_path / name / "one.png", 1)
+    (tmp_path / "b").mkdir()
+    samples = LabelledSet(str(tmp_path), GREY, PIXELS)
+    assert labels_of(samples) == [0, 2]
+    assert samples.notes == [
+        "classes are the 3 folders in the order of their names, from 0",
+        "1 of the 3 folders hold no image: 'b'",
+    ]
+    assert [sample.folders for sample in samples] == [3, 3]
+    named = LabelledSet(str(tmp_path), GREY, PIXELS, names=["c", "a"])
+    assert labels_of(named) == [1, 0]
+    assert [sample.folders for sample in named] == [None, None]
+
+
+def test_names_of_classes_that_differ_in_case_alone(tmp_path: Path) -> None:
+    for name in ("Polish", "polish", "T-shirt_top", "DRESS "):
+        picture(tmp_path / name / "one.png", 1)
+    names = ["Dress", "T-shirt/top", "polish", "Polish"]
+    assert labels_of(LabelledSet(str(tmp_path), GREY, PIXELS, names=names)) == [0, 3, 1, 2]
+    picture(tmp_path / "POLISH" / "one.png", 1)
+    with pytest.raises(UsageError, match=r"'POLISH' may be any of the classes 2 \('polish'\) and 3 \('Polish'\)"):
+        LabelledSet(str(tmp_path), GREY, PIXELS, names=names)
+
+
+def test_lists_as_other_programs_write_them(tmp_path: Path) -> None:
+    """With a byte order mark, with spaces in the names of files, with a heading, with labels of digits."""
+    np.save(tmp_path / "my c.npy", np.full((1, 4, 4), 9, np.float32))
+    (tmp_path / "marked.csv").write_text("\ufeffmy c.npy,007\n", encoding="utf-8")
+    assert labels_of(LabelledSet(str(tmp_path / "marked.csv"), GREY)) == ["007"]
+    (tmp_path / "list.txt").write_text("my c.npy  two words\n")
+    assert labels_of(LabelledSet(str(tmp_path / "list.txt"), GREY)) == ["two words"]
+    (tmp_path / "heading.csv").write_text("filename,label\nmy c.npy,3\n")
+    with pytest.raises(UsageError, match=r"line 1: there is no file") as caught:
+        LabelledSet(str(tmp_path / "heading.csv"), GREY)
+    assert "if this line is a heading, remove it" in (caught.value.hint or "")
+    (tmp_path / "gone.csv").write_text("my c.npy,3\nyour c.npy,3\n")
+    with pytest.raises(UsageError, match=r"line 2: there is no file") as caught:
+        LabelledSet(str(tmp_path / "gone.csv"), GREY)
+    assert caught.value.hint == "paths in a list are relative to the folder that the list is in"
+
+
+def test_pictures_without_labels_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in range(3):
+        picture(tmp_path / f"{place}.png", place)
+    read: list[Path] = []
+
+    def count(file: Path) -> Image.Image:
+        read.append(file)
+        return read_image(file)
+
+    monkeypatch.setattr("qcompile.calibrate.image_folder.read_image", count)
+    samples = LabelledSet(str(tmp_path), GREY, PIXELS)
+    assert (samples.size, read) == (3, [])
+    next(iter(samples))
+    assert len(read) == 1
+    with pytest.raises(CalibrationError, match=r"evaluation set '.*' does not exist"):
         LabelledSet(str(tmp_path / "nowhere"), GREY)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 
 from qcompile.errors import UsageError
 from qcompile.evaluate.boxes import matched, overlaps
-from qcompile.evaluate.measure import Observation, make_measure, measures, wilson
+from qcompile.evaluate.intervals import paired_score, resampled, wilson
+from qcompile.evaluate.measure import Observation, make_measure, measures
 from qcompile.evaluate.transcripts import edits
 
 
@@ -213,3 +216,164 @@ def test_map_resamples_whole_images() -> None:
     ]
     estimate = measure.estimate(rows)
     assert estimate.low < estimate.value < estimate.high
+
+
+NAN, INF = np.nan, np.inf
+SCORES = [3.0, 2.0, 1.0]
+
+
+def of(*rows: list[float]) -> list[dict[str, np.ndarray]]:
+    return [{"y": np.array([row])} for row in rows]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", ["top1", "topk{k=1}"])
+def test_a_score_that_is_no_number_is_never_right(metric: str) -> None:
+    """Whatever class it is at, and by both metrics alike; −inf masks a class."""
+    for spoiled in ([NAN, 2.0, 1.0], [3.0, NAN, 1.0], [NAN, NAN, NAN], [INF, 2.0, 1.0]):
+        (outputs,) = of(spoiled)
+        assert [value(metric, seen(outputs, label)) for label in range(3)] == [0.0, 0.0, 0.0]
+    (masked,) = of([-INF, 2.0, 1.0])
+    assert [value(metric, seen(masked, label)) for label in range(3)] == [0.0, 1.0, 0.0]
+    (ours, theirs) = of([NAN, 2.0, 1.0], [NAN, 2.5, 1.0])
+    assert value(metric, seen(ours, 1, theirs)) == 1.0, "the float model has no number there either"
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_does_not_agree() -> None:
+    (good, part, nothing, masked) = of(SCORES, [3.0, 2.0, NAN], [NAN] * 3, [-INF, 2.0, 1.0])
+    assert value("agreement", seen(part, None, good)) == 0.0
+    assert value("agreement", seen(masked, None, masked)) == 1.0
+    assert value("agreement", seen(good, None, nothing), seen(good, None, good)) == 1.0, "the first does not count"
+    assert np.isnan(value("agreement", seen(nothing, None, nothing)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_noise_where_answers_are_no_numbers() -> None:
+    (good, part, masked, ours) = of([1.0, 1.0], [1.0, NAN], [-INF, 1.0], [-INF, 1.0])
+    assert value("psnr", seen(part, None, good)) == pytest.approx(10 * np.log10(2))
+    assert value("psnr", seen(good, None, masked)) == 100.0
+    assert np.isnan(value("psnr", seen(good, np.array([NAN, NAN]))))
+    assert value("cosine", seen(part, None, good)) == pytest.approx(0.0)
+    assert value("cosine", seen(ours, None, masked)) == 1.0
+    assert value("cosine", seen(of([0.0, NAN])[0], None, of([0.0, 0.0])[0])) == 0.0
+    assert np.isnan(value("cosine", seen(good, None, of([NAN, NAN])[0])))
+
+
+def test_a_float_model_that_does_not_fit_is_refused() -> None:
+    for metric in ("agreement", "cosine", "sqnr", "psnr"):
+        with pytest.raises(UsageError, match="the float model has no output 'y'"):
+            value(metric, seen({"y": np.ones((1, 3))}, None, {"z": np.ones((1, 3))}))
+        with pytest.raises(UsageError, match=r"'y' is \[1, 3\], that of the float model \[1, 4\]"):
+            value(metric, seen({"y": np.ones((1, 3))}, None, {"y": np.ones((1, 4))}))
+
+
+def test_one_sample_tells_no_interval() -> None:
+    measure = make_measure("psnr")
+    assert measure.estimate([(35.0, 1.0)]).low is None
+    assert measure.difference([(35.0, 1.0)], [(36.0, 1.0)]).high is None
+    truth = np.array([[0, 0, 10, 10, 1.0]])
+    detector = make_measure("map{iou=0.5}")
+    assert detector.estimate([detector.row(seen({"d": BOXES[:1]}, truth))]).low is None
+
+
+def test_no_sample_that_tells_two_models_apart_is_no_certainty() -> None:
+    rows = [(1.0, 1.0)] * 90 + [(0.0, 1.0)] * 10
+    difference = make_measure("top1").difference(rows, rows)
+    bound = 1.959963984540054**2 / (100 + 1.959963984540054**2)
+    assert (difference.low, difference.high) == pytest.approx((-bound, bound))
+    assert make_measure("wer").difference([(0, 5.0), (1, 5.0)], [(0, 5.0), (1, 5.0)]).low is None
+    truth = np.array([[0, 0, 10, 10, 1.0]])
+    detector = make_measure("map{iou=0.5}")
+    row = [detector.row(seen({"d": BOXES[i : i + 1]}, truth)) for i in (0, 1, 0, 1)]
+    assert detector.difference(row, row).low is None
+    assert (detector.difference(row, row[1:] + row[:1]).low or 0.0) < 0.0
+
+
+def likeliest(b: int, c: int, n: int, d: float) -> float:
+    """Return the likeliest share of c where that of b is larger by d, found by trying all of a fine grid."""
+    q = np.linspace(max(0.0, -d), (1 - d) / 2, 200_001)[1:-1]
+    with np.errstate(divide="ignore"):
+        return float(q[np.argmax(b * np.log(q + d) + c * np.log(q) + (n - b - c) * np.log1p(-2 * q - d))])
+
+
+@pytest.mark.parametrize(("b", "c", "n"), [(12, 5, 60), (3, 9, 40), (1, 2, 25)])
+def test_the_interval_of_paired_shares_is_where_the_score_says(b: int, c: int, n: int) -> None:
+    for d in paired_score(b, c, n):
+        q = likeliest(b, c, n, d)
+        assert abs(b - c - n * d) / np.sqrt(n * (2 * q + d * (1 - d))) == pytest.approx(1.96, abs=2e-3)
+    mirrored = paired_score(c, b, n)
+    assert paired_score(b, c, n) == pytest.approx((-mirrored[1], -mirrored[0]))
+
+
+def test_resamples_of_many_samples_take_little_memory() -> None:
+    tracemalloc.start()
+    try:
+        make_measure("psnr").estimate([(30.0, 1.0)] * 20_000)
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+    table = np.random.default_rng(0).uniform(size=(3000, 2))
+    whole = np.random.default_rng(7).multinomial(3000, np.full(3000, 1 / 3000), 1000) @ table
+    assert np.allclose(resampled(lambda sums: sums[..., 0], table, 7), whole[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("label", "hint"),
+    [
+        (3, "classes count from 0: subtract 1"),
+        (np.array([0, 1, 0]), r"labels.argmax\(axis=-1\)"),
+        (np.float32(1.0), r"labels.astype\('int64'\)"),
+        ("cat", "--labels FILE gives the names"),
+        ("--5", "--labels FILE"),
+    ],
+)
+def test_labels_that_are_no_class_say_what_to_do(label: object, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        value("top1", seen(of(SCORES)[0], label))
+    assert re.search(hint, caught.value.hint or "")
+
+
+def test_labels_in_texts_are_numbers_or_names_of_classes() -> None:
+    (scores,) = of([1.0, 5.0, 2.0])
+    assert value("top1", seen(scores, "01")) == 1.0
+    names = ["Cat", "cat", "T-shirt/top"]
+    assert value("top1", seen(scores, "cat", None, names)) == 1.0
+    assert value("topk{k=2}", seen(scores, "t-shirt_top", None, names)) == 1.0
+    with pytest.raises(UsageError, match="'CAT' is no class index") as caught:
+        value("top1", seen(scores, "CAT", None, names))
+    assert "several classes have this name" in (caught.value.hint or "")
+
+
+def test_texts_of_digits_stay_texts() -> None:
+    """Labels of a reader of house numbers, of which one begins with zeros."""
+    names = [str(digit) for digit in range(10)]
+    scores = np.eye(11)[[1, 0, 1, 8]][None]  # blank 0: "007"
+    assert value("cer", seen({"y": scores}, "007", None, names)) == 0.0
+    assert value("cer", seen({"y": scores}, "1 1 8")) == 0.0, "indices, where no names are known"
+
+
+def test_a_users_function_gets_classes_of_a_list_as_numbers(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def same(outputs, label, reference):\n    return outputs['y'].argmax() == label\n"
+    )
+    metric = make_measure(f"{tmp_path}/mine.py:same")
+    assert metric.title == f"{tmp_path}/mine.py:same"
+    (scores,) = of(SCORES)
+    assert metric.row(seen(scores, "0")) == (1.0, 1.0)
+    assert metric.row(seen(scores, "cat", None, ["cat"])) == (1.0, 1.0)
+
+
+def test_functions_that_are_not_there_or_fail_say_what_they_are_for(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'nosuch' cannot be imported") as caught:
+        make_measure("nosuch:metric")
+    assert "module:function" in (caught.value.hint or "")
+    (tmp_path / "bad.py").write_text("def metric(outputs):\n    return 1\n")
+    with pytest.raises(UsageError, match="raised TypeError") as caught:
+        value(f"{tmp_path}/bad.py:metric", seen(of(SCORES)[0], 1))
+    assert "called with (outputs, label, reference)" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match="the model has 2 outputs") as caught:
+        value("top1", seen({"a": np.ones(3), "b": np.ones(3)}, 1))
+    assert caught.value.hint == "choose one: metric{output=a}; outputs: a, b"
+    with pytest.raises(UsageError, match="'cat' is no list of boxes"):
+        value("map", seen({"d": BOXES}, "cat"))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
-from qcompile.evaluate.measure import Array, Measure, Observation, class_scores
+from qcompile.evaluate.classes import both_best
+from qcompile.evaluate.measure import Array, Measure, Observation, quotient
 
 
 @dataclass(frozen=True)
 class Agreement(Measure):
     """Return the share of samples whose best class is the float model's.
+
+    Scores that are not finite in the float model do not count, and neither does a sample without any other; where only
+    the model under evaluation has such scores, they do not agree.
 
     Args:
         output: the output with the scores; "" for the only one.
@@ -25,11 +27,10 @@ class Agreement(Measure):
     output: str = ""
 
     def row(self, seen: Observation) -> Any:
-        """Return (same, 1)."""
-        ours = class_scores(seen, seen.outputs, self.output)
-        theirs = class_scores(seen, seen.reference or {}, self.output)
-        return float(np.argmax(ours) == np.argmax(theirs)), 1.0
+        """Return (same, 1); (0, 0) where the float model names no class."""
+        ours, theirs = both_best(seen, self.output)
+        return float(theirs is not None and ours == theirs), float(theirs is not None)
 
     def value(self, sums: Array) -> Array:
         """Return samples that agree / samples."""
-        return np.asarray(sums[..., 0] / sums[..., 1])
+        return quotient(sums)

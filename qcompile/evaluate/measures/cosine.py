@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qcompile.evaluate import metrics
-from qcompile.evaluate.measure import Array, Measure, Observation, output_name
+from qcompile.evaluate.measure import Array, Measure, Observation, output_name, reference_output
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,14 @@ class Cosine(Measure):
     output: str = ""
 
     def row(self, seen: Observation) -> Any:
-        """Return the cosine of each output, and 1."""
+        """Return (cosine, 1) of each output; (0, 0) where nothing of the float model's is finite."""
         names = [output_name(seen, self.output)] if self.output else list(seen.outputs)
-        reference = seen.reference or {}
-        return (*(metrics.cosine(reference[name], seen.outputs[name]) for name in names), 1.0)
+        found = [metrics.cosine(reference_output(seen, name), seen.outputs[name]) for name in names]
+        return tuple(term for c in found for term in ((0.0, 0.0) if np.isnan(c) else (c, 1.0)))
 
     def value(self, sums: Array) -> Array:
-        """Return the mean of the worst output."""
-        return np.asarray((sums[..., :-1] / sums[..., -1:]).min(axis=-1))
+        """Return the mean of the worst output; NaN where none counts."""
+        added, counts = sums[..., 0::2], sums[..., 1::2]
+        means = np.divide(added, counts, out=np.full_like(added, np.inf), where=counts > 0)
+        worst = means.min(axis=-1)
+        return np.asarray(np.where(np.isinf(worst), np.nan, worst))

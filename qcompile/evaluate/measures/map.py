@@ -10,6 +10,7 @@ import numpy as np
 
 from qcompile.errors import InternalError
 from qcompile.evaluate.boxes import detections, matched, true_boxes
+from qcompile.evaluate.intervals import middle_share
 from qcompile.evaluate.measure import Array, Estimate, Measure, Observation
 
 _COCO = np.linspace(0.5, 0.95, 10)
@@ -52,9 +53,9 @@ class Map(Measure):
         raise InternalError("mean average precision is no function of sums")
 
     def estimate(self, rows: Sequence[Any], seed: int = 0) -> Estimate:
-        """Return the value over all images, with a bootstrap interval."""
-        low, high = np.quantile(self._resampled(rows, seed), [0.025, 0.975])
-        return Estimate(_mean_precision(rows), float(low), float(high))
+        """Return the value over all images, with a bootstrap interval, which one image does not give."""
+        value = _mean_precision(rows)
+        return Estimate(value, *middle_share(self._resampled(rows, seed))) if len(rows) > 1 else Estimate(value)
 
     def _resampled(self, rows: Sequence[Any], seed: int) -> Array:
         generator = np.random.default_rng(seed)

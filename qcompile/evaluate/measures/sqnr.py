@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompile.evaluate.measure import Array, Measure, Observation, output_name
+from qcompile.evaluate.measure import Array, Measure, Observation, output_name, reference_output
 from qcompile.quant.noise_power import LIMIT_DB, deviation_power
 
 
@@ -33,7 +33,7 @@ class Sqnr(Measure):
         names = [output_name(seen, self.output)] if self.output else list(seen.outputs)
         sums: list[float] = []
         for name in names:
-            sums += deviation_power((seen.reference or {})[name], seen.outputs[name])
+            sums += deviation_power(reference_output(seen, name), seen.outputs[name])
         return tuple(sums)
 
     def value(self, sums: Array) -> Array:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
-from qcompile.evaluate.measure import Array, Measure, Observation, class_label, class_scores
+from qcompile.evaluate.classes import class_label, guesses
+from qcompile.evaluate.measure import Array, Measure, Observation, quotient
 
 
 @dataclass(frozen=True)
 class Top1(Measure):
     """Return the share of samples whose label has the highest score; of equals the lower index counts.
+
+    A sample with a score that is NaN or infinite is wrong, unless the float model's is so at the same place; −inf masks
+    a class.
 
     Args:
         output: the output with the scores; "" for the only one.
@@ -26,9 +28,9 @@ class Top1(Measure):
 
     def row(self, seen: Observation) -> Any:
         """Return (hit, 1)."""
-        scores = class_scores(seen, seen.outputs, self.output)
-        return float(np.argmax(scores) == class_label(seen, scores.size)), 1.0
+        best, classes = guesses(seen, self.output, 1)
+        return float(class_label(seen, classes) in (best or ())), 1.0
 
     def value(self, sums: Array) -> Array:
         """Return hits / samples."""
-        return np.asarray(sums[..., 0] / sums[..., 1])
+        return quotient(sums)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
-from qcompile.evaluate.measure import Array, Measure, Observation, class_label, class_scores
-from qcompile.evaluate.metrics import top_k
+from qcompile.evaluate.classes import class_label, guesses
+from qcompile.evaluate.measure import Array, Measure, Observation, quotient
 
 
 @dataclass(frozen=True)
 class Topk(Measure):
     """Return the share of samples whose label is among the k highest scores.
+
+    A sample with a score that is NaN or infinite is wrong, unless the float model's is so at the same place; −inf masks
+    a class.
 
     Args:
         k: how many guesses count, at least 1.
@@ -33,9 +34,9 @@ class Topk(Measure):
 
     def row(self, seen: Observation) -> Any:
         """Return (hit, 1)."""
-        scores = class_scores(seen, seen.outputs, self.output)
-        return float(class_label(seen, scores.size) in top_k(scores, self.k)), 1.0
+        best, classes = guesses(seen, self.output, self.k)
+        return float(class_label(seen, classes) in (best or ())), 1.0
 
     def value(self, sums: Array) -> Array:
         """Return hits / samples."""
-        return np.asarray(sums[..., 0] / sums[..., 1])
+        return quotient(sums)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from qcompile.calibrate.python_function import load_function
 from qcompile.errors import UsageError
-from qcompile.evaluate.measure import Array, Measure, Observation
+from qcompile.evaluate.classes import class_index
+from qcompile.evaluate.measure import Array, Measure, Observation, quotient
 
-_loaded = cache(load_function)
+_loaded = cache(partial(load_function, refusal=UsageError))
+
+_CALL = (
+    "it is called with (outputs, label, reference): arrays by output name, the sample's label or None, the float "
+    "model's outputs or None; it returns a number"
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class User(Measure):
     """Return the mean of what a function says of each sample; more is better.
 
     The function is called with (outputs, label, reference): outputs by name, the label or None, the float
-    model's outputs or None; it returns a number.
+    model's outputs or None; it returns a number. Numbers and names of classes in a list of files are given as indices.
 
     Args:
         function: `package.module:function` or `file.py:function`.
@@ -30,18 +36,33 @@ class User(Measure):
 
     function: str = ""
 
+    def __post_init__(self) -> None:
+        _loaded(self.function)  # a function that is not there is refused before anything runs
+
+    @property
+    def title(self) -> str:
+        """The function as it was given."""
+        return self.function
+
     def row(self, seen: Observation) -> Any:
         """Return (number, 1)."""
         function: Any = _loaded(self.function)
         try:
-            number = float(function(dict(seen.outputs), seen.label, seen.reference))
+            number = float(function(dict(seen.outputs), self._label(seen), seen.reference))
         except Exception as error:
             problem = f"metric '{self.function}' raised {type(error).__name__}: {error}"
-            raise UsageError(problem, loc=seen.where) from error
+            raise UsageError(problem, loc=seen.where, hint=_CALL) from error
         if not np.isfinite(number):
-            raise UsageError(f"metric '{self.function}' returned {number}", loc=seen.where)
+            hint = "return a finite number for every sample"
+            raise UsageError(f"metric '{self.function}' returned {number}", loc=seen.where, hint=hint)
         return number, 1.0
+
+    @staticmethod
+    def _label(seen: Observation) -> Any:
+        """Return a label that a list of files holds as a number or the name of a class as its index."""
+        index = class_index(seen.label, seen.names) if isinstance(seen.label, str) else None
+        return seen.label if index is None else index
 
     def value(self, sums: Array) -> Array:
         """Return the mean."""
-        return np.asarray(sums[..., 0] / sums[..., 1])
+        return quotient(sums)
