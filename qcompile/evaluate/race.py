@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class Race:
         threads: of each.
         rounds: turns that each had.
         standings: the bundle first.
+        notes: what the user should know.
     """
 
     bundle: str
@@ -78,6 +80,7 @@ class Race:
     threads: int
     rounds: int
     standings: tuple[Standing, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> Standing:
@@ -151,7 +154,8 @@ def race(
     own = models or {}
     if not model.is_file() if model is not None else not all(name in own for name in peers):
         raise UsageError(f"{model} is not a file", hint="give the model that the bundle was compiled from")
-    precision, shapes = _facts(bundle)
+    precision, shapes, made_from = _facts(bundle)
+    notes = _origin_notes(model, made_from) if model is not None else ()
     with ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -175,7 +179,7 @@ def race(
             for contender, record in zip(contenders, times, strict=True):
                 record.append(contender.turn(RUNS_OF_A_TURN))
             report(number + 1, rounds, "racing")
-        return Race(str(bundle), precision, threads, rounds, _standings(contenders, times))
+        return Race(str(bundle), precision, threads, rounds, _standings(contenders, times), notes)
 
 
 def _standings(contenders: Sequence[_Contender], times: list[list[list[int]]]) -> tuple[Standing, ...]:
@@ -197,15 +201,27 @@ def _standings(contenders: Sequence[_Contender], times: list[list[list[int]]]) -
     )
 
 
-def _facts(bundle: Path) -> tuple[str, dict[str, list[int]]]:
-    """Precision and input shapes of a bundle."""
+def _origin_notes(model: Path, made_from: str | None) -> tuple[str, ...]:
+    """Return a warning where a model is not the file that a bundle was made from, by the file's SHA-256."""
+    with model.open("rb") as file:
+        found = sha256()
+        while block := file.read(1 << 20):
+            found.update(block)
+    if made_from is None or found.hexdigest() == made_from:
+        return ()
+    return (f"'{model}' is not the file that the bundle was made from: the runtimes may compute something else",)
+
+
+def _facts(bundle: Path) -> tuple[str, dict[str, list[int]], str | None]:
+    """Precision and input shapes of a bundle, and the SHA-256 of the model that it was made from."""
     from qcompile import runtime
 
     with runtime.load(bundle) as session:
         shapes = {tensor.name: list(tensor.shape) for tensor in session.inputs}
+        made_from = session.manifest["model"].get("sha256")
         steps = session.profile(session.zeros())
     found = {step["precision"] for step in steps}
-    return next((kind for kind in ("int8", *NARROW) if kind in found), "float32"), shapes
+    return next((kind for kind in ("int8", *NARROW) if kind in found), "float32"), shapes, made_from
 
 
 def _python(name: str, pythons: Mapping[str, str] | None) -> str:

@@ -51,4 +51,4 @@ def standings_text(result: Race) -> str:
         lines.append(f"{s.runtime:12} {s.version:10} {times}  {s.ratio:.2f}")
     best = result.best
     lines.append(f"{best.ratio:.2f} times as fast as the best of the others, {best.runtime}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note: {note}" for note in result.notes)])

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 from qcompile import driver
@@ -18,7 +19,6 @@ from qcompile.report.standings import race_and_print, standings_text
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model of one small convolution, and its float bundle."""
     import numpy as np
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     folder = tmp_path_factory.mktemp("race")
@@ -88,8 +88,20 @@ def test_onnxruntime_is_raced(tiny: tuple[Path, Path], tmp_path: Path, capsys: p
     assert result.best.runtime == "onnxruntime"
     assert f"{result.best.ratio:.2f} times as fast" in standings_text(result)
     assert (tmp_path / "tiny.onnxruntime.float32.onnx").exists()
+    assert result.notes == ()
     race_and_print(*tiny, "onnxruntime", threads=1, runs=1, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["standings"]) == 2
+
+
+def test_another_model_than_the_bundles_is_noted(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    other = tmp_path / "other.onnx"
+    model = onnx.load(tiny[1])
+    model.doc_string = "trained longer"
+    onnx.save(model, other)
+    result = racing.race(tiny[0], other, ["onnxruntime"], rounds=1)
+    assert result.notes[0].startswith(f"'{other}' is not the file that the bundle was made from")
+    assert f"note: '{other}'" in standings_text(result)
 
 
 def test_a_model_that_a_runtime_cannot_take_is_reported(tiny: tuple[Path, Path], tmp_path: Path) -> None:
