@@ -14,8 +14,9 @@ from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.sample_choice import compared_samples
 from qcompile.calibrate.synthetic import synthetic_samples
+from qcompile.cost import precision_of
 from qcompile.evaluate.cause import Findings, explain, origin
-from qcompile.evaluate.comparison import SYNTHETIC, match_tensors
+from qcompile.evaluate.comparison import SYNTHETIC, judged_outputs, match_tensors
 from qcompile.evaluate.node_statistics import NodeStatistics
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
@@ -37,6 +38,7 @@ class NodeAnalysis:
     Args:
         name: ONNX node.
         op: IR operation.
+        precision: what it computes in: "int8" or "int16".
         tensor: its result, by the float graph's name.
         alone_db: SQNR with only this node quantized; None where the float graph has no such operands.
         accumulated_db: SQNR with everything before it quantized as well.
@@ -50,6 +52,7 @@ class NodeAnalysis:
 
     name: str
     op: str
+    precision: str
     tensor: str
     alone_db: float | None
     accumulated_db: float
@@ -69,7 +72,7 @@ class Analysis:
         model: name of the graph.
         samples: how many were run.
         verified: whether they were the user's, not made up.
-        outputs: SQNR of each graph output, dB.
+        outputs: SQNR of each graph output, dB; those of integers only where there are no others.
         nodes: integer nodes in order of computation.
         kept: nodes that compute in float, with the reason where it is known.
         notes: what the user should know.
@@ -149,7 +152,7 @@ class _Run:
         self.producers = {v.name: node for node in reference.nodes for v in node.outputs}
         self.names = {**match_tensors(reference, actual), **{v: v.name for v in actual.inputs}}
         self.names |= {a: self.names[v] for a, v in _read_as_real(actual).items() if v in self.names}
-        self.outputs = {name: NoisePower() for name in actual.output_names}
+        self.outputs = {name: NoisePower() for name in judged_outputs(reference, actual.output_names)}
         self.statistics = {node: s for node in actual.nodes if (s := self._watched(node)) is not None}
         self.done = 0
         self.sizes: dict[str, int] | None = None
@@ -159,7 +162,7 @@ class _Run:
         value = node.outputs[0]
         if not node.is_integer or value not in self.names or node.op.name == "dequantize":
             return None
-        return NodeStatistics(node, value.qparams if value.dtype == "int8" else None)
+        return NodeStatistics(node, value.qparams if value.dtype in ("int8", "int16") else None)
 
     def include(self, sample: Mapping[str, Array]) -> None:
         """Run one sample."""
@@ -176,7 +179,8 @@ class _Run:
         given = {v.name: _in_form(v, sample[v.name]) for v in self.actual.inputs}
         result = self.integer_run.run(given, on_value=keep)
         for name, value in zip(self.actual.output_names, self.actual.outputs, strict=True):
-            self.outputs[name].add(real[name], _real(value, result[name]))
+            if name in self.outputs:
+                self.outputs[name].add(real[name], _real(value, result[name]))
         for node, statistics in self.statistics.items():
             self._include(node, statistics, exact, accumulated[node.outputs[0]])
         self.done += 1
@@ -238,6 +242,7 @@ class _Run:
         return NodeAnalysis(
             self._name(node.outputs[0]),
             node.op.name,
+            _precision(node),
             tensor,
             statistics.alone.db if statistics.alone.signal or statistics.alone.noise else None,
             statistics.accumulated.db,
@@ -299,6 +304,11 @@ def _weight_peaks(node: Node) -> tuple[float, ...]:
         return ()
     weight = node.inputs[1].constant()
     return tuple(float(p) for p in np.abs(weight).reshape(weight.shape[0], -1).max(axis=1))
+
+
+def _precision(node: Node) -> str:
+    wide = "int16" in (node.inputs[0].dtype, node.outputs[0].dtype)
+    return "int16" if wide else precision_of(node)
 
 
 def _in_form(value: Value, array: Array) -> Array:

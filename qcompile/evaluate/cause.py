@@ -34,7 +34,8 @@ class Findings:
         weights_db: SQNR with nothing but the weights quantized; None without weights.
         range: real values of the smallest and the largest code; of the first values where there are no codes.
         seen: smallest and largest exact value.
-        codes: share of the 256 codes between those that the smallest and the largest value get, 0 to 1.
+        codes: share of the 256 codes between those that the smallest and the largest value get, 0 to 1; None where the
+            result is not written in 8 bits.
         clipped: share of values beyond the range, 0 to 1.
         clipping: share of the noise of writing that those values make, 0 to 1.
         channels: how many there are.
@@ -53,7 +54,7 @@ class Findings:
     weights_db: float | None
     range: tuple[float, float]
     seen: tuple[float, float]
-    codes: float
+    codes: float | None
     clipped: float
     clipping: float
     channels: int
@@ -79,7 +80,6 @@ class Findings:
         step = statistics.step
         low, high = statistics.range
         seen = float(lowest.min()), float(highest.max())
-        span = max(0.0, min(seen[1], high) - max(seen[0], low)) / step + 1 if step else CODES
         rounding, clipping = statistics.rounding.noise, statistics.clipping.noise
         still = lowest == highest
         measured = statistics.alone.signal or statistics.alone.noise
@@ -90,7 +90,7 @@ class Findings:
             weights_db=statistics.weights.db if statistics.weights is not None else None,
             range=(low, high),
             seen=seen,
-            codes=min(1.0, span / CODES),
+            codes=_codes(statistics, seen),
             clipped=statistics.clipped / max(statistics.values, 1),
             clipping=clipping / rounding if rounding else 0.0,
             channels=len(lowest),
@@ -99,6 +99,14 @@ class Findings:
             outliers=_outliers(np.maximum(np.abs(lowest), np.abs(highest))),
             **_worst_operands(operands),
         )
+
+
+def _codes(statistics: NodeStatistics, seen: tuple[float, float]) -> float | None:
+    """Return the share of the 8-bit codes that values use; None where they are written in others, or not at all."""
+    if statistics.qparams is None or statistics.qparams.dtype != "int8":
+        return None
+    low, high = statistics.range
+    return min(1.0, (max(0.0, min(seen[1], high) - max(seen[0], low)) / statistics.step + 1) / CODES)
 
 
 def _outliers(peaks: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> tuple[tuple[int, float], ...]:
@@ -183,11 +191,10 @@ def _result_cause(found: Findings) -> str:
         )
     if found.outliers:
         channel, ratio = found.outliers[0]
-        return (
-            f"outlier channels: channel {channel} reaches {ratio:.0f} times as far as the median channel, which"
-            f" keeps {max(1, round(CODES / ratio))} of {CODES} codes{_channels(found)}"
-        )
-    if found.codes < _FEW_CODES:
+        kept = f", which keeps {max(1, round(CODES / ratio))} of {CODES} codes" if found.codes is not None else ""
+        reach = f"channel {channel} reaches {ratio:.0f} times as far as the median channel"
+        return f"outlier channels: {reach}{kept}{_channels(found)}"
+    if found.codes is not None and found.codes < _FEW_CODES:
         return (
             f"range waste: the values use {found.codes:.0%} of the codes of {found.range[0]:.3g} … {found.range[1]:.3g}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -55,7 +55,7 @@ class Comparison:
         samples: how many were run.
         verified: whether they were the user's, not synthetic ones.
         fitted: whether weights may have been fitted to them, so that others are further from float.
-        outputs: SQNR of each graph output by name, dB.
+        outputs: SQNR of each graph output by name, dB; those of integers only where there are no others.
         tensors: error of each tensor that the float graph has too, in order of computation.
     """
 
@@ -107,7 +107,7 @@ def compare_graphs(
     counterparts = match_tensors(reference, actual)
     powers: dict[Value, NoisePower] = {}
     grown = {state.output for state in actual.states} if growing_states(actual) else set()
-    outputs = {name: NoisePower() for name in actual.output_names if name not in grown}
+    outputs = {n: NoisePower() for n in judged_outputs(reference, [n for n in actual.output_names if n not in grown])}
     float_run, integer_run = Interpreter(reference), Interpreter(actual)
     original_run = Interpreter(original) if original is not None else None
     done = 0
@@ -124,6 +124,23 @@ def compare_graphs(
             progress(done, total, "comparing with float")
     tensors = tuple(_tensor_error(counterparts[v], v, p) for v, p in powers.items())
     return Comparison(done, verified, {n: p.db for n, p in outputs.items()}, tensors)
+
+
+def judged_outputs(reference: Graph, names: Sequence[str]) -> list[str]:
+    """Return the outputs whose noise says how accurate a network is.
+
+    Where an index or a count differs it is another one, however near its number is: integers have no noise to speak of.
+
+    Args:
+        reference: the float graph.
+        names: of outputs.
+
+    Returns:
+        The names of those that hold real numbers in the float graph; all where none does.
+    """
+    values = zip(reference.output_names, reference.outputs, strict=True)
+    real = {name for name, value in values if value.dtype.startswith(("float", "bfloat"))}
+    return [name for name in names if name in real] or list(names)
 
 
 def _remember(expected: dict[str, Array], value: Value, array: Array) -> None:

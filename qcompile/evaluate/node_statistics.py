@@ -19,11 +19,11 @@ BINS = 96
 
 
 class NodeStatistics:
-    """Statistics of one integer node and its int8 result.
+    """Statistics of one integer node and its result in 8 or 16 bits.
 
     Args:
         node: of the integer graph.
-        qparams: of its int8 result; None where the result is an accumulator that is read as real values.
+        qparams: of its result; None where the result is an accumulator that is read as real values.
 
     Attributes:
         alone: noise with only this node quantized.
@@ -65,7 +65,9 @@ class NodeStatistics:
         return (q.qmin - q.scalar_zero_point) * q.scalar_scale, (q.qmax - q.scalar_zero_point) * q.scalar_scale
 
     def update(self, exact: Array) -> None:
-        """Count the exact values of one sample."""
+        """Count the exact values of one sample; what is not finite, a mask of −inf, counts as 0: it is no signal."""
+        if exact.dtype.kind == "f" and not np.isfinite(exact).all():
+            exact = np.nan_to_num(exact, posinf=0.0, neginf=0.0)
         if not self.values:
             self._first = float(exact.min(initial=0.0)), float(exact.max(initial=0.0))
         self.values += exact.size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qcompile.evaluate.cause import HEALTHY
-from qcompile.report.columns import columns, facts, show
+from qcompile.report.columns import columns, facts, shortened, show
 from qcompile.report.strict_json import json_text
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 _COLUMNS = (
-    "alone: SQNR of what the node itself rounds; accumulated: with all errors before it; codes: share of the range "
-    "that values use; clipped: values beyond it"
+    "alone: SQNR of what the node itself rounds; accumulated: with all errors before it; codes: share of the 256 "
+    "of 8 bits that values use; clipped: values beyond it"
 )
 
 
@@ -57,6 +57,7 @@ def print_analysis(result: Analysis, *, top: int, as_json: bool) -> None:
     table = columns(
         "node",
         "op",
+        "precision",
         "alone",
         "accumulated",
         "codes",
@@ -67,10 +68,10 @@ def print_analysis(result: Analysis, *, top: int, as_json: bool) -> None:
     for node in chosen:
         found = node.findings
         alone = f"{node.alone_db:.1f} dB" if node.alone_db is not None else "?"
+        accumulated = f"{node.accumulated_db:.1f} dB"
+        codes = f"{found.codes:.0%}" if found.codes is not None else "-"
         clipped = f"{found.clipped:.2%}" if found.clipped else "-"
-        table.add_row(
-            node.name, node.op, alone, f"{node.accumulated_db:.1f} dB", f"{found.codes:.0%}", clipped, node.cause
-        )
+        table.add_row(shortened(node.name), node.op, node.precision, alone, accumulated, codes, clipped, node.cause)
     show(table)
     print()
     source = "samples" if result.verified else "made-up inputs: accuracy is unverified"

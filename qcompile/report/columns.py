@@ -39,6 +39,17 @@ def show(table: Table) -> None:
         print(line.rstrip())
 
 
+def shortened(name: str, most: int = 60) -> str:
+    """Return a name of a table's first column without its middle, where it would leave no room for the others.
+
+    Args:
+        name: of a node: its scopes tell little, where it begins and what it ends in tell most.
+        most: characters to keep.
+    """
+    tail = 2 * most // 3
+    return name if len(name) <= most else f"{name[: most - tail - 1]}…{name[-tail:]}"
+
+
 def columns(*names: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
     """Return an empty table.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from qcompile import ops
 from qcompile.evaluate.analysis import analyze_graphs
 from qcompile.evaluate.cause import HEALTHY, Findings, explain, origin
 from qcompile.evaluate.comparison import compare_graphs
+from qcompile.evaluate.node_statistics import NodeStatistics
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.passmgr import PassContext, PassManager
@@ -182,6 +184,38 @@ def test_causes_in_words(changes: dict[str, object], where: str, words: str) -> 
     found = replace(GOOD, **changes)  # type: ignore[arg-type]
     assert origin(found) == where
     assert words in explain(found)
+
+
+def test_nodes_that_compute_in_16_bits_say_so() -> None:
+    """Their results have no share of 256 codes, and what is wrong with these is not wrong with them."""
+    spread = np.ones((16, 1, 1, 1))
+    spread[5] = 200.0
+    graph = with_weights(TEXT, {"w1": spread, "b1": spread.reshape(16)})
+    context = PassContext(samples=lambda: iter(samples()))
+    final = PassManager(PIPELINE.replace("keep_float=[]", 'keep_float=[],keep_int16=["First", "Second"]')).run(
+        graph, context
+    )
+    assert context.reference is not None
+    nodes = analyze_graphs(context.reference, final, samples(), count=2).nodes
+    found = {(node.name, node.op): node for node in nodes}
+    assert found["First", "conv2d"].precision == "int16"
+    assert found["First", "conv2d"].findings.codes is None
+    assert found["First", "conv2d"].findings.rounding_db > 60
+    eight = {node.name: node for node in analyze_graphs(*quantized(graph), samples(), count=2).nodes}["First"]
+    assert eight.precision == "int8"
+    assert eight.findings.codes is not None
+    assert "codes" not in explain(replace(GOOD, alone_db=10.0, rounding_db=10.5, codes=None, outliers=((3, 32.0),)))
+
+
+def test_masks_are_no_signal() -> None:
+    """What a mask of −inf hides does not take part in the range of values that were seen."""
+    node = parse_graph(TEXT, ops.all_ops(), source="test").nodes[0]
+    statistics = NodeStatistics(node, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        statistics.update(np.where(np.arange(16) < 8, -np.inf, 1.0).astype(np.float32).reshape(1, 1, 1, 16))
+    found = Findings.of(statistics, {})
+    assert (found.seen, found.range) == ((0.0, 1.0), (0.0, 1.0))
 
 
 def test_weights_before_and_after_equalization_are_shown_side_by_side() -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcompile import driver
+from qcompile import driver, ops
 from qcompile.calibrate.sample import graph_inputs
 from qcompile.calibrate.synthetic import synthetic_samples
-from qcompile.evaluate.comparison import Comparison, compare_graphs, match_tensors
+from qcompile.evaluate.analysis import analyze_graphs
+from qcompile.evaluate.comparison import Comparison, compare_graphs, judged_outputs, match_tensors
 from qcompile.ir.graph import Graph
+from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.quant.affine import dequantize
 
@@ -121,3 +123,32 @@ def test_quantized_inputs_and_outputs() -> None:
     assert final.inputs[0].dtype == "int8"
     given = inputs(reference, 2)
     assert compare_graphs(reference, final, given).outputs["logits"] > 20
+
+
+INDICES = """
+graph "best" {
+  input %x : f32[1,8]
+  const @w : f32[8,8] = normal(1, 1)
+  const @b : f32[8] = normal(2, 1)
+  %y = dense(%x, @w, @b) : f32[1,8] loc("scores")
+  %most = reduce_max(%y) {axes=[1], keepdims=true} : f32[1,1]
+  %best = first_index(%y, %most) {axis=1} : i64[1,1]
+  output "best" = %best
+  output "y" = %y
+}
+"""
+
+
+def test_indices_are_no_signal_with_noise() -> None:
+    """A class that differs is another one, near as its number may be: outputs of integers set no worst output."""
+    reference = parse_graph(INDICES, ops.all_ops())
+    actual = reference.clone()
+    weight = next(node for node in actual.nodes if node.op.name == "dense").inputs[1]
+    weight.data = np.roll(weight.constant(), 1, axis=0) + 0.01
+    weight.data.setflags(write=False)
+    given = inputs(reference, 2)
+    result = compare_graphs(reference, actual, given)
+    assert set(result.outputs) == {"y"}
+    assert result.worst_output_db == result.outputs["y"]
+    assert judged_outputs(reference, ["best"]) == ["best"]
+    assert set(analyze_graphs(reference, actual, given).outputs) == {"y"}
