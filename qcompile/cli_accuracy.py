@@ -106,6 +106,7 @@ def analyze(
     """
     from qcompile.assessment import analyze as run
     from qcompile.config_texts import read_shapes, read_values
+    from qcompile.files import check_writable
     from qcompile.progress import ProgressReporter
     from qcompile.report.accuracy_tables import print_analysis
     from qcompile.report.analysis_html import write_analysis
@@ -119,8 +120,10 @@ def analyze(
         "keep_float": keep_float,
         "keep_int16": keep_int16,
     }
+    if html is not None:
+        check_writable(html)
     with ProgressReporter(quiet=json) as progress:
         result = run(model, config=config, settings=settings, count=samples, progress=progress)
+    print_analysis(result, top=top, as_json=json)
     if html is not None:
         write_analysis(result, html)
-    print_analysis(result, top=top, as_json=json)

@@ -49,9 +49,12 @@ def bench(
         race_and_print(bundle, model, against, threads=threads, runs=runs, as_json=json)
         return
     from qcompile.evaluate.benchmark import benchmark
+    from qcompile.files import check_writable
     from qcompile.report.roofline import write_benchmark
     from qcompile.report.terminal import print_benchmark
 
+    if html is not None:
+        check_writable(html)
     result = benchmark(
         bundle,
         threads=threads,
@@ -60,6 +63,6 @@ def bench(
         profile=profile or html is not None,
         device=device or "local",
     )
+    print_benchmark(result, as_json=json)
     if html is not None:
         write_benchmark(result, html)
-    print_benchmark(result, as_json=json)

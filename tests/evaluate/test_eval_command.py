@@ -17,9 +17,12 @@ from qcompile.calibrate.sample import InputSpec
 from qcompile.cli import run_command
 from qcompile.config_files import read_labels
 from qcompile.errors import UsageError
+from qcompile.evaluate.analysis import Analysis, NodeAnalysis
+from qcompile.evaluate.cause import Findings
 from qcompile.evaluate.evaluation import InputRanges, evaluate_samples
 from qcompile.evaluate.labelled_set import LabelledSet
 from qcompile.evaluate.measure import make_measure
+from qcompile.report.accuracy_tables import print_analysis
 
 
 @dataclass(frozen=True)
@@ -259,3 +262,59 @@ def test_names_of_classes_keep_their_spaces(tmp_path: Path) -> None:
     """The characters of a reader of texts, of which one is the space."""
     (tmp_path / "characters.txt").write_bytes(b"\xef\xbb\xbfa\r\n \r\n\xe3\x80\x80\r\n b\r\n")
     assert read_labels(str(tmp_path / "characters.txt")) == ["a", " ", "\u3000", " b"]
+
+
+def test_analyze_keeps_what_it_found_where_the_report_cannot_be_written(
+    classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["analyze", classifier.model, "--calib", classifier.calibration, "--html"]
+    with monkeypatch.context() as patch:
+        patch.setattr("qcompile.assessment.analyze", lambda *_, **__: pytest.fail("worked before it looked"))
+        assert run_command([*command, str(tmp_path / "none" / "x.html")]) == 2
+        assert f"there is no folder '{tmp_path / 'none'}'" in capsys.readouterr().err
+        assert run_command([*command, str(tmp_path)]) == 2
+        assert "it is a folder" in capsys.readouterr().err
+        assert run_command(["bench", classifier.bundle, "--html", str(tmp_path / "none" / "x.html")]) == 2
+        assert "there is no folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+    def full(*_: object) -> None:
+        raise UsageError("no space left")
+
+    monkeypatch.setattr("qcompile.report.analysis_html.write_analysis", full)
+    assert run_command([*command, str(tmp_path / "x.html")]) == 2
+    assert "Gemm_0" in capsys.readouterr().out
+
+
+def test_analysis_is_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever was found; and names of any length leave room for what is said of the nodes."""
+    findings = Findings(
+        alone_db=10.0,
+        accumulated_db=float("nan"),
+        rounding_db=20.0,
+        weights_db=None,
+        range=(float("-inf"), 1.0),
+        seen=(0.0, 1.0),
+        codes=None,
+        clipped=0.0,
+        clipping=0.0,
+        channels=1,
+        dead=(),
+        lost=(),
+        outliers=(),
+    )
+    name = "/model/" + "block/" * 60 + "Conv_17"
+    node = NodeAnalysis(name, "conv2d", "int16", "t", 10.0, float("nan"), findings, "cause", "", (1,), ())
+    result = Analysis("m", 1, True, {"y": float("nan")}, (node,), {})
+    print_analysis(result, top=0, as_json=True)
+    read = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert read["outputs"] == {"y": None}
+    assert (read["nodes"][0]["name"], read["nodes"][0]["precision"]) == (name, "int16")
+    assert read["nodes"][0]["findings"]["range"] == [None, 1.0]
+    print_analysis(result, top=0, as_json=False)
+    heading, row = capsys.readouterr().out.splitlines()[:2]
+    assert heading.split() == ["node", "op", "precision", "alone", "accumulated", "codes", "clipped", "cause"]
+    assert len(row) < 150
+    assert row.startswith("/model/block/")
+    assert "/Conv_17  conv2d  int16" in row
+    assert row.split()[-3:] == ["-", "-", "cause"]
