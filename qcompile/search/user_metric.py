@@ -27,6 +27,9 @@ DEFAULT_METRIC = "top1"
 MOST = 1000
 """Labelled samples used at most; every candidate runs them all."""
 
+_KEPT = 1 << 28
+"""Bytes of the float network's outputs to keep for measures that look at them; what is beyond is computed again."""
+
 
 class UserMetric:
     """Measures candidates on labelled samples, beside the float network.
@@ -68,10 +71,9 @@ class UserMetric:
             raise UsageError(f"'{data}' holds no sample to evaluate on", hint="--eval-data names labelled samples")
         for sample in self._samples:
             _check_label(self._measure, sample)
-        run = Interpreter(reference)
-        with np.errstate(all="ignore"):
-            self._expected = [{n: np.array(a) for n, a in run.run(s.inputs).items()} for s in self._samples]
-        self.reference = self._value([self._row(i, outputs) for i, outputs in enumerate(self._expected)])
+        self._float, self._outputs = Interpreter(reference), list(reference.output_names)
+        self._expected: list[Mapping[str, Array] | None] = []
+        self.reference, self._samples_digest = self._measure_float()
         if not abs(self._most()) > 0.0:
             raise UsageError(
                 f"the float network's {self.name} is {self.reference:g} on '{data}': there is nothing to lose",
@@ -81,7 +83,7 @@ class UserMetric:
     @property
     def name(self) -> str:
         """The metric's name."""
-        return self._text if self._measure.name == "user" else self._measure.name
+        return self._measure.title
 
     @property
     def size(self) -> int:
@@ -96,11 +98,7 @@ class UserMetric:
     def digest(self) -> str:
         """Return a digest of all that values depend on besides the candidate."""
         digest = hashlib.sha256(json.dumps([self._text, list(self._names or ())]).encode())
-        for sample, expected in zip(self._samples, self._expected, strict=True):
-            digest.update(f"{sample.where.rpartition('/')[2]}={np.asarray(sample.label).tolist()!r}".encode())
-            for arrays in (sample.inputs, expected):
-                for name in sorted(arrays):
-                    digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+        digest.update(self._samples_digest)
         # The user's function may look at anything: its value on the float network stands for what it does.
         digest.update(repr(self.reference).encode())
         return digest.hexdigest()
@@ -116,12 +114,13 @@ class UserMetric:
             what: for the progress report.
         """
         run = Interpreter(graph)
-        samples, outputs = self._samples, list(self._expected[0])
+        samples, outputs = self._samples, self._outputs
 
         def work(index: int) -> Any:
             with np.errstate(all="ignore"):
                 actual = run.run(bound_sample(graph, samples[index].inputs))
-            return self._row(index, dict(zip(outputs, real_outputs(graph, outputs, actual), strict=True)))
+            named = dict(zip(outputs, real_outputs(graph, outputs, actual), strict=True))
+            return self._row(samples[index], named, self._reference_of(index))
 
         def report(done: int, total: int) -> None:
             if self._progress is not None:
@@ -129,16 +128,47 @@ class UserMetric:
 
         value = self._value(run_tasks(work, len(samples), jobs=self._jobs, progress=report))
         lost = self.reference - value if self._measure.higher_is_better else value - self.reference
-        return value, min(1.0, max(0.0, lost / abs(self._most())))
+        return value, 1.0 if np.isnan(lost) else min(1.0, max(0.0, lost / abs(self._most())))
 
     def _most(self) -> float:
         """Return what can be lost, in the metric's unit."""
         return self.reference if self._measure.higher_is_better else 1.0 - self.reference
 
-    def _row(self, index: int, outputs: Mapping[str, Array]) -> Any:
-        sample = self._samples[index]
-        seen = Observation(sample.where, outputs, sample.label, self._expected[index], self._names)
-        return self._measure.row(seen)
+    def _measure_float(self) -> tuple[float, bytes]:
+        """Run the float network once on every sample; keep its outputs where rows need them and they are not too large.
+
+        Returns:
+            Its value, and a digest of the samples and of what it says of them.
+        """
+        digest, rows, room = hashlib.sha256(), [], _KEPT
+        for sample in self._samples:
+            outputs = self._float_outputs(sample)
+            digest.update(f"{sample.where.rpartition('/')[2]}={np.asarray(sample.label).tolist()!r}".encode())
+            for arrays in (sample.inputs, outputs):
+                for name in sorted(arrays):
+                    digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+            needed = self._reads_reference(sample)
+            room -= sum(array.nbytes for array in outputs.values()) if needed else 0
+            self._expected.append(outputs if needed and room >= 0 else None)
+            rows.append(self._row(sample, outputs, outputs if needed else None))
+        return self._value(rows), digest.digest()
+
+    def _float_outputs(self, sample: Labelled) -> dict[str, Array]:
+        with np.errstate(all="ignore"):
+            return {n: np.array(a) for n, a in self._float.run(sample.inputs).items()}
+
+    def _reads_reference(self, sample: Labelled) -> bool:
+        """Return whether the measure looks at the float network's outputs: where no label says what is true."""
+        return self._measure.needs_reference or sample.label is None or self._measure.name == "user"
+
+    def _reference_of(self, index: int) -> Mapping[str, Array] | None:
+        sample, kept = self._samples[index], self._expected[index]
+        return self._float_outputs(sample) if kept is None and self._reads_reference(sample) else kept
+
+    def _row(self, sample: Labelled, outputs: Mapping[str, Array], reference: Mapping[str, Array] | None) -> Any:
+        return self._measure.row(
+            Observation(sample.where, outputs, sample.label, reference, self._names, sample.folders)
+        )
 
     def _value(self, rows: Sequence[Any]) -> float:
         return self._measure.estimate(rows).value

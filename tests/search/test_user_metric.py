@@ -207,3 +207,27 @@ def test_settings_name_what_is_missing(tmp_path: Path):
     settings = settings_of(config, tmp_path / "out")
     assert (settings.data, settings.metric, settings.goal.max_drop) == ("a/b.npz", "topk{k=2}", 0.01)
     assert config.recorded()["eval_data"] == "b.npz"
+
+
+def test_outputs_of_the_float_network_are_kept_only_where_they_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Those of 1,000 photographs may take gigabytes; what does not fit is computed again, with the same result."""
+    data = str(labelled(tmp_path, wrong=8))
+    assert UserMetric(classifier(), data)._expected == [None] * 40
+    (tmp_path / "own.py").write_text(
+        "def close(outputs, label, reference):\n    return 1 - abs(outputs['y'] - reference['y']).mean()\n"
+    )
+    measures = ("agreement", f"{tmp_path / 'own.py'}:close")
+    weight = classifier()
+    values = weight.nodes[0].inputs[1]
+    values.data = np.roll(values.constant(), 1, axis=0)
+    values.data.setflags(write=False)
+    whole = [UserMetric(classifier(), data, metric) for metric in measures]
+    assert all(None not in metric._expected for metric in whole)
+    monkeypatch.setattr("qcompile.search.user_metric._KEPT", 100)
+    part = [UserMetric(classifier(), data, metric) for metric in measures]
+    assert [metric._expected.count(None) for metric in part] == [38, 38]
+    assert [m.digest() for m in part] == [m.digest() for m in whole]
+    assert [m.measure(weight, "") for m in part] == [m.measure(weight, "") for m in whole]
+    assert part[0].measure(weight, "")[0] < 0.9
