@@ -164,6 +164,8 @@ def open_calibration(
 
 def _nothing_there(path: Path, purpose: str) -> CalibrationError:
     kinds = "give a folder of images, .npy or .npz files, or module:function"
+    if purpose == "evaluation":
+        kinds = "give a folder of images by class, a list of files and labels, .npz with `labels`, or module:function"
     if not path.exists():
         return CalibrationError(f"{purpose} set '{path}' does not exist", hint=kinds)
     if path.is_file():

@@ -139,9 +139,12 @@ def class_label(seen: Observation, classes: int) -> int:
         )
     index = class_index(seen.label, seen.names)
     if index is None:
-        raise UsageError(f"{seen.where}: the label {seen.label!r} is no class index", hint=_form_hint(seen, classes))
+        label = np.asarray(seen.label)
+        said = repr(label.tolist()) if label.size == 1 else f"of shape {list(label.shape)}"
+        raise UsageError(f"{seen.where}: the label {said} is no class index", hint=_form_hint(seen, classes))
     if not 0 <= index < classes:
-        hint = "classes count from 0: subtract 1 from labels that count from 1" if index == classes else None
+        hint = f"classes count from 0, so that the last is {classes - 1}"
+        hint = f"{hint}: subtract 1 from labels that count from 1" if index == classes else hint
         raise UsageError(f"{seen.where}: label {index} is not one of the {classes} classes of the model", hint=hint)
     return index
 

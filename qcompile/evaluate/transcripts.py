@@ -16,6 +16,7 @@ from qcompile.evaluate.measure import Array, Measure, Observation, output_name
 
 Tokens = Sequence[Any]
 
+_UNKNOWN = -1  # a step with a score that is NaN or +inf says nothing, and must not pass for what is right
 _CALL = "it is called with the outputs, arrays by name, and returns a text or a list of class indices"
 
 _decoder = cache(partial(load_function, refusal=UsageError))
@@ -57,7 +58,9 @@ def transcript(seen: Observation, outputs: Mapping[str, Any], decode: str, outpu
             hint='wer{decode="module:function"} (or cer) turns the outputs into a text',
         )
     classes = array.shape[-1]
-    best = array.reshape(-1, classes).argmax(axis=1)
+    scores = array.reshape(-1, classes)
+    best = scores.argmax(axis=1)
+    best[~(scores < np.inf).all(axis=1)] = _UNKNOWN
     kept = best[np.concatenate([[True], best[1:] != best[:-1]])]
     return _named([int(i) for i in kept if i != 0], seen.names, classes)
 
@@ -67,7 +70,8 @@ def _named(indices: list[int], names: Sequence[str] | None, classes: int) -> str
         return indices
     # A list of characters that is one short has no entry for the blank, which is class 0.
     shift = 1 if classes == len(names) + 1 else 0
-    return "".join(names[i - shift] for i in indices if 0 <= i - shift < len(names))
+    known = ("\N{REPLACEMENT CHARACTER}" if i == _UNKNOWN else i - shift for i in indices)
+    return "".join(i if isinstance(i, str) else names[i] for i in known if isinstance(i, str) or 0 <= i < len(names))
 
 
 def truth_like(read: str | list[int], label: Any, where: str) -> str | list[int]:

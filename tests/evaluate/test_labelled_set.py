@@ -160,5 +160,6 @@ def test_pictures_without_labels_are_read_one_at_a_time(tmp_path: Path, monkeypa
     assert (samples.size, read) == (3, [])
     next(iter(samples))
     assert len(read) == 1
-    with pytest.raises(CalibrationError, match=r"evaluation set '.*' does not exist"):
+    with pytest.raises(CalibrationError, match=r"evaluation set '.*' does not exist") as caught:
         LabelledSet(str(tmp_path / "nowhere"), GREY)
+    assert "a list of files and labels" in (caught.value.hint or "")

@@ -260,6 +260,18 @@ def test_noise_where_answers_are_no_numbers() -> None:
     assert np.isnan(value("cosine", seen(good, None, of([NAN, NAN])[0])))
 
 
+@pytest.mark.filterwarnings("error")
+def test_steps_and_boxes_that_are_no_numbers() -> None:
+    scores = np.log(np.eye(4)[[1, 0, 2]] + 1e-9)[None]
+    assert value("cer", seen({"y": scores}, "ab", None, ["a", "b", "c"])) == 0.0
+    scores[0, 1, 0] = NAN  # of the blank between
+    assert value("cer", seen({"y": scores}, "ab", None, ["a", "b", "c"])) == 0.5
+    assert value("cer", seen({"y": scores}, [1, 2])) == 0.5
+    spoiled = np.array([[0, 0, INF, 10, 0.9, 1], [0, 0, 10, 10, 0.8, 1.0]])
+    assert value("f1_boxes", seen({"d": spoiled}, None, {"d": spoiled[1:]})) == pytest.approx(2 / 3)
+    assert value("f1_boxes", seen({"d": spoiled[1:]}, None, {"d": spoiled})) == 1.0
+
+
 def test_a_float_model_that_does_not_fit_is_refused() -> None:
     for metric in ("agreement", "cosine", "sqnr", "psnr"):
         with pytest.raises(UsageError, match="the float model has no output 'y'"):
@@ -321,7 +333,8 @@ def test_resamples_of_many_samples_take_little_memory() -> None:
 @pytest.mark.parametrize(
     ("label", "hint"),
     [
-        (3, "classes count from 0: subtract 1"),
+        (3, "last is 2: subtract 1"),
+        (7, "last is 2$"),
         (np.array([0, 1, 0]), r"labels.argmax\(axis=-1\)"),
         (np.float32(1.0), r"labels.astype\('int64'\)"),
         ("cat", "--labels FILE gives the names"),

@@ -39,6 +39,7 @@ class F1Boxes(Measure):
             truth = true_boxes(seen.label, seen.where)
         elif seen.reference is not None:
             truth = self._sure(detections(seen.reference, self.decode, seen.where))[:, [0, 1, 2, 3, 5]]
+            truth = truth[np.isfinite(truth).all(axis=1)]
         else:
             raise UsageError("metric 'f1_boxes' needs labels or the float model", hint="add --reference MODEL.onnx")
         hits = int(matched(found, truth, self.iou).sum())
