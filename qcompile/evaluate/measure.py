@@ -211,6 +211,21 @@ def output_name(seen: Observation, wanted: str) -> str:
     return names[0]
 
 
+def judged_outputs(seen: Observation, wanted: str) -> list[str]:
+    """Return the names of the outputs that a measure of noise is about.
+
+    Args:
+        seen: the sample.
+        wanted: an output's name, or "" for all that hold real numbers; where none does, for all.
+
+    Raises:
+        UsageError: there is no such output.
+    """
+    if wanted:
+        return [output_name(seen, wanted)]
+    return [n for n, array in seen.outputs.items() if np.asarray(array).dtype.kind not in "iub"] or list(seen.outputs)
+
+
 def reference_output(seen: Observation, name: str) -> Array:
     """Return the float model's output of a name.
 

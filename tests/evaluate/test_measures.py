@@ -95,6 +95,15 @@ def test_decibels_are_those_of_the_worst_output() -> None:
     )
 
 
+@pytest.mark.parametrize("metric", ["sqnr", "cosine"])
+def test_indices_are_no_signal_with_noise(metric: str) -> None:
+    r = {"best": np.array([3, 4]), "y": np.array([10.0, 10.0])}
+    a = {"best": np.array([4, 3]), "y": np.array([10.0, 10.0])}
+    assert value(metric, seen(a, None, r)) == value(f"{metric}{{output=y}}", seen(a, None, r))
+    assert value(f"{metric}{{output=best}}", seen(a, None, r)) < 20.0
+    assert value(metric, seen({"best": a["best"]}, None, r)) < 20.0
+
+
 def test_psnr_prefers_the_truth() -> None:
     image = {"y": np.full((1, 2, 2), 0.6)}
     assert value("psnr", seen(image, np.full((2, 2), 0.5), {"y": np.zeros((1, 2, 2))})) == pytest.approx(20.0)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qcompile.evaluate import metrics
-from qcompile.evaluate.measure import Array, Measure, Observation, output_name, reference_output
+from qcompile.evaluate.measure import Array, Measure, Observation, judged_outputs, reference_output
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Cosine(Measure):
     """Return the mean cosine with the float model's output, taken as vectors; of several outputs the worst.
 
     Args:
-        output: the output to look at; "" for all.
+        output: the output to look at; "" for all that hold real numbers; where none does, for all.
     """
 
     name: ClassVar[str] = "cosine"
@@ -26,7 +26,7 @@ class Cosine(Measure):
 
     def row(self, seen: Observation) -> Any:
         """Return (cosine, 1) of each output; (0, 0) where nothing of the float model's is finite."""
-        names = [output_name(seen, self.output)] if self.output else list(seen.outputs)
+        names = judged_outputs(seen, self.output)
         found = [metrics.cosine(reference_output(seen, name), seen.outputs[name]) for name in names]
         return tuple(term for c in found for term in ((0.0, 0.0) if np.isnan(c) else (c, 1.0)))
 

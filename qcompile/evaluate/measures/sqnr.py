@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompile.evaluate.measure import Array, Measure, Observation, output_name, reference_output
+from qcompile.evaluate.measure import Array, Measure, Observation, judged_outputs, reference_output
 from qcompile.quant.noise_power import LIMIT_DB, deviation_power
 
 
@@ -19,7 +19,7 @@ class Sqnr(Measure):
         min over outputs of 10·log₁₀(Σ r² / Σ (r − a)²), sums over all elements of all samples, within ±200 dB
 
     Args:
-        output: the output to look at; "" for all.
+        output: the output to look at; "" for all that hold real numbers; where none does, for all.
     """
 
     name: ClassVar[str] = "sqnr"
@@ -30,7 +30,7 @@ class Sqnr(Measure):
 
     def row(self, seen: Observation) -> Any:
         """Return (signal, noise) of each output."""
-        names = [output_name(seen, self.output)] if self.output else list(seen.outputs)
+        names = judged_outputs(seen, self.output)
         sums: list[float] = []
         for name in names:
             sums += deviation_power(reference_output(seen, name), seen.outputs[name])
