@@ -136,10 +136,10 @@ def judged_outputs(reference: Graph, names: Sequence[str]) -> list[str]:
         names: of outputs.
 
     Returns:
-        The names of those that hold real numbers in the float graph; all where none does.
+        The names of those that stand for real numbers in the float graph; all where none does.
     """
     values = zip(reference.output_names, reference.outputs, strict=True)
-    real = {name for name, value in values if value.dtype.startswith(("float", "bfloat"))}
+    real = {name for name, v in values if v.qparams is not None or v.dtype.startswith(("float", "bfloat"))}
     return [name for name in names if name in real] or list(names)
 
 

@@ -16,6 +16,7 @@ from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.quant.affine import dequantize
+from qcompile.quant.qparams import QParams
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
 
@@ -151,4 +152,7 @@ def test_indices_are_no_signal_with_noise() -> None:
     assert set(result.outputs) == {"y"}
     assert result.worst_output_db == result.outputs["y"]
     assert judged_outputs(reference, ["best"]) == ["best"]
+    reference.outputs[0].qparams = QParams((0.5,), (0,), "int8")  # of a model that keeps an output in codes
+    assert judged_outputs(reference, ["best", "y"]) == ["best", "y"]
+    reference.outputs[0].qparams = None
     assert set(analyze_graphs(reference, actual, given).outputs) == {"y"}
