@@ -13,6 +13,9 @@ from qcompile.ir.graph import Value
 
 Array = npt.NDArray[Any]
 
+MICROSOFT = "com.microsoft"
+"""Domain of ONNX Runtime's own operators."""
+
 TO_FIRST, TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 """From channels last to channels first, and back."""
 
@@ -24,16 +27,13 @@ class ModelWriter:
 
     Args:
         taken: names of inputs and outputs.
-        opset: of the model.
 
     Attributes:
         nodes: in order of computation.
         initializers: constants.
-        opset: of the model.
     """
 
-    def __init__(self, taken: Sequence[str], opset: int) -> None:
-        self.opset = opset
+    def __init__(self, taken: Sequence[str]) -> None:
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self._taken = set(taken)

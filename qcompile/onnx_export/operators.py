@@ -13,8 +13,8 @@ from qcompile.ir.graph import Node, Value
 from qcompile.onnx_export.model_writer import TO_FIRST, TO_LAST, ModelWriter, attributes_of, base_name, onnx_type
 from qcompile.ops.arithmetic import activation_op, channel_factors, plain_activation
 
-OPSET, OPSET_16_BITS = 20, 21
-"""Of the models written: the first that has gelu; the first whose QuantizeLinear knows 16 bits."""
+OPSET = 20
+"""Of the models written: the first that has gelu."""
 
 _UNARY = {
     "abs": "Abs", "acos": "Acos", "asin": "Asin", "atan": "Atan", "ceil": "Ceil", "cos": "Cos", "cosh": "Cosh",

@@ -12,8 +12,8 @@ from qcompile.errors import UsageError
 from qcompile.files import replaced
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
-from qcompile.onnx_export.model_writer import ModelWriter, base_name, onnx_type
-from qcompile.onnx_export.operators import OPSET, OPSET_16_BITS, clip, weight_array, write_activation, write_operation
+from qcompile.onnx_export.model_writer import MICROSOFT, ModelWriter, base_name, onnx_type
+from qcompile.onnx_export.operators import OPSET, clip, weight_array, write_activation, write_operation
 from qcompile.onnx_graph import needed
 from qcompile.quant.qparams import INT_RANGE, QParams
 
@@ -41,8 +41,7 @@ def qdq_model(graph: Graph, *, producer: str = "qcompile") -> Any:
     integer = [v.name for v in (*graph.inputs, *graph.outputs) if v.qparams is not None]
     if integer:
         raise UsageError(f"'{integer[0]}' is quantized; a QDQ model has real inputs and outputs", hint="use --io float")
-    opset = OPSET_16_BITS if any(v.dtype == "int16" for v in graph.values()) else OPSET
-    writer = ModelWriter([v.name for v in graph.inputs] + list(graph.output_names), opset)
+    writer = ModelWriter([v.name for v in graph.inputs] + list(graph.output_names))
     for value in graph.inputs:
         writer.set(value, value.name)
     for node in graph.nodes:
@@ -55,7 +54,9 @@ def qdq_model(graph: Graph, *, producer: str = "qcompile") -> Any:
     body = helper.make_graph(needed(writer.nodes, set(graph.output_names)), graph.name, inputs, outputs)
     used = {name for node in body.node for name in node.input}
     body.initializer.extend(tensor for tensor in writer.initializers if tensor.name in used)
-    opsets = [helper.make_opsetid("", opset)]
+    opsets = [helper.make_opsetid("", OPSET)]
+    if any(node.domain == MICROSOFT for node in body.node):
+        opsets.append(helper.make_opsetid(MICROSOFT, 1))
     return helper.make_model(body, opset_imports=opsets, ir_version=_IR_VERSION, producer_name=producer)
 
 
@@ -86,8 +87,7 @@ def _write(writer: ModelWriter, node: Node) -> None:
     else:
         write_operation(writer, node)
     moved = node.op.integer is Quantization.SHARED and node.outputs[0].qparams == node.inputs[0].qparams
-    # What is only moved needs no rounding, but ONNX Runtime 1.31 adds one, with a wrong type from this operator set on.
-    for value in node.outputs if not moved or writer.opset >= OPSET_16_BITS else ():
+    for value in node.outputs if not moved else ():
         _round_result(writer, node, value)
 
 
@@ -125,8 +125,16 @@ def _rounded(writer: ModelWriter, name: str, params: QParams, wish: str) -> str:
         writer.constant(np.float32(params.scalar_scale).reshape(()), f"{wish}.scale"),
         writer.constant(np.asarray(zp, params.dtype), f"{wish}.zero_point"),
     ]
-    quantized = writer.emit("QuantizeLinear", [name, *operands], f"{wish}.quantized")
-    return writer.emit("DequantizeLinear", [quantized, *operands], wish)
+    quantized = writer.emit("QuantizeLinear", [name, *operands], f"{wish}.quantized", **_domain(params))
+    return writer.emit("DequantizeLinear", [quantized, *operands], wish, **_domain(params))
+
+
+def _domain(params: QParams) -> dict[str, str]:
+    """Return where the conversions of a grid are defined: ONNX's of this operator set know 8 bits alone.
+
+    Those of operator set 21 know 16, but there ONNX Runtime 1.31 rounds moved tensors of 8 bits with a wrong type.
+    """
+    return {"domain": MICROSOFT} if params.dtype == "int16" else {}
 
 
 def _constant_operand(writer: ModelWriter, node: Node, value: Value) -> None:
@@ -135,7 +143,8 @@ def _constant_operand(writer: ModelWriter, node: Node, value: Value) -> None:
         return
     operands = _grid(writer, value.qparams, base_name(value))
     integers = writer.constant(value.constant(), f"{base_name(value)}.quantized")
-    writer.set(value, writer.emit("DequantizeLinear", [integers, *operands], base_name(value)))
+    real = writer.emit("DequantizeLinear", [integers, *operands], base_name(value), **_domain(value.qparams))
+    writer.set(value, real)
 
 
 def _layer_constants(writer: ModelWriter, node: Node) -> list[str]:

@@ -171,6 +171,32 @@ def test_importing_again_keeps_16_bits(tmp_path: Path, name: str) -> None:
     assert np.square(answers(again) - expected).sum() < 1e-4 * np.square(expected).sum()
 
 
+def test_moved_8_bits_beside_16_load_with_all_optimizations(tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        node("Conv", ["t", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1]),
+        node("Sigmoid", ["c0"], ["s0"]),
+        node("GlobalAveragePool", ["s0"], ["v"]),
+        node("Flatten", ["v"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 12, 12, 3])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, weights())
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "n.onnx")
+    given = [{"x": s["x"].transpose(0, 2, 3, 1)} for s in samples(8)]
+    done = export_qdq(tmp_path / "n.onnx", tmp_path / "q.onnx", calibration=given, settings={"keep_int16": ["s0"]})
+    written = onnx.load(done.path)
+    onnx.checker.check_model(written, full_check=True)
+    session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    config = driver.resolve_config(done.path, None, {"precision": "int8"})
+    context, _, imported = driver.prepare(done.path, config, None, None)
+    again = driver.to_precision(driver.simplify(imported, config, context, ())[0], config, context, ())[0]
+    assert any(v.dtype == "int16" for v in again.values())
+    for sample in given:
+        np.testing.assert_allclose(session.run(None, sample)[0], Interpreter(again).run(sample)["y"], atol=0.004)
+
+
 def activated(first: str) -> Any:
     """Return layers with activations that integer layers apply before they round."""
     node = helper.make_node
