@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompile import ops
-from qcompile.calibrate.weights import grid_scales
+from qcompile.calibrate.weights import constant_scales, grid_scales, stored_scales
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
@@ -32,7 +32,9 @@ class AbsorbQdq(Pass):
     weights lie on a grid of 255 steps, and its result is rounded, is only moved, or is a sum of products read in float.
     A sum of products that an addition of 8 bits takes in need not be rounded before it. A node takes 16-bit activations
     where one of its operands (or the result, unless that is a sum of products) has more than 8 bits. Where only the
-    moved result of a node is rounded, the result itself is rounded first.
+    moved result of a node is rounded, the result itself is rounded first. A clip before a rounding becomes its clamp,
+    a rounding of what is rounded already a clip from grid to grid, which quantize makes a requantization, and a prelu
+    between the sums of a layer and their rounding that layer's activation.
 
     Before:
         %xr = fake_quantize(%x) {scale=0.02, zero_point=-3} : f32[1,8,8,3]
@@ -54,6 +56,7 @@ class AbsorbQdq(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Decide, annotate and remove the roundings that integers do by themselves."""
         if graph.is_quantized:
+            _fold_clamps(context.rewriter(graph))
             _part_roundings(context.rewriter(graph))
             _round_before_moves(context.rewriter(graph))
             _Absorption(graph, context).run()
@@ -94,6 +97,7 @@ class _Absorption:
             if _is_rounding(node):
                 self._rewire(node)
         self._annotate()
+        self._rectify()
         self.rewriter.eliminate_dead()
         for node in self.graph.nodes:
             node.precision = self.precisions.get(node, FLOAT) if node in self.integer else FLOAT
@@ -145,7 +149,7 @@ class _Absorption:
             return f"its fused {node.attrs.activation} hides the tensor before it"
         indices = node.op.operand_activations(node)
         loose = [node.inputs[i] for i in indices if self._grid(node.inputs[i]) is None]
-        if len(loose) == 1 and self._is_sum(node, loose[0]):
+        if len(loose) == 1 and (self._is_sum(node, loose[0]) or self._rectifies_sum(node)):
             loose = []
         if loose or not indices:
             return f"{loose[0].name if loose else 'nothing'} is not rounded to 8 or 16 bits"
@@ -161,6 +165,8 @@ class _Absorption:
             grids += [user.attrs for user in readers if _is_rounding(user)]
         wide = any(grid is not None and _is_wide(grid) for grid in grids)
         self.precisions[node] = INT16 if wide else INT8
+        if self._rectifies_sum(node):
+            return None
         loose = [value.name for value, grid in zip(values, grids, strict=False) if grid is None]
         if wide and loose:
             return f"{loose[0]} is not rounded before an addition of 16 bits"
@@ -180,11 +186,29 @@ class _Absorption:
             and value not in self.outputs
         )
 
+    def _rectifies_sum(self, node: Node) -> bool:
+        """Return whether a prelu applies to sums of products that no rounding follows: their layer does it then."""
+        maker = node.inputs[0].producer
+        return (
+            node.op.name == "prelu"
+            and maker is not None
+            and maker in self.integer
+            and self.precisions[maker] == INT8
+            and maker.op.name in ("conv2d", "dense")
+            and maker.attrs.activation == "none"
+            and not maker.attrs.residual
+            and (len(node.output.shape) == 2 or node.attrs.layout == getattr(maker.attrs, "layout", "") == "NHWC")
+            and node.inputs[1].is_constant
+            and float(np.max(node.inputs[1].constant(), initial=0.0)) <= 1.0
+            and node.inputs[0].users() == [node]
+            and node.inputs[0] not in self.outputs
+        )
+
     def _weights(self, node: Node) -> str | None:
         weight, bias = node.inputs[1], node.inputs[2]
         if not weight.is_constant or not bias.is_constant:
             return "its weight or bias is computed at run time"
-        if grid_scales(weight.constant(), 0) is None:
+        if constant_scales(weight) is None:
             return f"the weights {weight.name} do not lie on a symmetric grid of 8 bits"
         return None
 
@@ -245,6 +269,17 @@ class _Absorption:
                     observer="grid", dtype="int32", symmetric=True, kind="derived", source=node.inputs[1].name
                 )
 
+    def _rectify(self) -> None:
+        """Let layers apply the prelu that reads their sums."""
+        for node in list(self.graph.nodes):
+            maker = node.inputs[0].producer if node.inputs else None
+            if node not in self.integer or not self._rectifies_sum(node) or maker is None:
+                continue
+            # The shortest numbers that mean these float32 values.
+            slopes = tuple(float(str(slope)) for slope in node.inputs[1].constant().astype(np.float32))
+            self.rewriter.set_attrs(maker, activation="prelu", slopes=slopes)
+            self.rewriter.absorb(maker, node)
+
     def _why_left(self, rounding: Node) -> str:
         attrs, source = rounding.attrs, rounding.inputs[0]
         if not _is_rounding(rounding):
@@ -274,6 +309,24 @@ def _round_before_moves(rewriter: Rewriter) -> None:
         name = f"{source.name}.rounded"
         rounding = rewriter.insert(node, readers[0].op, [source], readers[0].attrs, name=name, loc=readers[0].loc)
         rewriter.set_operand(node, 0, rounding.output)
+
+
+def _fold_clamps(rewriter: Rewriter) -> None:
+    """Let roundings clamp their integers where a clip stands before them: the nearest codes of its bounds are theirs.
+
+    Rounding keeps the order of numbers, so that it makes no difference which of the two comes first.
+    """
+    for node in list(rewriter.graph.nodes):
+        clip = node.inputs[0].producer if _is_rounding(node) else None
+        if clip is None or clip.op.name != "clip":
+            continue
+        attrs: FakeQuantizeAttrs = node.attrs
+        bounds = [end / attrs.scale + attrs.zero_point for end in (clip.attrs.min, clip.attrs.max)]
+        qmin, qmax = (int(np.rint(np.clip(end, attrs.qmin, attrs.qmax))) for end in bounds)
+        if qmin <= attrs.zero_point <= qmax:
+            rewriter.set_attrs(node, qmin=qmin, qmax=qmax)
+            rewriter.set_operand(node, 0, clip.inputs[0])
+    rewriter.eliminate_dead()
 
 
 def _part_roundings(rewriter: Rewriter) -> None:
@@ -323,16 +376,19 @@ def _clamp(grid: FakeQuantizeAttrs) -> tuple[float, float] | None:
 
 
 def _constant_grid(value: Value) -> FakeQuantizeAttrs | None:
-    """Return the coarsest grid of 8 bits on which a constant lies."""
+    """Return the grid that a constant is stored on, else the coarsest one of 8 bits on which it lies."""
     data = value.constant()
     if data.dtype != np.float32 or not data.size:
         return None
-    scales = grid_scales(data, None, steps=255)
+    scales = stored_scales(value, None, steps=65535)
+    if scales is None:
+        scales = grid_scales(data, None, steps=255)
     if scales is None:
         return None
     scale = float(scales[0])
     low = min(0, int(np.rint(data.min() / scale)))
     high = max(0, int(np.rint(data.max() / scale)))
-    if high - low > 255:
-        return None
-    return FakeQuantizeAttrs(scale, min(max(0, -128 - low), 127 - high))
+    for least, most in ((-128, 127), (-32768, 32767)):
+        if high - low <= most - least:
+            return FakeQuantizeAttrs(scale, min(max(0, least - low), most - high), least, most)
+    return None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
-
-import numpy as np
 
 from qcompile import ops
 from qcompile.ir.graph import Graph, Node, Value
@@ -86,11 +85,11 @@ def _rules() -> dict[str, tuple[Rule, ...]]:
 
 def _to_constant(node: Node, rewriter: Rewriter) -> bool:
     """Transpose a constant at compile time."""
-    data = node.inputs[0].data
-    if data is None:
+    source = node.inputs[0]
+    if source.data is None:
         return False
-    moved = np.ascontiguousarray(data.transpose(node.attrs.perm))
-    rewriter.replace_node(node, [rewriter.constant(node.output.name, moved)])
+    moved = rewriter.moved(node.output.name, source, lambda data: data.transpose(node.attrs.perm))
+    rewriter.replace_node(node, [moved])
     return True
 
 
@@ -156,8 +155,7 @@ def _before(value: Value, node: Node, index: int, perm: Perm, rewriter: Rewriter
         transpose = made_by(value, "transpose")
         assert transpose is not None
         return transpose.inputs[0]
-    data = permuted_constant(value.constant(), perm)
-    return rewriter.constant(f"{value.name}.moved", data)
+    return rewriter.moved(f"{value.name}.moved", value, partial(permuted_constant, perm=perm))
 
 
 def _sink_through_reshape(node: Node, rewriter: Rewriter) -> bool:
@@ -182,19 +180,22 @@ def _permute_columns(node: Node, rewriter: Rewriter) -> bool:
     """dense(reshape(T(x)), W) = dense(reshape(x), W')."""
     flat = made_by(node.inputs[0], "reshape")
     transpose = None if flat is None else made_by(flat.inputs[0], "transpose")
-    weight = node.inputs[1].data
-    if flat is None or transpose is None or weight is None:
+    weight = node.inputs[1]
+    if flat is None or transpose is None or weight.data is None:
         return False
     x, perm = transpose.inputs[0], transpose.attrs.perm
     rows = _kept_axes(flat.inputs[0].shape, flat.output.shape[:-1])
     if rows is None or perm[:rows] != tuple(range(rows)):
         return False
     rest = tuple(axis - rows for axis in perm[rows:])
-    columns = weight.reshape(-1, *flat.inputs[0].shape[rows:]).transpose(0, *(1 + a for a in inverse(rest)))
-    reordered = np.ascontiguousarray(columns.reshape(weight.shape))
+    apart, order = (-1, *flat.inputs[0].shape[rows:]), (0, *(1 + a for a in inverse(rest)))
+    shape = weight.shape
+    columns = rewriter.moved(
+        f"{weight.name}.columns", weight, lambda w: w.reshape(apart).transpose(order).reshape(shape)
+    )
     flattened = emit(rewriter, node, "reshape", [x], f"{flat.output.name}.before", shape=flat.output.shape)
     rewriter.set_operand(node, 0, flattened)
-    rewriter.set_operand(node, 1, rewriter.constant(f"{node.inputs[1].name}.columns", reordered))
+    rewriter.set_operand(node, 1, columns)
     return True
 
 

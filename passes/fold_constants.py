@@ -9,7 +9,7 @@ import numpy as np
 
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.rewrite import Rewriter
-from qcompile.ops.evaluation import evaluate_node
+from qcompile.ops.evaluation import evaluate_node, keep_steps
 from qcompile.ops.packed_weights import PACKED
 from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
 
@@ -63,4 +63,5 @@ def _fold(rewriter: Rewriter, node: Node) -> None:
         constant.qparams, constant.qspec, constant.stats = value.qparams, value.qspec, value.stats
         constant.name, value.name = value.name, constant.name
         folded.append(constant)
+    keep_steps(node.op, node.attrs, node.inputs, folded)
     rewriter.replace_node(node, folded)

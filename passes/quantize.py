@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 from qcompile import ops
 from qcompile.calibrate.concat_ranges import share_concat_ranges
 from qcompile.calibrate.constant_ranges import share_constant_ranges
-from qcompile.calibrate.weights import grid_scales, raise_for_bias, refine_for_bias, weight_scales
+from qcompile.calibrate.weights import constant_scales, raise_for_bias, refine_for_bias, weight_scales
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
@@ -45,7 +46,8 @@ class Quantize(Pass):
 
     Parts of a concatenation take its range where that rounds them once instead of twice.
     An accumulator whose only reader is an addition goes there as int32 in steps of scale/2^12 rather than as
-    int8, so the addition rounds once. One read only in float is dequantized directly. Products of 16-bit
+    int8, so the addition rounds once. One read only in float is dequantized directly. A clip between two grids of a
+    quantized model is a requantization. Products of 16-bit
     activations do not fit int32, so that their layers have the form that fuse-requantize makes from the start; so
     have layers with a leaky_relu or hard_swish, which applies to the scaled accumulators before they are rounded. A
     layer that divides what its activation gives (channel_clip, channel_hard_swish) and stays in float becomes the plain
@@ -248,6 +250,9 @@ class _IntegerBuilder:
         if kind is Quantization.ACCUMULATE:
             self._accumulate(node)
             return
+        if node.op.name == "clip" and _on_grid(node.output) and _on_grid(node.inputs[0]):
+            self._change_grid(node)
+            return
         wide = self._wide_operand(node) if node.op.name == "add" else None
         operands = list(node.inputs)
         for index in node.op.operand_activations(node):
@@ -265,6 +270,14 @@ class _IntegerBuilder:
         # A table of int8 gives int8, as does an addition into which an accumulator goes.
         fixed = INT8 if wide is not None or (not node.op.takes_int16 and node.precision == INT8) else None
         self._emit(node, operands, [self.result_params(v, fixed or self._width(node, v)) for v in node.outputs])
+
+    def _change_grid(self, node: Node) -> None:
+        """Go from one grid of a quantized model to another, of which a clip may use a part."""
+        value = node.output
+        dtype = self._width(node, value)
+        qparams = self.result_params(value, dtype).clamped(node.attrs.min, node.attrs.max)
+        source = self.native(node.inputs[0], node)
+        self.integers[value, dtype] = self._convert("requantize", source, value, node, qparams)
 
     def _emit(self, node: Node, operands: list[Value], qparams: list[QParams]) -> Node:
         attrs = node.attrs
@@ -297,8 +310,8 @@ class _IntegerBuilder:
         if spec is None:
             raise InternalError(f"{node}: the weight has no QSpec")
         chosen = self.context.remembered(
-            lambda: f"scales{weight.content_digest()}{weight.type}{spec.observer}{spec.axis}",
-            lambda: _chosen_scales(weight.constant(), spec),
+            lambda: f"scales{weight.content_digest()}{weight.type}{spec.observer}{spec.axis}{_stored(weight)}",
+            lambda: _chosen_scales(weight, spec),
         )
         scales = np.broadcast_to(chosen, bias.shape)
         if spec.observer == "grid":
@@ -372,15 +385,20 @@ def _own_spec(value: Value) -> QSpec | None:
     return value.qspec
 
 
-def _chosen_scales(weight: Any, spec: QSpec) -> Any:
+def _stored(weight: Value) -> str:
+    """Return a digest of the scales that a quantized model stores a weight with, "" where there are none."""
+    return "" if weight.steps is None else hashlib.sha256(np.ascontiguousarray(weight.steps).tobytes()).hexdigest()
+
+
+def _chosen_scales(weight: Value, spec: QSpec) -> Any:
     """Return the scales of a weight: those of the grid on which a quantized model's lie, or the best ones."""
     if spec.observer == "grid":
-        scales = grid_scales(weight, spec.axis)
+        scales = constant_scales(weight, spec.axis)
         if scales is None:
             raise InternalError("a weight of a quantized model does not lie on a grid")
         return scales
     method: Any = spec.observer
-    return weight_scales(weight, spec.axis, method=method)
+    return weight_scales(weight.constant(), spec.axis, method=method)
 
 
 def _on_grid(value: Value) -> bool:

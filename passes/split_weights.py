@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile import ops
-from qcompile.calibrate.weights import grid_scales
+from qcompile.calibrate.weights import constant_scales
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
@@ -88,9 +88,9 @@ def _rounding(value: Value) -> Node | None:
 def _parts(weight: Value) -> list[Array] | None:
     """Return the parts of a weight that one of int8 cannot hold, None for any other weight."""
     data = weight.data
-    if data is None or not data.size or grid_scales(data, 0, steps=MOST) is not None:
+    if data is None or not data.size or constant_scales(weight, 0, steps=MOST) is not None:
         return None
-    scales = grid_scales(data, 0, steps=255)
+    scales = constant_scales(weight, 0, steps=255)
     if scales is None:
         return None
     scale = scales.astype(np.float64).reshape(-1, *[1] * (data.ndim - 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
+from functools import partial
 from typing import Any, ClassVar
 
 from qcompile import ops
@@ -297,7 +298,9 @@ class _Relayout:
         if data is value.data:
             return value
         if value not in self.last:
-            self.last[value] = self.rewriter.constant(f"{value.name}.nhwc", data)
+            self.last[value] = self.rewriter.moved(
+                f"{value.name}.nhwc", value, partial(permuted_constant, perm=TO_FIRST)
+            )
         return self.last[value]
 
     def _channels_last(self, value: Value, before: Node) -> Value:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.ir.graph import Value
+
 Array = npt.NDArray[Any]
 
 _FACTORS = np.concatenate([[1.0], np.linspace(0.98, 0.3, 35)])
@@ -139,6 +141,48 @@ def grid_scales(weight: Array, axis: int | None = 0, *, steps: int = 127) -> Arr
     return _reproducing(channels.reshape(rows.shape), found)
 
 
+def stored_scales(value: Value, axis: int | None = 0, *, steps: int = 127) -> Array | None:
+    """Return the scales that a quantized model stores a constant with.
+
+    Args:
+        value: constant.
+        axis: the axis with one scale per index, or None for one scale for all.
+        steps: largest integer, LSB.
+
+    Returns:
+        float32 [channels], or [1] where axis is None; None where it is not stored as integers, or not in this way.
+    """
+    data = value.constant()
+    if value.steps is None or not data.size:
+        return None
+    whole = np.broadcast_to(value.steps, value.shape)
+    parts = [part[None] if axis is None else np.moveaxis(part, axis, 0) for part in (data, whole)]
+    rows, known = (part.reshape(len(part), -1) for part in parts)
+    scales = np.asarray(known[:, 0], np.float32)
+    if not ((known == scales[:, None]).all() and (scales > 0.0).all()):
+        return None
+    codes = rows / scales[:, None].astype(np.float64)
+    largest = float(np.abs(codes).max())
+    # Codes of 16 bits times a scale have more digits than float32.
+    whole_numbers = (np.abs(codes - np.rint(codes)) < max(_GRID_TOLERANCE, largest * 2.0**-22)).all()
+    return scales if whole_numbers and largest < steps + 0.5 else None
+
+
+def constant_scales(value: Value, axis: int | None = 0, *, steps: int = 127) -> Array | None:
+    """Return the scales of a constant of a quantized model: those it is stored with, else those it lies on.
+
+    Args:
+        value: constant.
+        axis: the axis with one scale per index, or None for one scale for all.
+        steps: largest integer, LSB.
+
+    Returns:
+        float32 [channels], or [1] where axis is None; None where some channel has no such scale.
+    """
+    stored = stored_scales(value, axis, steps=steps)
+    return grid_scales(value.constant(), axis, steps=steps) if stored is None else stored
+
+
 def _reproducing(rows: Array, found: Array) -> Array:
     """Return the float32 scales next to those found whose multiples are the very weights, if there are such."""
     scales = found.astype(np.float32)
@@ -178,7 +222,8 @@ def refine_for_bias(scales: Array, weight: Array, bias: Array, input_scale: floa
     peaks = np.rint(rows.max(axis=1, initial=0.0) / scales)
     finer = np.maximum(steps // np.maximum(peaks, 1.0), 1.0)
     parts = np.asarray(bias, np.float64) / (float(input_scale) * np.asarray(scales, np.float64))
-    between = np.abs(parts - np.rint(parts)) > _BIAS_TOLERANCE
+    # A large bias is a whole number but for what float32 leaves of it.
+    between = np.abs(parts - np.rint(parts)) > np.maximum(_BIAS_TOLERANCE, np.abs(parts) * 2.0**-22)
     return np.asarray(np.where(between, scales / finer, scales), np.float32)
 
 

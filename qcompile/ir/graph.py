@@ -6,7 +6,7 @@ Only `qcompile.ir.rewrite.Rewriter` and builders change a graph; everybody else 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,9 +39,11 @@ class Value:
         qspec: the quantization asked for, None where none is.
         qparams: the quantization it has, None for a real-valued tensor.
         stats: (mean, standard deviation) per channel known from a folded BatchNorm, real units, or None.
+        steps: of a constant that a quantized model stores as integers, the scale of each element, in a shape that
+            broadcasts to its own, real units per LSB; None for any other value.
     """
 
-    __slots__ = ("_content", "data", "name", "producer", "qparams", "qspec", "stats", "type", "uses")
+    __slots__ = ("_content", "data", "name", "producer", "qparams", "qspec", "stats", "steps", "type", "uses")
 
     def __init__(self, name: str, type: TensorType, data: npt.NDArray[Any] | None = None) -> None:
         self.name = name
@@ -59,6 +61,7 @@ class Value:
         self.qspec: QSpec | None = None
         self.qparams: QParams | None = None
         self.stats: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
+        self.steps: npt.NDArray[np.float32] | None = None
 
     @property
     def is_constant(self) -> bool:
@@ -188,6 +191,19 @@ class Graph:
         """Make a constant; it lives as long as a node or output reads it."""
         data = np.asarray(data)
         return Value(self.unique_name(name), TensorType(data.dtype.name, data.shape), data)
+
+    def add_moved(self, name: str, source: Value, move: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Value:
+        """Make a constant of another one's elements in other places; each keeps its scale.
+
+        Args:
+            name: wanted.
+            source: constant.
+            move: only moves elements.
+        """
+        made = self.add_constant(name, np.ascontiguousarray(move(source.constant())))
+        if source.steps is not None:
+            made.steps = move(np.broadcast_to(source.steps, source.shape))
+        return made
 
     def add_node(
         self,
@@ -327,7 +343,7 @@ class Graph:
         def twin(value: Value) -> Value:
             if value not in mapping:
                 new = Value(value.name, value.type, value.data)
-                new.qspec, new.qparams, new.stats = value.qspec, value.qparams, value.stats
+                new.qspec, new.qparams, new.stats, new.steps = value.qspec, value.qparams, value.stats, value.steps
                 new._content = value._content
                 mapping[value] = new
             return mapping[value]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace as replace_fields
 from typing import Any
 
@@ -26,6 +26,10 @@ class Rewriter:
     def constant(self, name: str, data: Any) -> Value:
         """Make a constant value."""
         return self.graph.add_constant(name, data)
+
+    def moved(self, name: str, source: Value, move: Callable[[Any], Any]) -> Value:
+        """Make a constant of another one's elements in other places; each keeps its scale."""
+        return self.graph.add_moved(name, source, move)
 
     def insert(
         self,

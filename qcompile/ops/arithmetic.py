@@ -13,7 +13,7 @@ from qcompile.quant import int16
 from qcompile.quant import requantize as rq
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
-from qcompile.quant.scaled import DIVIDED, SCALED, ScaledActivation, channel_steps, scaled_activation
+from qcompile.quant.scaled import DIVIDED, PER_CHANNEL, SCALED, ScaledActivation, channel_steps, scaled_activation
 
 Array = npt.NDArray[Any]
 
@@ -99,17 +99,20 @@ def activate_layer(attrs: Any, y: Array) -> Array:
     """Apply the activation of a layer to its real sums, in the precision of y.
 
     Formula:
-        act(y), with divisors d act(y)[c] · float32(1 / d[c])
+        act(y), with divisors d act(y)[c] · float32(1 / d[c]); prelu: max(y, 0) + slope[c] · min(y, 0)
 
     Args:
         attrs: of conv2d, conv_transpose2d or dense.
         y: float32 or float64; the channel is axis 1 of four in the layout "NCHW", else the last one.
     """
-    if attrs.activation not in DIVIDED:
+    if attrs.activation not in PER_CHANNEL:
         return activate(y, attrs.activation, attrs.alpha, attrs.beta)
-    factors = channel_factors(attrs).astype(y.dtype)
+    known = np.asarray(attrs.slopes, np.float32) if attrs.activation == "prelu" else channel_factors(attrs)
+    factors = known.astype(y.dtype)
     if getattr(attrs, "layout", "NHWC") == "NCHW":
         factors = factors.reshape(-1, 1, 1)
+    if attrs.activation == "prelu":
+        return np.asarray(np.where(y >= 0, y, y * factors))
     return np.asarray(activate(y, plain_activation(attrs.activation), attrs.alpha, attrs.beta) * factors)
 
 

@@ -62,10 +62,10 @@ def _from_gemm(node: OnnxNode) -> Value:
         a = node.add("transpose", [a], name=f"{node.outputs[0]}.a", perm=(1, 0))
     if b.data is None:
         return _general_gemm(node, a, b, alpha, beta)
-    weight = b
-    if alpha != 1.0 or not node.attr("transB", 0):
-        matrix = b.data if node.attr("transB", 0) else b.data.T
-        weight = node.constant("weight", np.ascontiguousarray(matrix * matrix.dtype.type(alpha)))
+    weight = b if node.attr("transB", 0) else node.moved("weight", b, np.transpose)
+    if alpha != 1.0:
+        matrix = weight.constant()
+        weight = node.constant("weight", matrix * matrix.dtype.type(alpha))
     outputs = weight.shape[0]
     bias = np.zeros(outputs, weight.dtype)
     addend = node.value(2) if node.has(2) and beta else None
@@ -107,7 +107,7 @@ def _from_matmul(node: OnnxNode) -> Value:
     a, b = node.value(0), node.value(1)
     if b.data is None or b.data.ndim != 2 or b.data.dtype.kind != "f":
         return node.add("matmul", [a, b])
-    weight = node.constant("weight", np.ascontiguousarray(b.data.T))
+    weight = node.moved("weight", b, np.transpose)
     bias = node.constant("bias", np.zeros(b.data.shape[1], b.data.dtype))
     return node.add("dense", [a, weight, bias])
 

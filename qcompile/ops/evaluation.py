@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,14 @@ import numpy.typing as npt
 
 from qcompile.errors import InternalError, UsageError
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import OpDef
 from qcompile.ir.regions import last_readers, run_in_course
 from qcompile.ir.types import DTYPES, NARROW
 
 Array = npt.NDArray[Any]
+_MOVES = ("expand", "gather", "identity", "reshape", "slice", "split", "transpose")
+"""Operations whose results have elements of their first operand, and no others."""
+
 Evaluate = Callable[[Node, list[Array]], tuple[Array, ...]]
 OnValue = Callable[[Value, Array], None]
 
@@ -94,6 +98,22 @@ def _rounded(result: Array, value: Value) -> Array:
         return result
     with np.errstate(over="ignore"):
         return np.asarray(result).astype(value.dtype)
+
+
+def keep_steps(op: OpDef, attrs: Any, inputs: Sequence[Value], made: Sequence[Value]) -> None:
+    """Let constants that were moved at compile time keep the scales of their elements.
+
+    Args:
+        op: what computed them.
+        attrs: its attributes.
+        inputs: its constant operands.
+        made: its results.
+    """
+    if op.name not in _MOVES or inputs[0].steps is None:
+        return
+    steps = np.broadcast_to(inputs[0].steps, inputs[0].shape)
+    for value, moved in zip(made, op.evaluate(attrs, [steps, *(v.constant() for v in inputs[1:])]), strict=True):
+        value.steps = np.asarray(moved)
 
 
 def _reads_or_makes_narrow(node: Node) -> bool:

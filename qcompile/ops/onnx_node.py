@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -13,6 +13,7 @@ from qcompile.errors import InternalError, UnsupportedOpError
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.opdef import OpDef
 from qcompile.ir.types import TensorType
+from qcompile.ops.evaluation import keep_steps
 from qcompile.ops.packed_weights import PACKED
 
 FOLDED_LIMIT = 2**31
@@ -158,6 +159,7 @@ class OnnxNode:
         if found != list(types):
             raise InternalError(f"{op.name} evaluates to {found}, but infers {list(types)}")
         made = tuple(self.graph.add_constant(n, r) for n, r in zip(names, results, strict=True))
+        keep_steps(op, attrs, inputs, made)
         if self.open is not None:
             self.open.follow(op, inputs, attrs, made, self.name)
         return made
@@ -165,6 +167,10 @@ class OnnxNode:
     def constant(self, suffix: str, data: npt.ArrayLike, dtype: str | None = None) -> Value:
         """Make a constant whose name derives from this node."""
         return self.graph.add_constant(f"{self.outputs[0]}.{suffix}", np.asarray(data, dtype))
+
+    def moved(self, suffix: str, source: Value, move: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Value:
+        """Make a constant of another one's elements in other places; its name derives from this node."""
+        return self.graph.add_moved(f"{self.outputs[0]}.{suffix}", source, move)
 
     def type(self, index: int) -> TensorType:
         """Return the type of input `index`."""

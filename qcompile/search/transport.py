@@ -19,7 +19,7 @@ def pack(work: Callable[[int], Any]) -> bytes:
     class Packer(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, item: Any) -> Any:
             if isinstance(item, Value):
-                return _value, (item.name, item.type, item.data, item.qspec, item.qparams, item.stats)
+                return _value, (item.name, item.type, item.data, item.qspec, item.qparams, item.stats, item.steps)
             if isinstance(item, Node):
                 return _node, (item.op, item.inputs, item.outputs, item.attrs, item.loc, item.precision)
             if isinstance(item, OpDef) and ops.all_ops().get(item.name) is item:
@@ -52,9 +52,9 @@ def version() -> str:
     return __version__
 
 
-def _value(name: str, type: Any, data: Any, qspec: Any, qparams: Any, stats: Any) -> Value:
+def _value(name: str, type: Any, data: Any, qspec: Any, qparams: Any, stats: Any, steps: Any) -> Value:
     value = Value(name, type, data)
-    value.qspec, value.qparams, value.stats = qspec, qparams, stats
+    value.qspec, value.qparams, value.stats, value.steps = qspec, qparams, stats, steps
     return value
 
 

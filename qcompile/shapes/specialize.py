@@ -155,6 +155,8 @@ def _twin(value: Value, name: str, shape: tuple[int, ...]) -> Value:
         data = data[tuple(map(slice, shape))].copy()
     new = Value(name, value.type.with_shape(shape), data)
     new.qspec, new.qparams, new.stats = value.qspec, value.qparams, value.stats
+    if shape == value.shape:
+        new.steps = value.steps
     return new
 
 

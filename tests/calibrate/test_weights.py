@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qcompile.calibrate.weights import grid_scales, raise_for_bias, refine_for_bias, weight_scales
+from qcompile.calibrate.weights import constant_scales, grid_scales, raise_for_bias, refine_for_bias, weight_scales
+from qcompile.ir.graph import Graph
 
 WEIGHTS = hnp.arrays(
     np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=5), elements=st.floats(-8, 8, width=32)
@@ -94,3 +95,17 @@ def test_the_very_scale_of_a_quantized_model_is_found() -> None:
     codes = random.integers(-127, 128, (500, 40)).astype(np.float32)
     codes[:, 0] = 127
     assert np.array_equal(grid_scales(codes * scales[:, None], 0), scales)
+
+
+def test_the_scale_that_a_constant_is_stored_with_comes_before_any_guess() -> None:
+    """One weight a channel lies on the grid of its own size, too."""
+    graph, scales = Graph("g"), np.array([[0.01], [0.02], [0.5]], np.float32)
+    codes = np.array([[127], [-126], [0]], np.float32)
+    stored = graph.add_constant("w", codes * scales)
+    np.testing.assert_allclose(constant_scales(stored), [1.27, 2.52, 2.52], 1e-6)
+    stored.steps = scales
+    np.testing.assert_array_equal(constant_scales(stored), scales[:, 0])
+    moved = graph.add_moved("m", stored, np.transpose)
+    np.testing.assert_array_equal(constant_scales(moved, 1), scales[:, 0])
+    stored.steps = scales * np.float32(1.5)
+    np.testing.assert_allclose(constant_scales(stored), [1.27, 2.52, 2.52], 1e-6)

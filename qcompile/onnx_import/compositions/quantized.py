@@ -112,7 +112,11 @@ def dequantized(node: OnnxNode, q: Value, scale: Value, zero_point: Value | None
             offset = node.add("cast", [offset], name=f"{name}.offset", dtype="int32")
         centred = node.add("sub", [centred, offset], name=f"{name}.centred")
     real = node.add("cast", [centred], name=f"{name}.steps", dtype="float32")
-    return node.add("mul", [real, _aligned(node, scale, q, "scale")], name=name)
+    factor = _aligned(node, scale, q, "scale")
+    made = node.add("mul", [real, factor], name=name)
+    if made.is_constant:
+        made.steps = factor.constant()
+    return made
 
 
 def _rounded(node: OnnxNode, q: Value, scale: float, zero_point: int, name: str) -> Value | None:

@@ -14,7 +14,7 @@ def matmul_to_dense(node: Node, rewriter: Rewriter) -> bool:
     x, weight = node.inputs
     if weight.data is None or weight.data.ndim != 2 or len(x.shape) < 2 or node.output.dtype != "float32":
         return False
-    rows = rewriter.constant(f"{weight.name}.rows", np.ascontiguousarray(weight.data.T))
+    rows = rewriter.moved(f"{weight.name}.rows", weight, np.transpose)
     bias = rewriter.constant(f"{node.output.name}.bias", np.zeros(rows.shape[0], np.float32))
     return replace(rewriter, node, "dense", [x, rows, bias])
 
