@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qcompile import driver
 from qcompile.config import CompileConfig
-from qcompile.errors import UsageError
+from qcompile.errors import PassError, UsageError
+from qcompile.files import check_place
+from qcompile.ir.graph import Graph, Node
 from qcompile.precision import to_precision
 from qcompile.progress import Progress
 
@@ -57,11 +60,12 @@ def export_qdq(
     Raises:
         QCompileError: the model, the data or a setting cannot be used, or ONNX has no form for an operation.
     """
-    from qcompile.onnx_export import write_qdq
+    from qcompile.onnx_export import check_writable, write_qdq
 
     model, output = Path(model), Path(output)
     if output.resolve() == model.resolve():
         raise UsageError(f"'{output}' is the model itself", hint="give another file with -o")
+    check_place(output)
     given = {**(settings or {}), "precision": "int8", "io": "float"}
     if isinstance(calibration, (str, Path)):
         given["calib"], calibration = str(calibration), None
@@ -69,6 +73,7 @@ def export_qdq(
     # Loops are not written to ONNX, but what is left of them once they are unrolled is.
     context, samples, graph = driver.prepare(model, resolved, calibration, progress, keeps_loops=False)
     simplified, _ = driver.simplify(graph, resolved, context, ())
+    check_writable(simplified, _kept(simplified, resolved.keep_float))
     found = driver.find_recipe(simplified, resolved, context, output)
     final, _ = to_precision(simplified, resolved, context, (), found)
     context.notes += driver.examine(simplified, samples)
@@ -76,4 +81,30 @@ def export_qdq(
     driver.forget_search(resolved, output)
     integer = sum(node.is_integer for node in final.nodes)
     roundings = sum(node.op_type == "QuantizeLinear" for node in written.graph.node)
+    context.notes += _notes(graph.unrolled, roundings, resolved)
     return Export(output, integer, len(final.nodes) - integer, roundings, tuple(context.notes))
+
+
+def _kept(graph: Graph, patterns: Sequence[str]) -> set[Node]:
+    """Return the nodes that the user keeps in float; patterns that mean none are refused once nodes are merged."""
+    from qcompile.passmgr.selection import selected
+
+    found: set[Node] = set()
+    for pattern in patterns:
+        with suppress(PassError, UsageError):
+            found |= selected(graph, [pattern], option="--keep-float")
+    return found
+
+
+def _notes(unrolled: bool, roundings: int, config: CompileConfig) -> list[str]:
+    """Return in what the model differs from what the user may expect."""
+    notes = []
+    if unrolled:
+        notes.append(
+            "loops are unrolled, and each of their steps has its own scales; a bundle made with --int8 keeps the loops "
+            "and has other integers"
+        )
+    if not roundings:
+        why = "--keep-float" if config.keep_float else "integers would spoil an output, or save no time"
+        notes.append(f"nothing is quantized: all nodes stay in float32 ({why}), and the model has no QuantizeLinear")
+    return notes

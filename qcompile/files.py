@@ -10,6 +10,25 @@ from pathlib import Path
 from qcompile.errors import UsageError
 
 
+def check_place(path: Path) -> None:
+    """Refuse the path of a file that cannot be written, before the work that leads to it.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UsageError: it is a folder, or its folder is missing or closed to this user.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise UsageError(f"cannot write '{path}': it is a folder", hint="give the name of a file in it")
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise UsageError(f"cannot write '{path}': '{folder}' {problem}", hint="make the folder first, or give another")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write '{path}': the folder '{folder}' is read-only", hint="give another folder")
+
+
 @contextmanager
 def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
     """Give a path beside another; what was written there takes the other's place when the block ends.

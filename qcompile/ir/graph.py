@@ -150,6 +150,7 @@ class Graph:
         name: used in messages and in the names of generated files.
 
     Attributes:
+        unrolled: whether a loop of the model was unrolled that would stay one where loops are kept.
         notes: what the import assumed or converted, one sentence each, for the user.
         symbols: open extents of inputs; all types have their largest values.
         extents: what the input `extents_name` holds at run time, where masks read it.
@@ -163,6 +164,7 @@ class Graph:
         self.outputs: list[Value] = []
         self.output_names: list[str] = []
         self.nodes: list[Node] = []
+        self.unrolled = False
         self.notes: list[str] = []
         self.states: tuple[State, ...] = ()
         self.symbols: tuple[Symbol, ...] = ()
@@ -335,7 +337,7 @@ class Graph:
         """Return an independent copy; constants share their (read-only) contents."""
         copy = Graph(self.name)
         copy._names, copy._loops = set(self._names), self._loops
-        copy.notes = list(self.notes)
+        copy.notes, copy.unrolled = list(self.notes), self.unrolled
         copy.states, copy.symbols, copy.extents = self.states, self.symbols, self.extents
         copy.counted = self.counted
         mapping: dict[Value, Value] = {}

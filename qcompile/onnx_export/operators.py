@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+import shlex
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
 from qcompile.errors import UsageError
-from qcompile.ir.graph import Node, Value
+from qcompile.ir.graph import Graph, Node, Value
 from qcompile.onnx_export.model_writer import TO_FIRST, TO_LAST, ModelWriter, attributes_of, base_name, onnx_type
 from qcompile.ops.arithmetic import activation_op, channel_factors, plain_activation
 
@@ -21,12 +22,14 @@ _UNARY = {
     "erf": "Erf", "exp": "Exp", "floor": "Floor", "hard_swish": "HardSwish", "identity": "Identity", "log": "Log",
     "mish": "Mish", "neg": "Neg", "reciprocal": "Reciprocal", "relu": "Relu", "round": "Round", "sigmoid": "Sigmoid",
     "sign": "Sign", "sin": "Sin", "sinh": "Sinh", "softplus": "Softplus", "softsign": "Softsign", "sqrt": "Sqrt",
-    "tan": "Tan", "tanh": "Tanh",
+    "tan": "Tan", "tanh": "Tanh", "acosh": "Acosh", "asinh": "Asinh", "atanh": "Atanh", "logical_not": "Not",
+    "is_nan": "IsNaN", "bitwise_not": "BitwiseNot",
 }  # fmt: skip
 _BINARY = {
     "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "pow": "Pow", "maximum": "Max", "minimum": "Min",
     "equal": "Equal", "greater": "Greater", "greater_or_equal": "GreaterOrEqual", "less": "Less",
-    "less_or_equal": "LessOrEqual", "where": "Where",
+    "less_or_equal": "LessOrEqual", "where": "Where", "logical_and": "And", "logical_or": "Or", "logical_xor": "Xor",
+    "bitwise_and": "BitwiseAnd", "bitwise_or": "BitwiseOr", "bitwise_xor": "BitwiseXor",
 }  # fmt: skip
 _WITH_ALPHA = {"leaky_relu": "LeakyRelu", "elu": "Elu", "celu": "Celu"}
 _GLOBAL = {"global_avg_pool": "GlobalAveragePool", "global_max_pool": "GlobalMaxPool"}
@@ -51,15 +54,52 @@ def write_operation(writer: ModelWriter, node: Node, weights: Operands | None = 
         UsageError: ONNX has no such operation, or we do not write it.
     """
     name = node.op.name
-    if name in _UNARY or name in _BINARY or name in _WITH_ALPHA or name in _SIMPLE:
+    if _is_elementwise(name):
         _elementwise(writer, node)
     elif name in _WRITERS:
         _WRITERS[name](writer, node, weights or ())
     else:
-        where = node.loc or node.outputs[0].name
-        raise UsageError(
-            f"{name} at '{where}' is not written to ONNX yet", hint="export-qdq is for convolutional networks and MLPs"
-        )
+        _refuse(node)
+
+
+def check_writable(graph: Graph, real: Collection[Node]) -> None:
+    """Refuse a simplified float graph that could not be written once it is quantized, which takes long.
+
+    Args:
+        graph: float, or of a quantized model.
+        real: nodes that stay in float.
+
+    Raises:
+        UsageError: ONNX has no such operation or layer, or we do not write it.
+    """
+    for node in graph.nodes:
+        if not (_is_elementwise(node.op.name) or node.op.name in (*_WRITERS, "fake_quantize")):
+            _refuse(node)
+        if node.op.name == "conv_transpose2d" and node.attrs.groups > 1 and node not in real and not graph.is_quantized:
+            refuse_groups(node)
+
+
+def refuse_groups(node: Node) -> NoReturn:
+    """Refuse a grouped transposed convolution in integers.
+
+    Raises:
+        UsageError: always.
+    """
+    where = node.loc or node.output.name
+    problem = f"the grouped transposed convolution '{where}' has no per-channel form in ONNX"
+    raise UsageError(problem, hint=f"keep it in float: --keep-float {shlex.quote(where)}")
+
+
+def _refuse(node: Node) -> NoReturn:
+    where = node.loc or node.outputs[0].name
+    raise UsageError(
+        f"{node.op.name} at '{where}' is not written to ONNX yet",
+        hint="export-qdq is for convolutional networks and MLPs",
+    )
+
+
+def _is_elementwise(name: str) -> bool:
+    return name in _UNARY or name in _BINARY or name in _WITH_ALPHA or name in _SIMPLE
 
 
 def write_activation(writer: ModelWriter, name: str, node: Node) -> str:

@@ -79,7 +79,7 @@ def _is_long(view: OnnxNode, body: Any, trips: int) -> bool:
 
 def _stays(view: OnnxNode, body: Any, trips: Callable[[], int]) -> bool:
     """Return whether a loop that could be unrolled stays one: it can, and is not short."""
-    return RolledLoop.fits(view) and trips() * len(body.node) > SHORT
+    return trips() * len(body.node) > SHORT and RolledLoop.fits(view)
 
 
 def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:

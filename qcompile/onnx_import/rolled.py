@@ -55,9 +55,11 @@ class RolledLoop:
 
     @staticmethod
     def fits(node: OnnxNode) -> bool:
-        """Return whether a node rather becomes a loop: none is around it, and the extents of its operands are known."""
+        """Return whether a long loop stays one: none is around it, and the extents of its operands are known."""
         counted = node.counted is not None and node.counted.touches(node.inputs)
-        return node.keeps_loops and node.loop is None and node.open is None and not counted
+        fits = node.loop is None and node.open is None and not counted
+        node.graph.unrolled = node.graph.unrolled or (fits and not node.keeps_loops)
+        return fits and node.keeps_loops
 
     def state(self, start: Value, name: str) -> Value:
         """Return what an iteration starts from; the first one from `start`."""

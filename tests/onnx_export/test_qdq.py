@@ -297,3 +297,77 @@ def test_the_command(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "nodes in integers" in capfd.readouterr().out
     assert run_command(["export-qdq", str(model), "-o", str(model)]) == 2
     assert "error:" in capfd.readouterr().err
+
+
+def save(nodes: list[Any], path: Path, shapes: tuple[list[int], list[int]], *tensors: Any) -> Path:
+    """Write a model from x to y."""
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in zip("xy", shapes, strict=True)]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], [*weights(), *tensors])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def unread() -> Any:
+    """Return calibration samples that nobody may ask for."""
+    raise AssertionError("calibrated first")
+    yield
+
+
+def test_what_cannot_be_written_is_refused_before_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "_observed", lambda *_, **__: unread())
+    axis = numpy_helper.from_array(np.array(1, np.int64), "axis")
+    sums = save(
+        [helper.make_node("CumSum", ["x", "axis"], ["y"])], tmp_path / "s.onnx", (list(SHAPE), list(SHAPE)), axis
+    )
+    with pytest.raises(UsageError, match="is not written to ONNX"):
+        export_qdq(sums, tmp_path / "q.onnx", calibration=samples(4))
+    grouped = numpy_helper.from_array(np.ones((3, 1, 2, 2), "f4"), "grouped")
+    up = helper.make_node("ConvTranspose", ["x", "grouped"], ["y"], name="up 1", group=3, strides=[2, 2])
+    larger = save([up], tmp_path / "t.onnx", (list(SHAPE), [1, 3, 24, 24]), grouped)
+    with pytest.raises(UsageError, match="no per-channel form") as refused:
+        export_qdq(larger, tmp_path / "q.onnx", calibration=samples(4))
+    assert refused.value.hint == "keep it in float: --keep-float 'up 1'"
+    for place, problem in (("none/q.onnx", "does not exist"), ("s.onnx/q.onnx", "is not a folder"), (".", "a folder")):
+        with pytest.raises(UsageError, match=f"cannot write.*{problem}"):
+            export_qdq(larger, tmp_path / place, calibration=samples(4))
+
+
+def test_a_grouped_transposed_convolution_in_float_is_written(tmp_path: Path) -> None:
+    grouped = numpy_helper.from_array(np.ones((3, 1, 2, 2), "f4"), "grouped")
+    up = helper.make_node("ConvTranspose", ["x", "grouped"], ["y"], name="up", group=3, strides=[2, 2])
+    path = save([up], tmp_path / "t.onnx", (list(SHAPE), [1, 3, 24, 24]), grouped)
+    done = export_qdq(path, tmp_path / "q.onnx", calibration=samples(4), settings={"keep_float": ["up"]})
+    assert any("no QuantizeLinear" in note for note in done.notes)
+    onnx.checker.check_model(onnx.load(done.path), full_check=True)
+
+
+def test_truth_values_are_written(tmp_path: Path) -> None:
+    node = helper.make_node
+    zero = numpy_helper.from_array(np.zeros((), "f4"), "zero")
+    nodes = [
+        node("Conv", ["x", "w0", "b0"], ["c"], pads=[1, 1, 1, 1]),
+        node("Greater", ["c", "zero"], ["more"]),
+        node("Not", ["more"], ["less"]),
+        node("IsNaN", ["c"], ["none"]),
+        node("Or", ["less", "none"], ["either"]),
+        node("Where", ["either", "zero", "c"], ["y"]),
+    ]
+    path = save(nodes, tmp_path / "n.onnx", (list(SHAPE), [1, 8, 12, 12]), zero)
+    done = export_qdq(path, tmp_path / "q.onnx", calibration=samples(16))
+    assert {"Not", "Or", "IsNaN"} <= {n.op_type for n in onnx.load(done.path).graph.node}
+    np.testing.assert_allclose(runtime_answers(done.path, True), answers(integers(path)), atol=0.05)
+
+
+def test_unrolled_loops_are_told(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    w, r = (numpy_helper.from_array(random.normal(0, 0.3, (1, 32, n)).astype("f4"), k) for k, n in (("w", 4), ("r", 8)))
+    nodes = [
+        helper.make_node("LSTM", ["x", "w", "r"], ["all"], hidden_size=8),
+        helper.make_node("Identity", ["all"], ["y"]),
+    ]
+    given = [{"x": random.normal(size=(40, 1, 4)).astype("f4")} for _ in range(4)]
+    for steps, told in ((40, True), (2, False)):
+        path = save(nodes, tmp_path / "n.onnx", ([steps, 1, 4], [steps, 1, 1, 8]), w, r)
+        part = [{"x": sample["x"][:steps]} for sample in given]
+        done = export_qdq(path, tmp_path / "q.onnx", calibration=part)
+        assert any("loops are unrolled" in note for note in done.notes) is told

@@ -12,7 +12,7 @@ from search_graphs import heads, samples
 from qcompile import driver, ops
 from qcompile.config import CompileConfig
 from qcompile.cost import NodeCosts
-from qcompile.ir.graph import Graph
+from qcompile.ir.graph import Graph, Value
 from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passes import quantize
@@ -369,8 +369,8 @@ def test_scales_of_weights_are_found_once(monkeypatch: pytest.MonkeyPatch):
     """Every trial of the safety net quantizes all weights; only what it reads differs."""
     asked, chosen = [], quantize._chosen_scales
 
-    def count(weight: np.ndarray, spec: Any) -> Any:
-        asked.append(weight.tobytes())
+    def count(weight: Value, spec: Any) -> Any:
+        asked.append(weight.constant().tobytes())
         return chosen(weight, spec)
 
     monkeypatch.setattr(quantize, "_chosen_scales", count)
