@@ -54,7 +54,7 @@ class PruneChannels(Pass):
     concatenations and a flattening reshape.
 
     Options:
-        macs: share of the multiply-accumulates to save.
+        macs: least share of the multiply-accumulates to save; a note tells where the other options do not allow it.
         criterion: "activations" needs calibration samples; "l1" and "l2" do not, and make up for nothing.
         multiple: the channels that remain of a layer are a multiple of this, as vector code likes them.
         most: largest share of its channels that a layer may lose.
@@ -96,7 +96,9 @@ class PruneChannels(Pass):
         criterion, moments = self._measured(graph, classes, context)
         gone = self._chosen(graph, classes, candidates, criterion, moments)
         if not gone:
-            context.skip(None, f"no layer can go down to a multiple of {self.multiple} channels")
+            reason = f"no layer can go down to a multiple of {self.multiple} channels"
+            context.skip(None, reason)
+            context.note(f"prune-channels: nothing goes: {reason}")
             return
         rewriter = context.rewriter(graph)
         if criterion == "activations":
@@ -113,6 +115,13 @@ class PruneChannels(Pass):
         more = self._refit(before, graph, classes, gone, context) if criterion == "activations" else ""
         classes.remove(rewriter, gone)
         account(self.name, before, graph, context, more)
+        saved = 1.0 - total_macs(graph) / total_macs(before)
+        if saved < self.macs - 1e-9:
+            context.note(
+                f"prune-channels: macs={self.macs:g} is out of reach, {saved:.1%} are saved: what remains of a layer "
+                f"is a multiple of {self.multiple} channels, and at least {1 - self.most:.0%} of them (options "
+                "`multiple` and `most`)"
+            )
 
     def _refit(self, before: Graph, graph: Graph, classes: ChannelClasses, gone: set[int], context: PassContext) -> str:
         """Fit all layers in order, the columns of what goes at zero; return what to say of it."""
@@ -167,7 +176,8 @@ class PruneChannels(Pass):
         least = {family: max(self.multiple, int(np.ceil(n * (1 - self.most)))) for family, n in left.items()}
         order: list[int] = []
         open_ = np.ones(len(roots), bool)
-        while work.total > (1 - self.macs) * total and open_.any():
+        goal = (1 - self.macs) * total
+        while open_.any():
             number = int(np.argmin(np.where(open_, loss / saved, np.inf)))
             family = candidates[roots[number]]
             open_[number] = False
@@ -179,6 +189,11 @@ class PruneChannels(Pass):
             for reader in (reader for reader in readers if (reader.candidates == number).any()):
                 reader.remove(number)
                 reader.add_losses(loss)
+            # What rounding gives back changes only here.
+            if work.total <= goal and not left[family] % self.multiple:
+                gone = _rounded(order, candidates, left, self.multiple)
+                if Work(classes, total).without(gone) <= goal:
+                    return gone
         return _rounded(order, candidates, left, self.multiple)
 
 
@@ -203,7 +218,7 @@ def _rounded(
     order: list[int], candidates: dict[int, tuple[int, ...]], left: Counter[tuple[int, ...]], multiple: int
 ) -> set[int]:
     """Return the chosen classes without those, the last chosen first, that keep a layer off a multiple."""
-    gone = set(order)
+    gone, left = set(order), left.copy()
     for root in reversed(order):
         family = candidates[root]
         if left[family] % multiple:

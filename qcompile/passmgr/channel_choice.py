@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,12 @@ class Work:
             less = layer[0] / max(layer[side], 1.0)
             layer[0], layer[side] = layer[0] - less, layer[side] - 1
             self.total -= less
+
+    def without(self, roots: Iterable[int]) -> float:
+        """Count classes out; return the work that remains."""
+        for root in roots:
+            self.remove(root)
+        return self.total
 
 
 def compensated(node: Node, moments: Moments, kept: Array) -> tuple[Array, Array]:

@@ -110,6 +110,23 @@ def test_channels_remain_in_multiples() -> None:
     assert counts != {12}
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_multiples_do_not_cut_what_is_saved(share: float) -> None:
+    graph, seen = Network(1, 0, dead=False).build((True, True, True)), context()
+    pruned = run_pipeline(graph, f"prune-channels{{macs={share}, multiple=4}}", seen)
+    assert total_macs(pruned) <= (1 - share) * total_macs(graph)
+    assert not any("out of reach" in note for note in seen.notes)
+
+
+def test_a_share_out_of_reach_is_told() -> None:
+    graph, seen = Network(1, 0, dead=False).build((True, True, True)), context()
+    pruned = run_pipeline(graph, "prune-channels{macs=0.6, multiple=4, most=0.34}", seen)
+    saved = 1 - total_macs(pruned) / total_macs(graph)
+    assert f"macs=0.6 is out of reach, {saved:.1%} are saved" in seen.notes[-1]
+    run_pipeline(graph, "prune-channels{macs=0.6, multiple=16}", seen)
+    assert seen.notes[-1] == "prune-channels: nothing goes: no layer can go down to a multiple of 16 channels"
+
+
 def test_account_says_what_happened() -> None:
     graph, seen = Network(1, 2, dead=True).build((True, False, False)), context()
     pruned = run_pipeline(graph, "prune-channels{macs=0.2, multiple=1},prune-magnitude{sparsity=0.4}", seen)
