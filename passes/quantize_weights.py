@@ -15,6 +15,7 @@ from qcompile.calibrate.layer_refit import Task, fit_layers, own_constants
 from qcompile.calibrate.sample_choice import fitted_samples
 from qcompile.errors import UsageError, did_you_mean
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.packed_weights import is_product
 from qcompile.ops.unpack_groups import BITS, LEAST_GROUP, packed
@@ -29,6 +30,9 @@ Array = npt.NDArray[Any]
 
 _FITTED_BITS = 4
 """Weights of more bits lose too little to be worth a fit."""
+
+_TOLD = 0.05
+"""Share of the weights from which on it is told that they stay as they are."""
 
 _OPERATIONS = ("gather", "dense", "conv2d")
 
@@ -95,6 +99,8 @@ class QuantizeWeights(Pass):
                 weights.setdefault(node.inputs[operand], []).append((node, operand))
             else:
                 context.skip(node, reason)
+        if self.operations == _OPERATIONS:
+            _tell_left(graph, weights, kept, context)
         rewriter = context.rewriter(graph)
         fitted = self._fitted(graph, weights, context)
         for number, (value, readers) in enumerate(weights.items()):
@@ -166,9 +172,10 @@ class QuantizeWeights(Pass):
         if after <= before:
             context.skip(None, f"rounding by samples gives {after:.1f} dB on other samples, {before:.1f} dB without")
             return {}
+        bits = f"{self.bits} bit{'s' * (self.bits > 1)}"
         context.note(
-            f"quantize-weights: {len(layers)} layers rounded to {self.bits} bits by {len(samples)} calibration "
-            f"samples, SQNR {before:.1f} → {after:.1f} dB on others"
+            f"quantize-weights: {len(layers)} layers rounded to {bits} by {len(samples)} calibration samples, "
+            f"SQNR {before:.1f} → {after:.1f} dB on others"
         )
         twins = [(node, best.nodes[number]) for node, number in zip(layers, numbers, strict=True)]
         return {node.inputs[1]: (found[twin], twin.inputs[2].constant()) for node, twin in twins}
@@ -206,6 +213,28 @@ class QuantizeWeights(Pass):
         if not np.isfinite(weight.constant()).all():
             return f"{weight.name} is not finite"
         return None
+
+
+def _tell_left(
+    graph: Graph, weights: dict[Value, list[tuple[Node, int]]], kept: set[Node], context: PassContext
+) -> None:
+    """Note which share of the weights has no kernel in a few bits, unless it is small."""
+    layers = {
+        node: node.inputs[1]
+        for node in graph.nodes
+        if node.op.integer is Quantization.ACCUMULATE and not node.is_integer and node not in kept
+    }
+    tables = {node: node.inputs[0] for readers in weights.values() for node, operand in readers if operand == 0}
+    sizes = {value: value.type.size for value in (*layers.values(), *tables.values()) if value.is_constant}
+    left = [node for node, value in layers.items() if value not in weights and value.is_constant]
+    share = sum({node.inputs[1]: node.inputs[1].type.size for node in left}.values()) / max(1, sum(sizes.values()))
+    if share >= _TOLD:
+        windows = [node for node in left if node.op.name != "dense"]
+        why = "convolutions with a kernel, a stride, padding or groups" if windows else "layers of few weights"
+        context.note(
+            f"quantize-weights: {len(left)} of {len(layers) + len(tables)} layers ({share:.0%} of the weights) stay "
+            f"float32: {why}; --store float16 or --int8 make those smaller"
+        )
 
 
 def _alone(value: Value, readers: list[tuple[Node, int]]) -> bool:

@@ -227,3 +227,17 @@ def test_four_bits_are_rounded_by_samples() -> None:
         assert bool(seen.notes) == (samples > 0)
     assert re.search(r"3 layers rounded to 4 bits by 32 calibration samples, SQNR .* dB on others", seen.notes[0])
     assert found[48] > found[0] + 2
+
+
+def test_weights_without_a_kernel_in_few_bits_are_told() -> None:
+    graph, seen = Network(1, 0, dead=False).build((True, False, False)), context()
+    run_pipeline(graph, "quantize-weights{bits=1, smallest=16}", seen)
+    total, left = 12 * 3 * 3 * 4 + 12 * 9 + 12 * 12 + 5 * 48, 12 * 3 * 3 * 4 + 12 * 9
+    told = (
+        f"quantize-weights: 2 of 4 layers ({left / total:.0%} of the weights) stay float32: convolutions with a kernel"
+    )
+    assert any(note.startswith(told) and note.endswith("smaller") for note in seen.notes)
+    assert not any("1 bits" in note for note in seen.notes)
+    quiet = context()
+    run_pipeline(graph, 'quantize-weights{bits=1, smallest=16, keep=["op:conv2d"]}', quiet)
+    assert not any("stay float32" in note for note in quiet.notes)
