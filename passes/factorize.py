@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.sample_choice import fitted_samples
+from qcompile.compression.account import account
+from qcompile.compression.moments import Moments, input_moments
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.packed_weights import is_product
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
-from qcompile.passmgr.compression import Moments, account, input_moments
 from qcompile.passmgr.facts import CHANNELS_LAST, FLOAT, Fact
 from qcompile.passmgr.selection import selected
 

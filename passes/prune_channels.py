@@ -11,20 +11,17 @@ import numpy.typing as npt
 
 from qcompile.calibrate.layer_refit import own_constants
 from qcompile.calibrate.sample_choice import fitted_samples
+from qcompile.compression.account import account
+from qcompile.compression.channel_choice import Reader, Work, compensated, plain_losses
+from qcompile.compression.channel_classes import ChannelClasses
+from qcompile.compression.moments import Moments, input_moments
+from qcompile.compression.refit import refit
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.regions import total_macs
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
-from qcompile.passmgr.channel_choice import Reader, Work, compensated, plain_losses
-from qcompile.passmgr.channel_classes import ChannelClasses
-from qcompile.passmgr.compression import (
-    Moments,
-    account,
-    input_moments,
-)
 from qcompile.passmgr.facts import CHANNELS_LAST, FLOAT, Fact
 from qcompile.passmgr.selection import selected
-from qcompile.refit import refit
 
 Array = npt.NDArray[Any]
 

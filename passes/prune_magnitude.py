@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.layer_refit import own_constants
+from qcompile.compression.account import account
+from qcompile.compression.refit import refit
 from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
-from qcompile.passmgr.compression import account
 from qcompile.passmgr.facts import FLOAT, Fact
 from qcompile.passmgr.selection import selected
-from qcompile.refit import refit
 
 Array = npt.NDArray[Any]
 

@@ -13,6 +13,7 @@ from qcompile import ops
 from qcompile.calibrate.group_rounding import group_values, round_groups
 from qcompile.calibrate.layer_refit import Task, fit_layers, own_constants
 from qcompile.calibrate.sample_choice import fitted_samples
+from qcompile.compression.account import sqnr_on_others
 from qcompile.errors import UsageError, did_you_mean
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
@@ -20,7 +21,6 @@ from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.packed_weights import is_product
 from qcompile.ops.unpack_groups import BITS, LEAST_GROUP, packed
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
-from qcompile.passmgr.compression import sqnr_on_others
 from qcompile.passmgr.facts import CHANNELS_LAST, Fact
 from qcompile.passmgr.float_reasons import KEPT
 from qcompile.passmgr.selection import selected

@@ -65,6 +65,11 @@ class Comparison:
     tensors: tuple[TensorError, ...]
     fitted: bool = False
 
+    @property
+    def worst_output_db(self) -> float:
+        """SQNR of the worst output, dB."""
+        return min(self.outputs.values())
+
 
 def is_rounded(graph: Graph) -> bool:
     """Return whether a graph may answer otherwise than the float one: with integers or with fewer than 32 bits."""

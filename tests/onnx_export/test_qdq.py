@@ -314,7 +314,7 @@ def unread() -> Any:
 
 
 def test_what_cannot_be_written_is_refused_before_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "_observed", lambda *_, **__: unread())
+    monkeypatch.setattr("qcompile.precision.with_observers", lambda *_, **__: unread())
     axis = numpy_helper.from_array(np.array(1, np.int64), "axis")
     sums = save(
         [helper.make_node("CumSum", ["x", "axis"], ["y"])], tmp_path / "s.onnx", (list(SHAPE), list(SHAPE)), axis

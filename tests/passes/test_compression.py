@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from qcompile import ops
 from qcompile.calibrate.calibration_set import SampleIterator
+from qcompile.compression.account import sqnr_db, weight_bytes
 from qcompile.errors import UsageError
 from qcompile.ir import Graph, TensorType, Value
 from qcompile.ir.regions import total_macs
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, run_pipeline
-from qcompile.passmgr.compression import sqnr_db, weight_bytes
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
 

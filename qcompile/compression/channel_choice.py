@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.compression.channel_classes import ChannelClasses, Layer
+from qcompile.compression.moments import Moments
 from qcompile.ir.graph import Node
-from qcompile.passmgr.channel_classes import ChannelClasses, Layer
-from qcompile.passmgr.compression import Moments
 
 Array = npt.NDArray[Any]
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from qcompile.calibrate.layer_refit import fit_remaining
 from qcompile.calibrate.sample_choice import fitted_samples, other_samples
+from qcompile.compression.account import sqnr_on_others
 from qcompile.ir.graph import Graph, Node
 from qcompile.passmgr import PassContext
-from qcompile.passmgr.compression import sqnr_on_others
 
 
 def refit(
