@@ -60,7 +60,9 @@ class User(Measure):
     @staticmethod
     def _label(seen: Observation) -> Any:
         """Return a label that a list of files holds as a number or the name of a class as its index."""
-        index = class_index(seen.label, seen.names) if isinstance(seen.label, str) else None
+        if not isinstance(seen.label, str) or (seen.label.isdecimal() and str(int(seen.label)) != seen.label):
+            return seen.label  # as a number "007" would lose its zeros
+        index = class_index(seen.label, seen.names)
         return seen.label if index is None else index
 
     def value(self, sums: Array) -> Array:
