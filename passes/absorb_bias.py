@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node
-from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.channel_links import ChannelLink, LayerWeights, channel_links
 from qcompile.passmgr.facts import FLOAT, Fact
 
@@ -49,7 +49,7 @@ class AbsorbBias(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (FLOAT,)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(20.0)
 
-    deviations: float = 3.0
+    deviations: Annotated[float, Bounds(0.0)] = 3.0
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Absorb wherever there is something to absorb."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from qcompile.ir.opdef import Quantization
 from qcompile.ir.regions import times_run
 from qcompile.ops.arithmetic import hides_sum
 from qcompile.ops.packed_weights import is_table
-from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.counts import counting_nodes
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.passmgr.float_reasons import BY_COST, KEPT
@@ -78,7 +78,7 @@ class AssignPrecision(Pass):
 
     keep_float: tuple[str, ...] = ()
     keep_int16: tuple[str, ...] = ()
-    spread: float = 16.0
+    spread: Annotated[float, Bounds(1.0)] = 16.0
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Set `precision` on every node."""

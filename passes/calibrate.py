@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ops.arithmetic import CLAMPS, clamp_bounds
 from qcompile.ops.interpreter import Interpreter
-from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, Fact
 from qcompile.passmgr.likely_states import joined_states
 from qcompile.passmgr.range_source import range_source
@@ -59,8 +59,8 @@ class Calibrate(Pass):
     establishes: ClassVar[tuple[Fact, ...]] = (CALIBRATED,)
     tolerance: ClassVar[Tolerance] = Exact()
 
-    samples: int = 16
-    seed: int = 0
+    samples: Annotated[int, Bounds(1)] = 16
+    seed: Annotated[int, Bounds(0)] = 0
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Fill the ranges in."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from qcompile.calibrate.layer_correction import LayerData, correct_layers, replace_bias
 from qcompile.ir.graph import Graph
 from qcompile.ir.rewrite import Rewriter
-from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import INTEGER, Fact
 
 
@@ -44,8 +44,8 @@ class CorrectBias(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (INTEGER,)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(10.0)
 
-    samples: int = 32
-    synthetic: int = 0
+    samples: Annotated[int, Bounds(1)] = 32
+    synthetic: Annotated[int, Bounds(0)] = 0
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Replace the bias of every layer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.arithmetic import divided_activation
-from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
+from qcompile.passmgr import AllClose, Bounds, Pass, PassContext, Tolerance
 from qcompile.passmgr.channel_links import LayerWeights
 from qcompile.passmgr.facts import FLOAT, Fact
 from qcompile.scaling.classes import PLAIN, ScaleClasses, ScaledLayer
@@ -71,10 +71,10 @@ class EqualizeActivations(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (FLOAT,)
     tolerance: ClassVar[Tolerance] = AllClose(1e-4, 1e-5)
 
-    samples: int = 32
-    gain: float = 1.2
-    rounded: float = 1.0
-    synthetic: int = 0
+    samples: Annotated[int, Bounds(1)] = 32
+    gain: Annotated[float, Bounds(0.0)] = 1.2
+    rounded: Annotated[float, Bounds(0.0)] = 1.0
+    synthetic: Annotated[int, Bounds(0)] = 0
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Find the factors of all channels, and apply them."""

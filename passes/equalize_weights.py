@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Node
-from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
+from qcompile.passmgr import AllClose, Bounds, Pass, PassContext, Tolerance
 from qcompile.passmgr.channel_links import ChannelLink, LayerWeights, channel_links
 from qcompile.passmgr.clip_reach import least_factors
 from qcompile.passmgr.facts import FLOAT, Fact
@@ -65,8 +65,8 @@ class EqualizeWeights(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (FLOAT,)
     tolerance: ClassVar[Tolerance] = AllClose(1e-5, 1e-6)
 
-    sweeps: int = 50
-    spread: float = 16.0
+    sweeps: Annotated[int, Bounds(0)] = 50
+    spread: Annotated[float, Bounds(1.0)] = 16.0
     clips: bool = False
 
     def run(self, graph: Graph, context: PassContext) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from qcompile.calibrate.paired_run import pair_layers
 from qcompile.cost import paired_run
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.rewrite import Rewriter
-from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import INTEGER, Fact
 from qcompile.quant.byte_pairs import MOST_LOSS_DB, nearest_even, needing_halves
 
@@ -59,7 +59,7 @@ class EvenPairs(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (INTEGER,)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(20.0)
 
-    most_loss: float = MOST_LOSS_DB
+    most_loss: Annotated[float, Bounds(0.0)] = MOST_LOSS_DB
     isa: str = ""
 
     def run(self, graph: Graph, context: PassContext) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,10 @@ import numpy.typing as npt
 from qcompile.calibrate.sample_choice import fitted_samples
 from qcompile.compression.account import account
 from qcompile.compression.moments import Moments, input_moments
-from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.packed_weights import is_product
-from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CHANNELS_LAST, FLOAT, Fact
 from qcompile.passmgr.selection import selected
 
@@ -52,16 +51,13 @@ class Factorize(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (FLOAT, CHANNELS_LAST)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(-3.0)
 
-    energy: float = 0.999
-    gain: float = 0.9
-    samples: int = 48
+    energy: Annotated[float, Bounds(above=0.0, most=1.0)] = 0.999
+    gain: Annotated[float, Bounds(above=0.0, most=1.0)] = 0.9
+    samples: Annotated[int, Bounds(1)] = 48
     keep: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Split every layer that gains by it."""
-        if not 0.0 < self.energy <= 1.0 or not 0.0 < self.gain <= 1.0:
-            message = "factorize: energy and gain are shares, more than 0 and at most 1"
-            raise UsageError(message, hint="such as factorize{energy=0.999}")
         before = graph.clone()
         kept = selected(graph, self.keep, option="keep") if self.keep else set()
         layers = []

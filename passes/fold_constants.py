@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from qcompile.ir.graph import Graph, Node
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.evaluation import evaluate_node, keep_steps
 from qcompile.ops.packed_weights import PACKED
-from qcompile.passmgr import Exact, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, Exact, Pass, PassContext, Tolerance
 
 _FACTOR = 8
 
@@ -39,7 +39,7 @@ class FoldConstants(Pass):
     name: ClassVar[str] = "fold-constants"
     tolerance: ClassVar[Tolerance] = Exact()
 
-    limit: int = 1 << 20
+    limit: Annotated[int, Bounds(0)] = 1 << 20
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Fold in topological order, so that chains fold at once."""

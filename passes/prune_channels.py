@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,9 @@ from qcompile.compression.channel_choice import Reader, Work, compensated, plain
 from qcompile.compression.channel_classes import ChannelClasses
 from qcompile.compression.moments import Moments, input_moments
 from qcompile.compression.refit import refit
-from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.regions import total_macs
-from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CHANNELS_LAST, FLOAT, Fact
 from qcompile.passmgr.selection import selected
 
@@ -68,18 +67,15 @@ class PruneChannels(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (FLOAT, CHANNELS_LAST)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(-3.0)
 
-    macs: float = 0.3
+    macs: Annotated[float, Bounds(above=0.0, below=1.0)] = 0.3
     criterion: Literal["activations", "l1", "l2"] = "activations"
-    multiple: int = 8
-    most: float = 0.75
-    samples: int = 48
+    multiple: Annotated[int, Bounds(1)] = 8
+    most: Annotated[float, Bounds(above=0.0, below=1.0)] = 0.75
+    samples: Annotated[int, Bounds(1)] = 48
     keep: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Choose channels and remove them."""
-        if not 0.0 < self.macs < 1.0 or not 0.0 < self.most < 1.0 or self.multiple < 1:
-            message = "prune-channels: macs and most are shares between 0 and 1, multiple is 1 or more"
-            raise UsageError(message, hint="such as prune-channels{macs=0.3}")
         before = graph.clone()
         classes = ChannelClasses(graph)
         kept = selected(graph, self.keep, option="keep") if self.keep else set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,8 @@ import numpy.typing as npt
 from qcompile.calibrate.layer_refit import own_constants
 from qcompile.compression.account import account
 from qcompile.compression.refit import refit
-from qcompile.errors import UsageError
 from qcompile.ir.graph import Graph, Node
-from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import FLOAT, Fact
 from qcompile.passmgr.selection import selected
 
@@ -57,17 +56,14 @@ class PruneMagnitude(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (FLOAT,)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(-3.0)
 
-    sparsity: float = 0.5
+    sparsity: Annotated[float, Bounds(above=0.0, below=1.0)] = 0.5
     scope: Literal["network", "layer"] = "network"
-    smallest: int = 256
-    samples: int = 32
+    smallest: Annotated[int, Bounds(1)] = 256
+    samples: Annotated[int, Bounds(0)] = 32
     keep: tuple[str, ...] = ()
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Prune every layer that is large enough."""
-        if not 0.0 < self.sparsity < 1.0:
-            message = "prune-magnitude: sparsity is a share, more than 0 and less than 1"
-            raise UsageError(message, hint="such as prune-magnitude{sparsity=0.5}")
         before = graph.clone()
         kept = selected(graph, self.keep, option="keep") if self.keep else set()
         layers: list[Node] = []

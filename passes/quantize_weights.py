@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from qcompile.ir.opdef import Quantization
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.packed_weights import is_product
 from qcompile.ops.unpack_groups import BITS, LEAST_GROUP, packed
-from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CHANNELS_LAST, Fact
 from qcompile.passmgr.float_reasons import KEPT
 from qcompile.passmgr.selection import selected
@@ -81,9 +81,9 @@ class QuantizeWeights(Pass):
     group_size: int = 32
     symmetric: bool = True
     keep: tuple[str, ...] = ()
-    smallest: int = 256
+    smallest: Annotated[int, Bounds(1)] = 256
     operations: tuple[str, ...] = _OPERATIONS
-    samples: int = 32
+    samples: Annotated[int, Bounds(0)] = 32
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Replace the weights of every layer that has a kernel for it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from qcompile.calibrate.sample_choice import calibration_samples
 from qcompile.ir.graph import Graph
 from qcompile.ir.regions import regions
 from qcompile.ir.rewrite import Rewriter
-from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import INTEGER, Fact
 
 Array = npt.NDArray[Any]
@@ -65,13 +65,13 @@ class ReconstructBlocks(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (INTEGER,)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(10.0)
 
-    samples: int = 48
-    steps: int = 150
-    batch: int = 12
-    rate: float = 0.02
-    crop: int = 12
-    chain: int = CHAIN
-    synthetic: int = 0
+    samples: Annotated[int, Bounds(1)] = 48
+    steps: Annotated[int, Bounds(1)] = 150
+    batch: Annotated[int, Bounds(1)] = 12
+    rate: Annotated[float, Bounds(above=0.0)] = 0.02
+    crop: Annotated[int, Bounds(1)] = 12
+    chain: Annotated[int, Bounds(1)] = CHAIN
+    synthetic: Annotated[int, Bounds(0)] = 0
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Reconstruct every block."""

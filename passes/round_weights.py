@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from qcompile.calibrate.calibration_set import usual_count
 from qcompile.calibrate.layer_correction import LayerData, correct_layers, replace_bias, replace_weights
@@ -12,7 +12,7 @@ from qcompile.calibrate.weight_rounding import best_scales, compensated_weights,
 from qcompile.cost import paired_run
 from qcompile.ir.graph import Graph
 from qcompile.ir.rewrite import Rewriter
-from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import INTEGER, Fact
 from qcompile.quant.byte_pairs import MOST_LOSS_DB
 
@@ -63,12 +63,12 @@ class RoundWeights(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (INTEGER,)
     tolerance: ClassVar[Tolerance] = MinSqnrDb(10.0)
 
-    samples: int = FITTED
-    damping: float = 10.0
+    samples: Annotated[int, Bounds(1)] = FITTED
+    damping: Annotated[float, Bounds(0.0)] = 10.0
     feedback: bool = True
-    sweeps: int = 2
-    synthetic: int = 0
-    pair_loss: float = MOST_LOSS_DB
+    sweeps: Annotated[int, Bounds(0)] = 2
+    synthetic: Annotated[int, Bounds(0)] = 0
+    pair_loss: Annotated[float, Bounds(0.0)] = MOST_LOSS_DB
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Replace the constants of every layer."""

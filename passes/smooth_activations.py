@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from qcompile.calibrate.smoothing import Smoothing, best_smoothing
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.interpreter import Interpreter
-from qcompile.passmgr import AllClose, Pass, PassContext, Tolerance
+from qcompile.passmgr import AllClose, Bounds, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import FLOAT, Fact
 
 Array = npt.NDArray[Any]
@@ -61,9 +61,9 @@ class SmoothActivations(Pass):
     requires: ClassVar[tuple[Fact, ...]] = (FLOAT,)
     tolerance: ClassVar[Tolerance] = AllClose(1e-4, 1e-5)
 
-    samples: int = 16
-    gain: float = 1.25
-    synthetic: int = 0
+    samples: Annotated[int, Bounds(1)] = 16
+    gain: Annotated[float, Bounds(0.0)] = 1.25
+    synthetic: Annotated[int, Bounds(0)] = 0
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Smooth every normalized tensor that dense layers read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Array
 from qcompile.ops.packed_weights import LAYERS
 from qcompile.ops.unpack_float import to_bits
-from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
+from qcompile.passmgr import Bounds, MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CHANNELS_LAST, Fact
 
 _LARGEST = 65504.0
@@ -58,7 +58,7 @@ class StoreFloats(Pass):
 
     type: Literal["float16", "bfloat16"] = "float16"
     exact: bool = False
-    smallest: int = 256
+    smallest: Annotated[int, Bounds(1)] = 256
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """Replace every constant that is worth it."""

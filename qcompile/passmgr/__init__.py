@@ -10,6 +10,7 @@ Example:
 from qcompile.passmgr.context import PassContext, Skip
 from qcompile.passmgr.execution import PassManager, PassRecord, run_pipeline
 from qcompile.passmgr.facts import Fact
+from qcompile.passmgr.options import Bounds
 from qcompile.passmgr.passbase import Pass
 from qcompile.passmgr.pipeline import parse_pipeline, print_pass, print_pipeline
 from qcompile.passmgr.registry import PassInfo, PassRegistry, list_passes
@@ -17,6 +18,7 @@ from qcompile.passmgr.tolerance import AllClose, Exact, MaxLsb, MinSqnrDb, Toler
 
 __all__ = [
     "AllClose",
+    "Bounds",
     "Exact",
     "Fact",
     "MaxLsb",

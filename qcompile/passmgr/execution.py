@@ -138,15 +138,18 @@ class PassManager:
         context.skips = []
         started = time.perf_counter()
         try:
-            item.run(clone, context)
+            returned: object = item.run(clone, context)
             seconds = time.perf_counter() - started
+            if returned is not None:
+                problem = f"pass '{item.name}' returned {type(returned).__name__} from run"
+                raise PassError(problem, hint="change the graph in place: what run returns is not looked at")
             verify(clone)
         except CalibrationError:
             raise  # of a sample, whichever pass happens to read it first
         except QCompileError as error:
             error.loc = error.loc or f"pass '{item.name}'"
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure(index, graph, f"{type(error).__name__}: {error}") from error
         for fact in item.establishes:
             offender = fact.offender(clone)

@@ -9,6 +9,7 @@ from typing import ClassVar
 from qcompile.ir.graph import Graph
 from qcompile.passmgr.context import PassContext
 from qcompile.passmgr.facts import Fact
+from qcompile.passmgr.options import check_bounds
 from qcompile.passmgr.tolerance import Tolerance
 
 
@@ -28,9 +29,10 @@ class Pass(ABC):
             def run(self, graph, context): ...
 
     Options have defaults and types among bool, int, float, str, Literal, tuples of these, and "| None"; the
-    text `scale-output{factor=3.0}` sets them. A pass edits through `context.rewriter(graph)`, never while it
-    iterates over `graph.nodes` itself, keeps nothing between runs, and calls `context.skip(node, reason)` for
-    what it leaves alone. Whether anything changed is for the pass manager to find out.
+    text `scale-output{factor=3.0}` sets them, and `Annotated[float, Bounds(0.0)]` refuses numbers beyond bounds. A
+    pass edits through `context.rewriter(graph)`, never while it iterates over `graph.nodes` itself, keeps nothing
+    between runs, and calls `context.skip(node, reason)` for what it leaves alone. Whether anything changed is for the
+    pass manager to find out.
 
     Class attributes:
         name: lower-case words joined by hyphens; the file has the same name with underscores.
@@ -43,6 +45,14 @@ class Pass(ABC):
     tolerance: ClassVar[Tolerance]
     requires: ClassVar[tuple[Fact, ...]] = ()
     establishes: ClassVar[tuple[Fact, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse options beyond their bounds.
+
+        Raises:
+            ValueError: a number is not within.
+        """
+        check_bounds(self)
 
     @abstractmethod
     def run(self, graph: Graph, context: PassContext) -> None:

@@ -29,12 +29,19 @@ def parse_pipeline(text: str, registry: PassRegistry | None = None, *, source: s
     known = registry or default_registry()
     scan = Scanner(text, source)
     passes: list[Pass] = []
-    while scan.kind != "end":
-        if passes:
-            scan.expect(",")
-        name = scan.take("word", "the name of a pass")
-        cls = known.get(name.replace("_", "-"))
-        passes.append(build(cls, _options(scan, name), f"pass '{cls.name}'"))
+    latest = ""
+    try:
+        while scan.kind != "end":
+            if passes:
+                scan.expect(",")
+            name = scan.take("word", "the name of a pass")
+            cls = known.get(name.replace("_", "-"))
+            latest = f" {cls.name}"
+            passes.append(build(cls, _options(scan, name), f"pass '{cls.name}'"))
+    except UsageError as error:
+        what = "its options" if latest else "the passes"
+        error.hint = error.hint or f"a pass is written as NAME{{option=value}}; `qcompile passes{latest}` shows {what}"
+        raise
     return tuple(passes)
 
 

@@ -87,9 +87,13 @@ class PassRegistry:
     def get(self, name: str) -> type[Pass]:
         """Return the class of a pass.
 
+        Args:
+            name: of it; underscores pass for hyphens.
+
         Raises:
             PassError: the name is unknown, or its module is not a valid pass.
         """
+        name = _pass_name(name)
         if name not in self._entries:
             raise PassError(f"unknown pass '{name}'", hint=did_you_mean(name, self.names()))
         entry = self._entries[name]
@@ -99,6 +103,7 @@ class PassRegistry:
 
     def describe(self, name: str) -> PassInfo:
         """Return the documentation of a pass."""
+        name = _pass_name(name)
         cls = self.get(name)
         doc = inspect.cleandoc(cls.__doc__ or "")
         return PassInfo(
@@ -197,6 +202,8 @@ def _validated(cls: Any, name: str, origin: str) -> type[Pass]:
             raise PassError(f"{where} names {fact!r}, not a Fact", hint="see qcompile.passmgr.facts")
     try:
         cls()
+    except ValueError as error:
+        raise PassError(f"{where} has a default that it refuses: {error}") from error
     except TypeError as error:
         required = ", ".join(f.name for f in fields(cls))
         raise PassError(f"{where} cannot be made without options ({required}): {error}") from error

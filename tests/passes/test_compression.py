@@ -190,11 +190,18 @@ def test_pruned_network_is_quantized_as_any() -> None:
 @pytest.mark.parametrize(
     "text",
     ["prune-channels{macs=0.0}", "prune-channels{most=1.0}", "prune-channels{multiple=0}", "factorize{energy=0.0}",
-     "factorize{gain=1.5}", "prune-magnitude{sparsity=1.0}"],
+     "factorize{gain=1.5}", "prune-magnitude{sparsity=1.0}", "prune-channels{samples=-5}", "factorize{samples=0}",
+     "prune-magnitude{smallest=-3}", "round-weights{damping=-1}", "round-weights{sweeps=-1}",
+     "reconstruct-blocks{steps=0}", "reconstruct-blocks{batch=0}", "smooth-activations{gain=-1}",
+     "assign-precision{spread=nan}", "fold-constants{limit=-1}"],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="share"):
+    name, option = re.split("[{=]", text)[:2]
+    with pytest.raises(UsageError, match=f"^pass '{name}': option '{option}' must be (at least|more than) ") as refused:
         run_pipeline(Network(1, 0, dead=False).build((False, False, False)), text, context())
+    assert (
+        refused.value.hint == f"a pass is written as NAME{{option=value}}; `qcompile passes {name}` shows its options"
+    )
 
 
 def test_weights_that_remain_are_fitted() -> None:

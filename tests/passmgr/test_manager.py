@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.ir.printer import print_graph
 from qcompile.passmgr import (
+    Bounds,
     Exact,
     Fact,
     Pass,
@@ -23,6 +26,7 @@ from qcompile.passmgr import (
     parse_pipeline,
     run_pipeline,
 )
+from qcompile.passmgr.options import options_of
 from qcompile.passmgr.registry import default_registry
 
 
@@ -74,6 +78,51 @@ def test_a_users_pass_that_fails_is_the_users() -> None:
     assert "// pipeline: raises\n" in reproducer
     again = parse_graph(reproducer, ops.all_ops())
     assert [node.op.name for node in again.nodes] == ["conv2d", "mul"]
+
+
+@pytest.mark.parametrize(
+    ("returns", "message"),
+    [
+        (lambda graph: graph.clone(), r"pass 'other-way' returned Graph from run"),
+        (lambda graph: sys.exit(0), r"pass 'other-way'.* failed: SystemExit: 0"),
+    ],
+    ids=["returns", "exits"],
+)
+def test_a_pass_neither_returns_nor_exits(returns: Callable[[Graph], object], message: str) -> None:
+    @dataclass(frozen=True)
+    class OtherWay(Pass):
+        """Do it in another way."""
+
+        name: ClassVar[str] = "other-way"
+        tolerance: ClassVar[Tolerance] = Exact()
+
+        def run(self, graph: Graph, context: PassContext) -> None:
+            return returns(graph)  # type: ignore[return-value]
+
+    with pytest.raises(PassError, match=message):
+        run_pipeline(conv_graph(), [OtherWay()])
+
+
+@dataclass(frozen=True)
+class Bounded(Pass):
+    """Take what is within bounds."""
+
+    name: ClassVar[str] = "bounded"
+    tolerance: ClassVar[Tolerance] = Exact()
+
+    share: Annotated[float, Bounds(above=0.0, most=1.0)] = 0.5
+    count: Annotated[int | None, Bounds(1)] = None
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Do nothing."""
+
+
+def test_bounds_of_options() -> None:
+    assert [o.type for o in options_of(Bounded)] == ["float, more than 0 and at most 1", "int | none, at least 1"]
+    Bounded(1.0, 1)
+    for share, count in ((0.0, 1), (1.5, 1), (float("nan"), 1), (0.5, 0)):
+        with pytest.raises(ValueError, match=r"option '(share|count)' must be"):
+            Bounded(share, count)
 
 
 def test_our_pass_that_fails_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,12 @@ def test_documentation(info: module.PassInfo) -> None:
         assert f"{option.name}:" in info.doc, f"option {option.name} of {info.name} is not explained"
 
 
+def test_underscores_pass_for_hyphens() -> None:
+    registry = PassRegistry()
+    assert registry.get("prune_channels") is registry.get("prune-channels")
+    assert registry.describe("prune_channels").name == "prune-channels"
+
+
 def test_pass_path(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(HEAD + BODY)
     (tmp_path / "_shared.py").write_text("raise RuntimeError('not a pass')")
