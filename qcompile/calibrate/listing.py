@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import TypeVar
+
+from qcompile.definition_files import modules_of, refuse_file
 
 T = TypeVar("T")
 
@@ -16,13 +16,12 @@ def definitions(base: type[T]) -> list[type[T]]:
         base: an abstract class, itself not returned.
 
     Raises:
-        ImportError: a file defines several, or one that is not named after the file.
+        UsageError: a file cannot be imported, defines several, or one that is not named after the file.
     """
     import qcompile.calibrate as package
 
     found: list[type[T]] = []
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
+    for file, module in modules_of(package):
         own = [
             item
             for item in vars(module).values()
@@ -32,8 +31,9 @@ def definitions(base: type[T]) -> list[type[T]]:
         ]
         if not own:
             continue
-        expected = info.name.replace("_", "")
-        if len(own) != 1 or own[0].__name__.lower() != expected:
-            raise ImportError(f"{module.__name__} must define one {base.__name__}, named after the file")
+        if len(own) != 1 or own[0].__name__.lower() != file.replace("_", ""):
+            names = ", ".join(cls.__name__ for cls in own)
+            problem = f"must define one {base.__name__}, whose class has the name of the file; it defines {names}"
+            raise refuse_file(module, problem)
         found.append(own[0])
     return found

@@ -7,6 +7,8 @@ observer is a frozen dataclass; its fields are its options: `percentile{percenti
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
@@ -15,10 +17,14 @@ from typing import ClassVar
 
 from qcompile.calibrate.distribution import Distribution
 from qcompile.calibrate.histogram import TensorStatistics
-from qcompile.errors import UsageError, did_you_mean
+from qcompile.errors import QCompileError, UsageError, did_you_mean
 
 _SMALLEST_WIDTH = 2.0**-100
 """A range below this has a scale that is no normal float32: such a tensor counts as zero."""
+
+
+_OPTIONS = "an observer is a frozen dataclass whose options have defaults, with a method `choose`"
+_CHOICE = "`choose` returns two finite numbers, the smaller one first"
 
 
 @dataclass(frozen=True)
@@ -48,20 +54,41 @@ class Observer(ABC):
 
         Returns:
             lo ≤ 0 ≤ hi with lo < hi, real units.
+
+        Raises:
+            UsageError: the observer fails, or chooses no range.
         """
         distribution = statistics.distribution()
         if max(abs(distribution.minimum), abs(distribution.maximum)) < _SMALLEST_WIDTH:
             return (-1.0, 1.0) if symmetric else (0.0, 1.0)
         if symmetric:
-            _, peak = self.choose(distribution.folded(), (levels + 1) // 2)
+            _, peak = self._chosen(distribution.folded(), (levels + 1) // 2, statistics)
             peak = peak if peak >= _SMALLEST_WIDTH else max(-distribution.minimum, distribution.maximum)
             return -peak, peak
-        lo, hi = self.choose(distribution, levels)
+        lo, hi = self._chosen(distribution, levels, statistics)
         lo, hi = min(lo, 0.0), max(hi, 0.0)
         if hi - lo < _SMALLEST_WIDTH:
             # An observer may cut so much that nothing is left, as a percentile does with a tensor that
             # is nearly always zero. Then the few other values are all the information there is.
             return min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
+        return lo, hi
+
+    def _chosen(self, distribution: Distribution, levels: int, statistics: TensorStatistics) -> tuple[float, float]:
+        """Return what `choose` does, once it is known to be a range: an observer may be the user's own."""
+        what, where = f"observer '{self.name}'", inspect.getsourcefile(type(self))
+        try:
+            chosen = self.choose(distribution, levels)
+        except QCompileError:
+            raise
+        except Exception as error:
+            problem = f"{what} fails on '{statistics.name}': {type(error).__name__}: {error}"
+            raise UsageError(problem, loc=where, hint=_CHOICE) from error
+        try:
+            lo, hi = (float(end) for end in chosen)
+        except (TypeError, ValueError):
+            lo = hi = math.nan
+        if not (math.isfinite(lo) and math.isfinite(hi) and lo <= hi):
+            raise UsageError(f"{what} chooses {chosen!r} for '{statistics.name}'", loc=where, hint=_CHOICE)
         return lo, hi
 
     @abstractmethod
@@ -79,7 +106,13 @@ def observers() -> dict[str, type[Observer]]:
     """Return every observer by name."""
     from qcompile.calibrate.listing import definitions
 
-    return {cls.name: cls for cls in definitions(Observer)}  # type: ignore[type-abstract]
+    found = {}
+    for cls in definitions(Observer):  # type: ignore[type-abstract]
+        if not isinstance(getattr(cls, "name", None), str):
+            where = inspect.getsourcefile(cls)
+            raise UsageError(f"the observer {cls.__name__} has no `name`", loc=where, hint="name: ClassVar[str] = …")
+        found[cls.name] = cls
+    return found
 
 
 def make_observer(text: str) -> Observer:
@@ -109,7 +142,11 @@ def make_observer(text: str) -> Observer:
             options[key] = float(value)
         except ValueError:
             raise UsageError(f"observer option {key}={value!r} is not a number") from None
-    return known[name](**options)
+    try:
+        return known[name](**options)
+    except (TypeError, ValueError) as error:
+        where = inspect.getsourcefile(known[name])
+        raise UsageError(f"observer '{name}' cannot be made: {error}", loc=where, hint=_OPTIONS) from error
 
 
 def observer_text(observer: Observer) -> str:

@@ -7,47 +7,53 @@ from __future__ import annotations
 
 from functools import cache
 
+from qcompile.definition_files import modules_of, refuse_file
 from qcompile.ir.opdef import OpDef
 
-_NOT_OPERATIONS = {
-    "arithmetic",
-    "convolution",
-    "elementwise",
-    "evaluation",
-    "interpolation",
-    "interpreter",
-    "layout",
-    "onnx_node",
-    "open_part",
-    "open_scaling",
-    "packed_weights",
-    "pooling",
-    "reduction",
-    "resampling",
-    "sampling",
-    "sized_run",
-    "sliced",
-    "spatial",
-}
+_NOT_OPERATIONS = frozenset(
+    {
+        "arithmetic",
+        "convolution",
+        "elementwise",
+        "evaluation",
+        "interpolation",
+        "interpreter",
+        "layout",
+        "onnx_node",
+        "open_part",
+        "open_scaling",
+        "packed_weights",
+        "pooling",
+        "reduction",
+        "resampling",
+        "sampling",
+        "sized_run",
+        "sliced",
+        "spatial",
+    }
+)
 
 
 @cache
 def all_ops() -> dict[str, OpDef]:
-    """Return every operation by name, sorted by name."""
-    import importlib
-    import pkgutil
+    """Return every operation by name, sorted by name.
 
+    Raises:
+        UsageError: a file cannot be imported, or does not define one operation.
+    """
     import qcompile.ops as package
 
     found: dict[str, OpDef] = {}
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
-        if info.name in _NOT_OPERATIONS:
-            continue
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
+    for file, module in modules_of(package, _NOT_OPERATIONS):
         own = [v for v in vars(module).values() if _is_definition(v, module.__name__)]
-        if len(own) != 1 or own[0].name != info.name:
-            raise ImportError(f"{module.__name__} must define exactly one OpDef, named '{info.name}'")
-        found[info.name] = own[0]()
+        names = [getattr(cls, "name", "") for cls in own]
+        if names != [file]:
+            told = f"it defines {', '.join(map(repr, names))}" if names else "it defines none"
+            raise refuse_file(module, f"must define exactly one OpDef, with the name '{file}' of the file; {told}")
+        try:
+            found[file] = own[0]()
+        except TypeError as error:
+            raise refuse_file(module, f"its OpDef cannot be made: {error}") from error
     return found
 
 

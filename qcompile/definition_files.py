@@ -1,0 +1,47 @@
+"""Files that define one thing each, found by listing their package: operations and observers, the users' own too."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+
+from qcompile.errors import QCompileError, UsageError
+
+
+def modules_of(package: ModuleType, without: frozenset[str] = frozenset()) -> Iterator[tuple[str, ModuleType]]:
+    """Yield the name and the module of every file of a package, by name.
+
+    Args:
+        package: whose files to import.
+        without: names of files to leave out.
+
+    Raises:
+        UsageError: a file cannot be imported.
+    """
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
+        if info.name in without:
+            continue
+        name = f"{package.__name__}.{info.name}"
+        try:
+            module = importlib.import_module(name)
+        except QCompileError:
+            raise
+        except (Exception, SystemExit) as error:
+            where = f"{getattr(info.module_finder, 'path', package.__name__)}/{info.name}.py"
+            raise UsageError(f"cannot be loaded: {type(error).__name__}: {error}", loc=where, hint=_REPAIR) from error
+        yield info.name, module
+
+
+def refuse_file(module: ModuleType, problem: str) -> UsageError:
+    """Return the error for a file that does not define what it should.
+
+    Args:
+        module: of the file.
+        problem: what is wrong, such as "must define exactly one operation, named 'relu'".
+    """
+    return UsageError(problem, loc=module.__file__, hint=_REPAIR)
+
+
+_REPAIR = "repair the file, or take it out of the folder"
