@@ -96,7 +96,17 @@ def _obstacle(graph: Graph, block: Block) -> str | None:
     inside = {value for node in block.nodes for value in node.outputs} - {block.exit}
     if inside & set(graph.outputs):
         return "a tensor within is a graph output"
+    for node in block.nodes:
+        for value in (node.inputs[index] for index in node.op.operand_activations(node)):
+            if value.is_constant and not _fits_any_batch(value, len(node.output.shape)):
+                return f"the constant {value.name} that {node} reads fits one sample and one extent only"
     return None
+
+
+def _fits_any_batch(value: Value, rank: int) -> bool:
+    """Return whether a constant fits examples of many samples behind each other, and windows of images."""
+    shape = (1,) * (rank - len(value.shape)) + value.shape
+    return shape[0] == 1 and (rank != 4 or shape[1:3] == (1, 1))
 
 
 def _is_member(node: Node) -> bool:

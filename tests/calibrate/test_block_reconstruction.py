@@ -206,3 +206,28 @@ def test_reconstruction_lowers_the_error_on_inputs_it_never_saw(text: str, block
         if old.op.name in ("conv2d", "dense"):
             moved = old.inputs[1].constant().astype(int) - new.inputs[1].constant()
             assert np.abs(moved).max() <= 1
+
+
+POSITIONS = """
+graph "positions" {
+  input %x : f32[20,8]
+  const @w : f32[8,8] = normal(1, 0.3)
+  const @v : f32[8,8] = normal(2, 0.3)
+  const @b : f32[8] = normal(3)
+  const @p : f32[20,8] = normal(4)
+  %a = dense(%x, @w, @b) : f32[20,8]
+  %s = add(%a, @p) : f32[20,8]
+  %y = dense(%s, @v, @b) {activation="relu"} : f32[20,8]
+  output "y" = %y
+}
+"""
+
+
+def test_a_constant_for_one_sample_is_no_part_of_a_block() -> None:
+    random = np.random.default_rng(0)
+    context = context_of([{"x": random.standard_normal((20, 8)).astype(np.float32)} for _ in range(8)])
+    graph = quantized(context, POSITIONS)
+    blocks, others = find_blocks(graph)
+    assert blocks == [] or all("p" not in {v.name for n in b.nodes for v in n.inputs} for b in blocks)
+    assert any("the constant" in reason and "fits one sample" in reason for _, reason in others)
+    PassManager("reconstruct-blocks{steps=2}").run(graph, context)
