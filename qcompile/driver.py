@@ -161,10 +161,15 @@ def prepare(
     from qcompile.calibrate.preprocess import Preprocess
     from qcompile.onnx_import.kept import import_kept
     from qcompile.passmgr import PassContext
-    from qcompile.targets import load, with_arithmetic
+    from qcompile.targets import is_file, load, with_arithmetic
     from qcompile.tuning.database import open_database
 
-    target = with_arithmetic(load(config.target), config.narrow_type)
+    target = load(config.target)
+    if is_file(config.target):
+        from qcompile.kernels.machine import check_machine
+
+        check_machine(target, config.target)
+    target = with_arithmetic(target, config.narrow_type)
     make_observer(config.observer)
     preprocess = Preprocess.from_mapping(config.preprocess)
     states = (config.state, config.state_initial, config.max_length, config.cache)

@@ -36,7 +36,7 @@ def load(name_or_path: str | Path) -> Target:
         TargetError: unknown name, unreadable file, or a faulty description; names file, key and value.
     """
     text = str(name_or_path)
-    if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml")):
+    if isinstance(name_or_path, Path) or is_file(text):
         return _read(Path(name_or_path))
     if text == _HOST:
         return host()
@@ -44,6 +44,11 @@ def load(name_or_path: str | Path) -> Target:
         hint = did_you_mean(text, names())
         raise TargetError(f"unknown target '{text}'", hint=f"{hint} (or give the path of a YAML file)")
     return _read(_FOLDER / f"{text}.yaml")
+
+
+def is_file(text: str) -> bool:
+    """Return whether `load` takes a text as the path of a user's own description."""
+    return "/" in text or text.endswith((".yaml", ".yml"))
 
 
 def host() -> Target:
