@@ -73,11 +73,19 @@ class Factorize(Pass):
         if samples:
             moments = dict(input_moments(graph, layers, samples, context))
         rewriter = context.rewriter(graph)
-        changed = [self._split(rewriter, node, moments.get(node.inputs[0]), context) for node in layers]
-        if any(changed):
+        shares = [self._split(rewriter, node, moments.get(node.inputs[0]), context) for node in layers]
+        if any(self._pays(share) for share in shares):
             account(self.name, before, graph, context)
+            return
+        least = f"the two products of the best would take {min(shares):.0%} of its MACs" if shares else "none can be"
+        context.note(f"factorize: no layer is split, {least} (energy={self.energy:g}, gain={self.gain:g})")
 
-    def _split(self, rewriter: Rewriter, node: Node, moments: Moments | None, context: PassContext) -> bool:
+    def _pays(self, share: float) -> bool:
+        """Return whether two products with a share of a layer's work are worth it."""
+        return share <= self.gain and share < 1.0
+
+    def _split(self, rewriter: Rewriter, node: Node, moments: Moments | None, context: PassContext) -> float:
+        """Split a layer if that pays; return which share of its work the two products do."""
         weight = node.inputs[1].constant()
         matrix = weight.reshape(weight.shape[0], -1).astype(np.float64)
         outputs, inputs = matrix.shape
@@ -86,9 +94,9 @@ class Factorize(Pass):
         energy = np.cumsum(np.square(values))
         rank = int(np.searchsorted(energy, self.energy * energy[-1] * (1 - 1e-12))) + 1
         share = rank * (outputs + inputs) / (outputs * inputs)
-        if share > self.gain:
+        if not self._pays(share):
             context.skip(node, f"rank {rank} of {min(outputs, inputs)} would take {share:.0%} of its MACs")
-            return False
+            return share
         second = (left[:, :rank] * values[:rank]).astype(np.float32)
         first = np.linalg.solve(root.T, right[:rank].T).T.astype(np.float32)
         bias = node.inputs[2].constant()
@@ -96,7 +104,7 @@ class Factorize(Pass):
             product = second.astype(np.float64) @ first
             bias = np.asarray(bias + (matrix - product) @ moments.mean, np.float32)
         self._insert(rewriter, node, first, second, bias)
-        return True
+        return share
 
     def _insert(self, rewriter: Rewriter, node: Node, first: Array, second: Array, bias: Array) -> None:
         """Put the first product before the layer, which becomes the second."""

@@ -26,7 +26,7 @@ LETTERS = "".join(sorted(set((Path(__file__).parent / "poems.txt").read_text(enc
 def load(bundle: Path, threads: int) -> Any:
     """Load a bundle by the run.py that lies in it."""
     spec = importlib.util.spec_from_file_location("bundle_run", bundle / "run.py")
-    if spec is None or spec.loader is None:
+    if spec is None or spec.loader is None or not (bundle / "run.py").is_file():
         raise SystemExit(f"error: {bundle} is no bundle")
     run = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(run)
@@ -132,9 +132,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     unknown = sorted(set(options.prompt) - set(LETTERS))
-    if unknown or not options.prompt:
-        raise SystemExit(f"error: the prompt has letters that the model never saw: {unknown}")
+    if not options.prompt:
+        raise SystemExit("error: the prompt is empty\nhint: give at least one letter to go on from: --prompt A")
+    if unknown:
+        raise SystemExit(f"error: the prompt has letters that the model never saw: {''.join(unknown)}")
     with load(options.bundle, options.threads) as session:
+        names = {tensor.name for tensor in session.inputs}
+        if not names & {"token", "input_ids"}:
+            problem = f"error: {options.bundle} has no input 'token' or 'input_ids', but {', '.join(sorted(names))}"
+            raise SystemExit(f"{problem}\nhint: README.md tells how to make a bundle that writes text")
         pace = Pace()
         for code in generate(session, options.prompt, options.length, options.temperature, options.seed, pace):
             print(LETTERS[code], end="", flush=True)

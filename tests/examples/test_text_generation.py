@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +37,28 @@ def module(name: str) -> Any:
 
 
 GENERATE = module("generate")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "error: the prompt is empty\nhint: "),
+        ("ß", "error: the prompt has letters that the model never saw: ß"),
+        ("A", "error: none is no bundle"),
+    ],
+)
+def test_what_cannot_go_on_is_refused(prompt: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["generate.py", "none", "--prompt", prompt])
+    with pytest.raises(SystemExit, match=f"^{message}"):
+        GENERATE.main()
+
+
+def test_a_bundle_that_writes_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = contextlib.nullcontext(SimpleNamespace(inputs=[SimpleNamespace(name="image")]))
+    monkeypatch.setattr(GENERATE, "load", lambda *_: session)
+    monkeypatch.setattr(sys, "argv", ["generate.py", "vision"])
+    with pytest.raises(SystemExit, match="vision has no input 'token' or 'input_ids', but image\nhint: "):
+        GENERATE.main()
 
 
 def written(step: Callable[[dict[str, Any]], Any], positions: bool) -> list[int]:

@@ -248,3 +248,19 @@ def test_weights_without_a_kernel_in_few_bits_are_told() -> None:
     quiet = context()
     run_pipeline(graph, 'quantize-weights{bits=1, smallest=16, keep=["op:conv2d"]}', quiet)
     assert not any("stay float32" in note for note in quiet.notes)
+
+
+@pytest.mark.parametrize("gain", [0.01, 1.0])
+def test_a_split_that_saves_nothing_is_told_instead(gain: float) -> None:
+    network = Network(2, 0, dead=False)
+    x = network.layer("conv2d", network.x, (4, 1, 1, 4), layout="NHWC")
+    y = network.add("reshape", [x], shape=(1, x.type.size))
+    network.graph.set_outputs([y], ["y"])
+    seen = context()
+    split = run_pipeline(network.graph, f"factorize{{energy=1.0, gain={gain}}}", seen)
+    assert total_macs(split) == total_macs(network.graph)
+    (note,) = seen.notes
+    assert note.startswith("factorize: no layer is split, the two products of the best would take 200% of its MACs")
+    none = context()
+    run_pipeline(network.graph, 'factorize{keep=["op:conv2d"]}', none)
+    assert none.notes == ["factorize: no layer is split, none can be (energy=0.999, gain=0.9)"]
