@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qcompile import driver
+from qcompile import driver, precision
 from qcompile.errors import UsageError
 from qcompile.export import export_qdq
 from qcompile.ir.graph import Graph
@@ -307,14 +307,13 @@ def save(nodes: list[Any], path: Path, shapes: tuple[list[int], list[int]], *ten
     return path
 
 
-def unread() -> Any:
-    """Return calibration samples that nobody may ask for."""
+def refuse(*_: Any, **__: Any) -> Any:
+    """Stand for a step that must not be reached."""
     raise AssertionError("calibrated first")
-    yield
 
 
 def test_what_cannot_be_written_is_refused_before_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qcompile.precision.with_observers", lambda *_, **__: unread())
+    monkeypatch.setattr(precision, "with_observers", refuse)
     axis = numpy_helper.from_array(np.array(1, np.int64), "axis")
     sums = save(
         [helper.make_node("CumSum", ["x", "axis"], ["y"])], tmp_path / "s.onnx", (list(SHAPE), list(SHAPE)), axis
