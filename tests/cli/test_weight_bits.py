@@ -81,7 +81,7 @@ def test_keep_float_keeps_weights(words: Path, tmp_path: Path) -> None:
         (["--weight-bits", "4", "--int8"], "--weight-bits keeps activations in float32, --int8 does not"),
         (["--weight-bits", "4", "--group-size", "24"], "no groups of 24 weights"),
         (["--weight-bits", "1", "--group-size", "16"], "no groups of 16 weights"),
-        (["--weight-bits", "8", "--keep-float", "nothing"], "keep 'nothing' matches no node"),
+        (["--weight-bits", "8", "--keep-float", "nothing"], "--keep-float 'nothing' matches no node"),
     ],
 )
 def test_refuses_what_it_cannot_do(cli: Cli, words: Path, tmp_path: Path, options: list[str], message: str) -> None:
