@@ -29,9 +29,6 @@ from qcompile.passmgr.facts import CALIBRATED, Fact
 from qcompile.passmgr.likely_states import joined_states
 from qcompile.passmgr.range_source import range_source
 
-_BY_ERROR = ("mse", "auto")
-"""Observers that weigh errors, and so may weigh those behind a function, and of samples to come."""
-
 
 @dataclass(frozen=True)
 class Calibrate(Pass):
@@ -89,7 +86,7 @@ class Calibrate(Pass):
         lo, hi = observer.range(statistics)
         if context.samples is None:
             return data_free_range(value, lo, hi)
-        if name not in _BY_ERROR:
+        if not observer.weighs_errors:
             return lo, hi
         if (reader := _function_of(value, graph)) is not None:
             found, function = statistics.distribution(), partial(_result, reader)

@@ -35,6 +35,7 @@ class Auto(Observer):
     """
 
     name: ClassVar[str] = "auto"
+    weighs_errors: ClassVar[bool] = True
     power: float = 3.0
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ class Mse(Observer):
     """
 
     name: ClassVar[str] = "mse"
+    weighs_errors: ClassVar[bool] = True
 
     def choose(self, distribution: Distribution, levels: int) -> tuple[float, float]:
         """Return the best range found."""

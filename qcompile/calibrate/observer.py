@@ -32,6 +32,9 @@ class Observer(ABC):
     """Chooses the real range [lo, hi] that a quantized tensor covers, from its statistics."""
 
     name: ClassVar[str]
+    weighs_errors: ClassVar[bool] = False
+    """Whether it looks for the least error: its ranges then follow the errors behind a function that reads the tensor
+    alone, and leave headroom for samples to come."""
 
     def new_statistics(self, tensor: str) -> TensorStatistics:
         """Return empty statistics that keep all that this observer needs.

@@ -50,7 +50,7 @@ def reaches(observer: str, count: int) -> dict[str, tuple[float, float]]:
     return found
 
 
-@pytest.mark.parametrize("observer", ["mse", "auto"])
+@pytest.mark.parametrize("observer", ["mse", "auto", "auto{power=2.5}"])
 def test_what_no_bound_holds_gets_room(observer: str) -> None:
     found = reaches(observer, 24)
     assert max(found["free"]) > 1.1
