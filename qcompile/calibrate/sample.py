@@ -87,7 +87,7 @@ def check_sample(given: object, inputs: Sequence[InputSpec], where: str) -> Samp
 
     Raises:
         CalibrationError: an input is missing or unknown; an array has another kind of elements, another
-            shape, NaN or infinities.
+            shape, NaN or infinities, or indices beyond the table that they look up.
     """
     if not isinstance(given, Mapping):
         if len(inputs) != 1:
@@ -139,7 +139,20 @@ def fit_array(array: Array, spec: InputSpec, where: str) -> Array:
                 f" the first is {array[place]} at {list(place)}",
                 hint="remove the sample, or clean it before calibration",
             )
+    elif spec.bound is not None:
+        _check_indices(array, spec, where)
     return np.asarray(array, order="C")
+
+
+def _check_indices(array: Array, spec: InputSpec, where: str) -> None:
+    """Raise CalibrationError where an index into a table points beyond it; negative ones count from its end."""
+    bound = spec.bound or 0
+    bad = (array >= bound) | (array < -bound)
+    if bad.any():
+        raise CalibrationError(
+            f"{where}: input {spec} is {array[bad][0]}, but indexes a table of {bound} rows",
+            hint="indices are below that: prepare samples with the vocabulary that the model was trained with",
+        )
 
 
 def check_dtype(dtype: np.dtype[Any], spec: InputSpec, where: str) -> None:

@@ -167,3 +167,12 @@ def test_the_count_that_the_user_gives_holds(tmp_path: Path):
         found = _samples(graph, CompileConfig(samples=samples), given, Preprocess())
         assert found is not None
         assert len(list(found)) == count
+
+
+def test_indices_beyond_their_table_are_refused():
+    ids = InputSpec("ids", "int64", (1, 3), bound=30)
+    assert check_sample(np.array([[29, 0, -30]]), [ids], "here")["ids"].tolist() == [[29, 0, -30]]
+    for wrong in (30, -31):
+        with pytest.raises(CalibrationError, match=f"is {wrong}, but indexes a table of 30 rows") as caught:
+            check_sample(np.array([[1, wrong, 2]]), [ids], "here")
+        assert "vocabulary" in caught.value.hint
