@@ -20,6 +20,7 @@ from qcompile.evaluate.comparison import SYNTHETIC, judged_outputs, match_tensor
 from qcompile.evaluate.node_statistics import NodeStatistics
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ops.arithmetic import CONVERSIONS
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
 from qcompile.progress import Progress
@@ -267,8 +268,10 @@ class _Run:
 
     def float_nodes(self) -> set[str]:
         """Return the names of nodes that compute real numbers in float in the final graph."""
-        real = {n.loc for n in self.actual.nodes if not n.is_integer and n.outputs[0].dtype == "float32"}
-        return real - {node.loc for node in self.actual.nodes if node.is_integer}
+        # The roundings around a node bear its name, too.
+        nodes = [node for node in self.actual.nodes if node.op.name not in CONVERSIONS]
+        real = {node.loc for node in nodes if not node.is_integer and node.outputs[0].dtype == "float32"}
+        return real - {node.loc for node in nodes if node.is_integer}
 
 
 def _read_as_real(graph: Graph) -> dict[Value, Value]:

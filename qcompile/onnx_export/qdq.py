@@ -15,12 +15,12 @@ from qcompile.ir.opdef import Quantization
 from qcompile.onnx_export.model_writer import MICROSOFT, ModelWriter, base_name, onnx_type
 from qcompile.onnx_export.operators import OPSET, clip, refuse_groups, weight_array, write_activation, write_operation
 from qcompile.onnx_graph import needed
+from qcompile.ops.arithmetic import CONVERSIONS
 from qcompile.quant.qparams import INT_RANGE, QParams
 
 Array = npt.NDArray[Any]
 
 _IR_VERSION = 10
-_CONVERSIONS = ("quantize", "dequantize", "requantize")
 
 
 def qdq_model(graph: Graph, *, producer: str = "qcompile") -> Any:
@@ -74,7 +74,7 @@ def write_qdq(graph: Graph, path: Path) -> Any:
 
 def _write(writer: ModelWriter, node: Node) -> None:
     """Write one node, and round its result where ours is int8."""
-    if node.op.name in _CONVERSIONS:
+    if node.op.name in CONVERSIONS:
         _convert(writer, node)
         return
     if not node.is_integer:

@@ -41,6 +41,9 @@ CLAMPS = ("none", "relu", "clip")
 BOUNDED = (*CLAMPS[1:], "channel_clip")
 """Activations of which a bound is one of a quantized result's [qmin, qmax]."""
 
+CONVERSIONS = ("quantize", "dequantize", "requantize")
+"""Operations between real numbers and codes, or codes of two scales: there because of the precisions around them."""
+
 ACCUMULATOR_LIMIT = 2**31 - 1
 
 

@@ -9,6 +9,7 @@ from qcompile.cost import Cost, NodeCosts, precision_of
 from qcompile.ir.cost import modelled_ns
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.regions import times_run
+from qcompile.ops.arithmetic import CONVERSIONS
 from qcompile.report.search_section import search_section
 from qcompile.report.templates import filled
 from qcompile.report.terminal import bytes_text, int8_share, layer_counts
@@ -138,8 +139,8 @@ def _costs(made: Compilation) -> dict[tuple[str, str], dict[str, Cost]]:
     """Return what each node costs in each precision that it could have, by ONNX node and operation."""
     costs, found = NodeCosts.of(made.context), {}
     for node, times in times_run(made.graph).items():
-        if node.op.name in ("quantize", "dequantize", "requantize"):
-            continue  # they are there because of the precisions around them
+        if node.op.name in CONVERSIONS:
+            continue
         both = {"float32": costs.node(node, "float32")}
         if node.op.integer is not Quantization.FLOAT_ONLY:
             both["int8"] = costs.node(node, "int8")

@@ -137,6 +137,16 @@ def test_the_exclusion_takes_the_cause_away() -> None:
     assert after.kept == {"First": "kept in float by request"}
 
 
+@pytest.mark.parametrize("name", ["First", "Second"])
+def test_a_float_node_between_integers_is_told(name: str) -> None:
+    graph = parse_graph(TEXT, ops.all_ops(), source="test")
+    reference, _ = quantized(graph)
+    context = PassContext(samples=lambda: iter(samples()))
+    mixed = PassManager(PIPELINE.replace("keep_float=[]", f'keep_float=["{name}"]')).run(graph, context)
+    reasons = dict.fromkeys(("First", "Second"), "kept in float by request")
+    assert analyze_graphs(reference, mixed, samples(), count=4, kept=reasons).kept == {name: "kept in float by request"}
+
+
 def test_dead_and_lost_channels() -> None:
     scale = np.ones((16, 1, 1, 1))
     scale[3] = 0.0
