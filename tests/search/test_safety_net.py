@@ -453,18 +453,28 @@ def test_what_gains_no_time_is_told(gains: bool, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("target", "before", "after", "gains"),
-    [(48.0, 30.0, 30.4, False), (48.0, 30.0, 30.6, True), (25.0, 24.9, 25.1, True), (25.0, 40.0, 39.0, False)],
+    ("targets", "before", "after", "gains"),
+    [
+        ([48], [30], [30.4], False),
+        ([48], [30], [30.6], True),
+        ([25], [24.9], [25.1], True),
+        ([25], [40], [39], False),
+        ([25, 48], [30, 30], [30, 47.5], True),
+        ([25, 48], [30, 40], [30, 46], True),
+        ([25, 48], [26, 40], [29, 40], True),
+        ([25, 48], [30, 40], [29, 46], True),
+        ([25, 48], [26, 40], [29, 38], False),
+    ],
 )
 def test_nodes_leave_int8_only_for_what_the_slow_passes_do_not_give(
-    target: float, before: float, after: float, gains: bool
+    targets: list[float], before: list[float], after: list[float], gains: bool
 ) -> None:
     """Rounding makes up for much: what was gained without it counts for nothing."""
     net = object.__new__(safety_net._Net)
-    net._targets = [target]
-    plain, better = (_checked(db, Kept(real=names)) for db, names in ((before, ()), (after, ("a",))))
+    net._targets = targets
+    plain, better = (_checked(found, Kept(real=names)) for found, names in ((before, ()), (after, ("a",))))
     assert net._gains(plain, better) == gains
 
 
-def _checked(db: float, kept: Kept) -> safety_net._Checked:
-    return safety_net._Checked(safety_net.Protected(Graph("g"), [], kept), [db], [db])
+def _checked(decibels: list[float], kept: Kept) -> safety_net._Checked:
+    return safety_net._Checked(safety_net.Protected(Graph("g"), [], kept), decibels, decibels)
