@@ -179,11 +179,9 @@ class _Planner:
         self._noise = np.array([n.outputs for n in noises], np.float64).reshape(len(noises), width)
         self._needs = [self._need(noise) for noise in noises]
         self._touching: dict[int, list[int]] = {}
-        self._makers: dict[int, list[int]] = {}
         for index, need in enumerate(self._needs):
-            for nodes, found in ((need.places, self._touching), (need.maker, self._makers)):
-                for node in _bits(nodes.out):
-                    found.setdefault(node, []).append(index)
+            for node in _bits(need.places.out | need.maker.out):
+                self._touching.setdefault(node, []).append(index)
         self._moves: dict[int, _Move] = {}
         named = {node.outputs[0].name: bit for node, bit in self._bit.items()}
         out, real = (sum(named[name] for name in names if name in named) for names in (start.names, start.real))
@@ -213,8 +211,7 @@ class _Planner:
     def _move(self, need: _Places) -> None:
         self._limit = self._rest_of_limit(need.without(self._places))
         self._places = self._places.along_with(need)
-        changed = self._touched(need) | {i for node in _bits(need.out | need.real) for i in self._makers.get(node, ())}
-        self._left -= {index for index in changed if not self._needs[index].missing(self._places)}
+        self._left -= {index for index in self._touched(need) if not self._needs[index].missing(self._places)}
         self._moves = {index: move for index, move in self._moves.items() if not move.asks & (need.out | need.real)}
 
     def _rest_of_limit(self, moved: _Places) -> Limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,7 @@ from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.parser import parse_graph
 from qcompile.search.leaving import Kept, Prices
-from qcompile.search.plan import Limit, Plan, plan_steps
+from qcompile.search.plan import Limit, Plan, _Places, _Planner, plan_steps
 from qcompile.search.sensitivity import Noise
 from qcompile.search.sources import REST, TENSOR, WEIGHTS, Source
 
@@ -121,3 +122,45 @@ def test_each_step_is_the_first_of_a_plan_that_starts_before_it(seed: int) -> No
     assert steps[-1].noise == 0.0
     for before, after in pairwise(steps):
         assert plan_steps(graph, noises, NodeCosts(), start=before.kept)[1] == after
+
+
+class _Anew(_Planner):
+    """Looks at every noise in every step, and remembers nothing."""
+
+    def _touched(self, moved: _Places) -> set[int]:
+        return set(range(len(self._needs)))
+
+    def _best(self) -> int | None:
+        self._moves = {}
+        return super()._best()
+
+
+def branches(draw: random.Random) -> Graph:
+    """Return dense layers, tables and additions, each of which reads what one of the last three gave."""
+    kinds = ("dense({}, @w, @b)", "dense({}, @w, @b)", "tanh({})", "sigmoid({})", "add({}, {})")
+    names, lines = ["%x"], []
+    for index in range(draw.randint(3, 10)):
+        made = draw.choice(kinds).format(draw.choice(names[-3:]), draw.choice(names[-3:]))
+        lines.append(f"%v{index} = {made} : f32[1,64]")
+        names.append(f"%v{index}")
+    head = 'graph "g" { input %x : f32[1,64] const @w : f32[64,64] = normal(1, 0.1) const @b : f32[64] = normal(2)'
+    graph = parse_graph(f'{head} {" ".join(lines)} output "y" = {names[-1]} }}', ops.all_ops())
+    for node in graph.nodes:
+        node.precision = "int8"
+    return graph
+
+
+def test_a_step_counts_all_noise_that_goes_with_it() -> None:
+    for seed in range(60):
+        draw = random.Random(seed)
+        graph, noises = branches(draw), []
+        for node in graph.nodes:
+            if draw.random() < 0.8:
+                noises.append(noise(TENSOR, draw.random(), node, *node.outputs[0].users()))
+            if node.op.name == "dense" and draw.random() < 0.8:
+                noises.append(noise(WEIGHTS, draw.random() * 3, node))
+        names = [node.outputs[0].name for node in graph.nodes]
+        start = Kept(tuple(name for name in names if draw.random() < 0.2)) if seed % 2 else Kept()
+        if noises:
+            anew = _Anew(graph, noises, NodeCosts(), Limit(), start).steps()
+            assert plan_steps(graph, noises, NodeCosts(), start=start) == anew, seed
