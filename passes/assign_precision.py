@@ -17,7 +17,7 @@ from qcompile.ops.packed_weights import is_table
 from qcompile.passmgr import Bounds, Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.counts import counting_nodes
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
-from qcompile.passmgr.float_reasons import BY_COST, KEPT
+from qcompile.passmgr.float_reasons import BY_COST, KEPT, SPOILS
 from qcompile.passmgr.logarithms import nodes_before_logarithms
 from qcompile.passmgr.places import placing_nodes
 from qcompile.passmgr.range_source import range_source
@@ -57,6 +57,7 @@ class AssignPrecision(Pass):
             "from..to" for all nodes between two tensors.
         keep_int16: nodes that compute on 16-bit activations, chosen in the same way. What only moves elements
             between two of them has 16 bits too. A node that `keep_float` names as well stays in float32.
+        for_accuracy: nodes that stay in float32 because in integers they would spoil an output, as a check found.
         spread: a concat that only conversions to real values read, such as boxes and scores in one output, stays in
             float32 where the widest of its parts reaches so many times as far as the narrowest: each part then keeps
             its own scale.
@@ -78,6 +79,7 @@ class AssignPrecision(Pass):
 
     keep_float: tuple[str, ...] = ()
     keep_int16: tuple[str, ...] = ()
+    for_accuracy: tuple[str, ...] = ()
     spread: Annotated[float, Bounds(1.0)] = 16.0
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -100,6 +102,7 @@ class AssignPrecision(Pass):
         obstacles.update({node: obstacles[node] or _SCALING for node in scaling_nodes(graph)})
         obstacles.update({node: obstacles[node] or _QUIET for node in nodes_before_logarithms(graph) - wide})
         obstacles.update({node: obstacles[node] or _PLACING for node in placing_nodes(graph) - wide})
+        obstacles.update(dict.fromkeys(selected(graph, self.for_accuracy, option="for_accuracy"), SPOILS))
         obstacles.update(dict.fromkeys(kept, KEPT))
         for node, reason in obstacles.items():
             if reason is not None:

@@ -142,8 +142,6 @@ def analyze(
         QCompileError: the model, the data or a setting cannot be used.
     """
     from qcompile.evaluate.analysis import analyze_graphs
-    from qcompile.passmgr.float_reasons import KEPT
-    from qcompile.passmgr.selection import selected
 
     given = {**(settings or {}), "precision": "int8", "io": "float"}
     resolved = driver.resolve_config(model, config, given)
@@ -153,9 +151,6 @@ def analyze(
     context.notes += driver.examine(simplified, samples)
     # A skip names its node as "operation name".
     skips = {s.node.partition(" ")[2]: s.reason for r in records if r.name == "assign-precision" for s in r.skips}
-    asked = {n.loc for n in selected(simplified, resolved.keep_float, option="--keep-float")}
-    spoiling = {name for name, reason in skips.items() if reason == KEPT and name not in asked}
-    skips.update(dict.fromkeys(spoiling, "in float for accuracy: it would spoil an output"))
     result = analyze_graphs(
         comparable(simplified, context),
         final,

@@ -27,8 +27,12 @@ def float_note(graph: Graph, records: Sequence[PassRecord]) -> str | None:
     last = next((record for record in reversed(records) if record.name == "assign-precision"), None)
     reasons = Counter(skip.reason for skip in last.skips) if last is not None else Counter[str]()
     conversions = reasons.pop(BY_COST, 0)
-    named = [f"{reason} ({count} node{'s' * (count > 1)})" for reason, count in reasons.most_common(2)]
+    named = [f"{reason} ({_nodes(count)})" for reason, count in reasons.most_common(2)]
     if conversions:
-        named.append(f"conversions to integers and back would cost more than these save ({conversions} nodes)")
+        named.append(f"conversions to integers and back would cost more than these save ({_nodes(conversions)})")
     why = f": {'; '.join(named)}" if named else ""
     return f"{share:.0%} of the multiply-accumulates stay in float32{why}"
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'s' * (count > 1)}"

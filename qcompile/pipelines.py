@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qcompile.ir.printer import print_literal
@@ -43,16 +44,18 @@ def quantization(config: CompileConfig) -> str:
     return f"{observation(config)},{calibration(config)},{integer(config)}"
 
 
-def integer(config: CompileConfig, whole: bool = True) -> str:
+def integer(config: CompileConfig, whole: bool = True, for_accuracy: Sequence[str] = ()) -> str:
     """Return the pipeline text from a calibrated float graph to an integer graph.
 
     Args:
         config: effective configuration.
         whole: whether to round the weights by layer, and those of tables, which takes longer than all else.
+        for_accuracy: names of results of nodes that stay in float32, beside those that the user names.
     """
-    wide = f", keep_int16={print_literal(config.keep_int16)}" if config.keep_int16 else ""
+    others = {"keep_int16": config.keep_int16, "for_accuracy": tuple(for_accuracy)}
+    more = "".join(f", {option}={print_literal(names)}" for option, names in others.items() if names)
     steps = [
-        f"assign-precision{{keep_float={print_literal(config.keep_float)}{wide}}}",
+        f"assign-precision{{keep_float={print_literal(config.keep_float)}{more}}}",
         f"quantize{{io={print_literal(config.io)}}}",
         "fuse-prelu",
         "fuse-requantize",

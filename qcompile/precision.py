@@ -111,9 +111,8 @@ def _calibrated(
     calibrated, ranges = run_passes(pipelines.calibration(config), watched, config, context, instruments)
 
     def quantized(kept: Kept, whole: bool) -> tuple[Graph, list[PassRecord]]:
-        real, wide = (*config.keep_float, *kept.real), (*config.keep_int16, *kept.wide)
-        more = replace(config, keep_float=real, keep_int16=wide)
-        pipeline = f"{pipelines.integer(more, whole)},{pipelines.finish(config)}"
+        more = replace(config, keep_int16=(*config.keep_int16, *kept.wide))
+        pipeline = f"{pipelines.integer(more, whole, kept.real)},{pipelines.finish(config)}"
         return run_passes(pipeline, calibrated, config, context, instruments if whole else ())
 
     return Way(calibrated, quantized, context, [*before, *ranges])

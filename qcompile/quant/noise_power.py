@@ -21,7 +21,8 @@ def deviation_power(expected: Array, actual: Array) -> tuple[float, float]:
 
     Args:
         expected: signal; what is not finite in it does not count: a mask of −inf is no signal.
-        actual: the same shape; what is not finite in it counts as a deviation as large as twice the signal.
+        actual: the same shape; what is not finite in it counts as a deviation of twice the signal, or of its largest
+            value where it is 0.
 
     Raises:
         ValueError: the shapes differ.
@@ -32,7 +33,9 @@ def deviation_power(expected: Array, actual: Array) -> tuple[float, float]:
     if not (np.isfinite(e).all() and np.isfinite(a).all()):
         known = np.isfinite(e)
         e, a = np.where(known, e, 0.0), np.where(known, a, 0.0)
-        a = np.where(np.isfinite(a), a, -e)
+        # A zero has no twice itself: the largest of the signal stands for it.
+        peak = np.abs(e).max(initial=0.0) or 1.0
+        a = np.where(np.isfinite(a), a, np.where(e != 0.0, -e, peak))
     return float(np.square(e).sum()), float(np.square(a - e).sum())
 
 

@@ -74,7 +74,7 @@ class Recipe:
             kept: names of results of nodes in the calibrated graph.
         """
         recipe = self
-        for option, names in (("keep_float", kept.real), ("keep_int16", kept.wide)):
+        for option, names in (("for_accuracy", kept.real), ("keep_int16", kept.wide)):
             known = next((tuple(getattr(p, option)) for p in self.passes if hasattr(p, option)), ())
             more = tuple(name for name in names if name not in known)
             if more:

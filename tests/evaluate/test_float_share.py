@@ -23,18 +23,19 @@ graph "g" {
 
 
 @pytest.mark.parametrize(
-    ("keep", "expected"),
+    ("options", "expected"),
     [
-        ([], None),
-        (["First"], "50% of the multiply-accumulates stay in float32: kept in float by request (1 node)"),
-        (["*"], "100% of the multiply-accumulates stay in float32: kept in float by request (2 nodes)"),
+        ("", None),
+        ('keep_float=["First"]', "50% of the multiply-accumulates stay in float32: kept in float by request (1 node)"),
+        ('keep_float=["*"]', "100% of the multiply-accumulates stay in float32: kept in float by request (2 nodes)"),
+        (
+            'for_accuracy=["a", "y"]',
+            "100% of the multiply-accumulates stay in float32: kept in float for the accuracy of an output (2 nodes)",
+        ),
     ],
 )
-def test_note(keep: list[str], expected: str | None) -> None:
+def test_note(options: str, expected: str | None) -> None:
     given = [{"x": np.random.default_rng(n).normal(0, 1, (1, 64, 256)).astype(np.float32)} for n in range(4)]
-    names = ", ".join(f'"{name}"' for name in keep)
-    manager = PassManager(
-        f"insert-observers,calibrate,assign-precision{{keep_float=[{names}]}},quantize,fuse-requantize"
-    )
+    manager = PassManager(f"insert-observers,calibrate,assign-precision{{{options}}},quantize,fuse-requantize")
     made = manager.run(parse_graph(TEXT, ops.all_ops()), PassContext(samples=lambda: iter(given)))
     assert float_note(made, manager.records) == expected
