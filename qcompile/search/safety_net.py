@@ -117,7 +117,7 @@ def targets(graph: Graph) -> list[float]:
     Args:
         graph: outputs like some of its inputs are states (`likely_states`); the one vector of a graph with nothing
             else holds class scores, and what a softmax makes their probabilities; parts of an output that sigmoids
-            made are scores, too.
+            made are scores, too. A single number is a signal: a price, a similarity.
     """
     states, single = set(likely_states(graph).values()), is_classifier(graph)
     found = []
@@ -129,7 +129,7 @@ def targets(graph: Graph) -> list[float]:
 
 
 def _is_vector(shape: Sequence[int]) -> bool:
-    return sum(extent > 1 for extent in shape) <= 1
+    return sum(extent > 1 for extent in shape) == 1
 
 
 def protect(ways: Sequence[Way]) -> tuple[Way, Protected]:
