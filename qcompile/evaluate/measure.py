@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import compress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -101,14 +102,20 @@ class Measure(ABC):
         """
 
     def estimate(self, rows: Sequence[Any], seed: int = 0) -> Estimate:
-        """Return the measure over all samples with its confidence interval, which one sample does not tell."""
+        """Return the measure over all samples with its confidence interval, which one that counts does not tell."""
         table = np.asarray(rows, np.float64)
         value = float(self.value(table.sum(axis=0)))
         if np.isnan(value):
             return Estimate(value)
         if self.proportion:
             return Estimate(value, *wilson(table[:, 0].sum(), int(table[:, 1].sum())))
-        return Estimate(value, *middle_share(self._resampled(rows, seed))) if len(rows) > 1 else Estimate(value)
+        # Samples that do not count say nothing of others; of a resample that holds nothing else there is no value.
+        counted = list(compress(rows, self.counts(rows)))
+        return Estimate(value, *middle_share(self._resampled(counted, seed))) if len(counted) > 1 else Estimate(value)
+
+    def counts(self, rows: Sequence[Any]) -> Array:
+        """Return which samples count, [samples]: those that have a value by themselves."""
+        return ~np.isnan(self.value(np.asarray(rows, np.float64)))
 
     def difference(self, rows: Sequence[Any], reference: Sequence[Any], seed: int = 0) -> Estimate:
         """Return this model's value minus the reference's, on the same samples.
@@ -125,9 +132,11 @@ class Measure(ABC):
         if self.proportion:
             apart = np.asarray(rows, np.float64)[:, 0] - np.asarray(reference, np.float64)[:, 0]
             return Estimate(value, *paired_score(int((apart > 0).sum()), int((apart < 0).sum()), len(rows)))
-        if len(rows) < 2 or all(map(_equal, rows, reference)):
+        counted = self.counts(rows) & self.counts(reference)
+        ours, theirs = list(compress(rows, counted)), list(compress(reference, counted))
+        if len(ours) < 2 or all(map(_equal, ours, theirs)):
             return Estimate(value)
-        return Estimate(value, *middle_share(self._resampled(rows, seed) - self._resampled(reference, seed)))
+        return Estimate(value, *middle_share(self._resampled(ours, seed) - self._resampled(theirs, seed)))
 
     def _resampled(self, rows: Sequence[Any], seed: int) -> Array:
         """Return the measure of sets drawn with replacement, the same sets for the same seed."""

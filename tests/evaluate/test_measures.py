@@ -298,6 +298,30 @@ def test_one_sample_tells_no_interval() -> None:
     assert detector.estimate([detector.row(seen({"d": BOXES[:1]}, truth))]).low is None
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", ["psnr", "cosine"])
+def test_samples_that_do_not_count_leave_the_interval_as_it_is(metric: str) -> None:
+    measure, nothing = make_measure(metric), [(0.0, 0.0)]
+    rows, others = [(0.1, 1.0), (0.2, 1.0), (0.5, 1.0)], [(0.3, 1.0), (0.1, 1.0), (0.7, 1.0)]
+    assert measure.estimate(nothing * 3 + rows) == measure.estimate(rows)
+    found = measure.estimate(rows)
+    assert found.low == pytest.approx(0.1)
+    assert found.high == pytest.approx(0.5)
+    assert measure.difference(rows + nothing, others + nothing) == measure.difference(rows, others)
+    one = measure.estimate(nothing + rows[:1])
+    assert (one.value, one.low, one.high) == (0.1, None, None)
+    assert measure.difference(nothing + rows[:1], nothing + others[:1]).low is None
+
+
+def test_a_sample_that_counts_for_one_output_counts() -> None:
+    rows = [(0.5, 1.0, 0.0, 0.0), (0.4, 1.0, 0.9, 1.0), (0.0, 0.0, 0.8, 1.0)]
+    found = make_measure("cosine").estimate(rows)
+    assert found.value == pytest.approx(0.45)
+    assert found.low == pytest.approx(0.4)
+    assert found.high is not None
+    assert np.isfinite(found.high)
+
+
 def test_no_sample_that_tells_two_models_apart_is_no_certainty() -> None:
     rows = [(1.0, 1.0)] * 90 + [(0.0, 1.0)] * 10
     difference = make_measure("top1").difference(rows, rows)

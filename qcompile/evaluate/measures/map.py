@@ -57,6 +57,10 @@ class Map(Measure):
         value = _mean_precision(rows)
         return Estimate(value, *middle_share(self._resampled(rows, seed))) if len(rows) > 1 else Estimate(value)
 
+    def counts(self, rows: Sequence[Any]) -> Array:
+        """Return that every image counts: where there is nothing to find, what is found is wrong."""
+        return np.ones(len(rows), np.bool_)
+
     def _resampled(self, rows: Sequence[Any], seed: int) -> Array:
         generator = np.random.default_rng(seed)
         drawn = generator.integers(0, len(rows), (_RESAMPLES, len(rows)))
