@@ -137,20 +137,19 @@ def evaluate_samples(
         progress: called with (done, total, what).
 
     Raises:
-        UsageError: the measure needs labels or the float model and there is none; there is no sample.
+        UsageError: the measure needs labels or the float model and there is none, only some samples have a label, or
+            there is no sample.
     """
     if measure.needs_reference and reference is None:
         raise UsageError(f"metric '{measure.name}' compares with the float model", hint="add --reference MODEL.onnx")
     rows: list[Any] = []
     reference_rows: list[Any] = []
     ranges = InputRanges(calibrated or {})
+    first: Labelled | None = None
     for sample in samples:
-        if measure.needs_label and sample.label is None:
-            raise UsageError(
-                f"{sample.where} has no label, which metric '{measure.name}' needs",
-                hint="give one folder for each class, a list of files and labels, or `labels` in the .npz file; "
-                "--metric agreement, cosine and sqnr compare with --reference MODEL.onnx and need no labels",
-            )
+        first = first or sample
+        _check_label(measure, sample)
+        check_alike(measure, first, sample)
         ranges.include(sample.inputs)
         outputs = engine(sample.inputs)
         expected = reference(sample.inputs) if reference is not None else None
@@ -174,6 +173,39 @@ def evaluate_samples(
         difference,
         tuple(ranges.misfits()),
     )
+
+
+def _check_label(measure: Measure, sample: Labelled) -> None:
+    if measure.needs_label and sample.label is None:
+        raise UsageError(
+            f"{sample.where} has no label, which metric '{measure.name}' needs",
+            hint="give one folder for each class, a list of files and labels, or `labels` in the .npz file; "
+            "--metric agreement, cosine and sqnr compare with --reference MODEL.onnx and need no labels",
+        )
+
+
+def check_alike(measure: Measure, first: Labelled, sample: Labelled) -> None:
+    """Refuse labels of only some samples where a measure compares those without one with the float model.
+
+    Its value would be neither how near to the truth a model is nor how near to float, and the float model's own value
+    would be of other samples.
+
+    Args:
+        measure: what is measured.
+        first: of all samples.
+        sample: one of them.
+
+    Raises:
+        UsageError: one of them has a label and the other has none.
+    """
+    either = not (measure.needs_reference or measure.needs_label or measure.name == "user")
+    if either and (first.label is None) != (sample.label is None):
+        bare, known = (first, sample) if first.label is None else (sample, first)
+        raise UsageError(
+            f"{bare.where} has no label, but {known.where} has one: metric '{measure.name}' would compare the first "
+            "with the float model and the other with the truth",
+            hint="give all samples a label, or none of them",
+        )
 
 
 def _is_comparison(measure: Measure, sample: Labelled) -> bool:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.sample import graph_inputs
 from qcompile.errors import UsageError
+from qcompile.evaluate.evaluation import check_alike
 from qcompile.evaluate.labelled_set import Labelled, LabelledSet
 from qcompile.evaluate.measure import Measure, Observation, make_measure
 from qcompile.ir.graph import Graph
@@ -71,6 +72,7 @@ class UserMetric:
             raise UsageError(f"'{data}' holds no sample to evaluate on", hint="--eval-data names labelled samples")
         for sample in self._samples:
             _check_label(self._measure, sample)
+            check_alike(self._measure, self._samples[0], sample)
         self._float, self._outputs = Interpreter(reference), list(reference.output_names)
         self._expected: list[Mapping[str, Array] | None] = []
         self.reference, self._samples_digest = self._measure_float()

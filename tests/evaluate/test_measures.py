@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from qcompile.errors import UsageError
 from qcompile.evaluate.boxes import matched, overlaps
+from qcompile.evaluate.evaluation import evaluate_samples
 from qcompile.evaluate.intervals import paired_score, resampled, wilson
+from qcompile.evaluate.labelled_set import Labelled
 from qcompile.evaluate.measure import Observation, make_measure, measures
 from qcompile.evaluate.transcripts import edits
 
@@ -113,6 +115,27 @@ def test_psnr_prefers_the_truth() -> None:
 
 
 BOXES = np.array([[0, 0, 10, 10, 0.9, 1], [20, 20, 30, 30, 0.8, 1], [0, 0, 10, 10, 0.3, 2]], float)
+
+
+def test_values_of_samples_with_and_without_labels_are_not_mixed() -> None:
+    truth = np.linspace(0.0, 1.0, 16).reshape(4, 4)
+    labels = [truth, None, truth, None]
+    samples = [Labelled(f"s{i}", {"x": np.ones(1, np.float32)}, label) for i, label in enumerate(labels)]
+
+    def ours(_: object) -> dict[str, np.ndarray]:
+        return {"y": truth + 0.01}
+
+    def theirs(_: object) -> dict[str, np.ndarray]:
+        return {"y": truth + 0.001}
+
+    with pytest.raises(UsageError, match="s1 has no label, but s0 has one") as caught:
+        evaluate_samples(samples, make_measure("psnr"), ours, theirs)
+    assert caught.value.hint == "give all samples a label, or none of them"
+    with pytest.raises(UsageError, match="s1 has no label, but s2 has one"):
+        evaluate_samples(samples[1:], make_measure("psnr"), ours, theirs)
+    assert evaluate_samples(samples[::2], make_measure("psnr"), ours, theirs).difference is not None
+    assert evaluate_samples(samples[1::2], make_measure("psnr"), ours, theirs).difference is None
+    assert evaluate_samples(samples, make_measure("cosine"), ours, theirs).samples == 4, "looks at no label"
 
 
 def test_boxes_overlap_and_match() -> None:
