@@ -91,16 +91,34 @@ def class_index(label: Any, names: Sequence[str] | None) -> int | None:
         names: class names in the order of the output, or None.
 
     Returns:
-        The class; None where the label says none, or a name that several classes have.
+        The class; None where the label says none, a name that several classes have, or a number as text that is no
+        name where `misnumbered` names are numbers too.
     """
     if isinstance(label, str):
-        text = label.removeprefix("-")
-        if text.isdecimal():
-            return int(label)
+        number = written_number(label)
+        if number is not None and misnumbered(names or ()) is None:
+            return number
         found = named_classes(label, names or ())
         return found[0] if len(found) == 1 else None
     array = np.asarray(label)
     return int(array.reshape(())) if array.size == 1 and array.dtype.kind in "iu" else None
+
+
+def written_number(text: str) -> int | None:
+    """Return the whole number that a text is, with or without a minus; None where it is none."""
+    return int(text) if text.removeprefix("-").isdecimal() else None
+
+
+def misnumbered(names: Sequence[str]) -> int | None:
+    """Return the first class whose name is a number, but not its own (years, digits from 1); None where none is.
+
+    Where there is one, a number as text could be a name or a place. It is taken for a name, as that is what a user
+    sees of a class; numbers in an integer type are places still.
+
+    Args:
+        names: of all classes, in the order of the output.
+    """
+    return next((i for i, name in enumerate(names) if written_number(name.strip()) not in (None, i)), None)
 
 
 def named_classes(name: str, names: Sequence[str]) -> list[int]:
@@ -152,10 +170,14 @@ def class_label(seen: Observation, classes: int) -> int:
 def _form_hint(seen: Observation, classes: int) -> str:
     """Return what to do about a label that is no index of a class."""
     if isinstance(seen.label, str):
-        if len(named_classes(seen.label, seen.names or ())) > 1:
-            return "several classes have this name: give its number"
         if seen.names is None:
             return "--labels FILE gives the names of the classes; or give their numbers, from 0"
+        if len(named_classes(seen.label, seen.names)) > 1:
+            return "several classes have this name: give its number"
+        confused = misnumbered(seen.names)
+        if confused is not None and written_number(seen.label) is not None:
+            called = f"class {confused} is called '{seen.names[confused]}'"
+            return f"{called}, so that numbers are taken for names: give one of the names of the classes"
         return "give one of the names of the classes, or its number, from 0"
     label = np.asarray(seen.label)
     if label.size == classes and label.size > 1:

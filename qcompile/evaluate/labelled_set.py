@@ -20,7 +20,7 @@ from qcompile.calibrate.python_function import PythonFunction, load_function
 from qcompile.calibrate.reader import spaced
 from qcompile.calibrate.sample import InputSpec, Sample, check_sample
 from qcompile.errors import CalibrationError, QCompileError, UsageError, did_you_mean
-from qcompile.evaluate.classes import named_classes
+from qcompile.evaluate.classes import misnumbered, named_classes
 
 Array = npt.NDArray[Any]
 
@@ -134,11 +134,12 @@ class LabelledSet:
     def _folder_labels(self, files: Mapping[str, Sequence[Path]]) -> dict[str, int]:
         """Return the class index of each folder: its name as a number, or its place among the class names.
 
+        Where class names are numbers, but others than the places of the classes, folders have those names.
         Where there are no names it is the folder's place among all, also among those without an image: what is not
         there must not give the classes after it other numbers.
         """
         holding = [name for name, images in files.items() if images]
-        if all(name.isdecimal() for name in holding):
+        if all(name.isdecimal() for name in holding) and misnumbered(self.names or ()) is None:
             return {name: int(name) for name in holding}
         if self.names is None:
             self.notes.append(f"classes are the {len(files)} folders in the order of their names, from 0")

@@ -37,6 +37,16 @@ def test_folders_named_by_number(tmp_path: Path) -> None:
     assert labels_of(samples) == labels_of(samples)
 
 
+def test_folders_named_by_class_names_that_are_numbers(tmp_path: Path) -> None:
+    for name in ("1", "3"):
+        picture(tmp_path / name / "one.png", 1)
+    assert labels_of(LabelledSet(str(tmp_path), GREY, PIXELS, names=["1", "2", "3"])) == [0, 2]
+    assert labels_of(LabelledSet(str(tmp_path), GREY, PIXELS, names=["0", "1", "2", "3"])) == [1, 3]
+    picture(tmp_path / "0" / "one.png", 1)
+    with pytest.raises(UsageError, match="'0' is not one of the 3 class names"):
+        LabelledSet(str(tmp_path), GREY, PIXELS, names=["1", "2", "3"])
+
+
 def test_folders_named_by_class(tmp_path: Path) -> None:
     for name in ("dog", "Cat"):
         picture(tmp_path / name / "one.png", 1)

@@ -414,6 +414,25 @@ def test_labels_in_texts_are_numbers_or_names_of_classes() -> None:
     assert "several classes have this name" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("names", "best", "other", "none"),
+    [
+        (["1", "2", "3"], "2", "1", "0"),
+        (["2018", "2019", "2020"], "2019", "2020", "1"),
+        (["-1", "0", "1"], "0", "1", "2"),
+    ],
+)
+def test_class_names_that_are_numbers_are_names(names: list[str], best: str, other: str, none: str) -> None:
+    (scores,) = of([1.0, 5.0, 2.0])
+    assert value("top1", seen(scores, best, None, names)) == 1.0
+    assert value("top1", seen(scores, other, None, names)) == 0.0
+    assert value("top1", seen(scores, 1, None, names)) == 1.0, "an integer is a place"
+    with pytest.raises(UsageError, match=f"the label '{none}' is no class index") as caught:
+        value("top1", seen(scores, none, None, names))
+    assert f"class 0 is called '{names[0]}', so that numbers are taken for names" in (caught.value.hint or "")
+    assert value("top1", seen(scores, "01", None, ["0", "1", "2"])) == 1.0, "name and place are one"
+
+
 def test_texts_of_digits_stay_texts() -> None:
     """Labels of a reader of house numbers, of which one begins with zeros."""
     names = [str(digit) for digit in range(10)]
