@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from qcompile.errors import UsageError, did_you_mean
 from qcompile.evaluate.intervals import middle_share, paired_score, resampled, wilson
-from qcompile.ir.literal import Scanner, build
+from qcompile.ir.fields import build
+from qcompile.ir.literal import Scanner
 
 Array = npt.NDArray[Any]
 

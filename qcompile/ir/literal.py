@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import types
-import typing
-from dataclasses import fields
 from typing import Any
 
 from qcompile.errors import UsageError
@@ -129,91 +126,3 @@ class Scanner:
             return name, value(name)
 
         return dict(self.sequence(end, pair))
-
-
-def build(cls: type, given: dict[str, Any], what: str) -> Any:
-    """Make a frozen dataclass from parsed fields.
-
-    Args:
-        cls: the dataclass.
-        given: field values by name.
-        what: how messages call it, e.g. "pass 'fold-batchnorm'".
-
-    Raises:
-        UsageError: an unknown field, a value of the wrong type, or one that the dataclass refuses.
-    """
-    from qcompile.errors import did_you_mean
-    from qcompile.ir.printer import print_literal
-
-    known = [f.name for f in fields(cls)]
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for name, value in given.items():
-        if name not in known:
-            hint = did_you_mean(name, known) if known else f"{what} has no options"
-            raise UsageError(f"{what} has no option '{name}'", hint=hint)
-        if not accepts(hints[name], value):
-            wanted = describe_type(hints[name])
-            raise UsageError(f"{what}: option '{name}' must be {wanted}, got {print_literal(value)}")
-        values[name] = coerce(hints[name], value)
-    try:
-        return cls(**values)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{what}: {error}") from error
-
-
-def describe_type(annotation: Any) -> str:
-    """Return a field's type in words."""
-    from qcompile.ir.printer import print_literal
-
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        return " | ".join(print_literal(a) for a in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(describe_type(a) for a in arguments)
-    if origin is tuple:
-        inner = [describe_type(a) for a in arguments if a is not Ellipsis]
-        return f"[{inner[0]}, ...]" if Ellipsis in arguments else f"[{', '.join(inner)}]"
-    if annotation is type(None):
-        return "none"
-    return getattr(annotation, "__name__", str(annotation))
-
-
-def accepts(annotation: Any, value: Any) -> bool:
-    """Return whether a parsed literal fits a field's type; an int fits float."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is Any:
-        return True
-    if origin is typing.Literal:
-        return value in arguments
-    if origin in (typing.Union, types.UnionType):
-        return any(accepts(a, value) for a in arguments)
-    if origin is tuple:
-        return isinstance(value, tuple) and _accepts_items(arguments, value)
-    if annotation is type(None):
-        return value is None
-    if annotation is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(annotation, type) and isinstance(value, annotation)
-
-
-def _accepts_items(arguments: tuple[Any, ...], value: tuple[Any, ...]) -> bool:
-    if Ellipsis in arguments:
-        return all(accepts(arguments[0], v) for v in value)
-    return len(value) == len(arguments) and all(map(accepts, arguments, value))
-
-
-def coerce(annotation: Any, value: Any) -> Any:
-    """Return a literal that fits a field's type with ints made floats where the type says float."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is float:
-        return float(value)
-    if origin is tuple:
-        items = [arguments[0]] * len(value) if Ellipsis in arguments else arguments
-        return tuple(map(coerce, items, value))
-    if origin in (typing.Union, types.UnionType):
-        exact = [a for a in arguments if accepts(a, value) and (a is not float or isinstance(value, float))]
-        return coerce(exact[0], value) if exact else float(value)
-    return value

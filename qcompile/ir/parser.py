@@ -10,8 +10,9 @@ import numpy as np
 
 from qcompile.errors import UsageError, did_you_mean
 from qcompile.ir.counted import CountedAxis
+from qcompile.ir.fields import accepts, build, describe_type
 from qcompile.ir.graph import Graph, Value
-from qcompile.ir.literal import Scanner, accepts, build, describe_type
+from qcompile.ir.literal import Scanner
 from qcompile.ir.opdef import OpDef
 from qcompile.ir.state import State
 from qcompile.ir.symbol import Extent, Symbol

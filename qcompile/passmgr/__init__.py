@@ -7,10 +7,10 @@ Example:
     graph = manager.run(graph, PassContext(target=target))
 """
 
+from qcompile.ir.fields import Bounds
 from qcompile.passmgr.context import PassContext, Skip
 from qcompile.passmgr.execution import PassManager, PassRecord, run_pipeline
 from qcompile.passmgr.facts import Fact
-from qcompile.passmgr.options import Bounds
 from qcompile.passmgr.passbase import Pass
 from qcompile.passmgr.pipeline import parse_pipeline, print_pass, print_pipeline
 from qcompile.passmgr.registry import PassInfo, PassRegistry, list_passes

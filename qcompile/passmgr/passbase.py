@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qcompile.ir.fields import check_bounds
 from qcompile.ir.graph import Graph
 from qcompile.passmgr.context import PassContext
 from qcompile.passmgr.facts import Fact
-from qcompile.passmgr.options import check_bounds
 from qcompile.passmgr.tolerance import Tolerance
 
 
@@ -47,7 +47,9 @@ class Pass(ABC):
     establishes: ClassVar[tuple[Fact, ...]] = ()
 
     def __post_init__(self) -> None:
-        """Refuse options beyond their bounds.
+        """Refuse options beyond their bounds, in passes that Python makes too.
+
+        What text makes is checked after this: a pass may have one of its own.
 
         Raises:
             ValueError: a number is not within.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qcompile.errors import UsageError
-from qcompile.ir.literal import Scanner, build
+from qcompile.ir.fields import build
+from qcompile.ir.literal import Scanner
 from qcompile.ir.printer import print_fields
 from qcompile.passmgr.passbase import Pass
 from qcompile.passmgr.registry import PassRegistry, default_registry

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from qcompile.errors import PassError, UsageError, did_you_mean
+from qcompile.ir.fields import check_bounds
 from qcompile.passmgr.facts import Fact
 from qcompile.passmgr.options import Option, options_of
 from qcompile.passmgr.passbase import Pass
@@ -201,7 +203,12 @@ def _validated(cls: Any, name: str, origin: str) -> type[Pass]:
         if not isinstance(fact, Fact):
             raise PassError(f"{where} names {fact!r}, not a Fact", hint="see qcompile.passmgr.facts")
     try:
-        cls()
+        typing.get_type_hints(cls)
+    except Exception as error:
+        problem = f"{where} has an annotation that cannot be read: {type(error).__name__}: {error}"
+        raise PassError(problem, hint="import what annotations name outside of `if TYPE_CHECKING`") from error
+    try:
+        check_bounds(cls())
     except ValueError as error:
         raise PassError(f"{where} has a default that it refuses: {error}") from error
     except TypeError as error:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcompile.errors import PassError, QCompileError, UsageError
-from qcompile.ir.literal import Scanner, build
+from qcompile.ir.fields import build
+from qcompile.ir.literal import Scanner
 from qcompile.passmgr import PassRegistry, parse_pipeline, print_pass, print_pipeline
 from qcompile.passmgr.options import options_of
 
@@ -122,6 +123,42 @@ def test_options_are_described(registry: PassRegistry) -> None:
         ("pair", "[int, float]", "[1, 0.5]"),
         ("label", "str | none", "none"),
     ]
+
+
+BOUNDED = (
+    FILE.replace("MyPass", "Bounded")
+    .replace("my-pass", "bounded")
+    .replace("import ClassVar", "import Annotated, ClassVar")
+    .replace("AllClose, Pass", "AllClose, Bounds, Pass")
+    .replace("alpha: float = 2.0", "parts: Annotated[tuple[float, ...], Bounds(0.0)] = (1.0,)")
+    .replace("count: int = 1", "maybe: Annotated[float, Bounds(0.0, below=9.0)] | None = None")
+    .replace("on: bool = False", "sizes: tuple[Annotated[int, Bounds(1)], ...] = (3,)")
+    .replace("def run", "def __post_init__(self):\n        pass\n\n    def run")
+)
+
+
+def test_bounds_anywhere_in_the_type_of_an_option(tmp_path: Path) -> None:
+    """Also where the pass has a check of its own, which may forget that of all passes."""
+    (tmp_path / "bounded.py").write_text(BOUNDED)
+    registry = PassRegistry([tmp_path])
+    kinds = [option.type for option in registry.describe("bounded").options]
+    assert kinds[:3] == [
+        "[float, ...], each at least 0",
+        "float at least 0 and less than 9 | none",
+        "[int at least 1, ...]",
+    ]
+    (item,) = parse_pipeline("bounded{parts=[], maybe=8, sizes=[1, 2]}", registry)
+    assert (item.parts, item.maybe, item.sizes) == ((), 8.0, (1, 2))  # type: ignore[attr-defined]
+    for text, message in (
+        ("parts=[1, -1]", "option 'parts' must be at least 0, got -1"),
+        ("maybe=9.0", "option 'maybe' must be at least 0 and less than 9, got 9"),
+        ("sizes=[1, 0]", "option 'sizes' must be at least 1, got 0"),
+    ):
+        with pytest.raises(UsageError, match=f"pass 'bounded': {message}"):
+            parse_pipeline(f"bounded{{{text}}}", registry)
+    (tmp_path / "bounded.py").write_text(BOUNDED.replace("(1.0,)", "(-1.0,)"))
+    with pytest.raises(PassError, match="has a default that it refuses: option 'parts' must be at least 0, got -1"):
+        PassRegistry([tmp_path]).get("bounded")
 
 
 def test_a_pass_may_refuse_its_own_options() -> None:

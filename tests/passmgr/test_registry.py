@@ -84,6 +84,7 @@ def test_a_file_is_not_imported_before_it_is_needed(tmp_path: Path) -> None:
         (HEAD + BODY.replace('    """Do nothing."""\n', ""), "has no docstring"),
         (HEAD + BODY.replace("Exact()\n", "Exact()\n    requires: ClassVar = ('magic',)\n"), "not a Fact"),
         (HEAD + BODY.replace("Exact()\n", "Exact()\n    size: int\n"), "cannot be made without options (size)"),
+        (HEAD + BODY.replace("Exact()\n", "Exact()\n    table: ClassVar['Thing'] = {}\n"), "NameError: name 'Thing'"),
         (HEAD + BODY.replace("def run", "def walk"), "cannot be made without options"),
         ("def (", "cannot be loaded: SyntaxError"),
     ],
