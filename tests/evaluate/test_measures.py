@@ -452,6 +452,7 @@ def test_a_users_function_gets_classes_of_a_list_as_numbers(tmp_path: Path) -> N
     assert metric.row(seen(scores, "cat", None, ["cat"])) == (1.0, 1.0)
     (tmp_path / "text.py").write_text("def zeros(outputs, label, reference):\n    return label.count('0')\n")
     assert value(f"{tmp_path}/text.py:zeros", seen(scores, "007")) == 2.0
+    assert value(f"{tmp_path}/text.py:zeros", seen(scores, "-03")) == 1.0
 
 
 def test_functions_that_are_not_there_or_fail_say_what_they_are_for(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from qcompile.calibrate.python_function import load_function
 from qcompile.errors import UsageError
-from qcompile.evaluate.classes import class_index
+from qcompile.evaluate.classes import class_index, named_classes, written_number
 from qcompile.evaluate.measure import Array, Measure, Observation, quotient
 
 _loaded = cache(partial(load_function, refusal=UsageError))
@@ -26,7 +26,8 @@ class User(Measure):
     """Return the mean of what a function says of each sample; more is better.
 
     The function is called with (outputs, label, reference): outputs by name, the label or None, the float
-    model's outputs or None; it returns a number. Numbers and names of classes in a list of files are given as indices.
+    model's outputs or None; it returns a number. A label that is a text (in a list of files, an array of texts, or
+    from a function) and says a number or the name of a class is given as its index, another text as it is.
 
     Args:
         function: `package.module:function` or `file.py:function`.
@@ -59,9 +60,12 @@ class User(Measure):
 
     @staticmethod
     def _label(seen: Observation) -> Any:
-        """Return a label that a list of files holds as a number or the name of a class as its index."""
-        if not isinstance(seen.label, str) or (seen.label.isdecimal() and str(int(seen.label)) != seen.label):
-            return seen.label  # as a number "007" would lose its zeros
+        """Return a text that is a number or the name of a class as its index."""
+        if not isinstance(seen.label, str):
+            return seen.label
+        number = written_number(seen.label)
+        if number is not None and str(number) != seen.label and not named_classes(seen.label, seen.names or ()):
+            return seen.label  # as numbers "007" and "-03" would lose their zeros
         index = class_index(seen.label, seen.names)
         return seen.label if index is None else index
 
