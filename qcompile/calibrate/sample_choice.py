@@ -68,6 +68,8 @@ def spread(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[s
         samples: read once.
         count: to return at most; at least half as many are if there are enough.
     """
+    if count < 1:
+        return []
     kept: list[Mapping[str, Array]] = []
     stride = 1
     for index, sample in enumerate(samples):

@@ -48,6 +48,14 @@ def test_networks_are_checked_on_samples_that_no_layer_was_corrected_on(total: i
     assert seen[-1] - seen[0] >= total // 2
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 20, 40])
+def test_samples_are_spread_over_all_there_are(count: int) -> None:
+    found = places(spread(numbered(20), count))
+    assert min(count, 20) / 2 <= len(found) <= count
+    assert found == sorted(set(found))
+    assert count < 2 or found[-1] >= 10
+
+
 @pytest.mark.parametrize("total", [0, 1, 32])
 def test_of_few_samples_none_is_new(total: int) -> None:
     assert unfitted([{"x": np.array(7)}] * total, 8, 32) == []
