@@ -16,7 +16,7 @@ from qcompile.calibrate.preprocess import Preprocess
 from qcompile.config import CompileConfig
 from qcompile.config_files import read_labels
 from qcompile.cost import NodeCosts
-from qcompile.errors import PassError, UsageError
+from qcompile.errors import QCompileError, UsageError
 from qcompile.ir.graph import Graph
 from qcompile.passmgr import PassContext, PassRegistry
 from qcompile.search.candidates import Candidates
@@ -115,7 +115,7 @@ def search(
     try:
         with _executor(settings.executor):
             found = Ladder(candidates, settings.goal).climb(recipe, sizes, means=settings.means)
-            found = _with_all_samples(found, candidates, split)
+            found, worse = _with_all_samples(found, candidates, split)
             if found.made is None:
                 found = replace(found, made=candidates.made(found.recipe))
     except KeyboardInterrupt:
@@ -123,33 +123,43 @@ def search(
     found = replace(found, divided=bool(split.indices), metric=metric.to_json() if metric is not None else None)
     context.samples = split.whole().calibration if found.whole else split.calibration
     context.note(f"search: {found.reason}")
-    context.note(_figures(found, split))
+    context.note(_figures(found, split, worse))
     return found
 
 
-def _figures(found: SearchResult, split: Split) -> str:
-    """Return of which samples the figures of a search are, in words."""
+def _figures(found: SearchResult, split: Split, worse: str) -> str:
+    """Return of which samples the figures of a search are, in words.
+
+    Args:
+        found: by the search.
+        split: the samples.
+        worse: what is wrong with calibrating on all of them, where that is not what was done.
+    """
     count = len(split.verification)
     if not split.indices:
         return f"too few samples to keep some for verification: weights were fitted to the {count} of these figures"
     verified = f"these figures are of {count} samples that took no part in calibration"
     if found.whole:
         return f"{verified}; the bundle is then calibrated on all {split.total}"
-    return f"{verified}, and the bundle is calibrated on the other {split.total - count}: with all it was worse"
+    return f"{verified}, and the bundle is calibrated on the other {split.total - count}: {worse}"
 
 
-def _with_all_samples(found: SearchResult, candidates: Candidates, split: Split) -> SearchResult:
-    """Return a result whose graph is calibrated on all samples, where that is no worse."""
+def _with_all_samples(found: SearchResult, candidates: Candidates, split: Split) -> tuple[SearchResult, str]:
+    """Return a result whose graph is calibrated on all samples, where that is no worse; otherwise also what is.
+
+    A recipe may not go with all samples: it names nodes that some pass makes from other samples only, or one of those
+    kept for verification is no sample to calibrate on. What was found without them holds all the same.
+    """
     if not split.indices:
-        return found
+        return found, ""
     every = candidates.on_all_samples()
     try:
         score = every.score(found.recipe, "building with all samples")
-    except PassError:
-        return found  # the recipe names nodes that some pass makes from other samples only
+    except QCompileError as error:
+        return found, f"with all it cannot be ({error})"
     if found.goal.shortfall_db(score) > max(0.0, found.goal.shortfall_db(found.score)):
-        return found
-    return replace(found, made=every.made(found.recipe), whole=True)
+        return found, "with all it was worse"
+    return replace(found, made=every.made(found.recipe), whole=True), ""
 
 
 def _metric(graph: Graph, settings: SearchSettings, context: PassContext) -> UserMetric | None:

@@ -10,7 +10,7 @@ from search_graphs import PIPELINE, candidates, context_of, heads, recipe, sampl
 
 from qcompile.calibrate import layer_correction
 from qcompile.calibrate.observer import make_observer
-from qcompile.errors import UsageError
+from qcompile.errors import CalibrationError, UsageError
 from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import PassManager, PassRegistry
 from qcompile.search.candidates import Candidates
@@ -212,6 +212,25 @@ def test_the_final_graph_is_made_with_all_samples(monkeypatch: pytest.MonkeyPatc
     again = PassManager(found.recipe.passes, (), PassRegistry()).run(heads(), context_of(samples()))
     assert found.made.graph.structural_hash() == again.structural_hash()
     assert found.recipe.text.count("keep_int16=") == 1
+
+
+def test_a_search_keeps_what_it_found_where_all_samples_cannot_calibrate(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("qcompile.search.ladder.RUNGS", ())
+    score = Candidates.score
+
+    def spoiled(self: Candidates, found: Recipe, what: str) -> Score:
+        if what == "building with all samples":
+            raise CalibrationError("tensor 'y' became NaN")
+        return score(self, found, what)
+
+    monkeypatch.setattr(Candidates, "score", spoiled)
+    found, context = run(None, Goal(min_sqnr=25))
+    assert found.met
+    assert not found.whole
+    assert found.made is not None
+    assert context.samples is not None
+    assert len(list(context.samples())) == 15
+    assert any(note.endswith("the other 15: with all it cannot be (tensor 'y' became NaN)") for note in context.notes)
 
 
 def test_samples_are_needed():
