@@ -121,7 +121,7 @@ def analyze(
         "keep_int16": keep_int16,
     }
     if html is not None:
-        check_writable(html)
+        check_writable(html, "analysis.html")
     with ProgressReporter(quiet=json) as progress:
         result = run(model, config=config, settings=settings, count=samples, progress=progress)
     print_analysis(result, top=top, as_json=json)

@@ -54,7 +54,7 @@ def bench(
     from qcompile.report.terminal import print_benchmark
 
     if html is not None:
-        check_writable(html)
+        check_writable(html, "bench.html")
     result = benchmark(
         bundle,
         threads=threads,

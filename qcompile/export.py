@@ -11,7 +11,7 @@ from typing import Any
 from qcompile import driver
 from qcompile.config import CompileConfig
 from qcompile.errors import PassError, UsageError
-from qcompile.files import check_place
+from qcompile.files import check_writable
 from qcompile.ir.graph import Graph, Node
 from qcompile.precision import to_precision
 from qcompile.progress import Progress
@@ -60,12 +60,12 @@ def export_qdq(
     Raises:
         QCompileError: the model, the data or a setting cannot be used, or ONNX has no form for an operation.
     """
-    from qcompile.onnx_export import check_writable, write_qdq
+    from qcompile.onnx_export import check_operations, write_qdq
 
     model, output = Path(model), Path(output)
     if output.resolve() == model.resolve():
         raise UsageError(f"'{output}' is the model itself", hint="give another file with -o")
-    check_place(output)
+    check_writable(output, f"{model.stem}.qdq.onnx")
     given = {**(settings or {}), "precision": "int8", "io": "float"}
     if isinstance(calibration, (str, Path)):
         given["calib"], calibration = str(calibration), None
@@ -73,7 +73,7 @@ def export_qdq(
     # Loops are not written to ONNX, but what is left of them once they are unrolled is.
     context, samples, graph = driver.prepare(model, resolved, calibration, progress, keeps_loops=False)
     simplified, _ = driver.simplify(graph, resolved, context, ())
-    check_writable(simplified, _kept(simplified, resolved.keep_float))
+    check_operations(simplified, _kept(simplified, resolved.keep_float))
     found = driver.find_recipe(simplified, resolved, context, output)
     final, _ = to_precision(simplified, resolved, context, (), found)
     context.notes += driver.examine(simplified, samples)

@@ -10,23 +10,30 @@ from pathlib import Path
 from qcompile.errors import UsageError
 
 
-def check_place(path: Path) -> None:
-    """Refuse the path of a file that cannot be written, before the work that leads to it.
+def check_writable(path: Path, example: str) -> None:
+    """Refuse the path of a file that cannot be written, before the work whose result it will hold.
 
     Args:
-        path: of the file.
+        path: of the file to be made.
+        example: a name that such a file may have, for the hint where the path is that of a folder.
 
     Raises:
-        UsageError: it is a folder, or its folder is missing or closed to this user.
+        UsageError: it is a folder, or its folder is missing, is none, or cannot be written to.
     """
     folder = path.parent
     if path.is_dir():
-        raise UsageError(f"cannot write '{path}': it is a folder", hint="give the name of a file in it")
+        raise UsageError(f"cannot write '{path}': it is a folder", hint=f"name a file in it: {path / example}")
     if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "does not exist"
-        raise UsageError(f"cannot write '{path}': '{folder}' {problem}", hint="make the folder first, or give another")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"cannot write '{path}': the folder '{folder}' is read-only", hint="give another folder")
+        problem = f"'{folder}' is not a folder" if folder.exists() else f"there is no folder '{folder}'"
+        raise UsageError(f"cannot write '{path}': {problem}", hint="make the folder first, or give another")
+    # Whether the user may write there is more than a folder's permissions tell: it may be on a read-only disk.
+    probe = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        problem = f"cannot write '{path}': {error.strerror or error}"
+        raise UsageError(problem, hint="name a file in a folder that you may write to") from error
 
 
 @contextmanager
@@ -51,25 +58,3 @@ def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
         # Where the folder is a file there is nothing to remove either.
         with suppress(FileNotFoundError, NotADirectoryError):
             temporary.unlink()
-
-
-def check_writable(path: Path) -> None:
-    """Refuse the name of a file that cannot be written, before the work is done that it is to hold.
-
-    Args:
-        path: of the file to be made.
-
-    Raises:
-        UsageError: a folder has this name, or the folder for it does not exist or cannot be written to.
-    """
-    if path.is_dir():
-        raise UsageError(f"cannot write '{path}': it is a folder", hint=f"name a file in it: {path / 'report.html'}")
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write '{path}': there is no folder '{path.parent}'", hint="make the folder first")
-    probe = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        problem = f"cannot write '{path}': {error.strerror or error}"
-        raise UsageError(problem, hint="name a file in a folder that you may write to") from error

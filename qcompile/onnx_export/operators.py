@@ -62,7 +62,7 @@ def write_operation(writer: ModelWriter, node: Node, weights: Operands | None = 
         _refuse(node)
 
 
-def check_writable(graph: Graph, real: Collection[Node]) -> None:
+def check_operations(graph: Graph, real: Collection[Node]) -> None:
     """Refuse a simplified float graph that could not be written once it is quantized, which takes long.
 
     Args:

@@ -326,9 +326,16 @@ def test_what_cannot_be_written_is_refused_before_calibration(tmp_path: Path, mo
     with pytest.raises(UsageError, match="no per-channel form") as refused:
         export_qdq(larger, tmp_path / "q.onnx", calibration=samples(4))
     assert refused.value.hint == "keep it in float: --keep-float 'up 1'"
-    for place, problem in (("none/q.onnx", "does not exist"), ("s.onnx/q.onnx", "is not a folder"), (".", "a folder")):
-        with pytest.raises(UsageError, match=f"cannot write.*{problem}"):
+    for place, problem in (
+        ("none/q.onnx", "there is no folder"),
+        ("s.onnx/q.onnx", "is not a folder"),
+        (".", "it is a folder"),
+        (f"{'q' * 250}.onnx", "File name too long"),
+    ):
+        with pytest.raises(UsageError, match=f"cannot write.*{problem}") as refused:
             export_qdq(larger, tmp_path / place, calibration=samples(4))
+        assert place != "." or refused.value.hint == f"name a file in it: {tmp_path / 't.qdq.onnx'}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.onnx", "t.onnx"]
 
 
 def test_a_grouped_transposed_convolution_in_float_is_written(tmp_path: Path) -> None:
