@@ -135,6 +135,8 @@ def judged_outputs(reference: Graph, names: Sequence[str]) -> list[str]:
     """Return the outputs whose noise says how accurate a network is.
 
     Where an index or a count differs it is another one, however near its number is: integers have no noise to speak of.
+    The float graph tells integers that stand for real numbers; `measure.noisy_outputs` is the same of arrays, where
+    there is no graph.
 
     Args:
         reference: the float graph.

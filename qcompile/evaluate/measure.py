@@ -221,8 +221,11 @@ def output_name(seen: Observation, wanted: str) -> str:
     return names[0]
 
 
-def judged_outputs(seen: Observation, wanted: str) -> list[str]:
+def noisy_outputs(seen: Observation, wanted: str) -> list[str]:
     """Return the names of the outputs that a measure of noise is about.
+
+    The rule is that of `comparison.judged_outputs`, by what a bundle gives instead of by the float graph, which is not
+    there: engines return real numbers for integers that stand for some, so that other integers are indices or counts.
 
     Args:
         seen: the sample.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qcompile.evaluate import metrics
-from qcompile.evaluate.measure import Array, Measure, Observation, judged_outputs, reference_output
+from qcompile.evaluate.measure import Array, Measure, Observation, noisy_outputs, reference_output
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Cosine(Measure):
 
     def row(self, seen: Observation) -> Any:
         """Return (cosine, 1) of each output; (0, 0) where nothing of the float model's is finite."""
-        names = judged_outputs(seen, self.output)
+        names = noisy_outputs(seen, self.output)
         found = [metrics.cosine(reference_output(seen, name), seen.outputs[name]) for name in names]
         return tuple(term for c in found for term in ((0.0, 0.0) if np.isnan(c) else (c, 1.0)))
 

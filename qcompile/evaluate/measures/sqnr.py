@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompile.evaluate.measure import Array, Measure, Observation, judged_outputs, reference_output
+from qcompile.evaluate.measure import Array, Measure, Observation, noisy_outputs, reference_output
 from qcompile.quant.noise_power import LIMIT_DB, deviation_power
 
 
@@ -30,7 +30,7 @@ class Sqnr(Measure):
 
     def row(self, seen: Observation) -> Any:
         """Return (signal, noise) of each output."""
-        names = judged_outputs(seen, self.output)
+        names = noisy_outputs(seen, self.output)
         sums: list[float] = []
         for name in names:
             sums += deviation_power(reference_output(seen, name), seen.outputs[name])
