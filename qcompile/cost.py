@@ -93,13 +93,18 @@ _BYTES = ("int8", "uint8")
 
 
 def precision_of(node: Node) -> str:
-    """Return what a node computes in: "int8", "int16", "float16", "bfloat16" or "float32"."""
+    """Return what a node computes in: "int8", "int16", "float16", "bfloat16" or "float32".
+
+    An integer node computes in what it reads, whatever its result is written as; the conversion of real numbers in what
+    it makes.
+    """
     if not node.is_integer:
         # A model that comes quantized multiplies integers of its own.
         if node.inputs and node.inputs[0].dtype in _BYTES and node.op.macs(node):
             return "int8"
         return node.outputs[0].dtype if node.outputs[0].dtype in NARROW else "float32"
-    return "int16" if node.inputs[0].dtype == "int16" else "int8"
+    codes = node.inputs[0] if node.inputs[0].qparams is not None else node.outputs[0]
+    return "int16" if codes.dtype == "int16" else "int8"
 
 
 def is_layer(node: Node) -> bool:

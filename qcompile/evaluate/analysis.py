@@ -243,7 +243,7 @@ class _Run:
         return NodeAnalysis(
             self._name(node.outputs[0]),
             node.op.name,
-            _precision(node),
+            precision_of(node),
             tensor,
             statistics.alone.db if statistics.alone.signal or statistics.alone.noise else None,
             statistics.accumulated.db,
@@ -307,11 +307,6 @@ def _weight_peaks(node: Node) -> tuple[float, ...]:
         return ()
     weight = node.inputs[1].constant()
     return tuple(float(p) for p in np.abs(weight).reshape(weight.shape[0], -1).max(axis=1))
-
-
-def _precision(node: Node) -> str:
-    wide = "int16" in (node.inputs[0].dtype, node.outputs[0].dtype)
-    return "int16" if wide else precision_of(node)
 
 
 def _in_form(value: Value, array: Array) -> Array:

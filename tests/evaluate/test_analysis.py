@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qcompile import ops
+from qcompile.cost import precision_of
 from qcompile.evaluate.analysis import analyze_graphs
 from qcompile.evaluate.cause import HEALTHY, Findings, explain, origin
 from qcompile.evaluate.comparison import compare_graphs
@@ -215,6 +216,29 @@ def test_nodes_that_compute_in_16_bits_say_so() -> None:
     assert eight.precision == "int8"
     assert eight.findings.codes is not None
     assert "codes" not in explain(replace(GOOD, alone_db=10.0, rounding_db=10.5, codes=None, outliers=((3, 32.0),)))
+
+
+def test_nodes_compute_in_what_they_read() -> None:
+    """As reports and the search have it: a layer that reads 8 bits does, though its result is written in 16."""
+    weights = {"w1": np.ones((16, 1, 1, 1)), "b1": np.zeros(16)}
+    context = PassContext(samples=lambda: iter(samples()))
+    pipeline = PIPELINE.replace("keep_float=[]", 'keep_float=[],keep_int16=["Second"]')
+    final = PassManager(pipeline).run(with_weights(TEXT, weights), context)
+    assert context.reference is not None
+    found = {node.name: node.precision for node in analyze_graphs(context.reference, final, samples(), count=2).nodes}
+    first = next(node for node in final.nodes if node.loc == "First")
+    assert (first.inputs[0].dtype, first.output.dtype) == ("int8", "int16")
+    assert found["First"] == precision_of(first) == "int8"
+    assert found["Second"] == "int16"
+
+
+def test_conversions_of_real_numbers_compute_in_what_they_make() -> None:
+    weights = {"w1": np.ones((16, 1, 1, 1)), "b1": np.zeros(16)}
+    pipeline = PIPELINE.replace("keep_float=[]", 'keep_float=[],keep_int16=["First", "Second"]')
+    final = PassManager(pipeline).run(with_weights(TEXT, weights), PassContext(samples=lambda: iter(samples())))
+    quantize = next(node for node in final.nodes if node.op.name == "quantize")
+    assert quantize.output.dtype == "int16"
+    assert precision_of(quantize) == "int16"
 
 
 def test_masks_are_no_signal() -> None:
