@@ -80,10 +80,10 @@ def load_function(source: str, refusal: type[QCompileError] = CalibrationError) 
 
     Args:
         source: the text.
-        refusal: what to raise where the function is not one that gives calibration samples.
+        refusal: the error to raise; UsageError for metrics and decoders, which give no calibration samples.
 
     Raises:
-        CalibrationError: the text has another form, or there is no such module or function.
+        QCompileError: the one asked for: the text has another form, or there is no such module or function.
     """
     try:
         return _function(source)
