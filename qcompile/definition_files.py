@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -30,7 +31,8 @@ def modules_of(package: ModuleType, without: frozenset[str] = frozenset()) -> It
             raise
         except (Exception, SystemExit) as error:
             where = f"{getattr(info.module_finder, 'path', package.__name__)}/{info.name}.py"
-            raise UsageError(f"cannot be loaded: {type(error).__name__}: {error}", loc=where, hint=_REPAIR) from error
+            problem = f"cannot be loaded: {type(error).__name__}: {error}"
+            raise UsageError(problem, loc=where, hint=_remedy(error)) from error
         yield info.name, module
 
 
@@ -42,6 +44,14 @@ def refuse_file(module: ModuleType, problem: str) -> UsageError:
         problem: what is wrong, such as "must define exactly one operation, named 'relu'".
     """
     return UsageError(problem, loc=module.__file__, hint=_REPAIR)
+
+
+def _remedy(error: BaseException) -> str:
+    """Return what to do about a file that cannot be imported, which need not be a user's nor at fault."""
+    missing = error.name if isinstance(error, ImportError) else None
+    if missing is None or missing.partition(".")[0] in ("qcompile", *sys.stdlib_module_names):
+        return _REPAIR  # what is not there is no package to install
+    return f"the file needs the module '{missing}': install it, or another version of it, for this Python"
 
 
 _REPAIR = "repair the file, or take it out of the folder"

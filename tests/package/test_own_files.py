@@ -84,6 +84,24 @@ def test_faulty_observers(add: Add, name: str, text: str, message: str) -> None:
     assert refused.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("import no_such_module.part", "the file needs the module 'no_such_module': install it"),
+        ("from numpy import no_such_name", "the file needs the module 'numpy': install it, or another version of it"),
+        ("from json import no_such_name", "repair the file, or take it out of the folder"),
+        ("import qcompile.no_such_module", "repair the file, or take it out of the folder"),
+        ("1 / 0", "repair the file, or take it out of the folder"),
+    ],
+)
+def test_files_that_lack_a_module_name_it(add: Add, text: str, hint: str) -> None:
+    """A file of the program itself may, where a package that it needs is not installed."""
+    add(ops, "own", text)
+    with pytest.raises(UsageError, match=r"own\.py: cannot be loaded") as refused:
+        ops.all_ops()
+    assert (refused.value.hint or "").startswith(hint)
+
+
 @pytest.mark.parametrize("result", ["5", "(0.0, float('nan'))", "(1.0, -1.0)", "(1, 2, 3)", "1 / 0", "'ab'"])
 def test_observers_that_choose_no_range(add: Add, result: str) -> None:
     add(calibrate, "own", OBSERVER.format(option="", result=result))
