@@ -77,8 +77,10 @@ class Factorize(Pass):
         if any(self._pays(share) for share in shares):
             account(self.name, before, graph, context)
             return
-        least = f"the two products of the best would take {min(shares):.0%} of its MACs" if shares else "none can be"
-        context.note(f"factorize: no layer is split, {least} (energy={self.energy:g}, gain={self.gain:g})")
+        told = "no layer can be split"
+        if shares:
+            told = f"no layer is split, the two products of the best would take {min(shares):.0%} of its MACs"
+        context.note(f"factorize: {told} (energy={self.energy:g}, gain={self.gain:g})")
 
     def _pays(self, share: float) -> bool:
         """Return whether two products with a share of a layer's work are worth it."""

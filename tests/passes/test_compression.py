@@ -263,4 +263,4 @@ def test_a_split_that_saves_nothing_is_told_instead(gain: float) -> None:
     assert note.startswith("factorize: no layer is split, the two products of the best would take 200% of its MACs")
     none = context()
     run_pipeline(network.graph, 'factorize{keep=["op:conv2d"]}', none)
-    assert none.notes == ["factorize: no layer is split, none can be (energy=0.999, gain=0.9)"]
+    assert none.notes == ["factorize: no layer can be split (energy=0.999, gain=0.9)"]
