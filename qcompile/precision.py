@@ -166,8 +166,9 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
         samples: None for made-up ones.
         context: gives the seed of these, and how photographs become inputs.
     """
-    from qcompile.calibrate.sample_choice import all_fitted
-    from qcompile.evaluate.comparison import compare_graphs, is_rounded
+    from qcompile.calibrate.calibration_set import usual_count
+    from qcompile.calibrate.sample_choice import all_fitted, some_judged
+    from qcompile.evaluate.comparison import COMPARED, compare_graphs, is_rounded
 
     if not is_rounded(final) and context.original is None:
         return None
@@ -176,9 +177,15 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
         final,
         samples,
         original=context.original,
+        count=usual_count(reference, COMPARED),
         seed=context.seed,
         preprocess=context.preprocess,
         progress=context.progress,
     )
-    integers = any(node.is_integer for node in final.nodes) and not reference.is_quantized
-    return replace(found, fitted=samples is not None and integers and all_fitted(reference, samples))
+    if samples is None:
+        return found
+    corrected = any(node.is_integer for node in final.nodes) and not reference.is_quantized
+    # Pruning and weights of few bits fit what remains to samples at even places.
+    halves = context.original is not None or any(node.op.name == "unpack_groups" for node in final.nodes)
+    fitted = (corrected and all_fitted(reference, samples)) or (halves and some_judged(samples))
+    return replace(found, fitted=fitted)

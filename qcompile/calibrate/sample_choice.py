@@ -27,6 +27,9 @@ Array = npt.NDArray[Any]
 FITTED = 32
 """Samples to correct layers on at most, of networks that take long: see `usual_count`."""
 
+_ENOUGH = 16
+"""Samples of which those at odd places alone can judge."""
+
 _BYTES = 2**29  # of activations held at a time
 
 
@@ -130,7 +133,7 @@ def _every_second(context: PassContext, first: int, count: int) -> list[Mapping[
 
 
 def all_fitted(graph: Graph, samples: CalibrationSet) -> bool:
-    """Return whether there are so few different samples that weights are fitted to all of them.
+    """Return whether there are so few different samples that correction fits weights to all of them.
 
     Args:
         graph: of the network; correction takes more samples of small ones.
@@ -139,13 +142,20 @@ def all_fitted(graph: Graph, samples: CalibrationSet) -> bool:
     return samples.summary is not None and samples.summary.different <= usual_count(graph, FITTED)
 
 
+def some_judged(samples: CalibrationSet) -> bool:
+    """Return whether there are so few samples that even those to which constants are fitted are compared, too."""
+    return samples.count is not None and samples.count < _ENOUGH
+
+
 def compared_samples(samples: Iterable[Mapping[str, Array]], count: int) -> tuple[int, Iterator[Mapping[str, Array]]]:
     """Return how many samples are used (0 if that is not known) and these, evenly spaced where their number is.
 
-    Those at odd places: passes that fit constants to a part of the samples take even ones, on which they look better.
+    Those at odd places, where there are enough: passes that fit constants to a part of the samples take even ones, on
+    which they look better.
     """
     size = getattr(samples, "size", None)
     if size is None:
         return 0, islice(samples, count)
-    chosen = {2 * index + 1 for index in spaced(size // 2, count)} if size >= 2 * count else set(spaced(size, count))
+    enough = size >= min(2 * count, _ENOUGH)
+    chosen = {2 * index + 1 for index in spaced(size // 2, count)} if enough else set(spaced(size, count))
     return len(chosen), (sample for index, sample in enumerate(samples) if index in chosen)

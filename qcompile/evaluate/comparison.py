@@ -26,6 +26,9 @@ from qcompile.quant.noise_power import NoisePower
 
 Array = npt.NDArray[Any]
 
+COMPARED = 8
+"""Samples to compare on, of networks that take long."""
+
 SYNTHETIC = 4
 """Made-up inputs where there are no samples."""
 
@@ -86,7 +89,7 @@ def compare_graphs(
     samples: Iterable[Mapping[str, Array]] | None,
     *,
     original: Graph | None = None,
-    count: int = 8,
+    count: int = COMPARED,
     seed: int = 0,
     preprocess: Preprocess | None = None,
     progress: Progress | None = None,

@@ -7,12 +7,13 @@ import pytest
 
 from qcompile import ops
 from qcompile.calibrate.calibration_set import CalibrationSet, SampleIterator, open_calibration
-from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.sample import InputSpec, graph_inputs
 from qcompile.calibrate.sample_choice import (
     all_fitted,
     compared_samples,
     fitted_samples,
     other_samples,
+    some_judged,
     some_samples,
     spread,
     unfitted,
@@ -70,6 +71,19 @@ def test_what_is_fitted_to_does_not_judge(total: int, sized: bool) -> None:
     assert not set(fitted) & {*others, *compared}
     assert fitted[-1] - fitted[0] >= total // 2 - 1
     assert min(8, total // 2) >= len(others) >= min(4, total // 2)
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "compared"), [(15, 8, 8), (16, 8, 8), (40, 64, 20), (200, 64, 64), (5, 8, 5)]
+)
+def test_those_that_judge_are_as_many_as_there_are(total: int, count: int, compared: int) -> None:
+    samples = open_calibration(numbered(total), [InputSpec("x", "int64", ())])
+    list(samples)
+    size, chosen = compared_samples(samples, count)
+    found = places(list(chosen))
+    assert size == len(found) == compared
+    assert some_judged(samples) == (total < 16)
+    assert some_judged(samples) or all(place % 2 for place in found)
 
 
 def test_a_single_sample_is_fitted_to() -> None:
