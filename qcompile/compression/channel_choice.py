@@ -11,6 +11,7 @@ import numpy.typing as npt
 from qcompile.compression.channel_classes import ChannelClasses, Layer
 from qcompile.compression.moments import Moments
 from qcompile.ir.graph import Node
+from qcompile.ir.regions import times_run
 
 Array = npt.NDArray[Any]
 
@@ -90,7 +91,7 @@ class Reader:
 
 
 class Work:
-    """Multiply-accumulates of a network whose channels go one after the other.
+    """Multiply-accumulates of a network whose channels go one after the other; a layer in a loop counts each trip.
 
     Args:
         classes: of the network.
@@ -101,9 +102,11 @@ class Work:
         self.total = float(total)
         self._layers: list[list[float]] = []
         self._by_class: dict[int, list[tuple[int, int]]] = {}
+        times = times_run(classes.graph)
         for number, layer in enumerate(classes.layers):
             sides = (layer.outputs,) if layer.depthwise else (layer.inputs, layer.outputs)
-            self._layers.append([float(layer.node.op.macs(layer.node)), *(float(len(side)) for side in sides)])
+            macs = times[layer.node] * layer.node.op.macs(layer.node)
+            self._layers.append([float(macs), *(float(len(side)) for side in sides)])
             for side, numbers in enumerate(sides, 1):
                 for root in classes.classes(numbers).tolist():
                     self._by_class.setdefault(root, []).append((number, side))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
 from qcompile import ops
 from qcompile.calibrate.calibration_set import SampleIterator
@@ -15,8 +16,10 @@ from qcompile.compression.account import sqnr_db, weight_bytes
 from qcompile.errors import UsageError
 from qcompile.ir import Graph, TensorType, Value
 from qcompile.ir.regions import total_macs
+from qcompile.onnx_import import import_onnx
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, run_pipeline
+from tests.networks.rolled_models import info, model_of
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
 
@@ -116,6 +119,35 @@ def test_multiples_do_not_cut_what_is_saved(share: float) -> None:
     pruned = run_pipeline(graph, f"prune-channels{{macs={share}, multiple=4}}", seen)
     assert total_macs(pruned) <= (1 - share) * total_macs(graph)
     assert not any("out of reach" in note for note in seen.notes)
+
+
+def test_a_layer_in_a_loop_counts_each_of_its_trips() -> None:
+    """A perceptron in a Scan loses as many channels as the share asks for, not all that it may."""
+    rng = np.random.default_rng(0)
+    node, shape = helper.make_node, [1, 16]
+    body = helper.make_graph(
+        [
+            node("Add", ["s", "e"], ["a"]),
+            node("MatMul", ["a", "first"], ["m"]),
+            node("Relu", ["m"], ["r"]),
+            node("MatMul", ["r", "second"], ["o"]),
+            node("Tanh", ["o"], ["next"]),
+            node("Identity", ["next"], ["seen"]),
+        ],
+        "body",
+        [info("s", shape), info("e", shape)],
+        [info("next", shape), info("seen", shape)],
+    )
+    scan = node("Scan", ["zero", "x"], ["last", "all"], body=body, num_scan_inputs=1)
+    weights = {n: rng.normal(0, 0.2, s).astype("f4") for n, s in (("first", (16, 64)), ("second", (64, 16)))}
+    feeds = {"x": np.zeros((50, *shape), "f4")}
+    model = model_of([scan], feeds, [info("all", None)], {**weights, "zero": np.zeros(shape, "f4")})
+    graph = run_pipeline(import_onnx(model), "canonicalize,fold-constants,eliminate-dead")
+    for share in (0.1, 0.3):
+        seen = PassContext()
+        pruned = run_pipeline(graph, f'prune-channels{{macs={share}, multiple=4, criterion="l2"}}', seen)
+        assert share <= 1 - total_macs(pruned) / total_macs(graph) < share + 4 / 64
+        assert not any("out of reach" in note for note in seen.notes)
 
 
 def test_a_share_out_of_reach_is_told() -> None:
