@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qcompile import driver
 from qcompile.config import CompileConfig
-from qcompile.errors import PassError, UsageError
+from qcompile.errors import UsageError
 from qcompile.files import check_writable
-from qcompile.ir.graph import Graph, Node
 from qcompile.precision import to_precision
 from qcompile.progress import Progress
 
@@ -73,7 +71,7 @@ def export_qdq(
     # Loops are not written to ONNX, but what is left of them once they are unrolled is.
     context, samples, graph = driver.prepare(model, resolved, calibration, progress, keeps_loops=False)
     simplified, _ = driver.simplify(graph, resolved, context, ())
-    check_operations(simplified, _kept(simplified, resolved.keep_float))
+    check_operations(simplified)
     found = driver.find_recipe(simplified, resolved, context, output)
     final, _ = to_precision(simplified, resolved, context, (), found)
     context.notes += driver.examine(simplified, samples)
@@ -83,17 +81,6 @@ def export_qdq(
     roundings = sum(node.op_type == "QuantizeLinear" for node in written.graph.node)
     context.notes += _notes(graph.unrolled, roundings, resolved)
     return Export(output, integer, len(final.nodes) - integer, roundings, tuple(context.notes))
-
-
-def _kept(graph: Graph, patterns: Sequence[str]) -> set[Node]:
-    """Return the nodes that the user keeps in float; patterns that mean none are refused once nodes are merged."""
-    from qcompile.passmgr.selection import selected
-
-    found: set[Node] = set()
-    for pattern in patterns:
-        with suppress(PassError, UsageError):
-            found |= selected(graph, [pattern], option="--keep-float")
-    return found
 
 
 def _notes(unrolled: bool, roundings: int, config: CompileConfig) -> list[str]:

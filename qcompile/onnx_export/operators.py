@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -62,32 +61,20 @@ def write_operation(writer: ModelWriter, node: Node, weights: Operands | None = 
         _refuse(node)
 
 
-def check_operations(graph: Graph, real: Collection[Node]) -> None:
+def check_operations(graph: Graph) -> None:
     """Refuse a simplified float graph that could not be written once it is quantized, which takes long.
+
+    What only integers have no form for is refused when it is written: nobody knows before which nodes they will be.
 
     Args:
         graph: float, or of a quantized model.
-        real: nodes that stay in float.
 
     Raises:
-        UsageError: ONNX has no such operation or layer, or we do not write it.
+        UsageError: ONNX has no such operation, or we do not write it.
     """
     for node in graph.nodes:
         if not (_is_elementwise(node.op.name) or node.op.name in (*_WRITERS, "fake_quantize")):
             _refuse(node)
-        if node.op.name == "conv_transpose2d" and node.attrs.groups > 1 and node not in real and not graph.is_quantized:
-            refuse_groups(node)
-
-
-def refuse_groups(node: Node) -> NoReturn:
-    """Refuse a grouped transposed convolution in integers.
-
-    Raises:
-        UsageError: always.
-    """
-    where = node.loc or node.output.name
-    problem = f"the grouped transposed convolution '{where}' has no per-channel form in ONNX"
-    raise UsageError(problem, hint=f"keep it in float: --keep-float {shlex.quote(where)}")
 
 
 def _refuse(node: Node) -> NoReturn:

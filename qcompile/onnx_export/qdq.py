@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from qcompile.files import replaced
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.onnx_export.model_writer import MICROSOFT, ModelWriter, base_name, onnx_type
-from qcompile.onnx_export.operators import OPSET, clip, refuse_groups, weight_array, write_activation, write_operation
+from qcompile.onnx_export.operators import OPSET, clip, weight_array, write_activation, write_operation
 from qcompile.onnx_graph import needed
 from qcompile.ops.arithmetic import CONVERSIONS
 from qcompile.quant.qparams import INT_RANGE, QParams
@@ -152,7 +153,9 @@ def _layer_constants(writer: ModelWriter, node: Node) -> list[str]:
     names = []
     axis = 1 if node.op.name == "conv_transpose2d" else 0
     if axis and node.attrs.groups > 1 and len(_scale(node.inputs[1])) > 1:
-        refuse_groups(node)
+        where = node.loc or node.output.name
+        problem = f"the grouped transposed convolution '{where}' has no per-channel form in ONNX"
+        raise UsageError(problem, hint=f"keep it in float: --keep-float {shlex.quote(where)}")
     for value, data, along in (
         (node.inputs[1], weight_array(node), axis),
         (node.inputs[2], node.inputs[2].constant(), 0),

@@ -320,12 +320,6 @@ def test_what_cannot_be_written_is_refused_before_calibration(tmp_path: Path, mo
     )
     with pytest.raises(UsageError, match="is not written to ONNX"):
         export_qdq(sums, tmp_path / "q.onnx", calibration=samples(4))
-    grouped = numpy_helper.from_array(np.ones((3, 1, 2, 2), "f4"), "grouped")
-    up = helper.make_node("ConvTranspose", ["x", "grouped"], ["y"], name="up 1", group=3, strides=[2, 2])
-    larger = save([up], tmp_path / "t.onnx", (list(SHAPE), [1, 3, 24, 24]), grouped)
-    with pytest.raises(UsageError, match="no per-channel form") as refused:
-        export_qdq(larger, tmp_path / "q.onnx", calibration=samples(4))
-    assert refused.value.hint == "keep it in float: --keep-float 'up 1'"
     for place, problem in (
         ("none/q.onnx", "there is no folder"),
         ("s.onnx/q.onnx", "is not a folder"),
@@ -333,18 +327,43 @@ def test_what_cannot_be_written_is_refused_before_calibration(tmp_path: Path, mo
         (f"{'q' * 250}.onnx", "File name too long"),
     ):
         with pytest.raises(UsageError, match=f"cannot write.*{problem}") as refused:
-            export_qdq(larger, tmp_path / place, calibration=samples(4))
-        assert place != "." or refused.value.hint == f"name a file in it: {tmp_path / 't.qdq.onnx'}"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.onnx", "t.onnx"]
+            export_qdq(sums, tmp_path / place, calibration=samples(4))
+        assert place != "." or refused.value.hint == f"name a file in it: {tmp_path / 's.qdq.onnx'}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.onnx"]
 
 
-def test_a_grouped_transposed_convolution_in_float_is_written(tmp_path: Path) -> None:
-    grouped = numpy_helper.from_array(np.ones((3, 1, 2, 2), "f4"), "grouped")
-    up = helper.make_node("ConvTranspose", ["x", "grouped"], ["y"], name="up", group=3, strides=[2, 2])
-    path = save([up], tmp_path / "t.onnx", (list(SHAPE), [1, 3, 24, 24]), grouped)
-    done = export_qdq(path, tmp_path / "q.onnx", calibration=samples(4), settings={"keep_float": ["up"]})
+def up(x: str, y: str, channels: int) -> tuple[Any, Any]:
+    """Return a grouped transposed convolution of two taps, and its weights."""
+    kernels = np.random.default_rng(1).uniform(0.1, 0.3, (channels, 1, 2, 2)).astype("f4")
+    node = helper.make_node("ConvTranspose", [x, "grouped"], [y], name="up 1", group=channels, strides=[2, 2])
+    return node, numpy_helper.from_array(kernels, "grouped")
+
+
+def test_a_grouped_transposed_convolution_in_integers_is_refused(tmp_path: Path) -> None:
+    node, kernels = up("x", "y", 3)
+    path = save([node], tmp_path / "t.onnx", (list(SHAPE), [1, 3, 24, 24]), kernels)
+    with pytest.raises(UsageError, match="no per-channel form") as refused:
+        export_qdq(path, tmp_path / "q.onnx", calibration=samples(4))
+    assert refused.value.hint == "keep it in float: --keep-float 'up 1'"
+    done = export_qdq(path, tmp_path / "q.onnx", calibration=samples(4), settings={"keep_float": ["up 1"]})
     assert any("no QuantizeLinear" in note for note in done.notes)
     onnx.checker.check_model(onnx.load(done.path), full_check=True)
+
+
+def test_a_grouped_transposed_convolution_that_leaves_integers_is_written(tmp_path: Path) -> None:
+    """What compilation keeps in float by itself, here because a logarithm follows, needs no integer form."""
+    node, kernels = up("s", "u", 8)
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Softmax", ["c"], ["s"], axis=1),
+        node,
+        helper.make_node("Log", ["u"], ["y"]),
+    ]
+    path = save(nodes, tmp_path / "t.onnx", (list(SHAPE), [1, 8, 24, 24]), kernels)
+    done = export_qdq(path, tmp_path / "q.onnx", calibration=samples(12))
+    assert done.integer
+    onnx.checker.check_model(onnx.load(done.path), full_check=True)
+    np.testing.assert_allclose(runtime_answers(done.path, True), answers(integers(path)), atol=0.05)
 
 
 def test_truth_values_are_written(tmp_path: Path) -> None:
