@@ -16,7 +16,7 @@ from qcompile.ops.arithmetic import hides_sum
 from qcompile.ops.fake_quantize import FakeQuantizeAttrs
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
-from qcompile.quant.qparams import QSpec
+from qcompile.quant.qparams import QParams, QSpec
 
 INT8, INT16, FLOAT = "int8", "int16", "float32"
 
@@ -312,19 +312,20 @@ def _round_before_moves(rewriter: Rewriter) -> None:
 
 
 def _fold_clamps(rewriter: Rewriter) -> None:
-    """Let roundings clamp their integers where a clip stands before them: the nearest codes of its bounds are theirs.
+    """Let roundings clamp their integers where a clip stands before them, to what they make of its bounds.
 
-    Rounding keeps the order of numbers, so that it makes no difference which of the two comes first.
+    Rounding keeps the order of numbers: it makes no difference which of the two comes first, as long as the bounds are
+    rounded just as all other numbers are.
     """
     for node in list(rewriter.graph.nodes):
         clip = node.inputs[0].producer if _is_rounding(node) else None
         if clip is None or clip.op.name != "clip":
             continue
         attrs: FakeQuantizeAttrs = node.attrs
-        bounds = [end / attrs.scale + attrs.zero_point for end in (clip.attrs.min, clip.attrs.max)]
-        qmin, qmax = (int(np.rint(np.clip(end, attrs.qmin, attrs.qmax))) for end in bounds)
-        if qmin <= attrs.zero_point <= qmax:
-            rewriter.set_attrs(node, qmin=qmin, qmax=qmax)
+        grid = QParams((attrs.scale,), (attrs.zero_point,), INT16, attrs.qmin, attrs.qmax)
+        grid = grid.clamped(clip.attrs.min, clip.attrs.max)
+        if grid.qmin <= attrs.zero_point <= grid.qmax:
+            rewriter.set_attrs(node, qmin=grid.qmin, qmax=grid.qmax)
             rewriter.set_operand(node, 0, clip.inputs[0])
     rewriter.eliminate_dead()
 

@@ -99,19 +99,24 @@ class QParams:
     def clamped(self, lo: float, hi: float) -> QParams:
         """Narrow [qmin, qmax] to the quantized images of the real bounds lo and hi.
 
+        The division is that of ONNX QuantizeLinear, in float32, and the zero point is added to what is rounded already:
+        only so is a bound half way between two integers the one that the model means.
+
         Formula:
-            qmin' = max(qmin, rne(lo / scale) + zero_point), and likewise qmax' with min
+            qmin' = max(qmin, rne(float32(lo) / scale) + zero_point), and likewise qmax' with min
 
         Args:
             lo: lower real bound; −inf leaves qmin as it is.
             hi: upper real bound; +inf leaves qmax as it is.
         """
-        scale, zero_point = self.scalar_scale, self.scalar_zero_point
+        zero_point = self.scalar_zero_point
         qmin, qmax = self.qmin, self.qmax
+        with np.errstate(over="ignore"):
+            steps = np.rint(np.array([lo, hi], np.float32) / np.float32(self.scalar_scale)).astype(np.float64)
         if np.isfinite(lo):
-            qmin = max(qmin, min(qmax, int(np.rint(lo / scale)) + zero_point))
+            qmin = int(np.clip(steps[0], qmin - zero_point, qmax - zero_point)) + zero_point
         if np.isfinite(hi):
-            qmax = min(qmax, max(qmin, int(np.rint(hi / scale)) + zero_point))
+            qmax = int(np.clip(steps[1], qmin - zero_point, qmax - zero_point)) + zero_point
         return replace(self, qmin=qmin, qmax=qmax)
 
     @classmethod
