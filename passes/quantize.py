@@ -20,6 +20,7 @@ from qcompile.ir.types import TensorType
 from qcompile.ops.arithmetic import BOUNDED, CLAMPS, channel_factors, clamp_bounds, plain_activation
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
+from qcompile.quant import int16
 from qcompile.quant.affine import quantize
 from qcompile.quant.qparams import INT_RANGE, QParams, QSpec
 from qcompile.quant.requantize import wide_qparams
@@ -47,11 +48,11 @@ class Quantize(Pass):
     Parts of a concatenation take its range where that rounds them once instead of twice.
     An accumulator whose only reader is an addition goes there as int32 in steps of scale/2^12 rather than as
     int8, so the addition rounds once. One read only in float is dequantized directly. A clip between two grids of a
-    quantized model is a requantization. Products of 16-bit
-    activations do not fit int32, so that their layers have the form that fuse-requantize makes from the start; so
-    have layers with a leaky_relu or hard_swish, which applies to the scaled accumulators before they are rounded. A
-    layer that divides what its activation gives (channel_clip, channel_hard_swish) and stays in float becomes the plain
-    activation and a multiplication.
+    quantized model is a requantization, and so are relu and clip on 16-bit activations, where a table would round off
+    their corners. Products of 16-bit activations do not fit int32, so that their layers have the form that
+    fuse-requantize makes from the start; so have layers with a leaky_relu or hard_swish, which applies to the scaled
+    accumulators before they are rounded. A layer that divides what its activation gives (channel_clip,
+    channel_hard_swish) and stays in float becomes the plain activation and a multiplication.
 
     Options:
         io: "float" converts at the graph's inputs and outputs; "int8" leaves those quantized that integer
@@ -106,6 +107,7 @@ class _IntegerBuilder:
         self.specs = {v: _own_spec(v) for v in graph.values() if v.qspec is not None}
         self.integers: dict[tuple[Value, str], Value] = {}
         self.accumulators: dict[Value, Value] = {}
+        self.fine: dict[Value, Value] = {}
         self.reals: dict[Value, Value] = {}
 
     # -- conversions --------------------------------------------------------------------------------------
@@ -250,14 +252,14 @@ class _IntegerBuilder:
         if kind is Quantization.ACCUMULATE:
             self._accumulate(node)
             return
-        if node.op.name == "clip" and _on_grid(node.output) and _on_grid(node.inputs[0]):
-            self._change_grid(node)
+        if _is_clamp(node):
+            self._clamp(node)
             return
         wide = self._wide_operand(node) if node.op.name == "add" else None
         operands = list(node.inputs)
         for index in node.op.operand_activations(node):
             if index != wide:
-                operands[index] = self.integer(node.inputs[index], node, node.precision)
+                operands[index] = self._operand(node, node.inputs[index])
         if wide is not None:
             qparams = wide_qparams(self.result_params(node.output, INT8))
             value = node.inputs[wide]
@@ -271,13 +273,32 @@ class _IntegerBuilder:
         fixed = INT8 if wide is not None or (not node.op.takes_int16 and node.precision == INT8) else None
         self._emit(node, operands, [self.result_params(v, fixed or self._width(node, v)) for v in node.outputs])
 
-    def _change_grid(self, node: Node) -> None:
-        """Go from one grid of a quantized model to another, of which a clip may use a part."""
-        value = node.output
+    def _clamp(self, node: Node) -> None:
+        """Turn a relu or clip into a requantization that uses a part of the result's integers."""
+        x, value = node.inputs[0], node.output
         dtype = self._width(node, value)
-        qparams = self.result_params(value, dtype).clamped(node.attrs.min, node.attrs.max)
-        source = self.native(node.inputs[0], node)
+        bounds = (0.0, np.inf) if node.op.name == "relu" else (node.attrs.min, node.attrs.max)
+        qparams = self.result_params(value, dtype).clamped(*bounds)
+        source = self.native(x, node) if _on_grid(x) else self.integer(x, node, node.precision)
         self.integers[value, dtype] = self._convert("requantize", source, value, node, qparams)
+
+    def _operand(self, node: Node, value: Value) -> Value:
+        """Return the integers that a node reads.
+
+        The points of a table of 16 bits are 16 integers apart, and between them it is straight. What a model rounds to
+        8 bits has to lie on points: a table reads it in steps 256 times as fine.
+        """
+        coarse = _on_grid(value) and value.qspec.dtype == INT8  # type: ignore[union-attr]
+        if node.precision != INT16 or node.op.integer is not Quantization.TABLE or not coarse:
+            return self.integer(value, node, node.precision)
+        if value not in self.fine:
+            source = self.native(value, node)
+            q = source.qparams
+            assert q is not None
+            zero, *ends = (n << int16.LOW_BITS for n in (q.scalar_zero_point, q.qmin, q.qmax))
+            fine = QParams((q.scalar_scale / (1 << int16.LOW_BITS),), (zero,), INT16, *ends)
+            self.fine[value] = self._convert("requantize", source, value, node, fine)
+        return self.fine[value]
 
     def _emit(self, node: Node, operands: list[Value], qparams: list[QParams]) -> Node:
         attrs = node.attrs
@@ -399,6 +420,13 @@ def _chosen_scales(weight: Value, spec: QSpec) -> Any:
         return scales
     method: Any = spec.observer
     return weight_scales(weight.constant(), spec.axis, method=method)
+
+
+def _is_clamp(node: Node) -> bool:
+    """Return whether a node only goes from integers to others and cuts them off."""
+    if node.op.name == "clip" and _on_grid(node.output) and _on_grid(node.inputs[0]):
+        return True
+    return node.precision == INT16 and node.op.name in CLAMPS[1:]
 
 
 def _on_grid(value: Value) -> bool:
