@@ -88,13 +88,19 @@ class LayerMoments:
             pair.node, layer_weights(pair.reference), -(-patches // max(1, samples)), seed, means_only=means_only
         )
 
-    def update(self, inputs: LayerInputs) -> None:
-        """Add the patches of one sample."""
+    def update(self, inputs: LayerInputs, node: Node | None = None) -> None:
+        """Add the patches of one sample.
+
+        Args:
+            inputs: of the layer.
+            node: another layer that reads them, with the same weights but its own `window`; None for the layer itself.
+        """
         if not self._products:
             raise InternalError(f"{self._node}: patches after its covariances were taken")
-        shape = result_shape(self._node, inputs.quantized.shape)
+        node = node or self._node
+        shape = result_shape(node, inputs.quantized.shape)
         positions = self._positions(shape)
-        real, quantized = (self._patches(x, positions, shape) for x in (inputs.real, inputs.quantized))
+        real, quantized = (_patches(node, x, positions, shape) for x in (inputs.real, inputs.quantized))
         self.samples += 1
         self._places += int(np.prod(shape[:-1]))
         self.count += quantized.shape[1]
@@ -206,33 +212,6 @@ class LayerMoments:
         rows = y.reshape(-1, y.shape[-1])[positions]
         return np.asarray(rows.reshape(len(positions), self.groups, -1).transpose(1, 0, 2))
 
-    def _patches(self, x: Array, positions: Array, shape: tuple[int, ...]) -> Array:
-        """Return [groups, rows, terms] of an operand, in the order of `grouped_weights`."""
-        if self._node.op.name != "conv2d":
-            return np.asarray(x.reshape(-1, x.shape[-1])[positions][None])
-        attrs = self._node.attrs
-        x = to_nhwc(x, attrs.layout)
-        top, left, bottom, right = attrs.pads
-        x = np.ascontiguousarray(np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))))
-        _, height, width, _ = shape
-        kernel = kernel_extent(self._node)
-        n, row, column = np.unravel_index(positions, (x.shape[0], height, width))
-        view = as_strided(
-            x,
-            (x.shape[0], height, width, *kernel, x.shape[3]),
-            (
-                x.strides[0],
-                x.strides[1] * attrs.strides[0],
-                x.strides[2] * attrs.strides[1],
-                x.strides[1] * attrs.dilations[0],
-                x.strides[2] * attrs.dilations[1],
-                x.strides[3],
-            ),
-            writeable=False,
-        )
-        taken = view[n, row, column].reshape(len(positions), kernel[0] * kernel[1], self.groups, -1)
-        return np.ascontiguousarray(taken.transpose(2, 0, 1, 3)).reshape(self.groups, len(positions), -1)
-
 
 def few_terms(node: Node) -> bool:
     """Return whether the covariances of what a conv2d or dense reads fit in memory."""
@@ -288,3 +267,37 @@ def ungrouped_weights(node: Node, grouped: Array) -> Array:
         o, i, kh, kw = shape
         return np.ascontiguousarray(grouped.reshape(o, kh, kw, i).transpose(0, 3, 1, 2))
     return grouped.reshape(shape)
+
+
+def window(node: Node) -> tuple[tuple[int, ...], ...]:
+    """Return what decides, beside the weights, which elements a patch of a conv2d or dense holds."""
+    attrs = node.attrs
+    return (attrs.strides, attrs.pads, attrs.dilations) if node.op.name == "conv2d" else ()
+
+
+def _patches(node: Node, x: Array, positions: Array, shape: tuple[int, ...]) -> Array:
+    """Return [groups, rows, terms] of an operand, in the order of `grouped_weights`."""
+    if node.op.name != "conv2d":
+        return np.asarray(x.reshape(-1, x.shape[-1])[positions][None])
+    attrs = node.attrs
+    x = to_nhwc(x, attrs.layout)
+    top, left, bottom, right = attrs.pads
+    x = np.ascontiguousarray(np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))))
+    _, height, width, _ = shape
+    kernel = kernel_extent(node)
+    n, row, column = np.unravel_index(positions, (x.shape[0], height, width))
+    view = as_strided(
+        x,
+        (x.shape[0], height, width, *kernel, x.shape[3]),
+        (
+            x.strides[0],
+            x.strides[1] * attrs.strides[0],
+            x.strides[2] * attrs.strides[1],
+            x.strides[1] * attrs.dilations[0],
+            x.strides[2] * attrs.dilations[1],
+            x.strides[3],
+        ),
+        writeable=False,
+    )
+    taken = view[n, row, column].reshape(len(positions), kernel[0] * kernel[1], attrs.groups, -1)
+    return np.ascontiguousarray(taken.transpose(2, 0, 1, 3)).reshape(attrs.groups, len(positions), -1)

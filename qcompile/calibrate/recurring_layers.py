@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.layer_moments import LayerMoments, moment_bytes
+from qcompile.calibrate.layer_moments import LayerMoments, moment_bytes, window
 from qcompile.calibrate.paired_run import LayerInputs, LayerPair
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
@@ -52,13 +52,13 @@ class SharedLayer:
         for moments, part in zip(self.own, parts, strict=True):
             if part is not None:
                 moments.update(LayerInputs(part, part, None))
-        alike: dict[tuple[int, ...], list[Array]] = defaultdict(list)
-        for part in parts:
+        alike: dict[object, list[tuple[LayerPair, Array]]] = defaultdict(list)
+        for pair, part in zip(self.pairs, parts, strict=True):
             if part is not None:
-                alike[part.shape[1:]].append(part)
+                alike[part.shape[1:], window(pair.node)].append((pair, part))
         for known in alike.values():
-            every = np.concatenate(known)
-            self.moments.update(LayerInputs(every, every, None))
+            every = np.concatenate([part for _, part in known])
+            self.moments.update(LayerInputs(every, every, None), known[0][0].node)
 
 
 def _together(pair: LayerPair, arrays: list[Array]) -> Array | None:
@@ -69,12 +69,15 @@ def _together(pair: LayerPair, arrays: list[Array]) -> Array | None:
 
 
 def shared_layers(pairs: Iterable[LayerPair]) -> list[list[LayerPair]]:
-    """Return the pairs in groups that have the same weights, in float and as integers."""
-    groups: dict[tuple[str, str, object], list[LayerPair]] = defaultdict(list)
+    """Return the pairs in groups that have the same weights, in float and as integers, and multiply them alike.
+
+    Strides, pads and dilations may differ within a group: which elements a weight is multiplied with is another matter.
+    """
+    groups: dict[object, list[LayerPair]] = defaultdict(list)
     for pair in pairs:
-        weight = pair.node.inputs[1]
-        key = pair.reference.inputs[1].content_digest(), weight.content_digest(), weight.qparams
-        groups[key].append(pair)
+        weight, attrs = pair.node.inputs[1], pair.node.attrs
+        form = pair.node.op.name, getattr(attrs, "layout", ""), getattr(attrs, "groups", 1)
+        groups[pair.reference.inputs[1].content_digest(), weight.content_digest(), weight.qparams, form].append(pair)
     return list(groups.values())
 
 

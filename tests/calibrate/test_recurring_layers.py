@@ -9,11 +9,12 @@ import onnx
 import onnx.parser
 import pytest
 
-from qcompile import driver
+from qcompile import driver, ops
 from qcompile.calibrate.layer_moments import moment_bytes
 from qcompile.calibrate.paired_run import LayerPair
 from qcompile.calibrate.recurring_layers import SharedLayer, batches, shared_layers
 from qcompile.ir.graph import Graph
+from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
 from tests.networks.rolled_models import recurrent
@@ -83,6 +84,43 @@ def test_moments_are_those_of_all_readers(tmp_path: Path) -> None:
     np.testing.assert_allclose(shared.moments.covariances[0][0], np.cov(every.T, bias=True), atol=1e-5)
     for moments, (array,) in zip(shared.own, seen.values(), strict=True):
         np.testing.assert_allclose(moments.means[0][0], array.reshape(-1, array.shape[-1]).mean(axis=0), atol=1e-6)
+
+
+def test_moments_are_those_of_all_windows() -> None:
+    """Layers with the same weights but other dilations, strides or pads read other patches."""
+    text = """graph "g" { input %x : f32[1,9,9,2]
+      const @w : f32[3,3,3,2] = normal(1, 0.1)
+      const @b : f32[3] = normal(2, 0.1)
+      %a = conv2d(%x, @w, @b) {layout="NHWC", pads=[1,1,1,1]} : f32[1,9,9,3]
+      %c = conv2d(%x, @w, @b) {layout="NHWC", pads=[2,2,2,2], dilations=[2,2]} : f32[1,9,9,3]
+      %d = conv2d(%x, @w, @b) {layout="NHWC", strides=[3,3]} : f32[1,3,3,3]
+      output "a" = %a output "c" = %c output "d" = %d }"""
+    pairs = [LayerPair(node, node, None) for node in parse_graph(text, ops.all_ops()).nodes]
+    (group,) = shared_layers(pairs)
+    seen = {"x": [np.cumsum(np.random.default_rng(0).normal(size=(1, 9, 9, 2)), axis=1).astype(np.float32)]}
+    together, *alone = (SharedLayer(layers, 1, 0, means_only=False) for layers in (group, *([p] for p in pairs)))
+    for shared in (together, *alone):
+        shared.update(seen)
+    wanted = sum(one.moments.count * squares(one) for one in alone) / together.moments.count
+    assert together.moments.count == 81 + 81 + 9
+    np.testing.assert_allclose(squares(together), wanted, rtol=1e-4, atol=1e-5)
+
+
+def squares(layer: SharedLayer) -> np.ndarray:
+    """Return E[p·pᵀ] of the patches of a layer's one group."""
+    mean = layer.moments.means[0][0]
+    return np.asarray(layer.moments.covariances[0][0] + np.outer(mean, mean))
+
+
+def test_layers_of_other_groups_are_apart() -> None:
+    text = """graph "g" { input %x : f32[1,9,9,2] input %y : f32[1,9,9,4]
+      const @w : f32[4,3,3,2] = normal(1, 0.1)
+      const @b : f32[4] = normal(2, 0.1)
+      %a = conv2d(%x, @w, @b) {layout="NHWC"} : f32[1,7,7,4]
+      %c = conv2d(%y, @w, @b) {layout="NHWC", groups=2} : f32[1,7,7,4]
+      output "a" = %a output "c" = %c }"""
+    pairs = [LayerPair(node, node, None) for node in parse_graph(text, ops.all_ops()).nodes]
+    assert [len(group) for group in shared_layers(pairs)] == [1, 1]
 
 
 def test_a_convolution_of_several_sizes(tmp_path: Path) -> None:
