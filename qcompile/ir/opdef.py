@@ -130,6 +130,10 @@ class OpDef:
             return None
         return f"{self.name} has no form on 16-bit activations"
 
+    def only_moves(self, node: Node) -> bool:
+        """Return whether this very node hands on elements as they are: on its operand's grid nothing is rounded."""
+        return self.integer is Quantization.SHARED
+
     def fixed_range(self, attrs: Any) -> tuple[float, float] | None:
         """Return the real bounds of the result where the function itself sets them (sigmoid: 0..1)."""
         return None

@@ -87,7 +87,7 @@ def _write(writer: ModelWriter, node: Node) -> None:
         write_operation(writer, node, _layer_constants(writer, node))
     else:
         write_operation(writer, node)
-    moved = node.op.integer is Quantization.SHARED and node.outputs[0].qparams == node.inputs[0].qparams
+    moved = node.op.only_moves(node) and node.outputs[0].qparams == node.inputs[0].qparams
     for value in node.outputs if not moved else ():
         _round_result(writer, node, value)
 

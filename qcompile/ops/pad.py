@@ -121,6 +121,10 @@ class Pad(OpDef):
         assert params is not None
         return (_padded(node.attrs, inputs[0], inputs[0].dtype.type(quantized_fill(node.attrs, params))),)
 
+    def only_moves(self, node: Node) -> bool:
+        """Return whether all that it adds lies on the grid of its operand, whichever that is."""
+        return bool(node.attrs.mode != "constant" or node.attrs.value == 0)
+
     def lower(self, node: Node, context: Any) -> None:
         """Emit a copy that computes where each element comes from."""
         if node.attrs.mode == "constant":

@@ -248,6 +248,10 @@ class Resize(OpDef):
         """Refuse linear interpolation, whose fixed-point sums would leave int32."""
         return None if node.attrs.mode == "nearest" else "linear interpolation has no form on 16-bit activations"
 
+    def only_moves(self, node: Node) -> bool:
+        """Return whether it copies: what linear interpolation mixes is rounded."""
+        return bool(node.attrs.mode == "nearest")
+
     def lower(self, node: Node, context: Any) -> None:
         """Emit one gather per tap, with tables of indices and coefficients."""
         rows, columns = node.attrs.axes(node.inputs[0].shape)

@@ -396,3 +396,25 @@ def test_unrolled_loops_are_told(tmp_path: Path) -> None:
         part = [{"x": sample["x"][:steps]} for sample in given]
         done = export_qdq(path, tmp_path / "q.onnx", calibration=part)
         assert any("loops are unrolled" in note for note in done.notes) is told
+
+
+@pytest.mark.parametrize("name", ["Resize", "Pad"])
+def test_what_moves_and_rounds_is_rounded(name: str, tmp_path: Path) -> None:
+    """What is mixed, or added at the edges, lies on the grid of its operand in the model as it does in a bundle."""
+    scales = numpy_helper.from_array(np.array([1, 1, 2, 2], "f4"), "twice")
+    pads = numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), "pads")
+    fill = numpy_helper.from_array(np.float32(0.3), "fill")
+    inputs, extent = (["c0", "", "twice"], 24) if name == "Resize" else (["c0", "pads", "fill"], 14)
+    nodes = [
+        helper.make_node("Conv", ["x", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1]),
+        helper.make_node(name, inputs, ["u"], **({"mode": "linear"} if name == "Resize" else {})),
+        helper.make_node("Conv", ["u", "w2", "b2"], ["y"]),
+    ]
+    path = save(nodes, tmp_path / "n.onnx", (list(SHAPE), [1, 8, extent, extent]), scales, pads, fill)
+    done = export_qdq(path, tmp_path / "q.onnx", calibration=samples(16))
+    ours = integers(path)
+    assert all(node.is_integer for node in ours.nodes if node.op.name in ("resize", "pad"))
+    # Where the mixed sum lies halfway between two integers, float32 may end at either.
+    most = 0.2 if name == "Resize" else 0.01
+    assert np.mean(runtime_answers(done.path, False) != answers(ours)) < most
+    np.testing.assert_array_equal(answers(integers(done.path)), answers(ours))
