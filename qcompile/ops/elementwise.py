@@ -318,6 +318,7 @@ def lower_interpolated(node: Node, context: Any) -> None:
     (x,), (y,) = qparams_of(node)
     entries = context.constant(int16.table(lambda real: node.op.function(node.attrs, real), x, y))
     bits = int16.SEGMENT_BITS
+    shift = bits + int16.fraction_bits(y.dtype)
 
     def emit(e: Any, i: Any) -> Any:
         place = e.cast(e.load(0, *i), "int32") + e.i32(32768)
@@ -325,6 +326,7 @@ def lower_interpolated(node: Node, context: Any) -> None:
         first = e.shift_left(pair, e.i32(16)) >> e.i32(16)
         rise = (pair >> e.i32(16)) - first
         part = e.bit_and(place, e.i32(2**bits - 1))
-        return e.cast(first + ((rise * part + e.i32(2 ** (bits - 1))) >> e.i32(bits)), y.dtype)
+        total = e.shift_left(first, e.i32(bits)) + rise * part
+        return e.cast((total + e.i32(2 ** (shift - 1))) >> e.i32(shift), y.dtype)
 
     context.map(node, emit)

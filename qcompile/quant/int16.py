@@ -28,6 +28,9 @@ LOW_BITS = 8
 SEGMENT_BITS = 4
 """Bits within a segment of an interpolated table: 2^12 segments of 16 steps each."""
 
+_FRACTIONS = {"int16": 0, "int8": 8}
+"""Fraction bits of the entries of a table by the type of its results: entries of 16 bits hold as many."""
+
 _SUM_BITS = 7
 """Most fraction bits of the operands of an addition, in steps of the result."""
 
@@ -183,11 +186,17 @@ def add(qa: Array, qb: Array, a: QParams, b: QParams, result: QParams, signs: tu
     return np.asarray(np.clip(shifted, result.qmin - zp, result.qmax - zp) + zp).astype(result.dtype)
 
 
+def fraction_bits(dtype: str) -> int:
+    """Return how many bits finer than its results the entries of an interpolated table are."""
+    return _FRACTIONS[dtype]
+
+
 def table(function: object, qx: QParams, qy: QParams) -> Int32Array:
     """Tabulate a unary real function at the ends of 4096 segments of the 16-bit inputs.
 
     Formula:
-        T[i] = clamp(rne(f(scale_x · (16·i − 32768 − zp_x)) / scale_y) + zp_y, qmin, qmax), in float64
+        T[i] = clamp(rne(f(scale_x · (16·i − 32768 − zp_x)) / scale_y · 2^k) + zp_y · 2^k, qmin · 2^k, qmax · 2^k),
+        in float64; k is 8 for results of 8 bits, so that only they are rounded and not the ends too, and 0 for 16
 
     Args:
         function: f, applied to a float64 array of real values.
@@ -200,13 +209,13 @@ def table(function: object, qx: QParams, qy: QParams) -> Int32Array:
     if not callable(function):
         raise TypeError("table needs a function of one array")
     knots = np.arange(2 ** (16 - SEGMENT_BITS) + 1, dtype=np.float64) * 2**SEGMENT_BITS - 32768
+    fine = 2 ** fraction_bits(qy.dtype)
     with np.errstate(all="ignore"):
-        scaled = np.rint(
-            np.asarray(function((knots - qx.scalar_zero_point) * qx.scalar_scale), np.float64) / qy.scalar_scale
-        )
+        real = np.asarray(function((knots - qx.scalar_zero_point) * qx.scalar_scale), np.float64)
+        scaled = np.rint(real / qy.scalar_scale * fine)
     # As for tables of 256 entries: infinities end at the right bound, NaN at the lower one.
     low, high = qy.qmin - qy.scalar_zero_point, qy.qmax - qy.scalar_zero_point
-    entries = (np.fmin(np.fmax(scaled, low), high) + qy.scalar_zero_point).astype(np.int32)
+    entries = (np.fmin(np.fmax(scaled, low * fine), high * fine) + qy.scalar_zero_point * fine).astype(np.int32)
     packed = (entries[:-1] & np.int32(0xFFFF)) | (entries[1:] << np.int32(16))
     return np.asarray(packed, np.int32)
 
@@ -215,7 +224,7 @@ def look_up(q: Array, entries: Int32Array, dtype: str) -> Array:
     """Map 16-bit integers through a table, straight between its entries.
 
     Formula:
-        p = q + 32768, i = p >> 4, y = T[i] + (((T[i+1] − T[i])·(p & 15) + 8) >> 4)
+        p = q + 32768, i = p >> 4, y = (16·T[i] + (T[i+1] − T[i])·(p & 15) + 2^(3+k)) >> (4 + k), k as for `table`
 
     Args:
         q: int16, LSB.
@@ -230,5 +239,6 @@ def look_up(q: Array, entries: Int32Array, dtype: str) -> Array:
     first = (pair << np.int32(16)) >> np.int32(16)
     rise = (pair >> np.int32(16)) - first
     part = place & np.int32(2**SEGMENT_BITS - 1)
-    half = np.int32(2 ** (SEGMENT_BITS - 1))
-    return np.asarray(first + ((rise * part + half) >> np.int32(SEGMENT_BITS))).astype(dtype)
+    bits = SEGMENT_BITS + fraction_bits(dtype)
+    total = (first << np.int32(SEGMENT_BITS)) + rise * part
+    return np.asarray((total + np.int32(2 ** (bits - 1))) >> np.int32(bits)).astype(dtype)

@@ -54,6 +54,21 @@ def test_layers_of_sixteen_bits(shape, filters, kernel, pads, zero_points, depth
 
 
 @few
+@given(size=channels, scale=st.sampled_from([1e-4, 3e-3]), zero_point=st.sampled_from([0, -32768, 1234]))
+def test_tables_of_sixteen_bits(size: int, scale: float, zero_point: int, machine: Target) -> None:
+    graph = Graph("tables")
+    x = graph.add_input("x", TensorType("int16", (3, size)))
+    x.qparams = wide(scale, zero_point)
+    for name in ("silu", "tanh"):
+        for dtype, params in (("int16", wide(1e-4, -7)), ("int8", QParams((0.003,), (-90,)))):
+            op = ops.get(name)
+            node = graph.add_node(op, [x], types=[TensorType(dtype, (3, size))], loc=f"{name}_{dtype}")
+            node.output.qparams = params
+            graph.set_outputs([*graph.outputs, node.output])
+    check(graph, machine, rtol=0)
+
+
+@few
 @given(rows=st.integers(1, 14), inner=channels | st.sampled_from([300, 513]), columns=channels, each=st.booleans())
 def test_layers_quantized_at_run_time(rows: int, inner: int, columns: int, each: bool, machine: Target) -> None:
     graph, rng = Graph("dynamic"), np.random.default_rng(rows + inner)

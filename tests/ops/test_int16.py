@@ -92,6 +92,23 @@ def test_table_is_close_to_the_function(op: str, reach: float) -> None:
     assert np.abs(got - wanted).max() <= 1.01 * y.scalar_scale + 1.5 * bend
 
 
+@pytest.mark.parametrize("op", ["sigmoid", "tanh", "gelu", "silu", "hard_swish"])
+@pytest.mark.parametrize("reach", [4.0, 40.0])
+def test_table_of_eight_bits_rounds_once(op: str, reach: float) -> None:
+    """Where the result is steep within a segment, too."""
+    definition = ops.get(op)
+    attrs = definition.Attrs()
+    x = QParams.int16(-2 * reach, 2 * reach)
+    codes = np.arange(-16384, 16384).astype(np.int16)
+    wanted = definition.function(attrs, codes.astype(np.float64) * x.scalar_scale)
+    y = QParams.from_range(float(wanted.min()), float(wanted.max()) / 8)
+    entries = int16.table(lambda v: definition.function(attrs, v), x, y)
+    got = int16.look_up(codes, entries, "int8")
+    nearest = quantize(wanted.astype(np.float32), y)
+    assert np.abs(got.astype(np.int32) - nearest).max() <= 1
+    assert np.mean(got != nearest) < 0.003
+
+
 def test_table_ends_where_the_function_does() -> None:
     x, y = QParams.int16(-1.0, 1.0), QParams.int16(0.0, 1.0)
     entries = int16.table(np.sqrt, x, y)
