@@ -11,6 +11,7 @@ from qcompile.calibrate.histogram import TensorStatistics
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.range_source import range_source
 from qcompile.ir.regions import times_run
 from qcompile.ops.arithmetic import hides_sum
 from qcompile.ops.packed_weights import is_table
@@ -21,7 +22,6 @@ from qcompile.passmgr.float_reasons import BY_COST, KEPT, SPOILS
 from qcompile.passmgr.logarithms import nodes_before_logarithms
 from qcompile.passmgr.norms import norm_nodes
 from qcompile.passmgr.places import placing_nodes
-from qcompile.passmgr.range_source import range_source
 from qcompile.passmgr.run_time_scales import scaling_nodes
 from qcompile.passmgr.selection import selected
 from qcompile.passmgr.unvaried import unvaried_tensors

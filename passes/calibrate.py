@@ -22,12 +22,12 @@ from qcompile.calibrate.through_function import is_steep, range_through
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.range_source import range_source
 from qcompile.ops.arithmetic import CLAMPS, clamp_bounds
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import Bounds, Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, Fact
 from qcompile.passmgr.likely_states import joined_states
-from qcompile.passmgr.range_source import range_source
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,13 @@ from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.quant import int16
 from qcompile.quant.affine import quantize
+from qcompile.quant.int16 import HEADROOM
 from qcompile.quant.qparams import INT_RANGE, QParams, QSpec
 from qcompile.quant.requantize import wide_qparams
 from qcompile.quant.scaled import DIVIDED, SCALED
 
 INT8, INT16 = "int8", "int16"
 INTEGERS = (INT8, INT16)
-
-HEADROOM = 2.0
-"""By how much the range of a 16-bit tensor exceeds what calibration saw: one bit of sixteen against clipping."""
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,15 @@ import numpy.typing as npt
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization, qparams_of
+from qcompile.ir.range_source import range_source
 from qcompile.ir.types import TensorType
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.quant import int16
 from qcompile.quant import requantize as rq
 from qcompile.quant.qparams import QParams
+
+_MOST_BEND = 1 / (255 * math.sqrt(12))
+"""Of a function between the entries of its 16-bit table, as a part of its reach: the noise of 8 bits."""
 
 
 class Unary(OpDef):
@@ -50,6 +54,15 @@ class Unary(OpDef):
             x: a real-valued expression.
         """
         raise InternalError(f"op '{self.name}' does not define this")
+
+    def int16_obstacle(self, node: Node) -> str | None:
+        """Refuse functions that turn so often in their range that the entries of a table do not tell their course."""
+        spec = range_source(node.inputs[0]).qspec
+        known = spec.range if spec is not None and self.integer is Quantization.TABLE else None
+        if known is None or int16.bend(lambda x: self.function(node.attrs, x), *known) <= _MOST_BEND:
+            return super().int16_obstacle(node)
+        low, high = known
+        return f"{self.name} bends too much between {low:.3g} and {high:.3g} for a table"
 
     def lower(self, node: Node, context: Any) -> None:
         """Emit a table look-up in integer form, else an elementwise loop."""

@@ -7,6 +7,7 @@ sums meet in one float32 addition. All functions here are the definition; the ke
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ Array = npt.NDArray[Any]
 Int32Array = npt.NDArray[np.int32]
 
 INT16 = "int16"
+
+HEADROOM = 2.0
+"""By how much the range of a 16-bit tensor exceeds what calibration saw: one bit of sixteen against clipping."""
 
 LOW_BITS = 8
 """Bits of the lower plane."""
@@ -189,6 +193,28 @@ def add(qa: Array, qb: Array, a: QParams, b: QParams, result: QParams, signs: tu
 def fraction_bits(dtype: str) -> int:
     """Return how many bits finer than its results the entries of an interpolated table are."""
     return _FRACTIONS[dtype]
+
+
+def bend(function: Callable[[Array], Array], lo: float, hi: float) -> float:
+    """Return how far a function is from the straight lines between the entries of its table, as a part of its reach.
+
+    Formula:
+        sqrt(mean((f(x + h/2) − (f(x) + f(x + h)) / 2)²)) / (max f − min f), over the segments of width h in [lo, hi]
+
+    Args:
+        function: f, applied to a float64 array of real values.
+        lo: smallest real value that the function gets.
+        hi: largest real value that the function gets.
+    """
+    width = 2**SEGMENT_BITS * QParams.int16(lo * HEADROOM, hi * HEADROOM).scalar_scale
+    segments = max(int(np.ceil((hi - lo) / width)), 1)
+    with np.errstate(all="ignore"):
+        found = np.asarray(function(np.linspace(lo, hi, 2 * segments + 1)), np.float64)
+        ends, middles = found[::2], found[1::2]
+        off = middles - (ends[:-1] + ends[1:]) / 2
+    off, found = off[np.isfinite(off)], found[np.isfinite(found)]
+    reach = float(np.ptp(found)) if found.size else 0.0
+    return float(np.sqrt(np.mean(off**2))) / reach if off.size and reach > 0 else 0.0
 
 
 def table(function: object, qx: QParams, qy: QParams) -> Int32Array:

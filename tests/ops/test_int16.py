@@ -15,7 +15,7 @@ from qcompile.ir.types import TensorType
 from qcompile.ops.interpreter import Interpreter
 from qcompile.quant import int16
 from qcompile.quant.affine import dequantize, quantize
-from qcompile.quant.qparams import QParams
+from qcompile.quant.qparams import QParams, QSpec
 
 scales = st.floats(1e-6, 1e3)
 
@@ -107,6 +107,21 @@ def test_table_of_eight_bits_rounds_once(op: str, reach: float) -> None:
     nearest = quantize(wanted.astype(np.float32), y)
     assert np.abs(got.astype(np.int32) - nearest).max() <= 1
     assert np.mean(got != nearest) < 0.003
+
+
+@pytest.mark.parametrize(("op", "high", "serves"), [("sin", 6.0, True), ("sin", 400.0, False), ("silu", 400.0, True)])
+def test_functions_that_no_table_follows_stay_in_float(op: str, high: float, serves: bool) -> None:
+    graph = Graph("bent")
+    x = graph.add_input("x", TensorType("float32", (1, 8)))
+    node = graph.add_node(ops.get(op), [x])
+    graph.set_outputs([node.output])
+    assert node.op.int16_obstacle(node) is None
+    x.qspec = QSpec(kind="fixed", range=(-high / 4, high))
+    moved = graph.add_node(ops.get("reshape"), [x], ops.get("reshape").Attrs(shape=(8,)))
+    moved.output.qspec = QSpec(kind="shared", source="x")
+    for reader in (node, graph.add_node(ops.get(op), [moved.output])):
+        obstacle = reader.op.int16_obstacle(reader)
+        assert obstacle is None if serves else obstacle == "sin bends too much between -100 and 400 for a table"
 
 
 def test_table_ends_where_the_function_does() -> None:
