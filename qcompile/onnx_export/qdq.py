@@ -13,6 +13,7 @@ from qcompile.errors import UsageError
 from qcompile.files import replaced
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.onnx_export.float_layers import protect_float_layers
 from qcompile.onnx_export.model_writer import MICROSOFT, ModelWriter, base_name, onnx_type
 from qcompile.onnx_export.operators import OPSET, clip, weight_array, write_activation, write_operation
 from qcompile.onnx_graph import needed
@@ -47,6 +48,7 @@ def qdq_model(graph: Graph, *, producer: str = "qcompile") -> Any:
         writer.set(value, value.name)
     for node in graph.nodes:
         _write(writer, node)
+    protect_float_layers(writer)
     outputs = []
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         writer.nodes.append(helper.make_node("Identity", [writer.plain(value)], [name]))
