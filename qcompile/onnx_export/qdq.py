@@ -60,7 +60,23 @@ def qdq_model(graph: Graph, *, producer: str = "qcompile") -> Any:
     opsets = [helper.make_opsetid("", OPSET)]
     if any(node.domain == MICROSOFT for node in body.node):
         opsets.append(helper.make_opsetid(MICROSOFT, 1))
-    return helper.make_model(body, opset_imports=opsets, ir_version=_IR_VERSION, producer_name=producer)
+    model = helper.make_model(body, opset_imports=opsets, ir_version=_IR_VERSION, producer_name=producer)
+    model.graph.value_info.extend(_types_between(model))
+    return model
+
+
+def _types_between(model: Any) -> Any:
+    """Return type and shape of every tensor between inputs and outputs, for tools that show or compare tensors."""
+    import onnx
+
+    told = onnx.ModelProto()
+    told.CopyFrom(model)
+    # ONNX knows nothing of ONNX Runtime's own conversions, but from operator set 21 on the same of its own.
+    del told.opset_import[:]
+    told.opset_import.append(onnx.helper.make_opsetid("", 21))
+    for node in told.graph.node:
+        node.domain = ""
+    return onnx.shape_inference.infer_shapes(told, data_prop=True).graph.value_info
 
 
 def write_qdq(graph: Graph, path: Path) -> Any:

@@ -160,6 +160,25 @@ def test_importing_again_gives_the_same_integers(tmp_path: Path) -> None:
     assert count == [3, 3]
 
 
+@pytest.mark.parametrize("settings", [{}, {"keep_int16": ["c2", "op:add"]}], ids=["8 bits", "16 bits"])
+def test_all_tensors_have_a_type_and_a_shape(model: Path, settings: dict[str, list[str]]) -> None:
+    done = export_qdq(model, model.with_name("q.onnx"), calibration=samples(16), settings=settings)
+    graph = onnx.load(done.path).graph
+    told = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in graph.value_info}
+    between = {name for node in graph.node for name in node.output} - {"y"}
+    assert set(told) == between
+    assert all(i.type.tensor_type.elem_type for i in graph.value_info)
+    # Each tensor that a tool asks for as a further output is of the type and shape told.
+    probed = onnx.load(done.path)
+    probed.graph.output.extend(probed.graph.value_info)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = sorted(between)
+    for name, found in zip(names, session.run(names, samples(1)[0]), strict=True):
+        assert list(found.shape) == told[name]
+
+
 @pytest.mark.parametrize("name", WIDE)
 def test_importing_again_keeps_16_bits(tmp_path: Path, name: str) -> None:
     onnx.save(network(softmax=False), tmp_path / "net.onnx")
