@@ -29,7 +29,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="METRIC",
-            help="top1, topk{k=5}, agreement, sqnr, cosine, psnr, f1_boxes, map, wer, cer or module:function.",
+            help="Higher is better: top1, topk{k=5}, agreement, r2, miou, f1_boxes, map, sqnr, cosine, psnr, "
+            "module:function. Lower is better: mae, rmse, wer, cer.",
         ),
     ] = "top1",
     threads: Annotated[int, typer.Option(metavar="N", min=0, help="Threads to use; 0 for one a core.")] = 1,
@@ -38,7 +39,10 @@ def evaluate(
         str | None, typer.Option(metavar="NAME", help="Run the bundle there: ssh://user@host; the reference runs here.")
     ] = None,
     fail_under: Annotated[
-        float | None, typer.Option(metavar="X", help="Fail (exit code 2) if the metric is worse than X.")
+        float | None,
+        typer.Option(
+            metavar="X", help="Fail (exit code 2) if the metric is worse than X: lower or higher, see --metric."
+        ),
     ] = None,
     preprocess: Annotated[
         str | None, typer.Option(metavar="STEPS", help="Image to input, where the bundle does not say it.")

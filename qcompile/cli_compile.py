@@ -86,7 +86,9 @@ def compile_model(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(metavar="METRIC", help="What --max-drop is of: top1 (default), psnr, …, as for `qcompile eval`."),
+        typer.Option(
+            metavar="METRIC", help="What --max-drop is of: top1 (default), miou, mae, …, as for `qcompile eval`."
+        ),
     ] = None,
     eval_data: Annotated[
         str | None, typer.Option(metavar="PATH", help="Labelled samples to measure that on, as for `qcompile eval`.")

@@ -106,16 +106,16 @@ class Measure(ABC):
         """Return the measure over all samples with its confidence interval, which one that counts does not tell."""
         table = np.asarray(rows, np.float64)
         value = float(self.value(table.sum(axis=0)))
-        if np.isnan(value):
+        if not np.isfinite(value):
             return Estimate(value)
         if self.proportion:
             return Estimate(value, *wilson(table[:, 0].sum(), int(table[:, 1].sum())))
         # Samples that do not count say nothing of others; of a resample that holds nothing else there is no value.
         counted = list(compress(rows, self.counts(rows)))
-        return Estimate(value, *middle_share(self._resampled(counted, seed))) if len(counted) > 1 else Estimate(value)
+        return Estimate(value, *_interval(self._resampled(counted, seed))) if len(counted) > 1 else Estimate(value)
 
     def counts(self, rows: Sequence[Any]) -> Array:
-        """Return which samples count, [samples]: those that have a value by themselves."""
+        """Return which samples count, [samples]: those that have a value by themselves, unless a measure says more."""
         return ~np.isnan(self.value(np.asarray(rows, np.float64)))
 
     def difference(self, rows: Sequence[Any], reference: Sequence[Any], seed: int = 0) -> Estimate:
@@ -128,7 +128,7 @@ class Measure(ABC):
             Paired bootstrap; Efron and Tibshirani, "An introduction to the bootstrap", 1993, ch. 13.
         """
         value = self.estimate(rows, seed).value - self.estimate(reference, seed).value
-        if np.isnan(value):
+        if not np.isfinite(value):
             return Estimate(value)
         if self.proportion:
             apart = np.asarray(rows, np.float64)[:, 0] - np.asarray(reference, np.float64)[:, 0]
@@ -137,7 +137,7 @@ class Measure(ABC):
         ours, theirs = list(compress(rows, counted)), list(compress(reference, counted))
         if len(ours) < 2 or all(map(_equal, ours, theirs)):
             return Estimate(value)
-        return Estimate(value, *middle_share(self._resampled(ours, seed) - self._resampled(theirs, seed)))
+        return Estimate(value, *_interval(self._resampled(ours, seed) - self._resampled(theirs, seed)))
 
     def _resampled(self, rows: Sequence[Any], seed: int) -> Array:
         """Return the measure of sets drawn with replacement, the same sets for the same seed."""
@@ -146,6 +146,19 @@ class Measure(ABC):
     def better(self, value: float, bound: float) -> bool:
         """Return whether a value is at least as good as a bound."""
         return value >= bound if self.higher_is_better else value <= bound
+
+    def room(self, value: float) -> float:
+        """Return what may be lost of a value: a drop is a share of it.
+
+        Args:
+            value: of the float model.
+        """
+        return abs(value)
+
+
+def _interval(values: Array) -> tuple[float, float]:
+    """Return the middle share of resampled values; sets in which nothing counts have none."""
+    return middle_share(values[~np.isnan(values)])
 
 
 def _equal(first: Sequence[Any], second: Sequence[Any]) -> bool:

@@ -138,3 +138,7 @@ class ErrorRate(Measure):
     def value(self, sums: Array) -> Array:
         """Return errors / units; without any true one, the errors themselves."""
         return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1.0))
+
+    def room(self, value: float) -> float:
+        """Return by how much the rate may rise: to one error per unit."""
+        return abs(1.0 - value)

@@ -76,7 +76,7 @@ class UserMetric:
         self._float, self._outputs = Interpreter(reference), list(reference.output_names)
         self._expected: list[Mapping[str, Array] | None] = []
         self.reference, self._samples_digest = self._measure_float()
-        if not abs(self._most()) > 0.0:
+        if not 0.0 < self._most() < np.inf:
             raise UsageError(
                 f"the float network's {self.name} is {self.reference:g} on '{data}': there is nothing to lose",
                 hint="do the labels, their order and the preprocessing fit the model? `qcompile eval` shows more",
@@ -95,7 +95,7 @@ class UserMetric:
     @property
     def resolution(self) -> float:
         """Smallest drop that the samples can show: one of them, where the metric is a share of them."""
-        return 1.0 / (self.size * abs(self._most())) if self._measure.proportion else 0.0
+        return 1.0 / (self.size * self._most()) if self._measure.proportion else 0.0
 
     def digest(self) -> str:
         """Return a digest of all that values depend on besides the candidate."""
@@ -109,7 +109,8 @@ class UserMetric:
         """Return the value of a candidate and the share of the float network's that is lost.
 
         Formula:
-            (v_float − v) / |v_float|; for error rates (v − v_float) / (1 − v_float); at least 0
+            (v_float − v) / |v_float|; where less is better (v − v_float) / v_float, for error rates, which end at 1,
+            (v − v_float) / (1 − v_float); at least 0
 
         Args:
             graph: float, integer or mixed; its outputs are those of the reference.
@@ -130,11 +131,11 @@ class UserMetric:
 
         value = self._value(run_tasks(work, len(samples), jobs=self._jobs, progress=report))
         lost = self.reference - value if self._measure.higher_is_better else value - self.reference
-        return value, 1.0 if np.isnan(lost) else min(1.0, max(0.0, lost / abs(self._most())))
+        return value, 1.0 if np.isnan(lost) else min(1.0, max(0.0, lost / self._most()))
 
     def _most(self) -> float:
         """Return what can be lost, in the metric's unit."""
-        return self.reference if self._measure.higher_is_better else 1.0 - self.reference
+        return self._measure.room(self.reference)
 
     def _measure_float(self) -> tuple[float, bytes]:
         """Run the float network once on every sample; keep its outputs where rows need them and they are not too large.
@@ -192,7 +193,8 @@ def _check_label(measure: Measure, sample: Labelled) -> None:
             f"{sample.where} has no label, which metric '{measure.name}' needs",
             hint="give one folder for each class, a list of files and labels, or `labels` in the .npz file",
         )
-    if measure.unit == "dB" and (measure.needs_reference or sample.label is None):
+    # No noise is infinitely many decibels, no error is 0: of neither there is a share.
+    if (measure.unit == "dB" or not measure.higher_is_better) and (measure.needs_reference or sample.label is None):
         raise UsageError(
             f"metric '{measure.name}' against the float model itself has no value that could drop",
             hint="give labels, or a goal for the noise: --min-sqnr 30",

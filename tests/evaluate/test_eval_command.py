@@ -85,6 +85,23 @@ def test_fail_under(classifier: Classifier, capsys: pytest.CaptureFixture[str]) 
     assert "under the 300 asked for" in next(line for line in error if line.startswith("error"))
 
 
+def test_errors_fail_where_they_are_over_the_bound(
+    classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = np.load(classifier.data)
+    weight = next(iter(onnx.load(classifier.model).graph.initializer))
+    np.savez(tmp_path / "numbers.npz", x=data["x"], targets=data["x"] @ numpy_helper.to_array(weight) + 0.5)
+    command = ["eval", classifier.bundle, "--data", str(tmp_path / "numbers.npz"), "--reference", classifier.model]
+    command += ["--metric", "mae", "--fail-under"]
+    assert run_command([*command, "0.6", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["model"]["value"] == pytest.approx(0.5, abs=0.05)
+    assert result["reference"]["value"] == pytest.approx(0.5, abs=1e-4)
+    assert not result["higher_is_better"]
+    assert run_command([*command, "0.4"]) == 2
+    assert "over the 0.4 asked for" in capsys.readouterr().err
+
+
 def test_a_bound_in_percent_is_refused_before_anything_runs(
     classifier: Classifier, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -176,6 +176,25 @@ def test_labels_are_not_asked_about_what_does_not_lower_the_noise(tmp_path: Path
     assert found.score.metric is not None
 
 
+@pytest.mark.parametrize("metric", ["mae", "rmse"])
+def test_an_error_that_grows_is_a_drop_of_its_share(tmp_path: Path, metric: str):
+    """Errors of numbers have no upper end, and may be far above 1: a drop is a share of the float network's."""
+    x = inputs(8, 5)
+    path = tmp_path / "numbers.npz"
+    answers = np.stack([Interpreter(classifier()).run({"x": row})["y"][0] for row in x])
+    np.savez(path, x=x[:, 0], targets=answers + 4.0)
+    user = UserMetric(classifier(), str(path), metric)
+    assert user.reference == pytest.approx(4.0, rel=1e-5)
+    moved = classifier()
+    bias = moved.nodes[0].inputs[2]
+    bias.data = bias.constant() - np.float32(1.0)
+    bias.data.setflags(write=False)
+    assert user.measure(moved, "") == (pytest.approx(5.0, rel=1e-5), pytest.approx(0.25, rel=1e-4))
+    np.savez(path, x=x[:, 0])
+    with pytest.raises(UsageError, match="no value that could drop"):
+        UserMetric(classifier(), str(path), metric)
+
+
 @pytest.mark.parametrize(
     ("metric", "wrong", "message"),
     [

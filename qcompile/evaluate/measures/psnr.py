@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompile.errors import UsageError
 from qcompile.evaluate import metrics
-from qcompile.evaluate.measure import Array, Measure, Observation, only_output, output_name, quotient, reference_output
+from qcompile.evaluate.measure import Array, Measure, Observation, quotient
+from qcompile.evaluate.truth import true_values
 
 _LIMIT_DB = 100.0
 
@@ -38,16 +38,8 @@ class Psnr(Measure):
 
     def row(self, seen: Observation) -> Any:
         """Return (decibels, 1); (0, 0) where no pixel of the truth is finite."""
-        image = only_output(seen, self.output)
-        truth = seen.label
-        if truth is None:
-            if seen.reference is None:
-                raise UsageError("metric 'psnr' needs labels or the float model", hint="add --reference MODEL.onnx")
-            truth = reference_output(seen, output_name(seen, self.output))
-        target = np.asarray(truth)
-        if target.size != image.size or target.dtype.kind not in "fiu":
-            raise UsageError(f"{seen.where}: label of shape {list(target.shape)} for an output of {list(image.shape)}")
-        decibels = metrics.psnr_db(target.reshape(image.shape), image, self.peak) if image.size else np.nan
+        target, image = true_values(seen, self.output, self.name)
+        decibels = metrics.psnr_db(target, image, self.peak) if image.size else np.nan
         return (0.0, 0.0) if np.isnan(decibels) else (min(_LIMIT_DB, decibels), 1.0)
 
     def value(self, sums: Array) -> Array:
