@@ -137,11 +137,20 @@ def _figures(found: SearchResult, split: Split, worse: str) -> str:
     """
     count = len(split.verification)
     if not split.indices:
-        return f"too few samples to keep some for verification: weights were fitted to the {count} of these figures"
-    verified = f"these figures are of {count} samples that took no part in calibration"
+        return (
+            f"too few samples to keep some for verification: {_figured(found)} of {count} that weights were fitted to"
+        )
+    verified = f"{_figured(found)} of {count} samples that took no part in calibration"
     if found.whole:
         return f"{verified}; the bundle is then calibrated on all {split.total}"
     return f"{verified}, and the bundle is calibrated on the other {split.total - count}: {worse}"
+
+
+def _figured(found: SearchResult) -> str:
+    """Return which figures the samples for verification give: those of labelled samples stand beside them."""
+    if found.metric is None:
+        return "these figures are"
+    return "SQNR is" if found.score.agreement is None else "SQNR and agreement, the share of float's answers kept, are"
 
 
 def _with_all_samples(found: SearchResult, candidates: Candidates, split: Split) -> tuple[SearchResult, str]:

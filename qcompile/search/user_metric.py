@@ -179,7 +179,7 @@ class UserMetric:
     def text(self) -> str:
         """Return what is measured, in words."""
         unit = f" {self._measure.unit}" if self._measure.unit else ""
-        return f"{self.name} on {self.size} samples, {self.reference:.4f}{unit} in float"
+        return f"{self.name} on {self.size} labelled samples, relative to the {self.reference:.4f}{unit} in float"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that a manifest records."""

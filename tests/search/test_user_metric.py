@@ -87,7 +87,10 @@ def test_what_quantization_gets_right_is_no_loss(tmp_path: Path):
     assert found.score.metric == 1.0
     assert found.metric == {"name": "top1", "float": 1.0, "samples": 40}
     assert "metric 1.0000" in found.reason
-    assert any("the drop is that of top1 on 40 samples, 1.0000 in float" in note for note in context.notes)
+    said = "the drop is that of top1 on 40 labelled samples, relative to the 1.0000 in float"
+    assert any(said in note for note in context.notes)
+    figures = "SQNR and agreement, the share of float's answers kept, are of 5 samples that took no part in calibration"
+    assert any(note.startswith(figures) for note in context.notes), "they are of other samples than the drop"
     assert found.to_json()["metric"]["float"] == 1.0
 
 
@@ -107,6 +110,7 @@ def test_without_labels_the_search_says_what_a_drop_is():
     found, context = run(Goal(max_drop=0.005))
     assert found.metric is None
     assert found.score.metric is None
+    assert any(note.startswith("these figures are of 5 samples that took no part") for note in context.notes)
     assert any("estimated from how far outputs are" in note and "--eval-data" in note for note in context.notes)
     _, context = run(Goal(min_sqnr=10.0))
     assert not any("estimated" in note for note in context.notes)
