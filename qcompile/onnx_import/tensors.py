@@ -66,6 +66,21 @@ def has_external_data(proto: Any) -> bool:
     return any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer)
 
 
+_LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"))
+
+
+def _weights(graph: Any) -> set[str]:
+    """Return the names of what layers read, and of the contents of constants among it."""
+    names = {name for node in graph.node if node.op_type in _LAYERS for name in node.input}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and node.output[0] in names:
+                names.add(attribute.t.name)
+            for body in (*attribute.graphs, attribute.g):
+                names |= _weights(body)
+    return names
+
+
 class TensorReader:
     """Reads the tensors of one model and counts the conversions, for a note.
 
@@ -76,7 +91,8 @@ class TensorReader:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.converted: Counter[str] = Counter()
-        self.not_finite: list[str] = []
+        self._not_finite: list[str] = []
+        self._masks: list[str] = []
 
     def read(self, tensor: Any) -> Array:
         """Return the contents of a TensorProto, floats as float32.
@@ -138,9 +154,12 @@ class TensorReader:
             f"{count} {CONVERTED[kind]} tensor{'s' if count > 1 else ''} converted to float32"
             for kind, count in sorted(self.converted.items())
         ]
-        if self.not_finite:
-            names = ", ".join(self.not_finite[:3]) + (", …" if len(self.not_finite) > 3 else "")
-            notes.append(f"{len(self.not_finite)} weight tensors hold NaN or infinity: {names}")
+        weights = _weights(self.model.proto.graph) if self._masks else set()
+        damaged = self._not_finite + [name for name in self._masks if name in weights]
+        if damaged:
+            names = ", ".join(damaged[:3]) + (", …" if len(damaged) > 3 else "")
+            several = len(damaged) > 1
+            notes.append(f"{len(damaged)} constant tensor{'s hold' if several else ' holds'} NaN or infinity: {names}")
         return notes
 
     def _dtype(self, name: str, kind: str) -> str:
@@ -156,9 +175,10 @@ class TensorReader:
             self.converted[kind] += 1
         with np.errstate(over="ignore"):
             array = np.asarray(array, dtype)
-        # Single infinities are bounds and masks; a large tensor with one is a damaged weight.
+        # Single infinities are bounds. A large tensor with one is damaged, or a mask of −∞ that no layer multiplies.
         if array.dtype.kind == "f" and array.size > 1 and not np.isfinite(array).all():
-            self.not_finite.append(name)
+            masks = bool((np.isfinite(array) | np.isneginf(array)).all())
+            (self._masks if masks else self._not_finite).append(name)
         return array
 
     # -- external data ------------------------------------------------------------------------------------

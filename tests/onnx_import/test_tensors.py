@@ -46,7 +46,27 @@ def test_other_floats_become_float32_with_a_note(build: Any, kind: int, name: st
 def test_float64_beyond_float32_is_noted(build: Any) -> None:
     graph = import_onnx(adding(build, helper.make_tensor("w", TensorProto.DOUBLE, [2], [1e300, 0.0]), (2,)))
     assert np.isinf(weight(graph)[0])
-    assert "1 weight tensors hold NaN or infinity: w" in graph.notes
+    assert "1 constant tensor holds NaN or infinity: w" in graph.notes
+
+
+@pytest.mark.parametrize(("value", "told"), [(-np.inf, False), (np.inf, True), (np.nan, True)])
+def test_masks_are_no_damaged_tensors(build: Any, value: float, told: bool) -> None:
+    mask = np.triu(np.full((3, 4), value, np.float32), 1)
+    graph = import_onnx(adding(build, numpy_helper.from_array(mask, "w")))
+    assert graph.notes == (["1 constant tensor holds NaN or infinity: w"] if told else [])
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_infinite_weights_of_layers_are_noted(build: Any, constant: bool) -> None:
+    tensors = [numpy_helper.from_array(np.full((4, 2), -np.inf, np.float32), name) for name in ("v", "w")]
+    nodes = [helper.make_node("MatMul", ["x", name], [f"{name}.y"]) for name in ("v", "w")]
+    nodes.append(helper.make_node("Add", ["v.y", "w.y"], ["y"]))
+    if constant:
+        nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in tensors] + nodes
+    model = build(nodes, {"x": helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [3, 4])})
+    if not constant:
+        model.graph.initializer.extend(tensors)
+    assert "2 constant tensors hold NaN or infinity: v, w" in import_onnx(model).notes
 
 
 @pytest.mark.parametrize("kind", [TensorProto.COMPLEX64, TensorProto.STRING, TensorProto.COMPLEX128])
