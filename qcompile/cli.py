@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from qcompile import cli_accuracy, cli_compile, cli_export, cli_speed
-from qcompile.cli_options import InputShape, InputValue, number
+from qcompile.cli_options import InputShape, InputValue, SamplesOnce, number
 from qcompile.config_texts import read_shapes, read_values
 from qcompile.errors import (
     BundleError,
@@ -85,7 +85,7 @@ def _root(
     """
 
 
-app.command("compile")(cli_compile.compile_model)
+app.command("compile", cls=SamplesOnce)(cli_compile.compile_model)
 
 
 @app.command()
@@ -114,9 +114,9 @@ def run(
 
 
 app.command("bench")(cli_speed.bench)
-app.command("eval")(cli_accuracy.evaluate)
-app.command("analyze")(cli_accuracy.analyze)
-app.command("export-qdq")(cli_export.export_qdq)
+app.command("eval", cls=SamplesOnce)(cli_accuracy.evaluate)
+app.command("analyze", cls=SamplesOnce)(cli_accuracy.analyze)
+app.command("export-qdq", cls=SamplesOnce)(cli_export.export_qdq)
 
 
 @app.command()

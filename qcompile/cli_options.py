@@ -5,6 +5,31 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from qcompile.errors import UsageError
+
+_ONCE = ("calib", "data", "eval_data")
+
+
+class SamplesOnce(TyperCommand):
+    """A command that refuses several sources of samples, of which the usual parser would take the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            UsageError: an option that names samples is there more than once.
+        """
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        names = [parameter.name for parameter in given]
+        for parameter in self.params:
+            if parameter.name in _ONCE and names.count(parameter.name) > 1:
+                raise UsageError(
+                    f"{parameter.opts[0]} is given {names.count(parameter.name)} times",
+                    hint="only one can be used; put all samples into one folder or file",
+                )
+        return super().parse_args(ctx, args)
 
 
 def _whole_number(text: str) -> int:

@@ -441,6 +441,13 @@ def test_the_program_itself(tmp_path: Path, words: list[str]) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [["compile"], ["analyze"], ["export-qdq"], []])
+def test_samples_of_two_places(words: list[str], cli: Cli, tmp_path: Path, untouched: Path) -> None:
+    onnx.save(classifier(), tmp_path / "m.onnx")
+    given = [tmp_path / "m.onnx", "--calib", tmp_path / "a.npz", f"--calib={tmp_path / 'b.npz'}"]
+    refused(cli(*words, *given, *([] if words == ["analyze"] else ["-o", untouched])), "--calib is given 2 times")
+
+
 def test_names_cannot_command_the_terminal(cli: Cli, tmp_path: Path, untouched: Path) -> None:
     def rename(model: onnx.ModelProto) -> None:
         model.graph.node[2].name = "evil \x1b]0;title\x07\nerror: second line"
