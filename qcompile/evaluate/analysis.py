@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,12 +16,14 @@ from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.cost import precision_of
 from qcompile.evaluate.cause import Findings, explain, origin
 from qcompile.evaluate.comparison import SYNTHETIC, judged_outputs, match_tensors
+from qcompile.evaluate.exclusion import Exclusions, exclusion_text
 from qcompile.evaluate.node_statistics import NodeStatistics
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ops.arithmetic import CONVERSIONS
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
+from qcompile.passmgr.moved import moves
 from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.noise_power import NoisePower
@@ -41,7 +42,8 @@ class NodeAnalysis:
         op: IR operation.
         precision: what it computes in: "int8" or "int16".
         tensor: its result, by the float graph's name.
-        alone_db: SQNR with only this node quantized; None where the float graph has no such operands.
+        alone_db: SQNR with only this node quantized, that is its operands, its weights and its result rounded; None
+            where the float graph has no such operands.
         accumulated_db: SQNR with everything before it quantized as well.
         findings: measured facts behind the cause.
         cause: what limits its accuracy, in words.
@@ -194,8 +196,10 @@ class _Run:
         operands = self._operands(node, exact)
         if operands is not None:
             statistics.alone.add(truth, _real(value, self.integer_nodes_run.evaluate(node, operands, self.sizes)[0]))
-        if node.op.integer is Quantization.ACCUMULATE and self.done < _WEIGHT_SAMPLES:
-            self._include_weights(node, statistics, exact, truth)
+        if self.done < _WEIGHT_SAMPLES:
+            if node.op.integer is Quantization.ACCUMULATE:
+                self._include_weights(node, statistics, exact, truth)
+            self._include_roundings(node, statistics, exact, truth)
 
     def _operands(self, node: Node, exact: Mapping[str, Array]) -> list[Array | None] | None:
         """Return a node's operands as if nothing before it were quantized; None where the float graph lacks one."""
@@ -224,19 +228,54 @@ class _Run:
         statistics.weights = statistics.weights or NoisePower()
         statistics.weights.add(truth, self.float_nodes_run.evaluate(original, operands, self.sizes)[0])
 
+    def _include_roundings(
+        self, node: Node, statistics: NodeStatistics, exact: Mapping[str, Array], truth: Array
+    ) -> None:
+        """Evaluate the float node with one operand after the other rounded: which of several costs most."""
+        original = self.producers.get(self.names[node.outputs[0]])
+        places = [i for i in node.op.operand_activations(node) if node.inputs[i] in self.names]
+        if len(places) < 2 or original is None or original.op is not node.op:
+            return
+        if [v.name for v in original.inputs] != [self.names.get(v, v.name) for v in node.inputs]:
+            return  # what is merged into the node reads other operands
+        operands = [None if v.is_constant else exact[v.name] for v in original.inputs]
+        for place in places:
+            value, given = node.inputs[place], list(operands)
+            given[place] = _real(value, _in_form(value, exact[self.names[value]]))
+            power = statistics.operands.setdefault(place, NoisePower())
+            power.add(truth, self.float_nodes_run.evaluate(original, given, self.sizes)[0])
+
     def results(self) -> tuple[NodeAnalysis, ...]:
         """Return what was found, node by node."""
         found: dict[Value, Findings] = {}
+        exclusions = Exclusions(self.float_run.graph, self.names, self.float_nodes())
+        excluded: dict[Value, tuple[str, ...]] = {}
         analyses = []
         for node, statistics in self.statistics.items():
             if not statistics.values:
                 continue
-            makers = {self._name(v): found[v] for v in node.inputs if v in found}
-            found[node.outputs[0]] = Findings.of(statistics, makers)
-            analyses.append(self._analysis(node, statistics, found[node.outputs[0]]))
+            roundings = {v: facts for v in node.inputs if (facts := _known(v, found)) is not None}
+            blamed = _blamed(node, statistics, roundings)
+            makers = {self._maker(v): facts for v, facts in roundings.items()}
+            findings = Findings.of(statistics, makers, self._maker(blamed) if blamed is not None else None)
+            found[node.outputs[0]] = findings
+            names = exclusions.of(node, origin(findings), blamed)
+            if origin(findings) == "inherited":
+                # What takes the cause away from the node before takes it away from this one.
+                worst = _made(min(roundings, key=lambda value: roundings[value].accumulated_db))
+                names = excluded.get(worst, (findings.operand,))
+            excluded[node.outputs[0]] = names
+            analyses.append(self._analysis(node, statistics, findings, names))
         return tuple(analyses)
 
-    def _analysis(self, node: Node, statistics: NodeStatistics, findings: Findings) -> NodeAnalysis:
+    def _maker(self, value: Value) -> str:
+        """Return the node whose result an operand is, past what only moves it; "" for an input of the graph."""
+        made = _made(value)
+        return self._name(made) if made.producer is not None else ""
+
+    def _analysis(
+        self, node: Node, statistics: NodeStatistics, findings: Findings, excluded: tuple[str, ...]
+    ) -> NodeAnalysis:
         tensor = self.names[node.outputs[0]]
         original = self.producers.get(tensor)
         peaks = _weight_peaks(original) if original is not None else ()
@@ -249,7 +288,7 @@ class _Run:
             statistics.accumulated.db,
             findings,
             explain(findings),
-            _exclusion(node, findings),
+            exclusion_text(excluded),
             tuple(int(n) for n in statistics.histogram),
             peaks,
             self._original_peaks(original, peaks),
@@ -264,7 +303,11 @@ class _Run:
 
     def _name(self, value: Value) -> str:
         """Return the ONNX node that makes a tensor, or the tensor's own name in the float graph."""
-        return value.producer.loc if value.producer is not None and value.producer.loc else self.names[value]
+        return (
+            value.producer.loc
+            if value.producer is not None and value.producer.loc
+            else self.names.get(value, value.name)
+        )
 
     def float_nodes(self) -> set[str]:
         """Return the names of nodes that compute real numbers in float in the final graph."""
@@ -272,6 +315,33 @@ class _Run:
         nodes = [node for node in self.actual.nodes if node.op.name not in CONVERSIONS]
         real = {node.loc for node in nodes if not node.is_integer and node.outputs[0].dtype == "float32"}
         return real - {node.loc for node in nodes if node.is_integer}
+
+
+def _made(value: Value) -> Value:
+    """Return what a tensor is before nodes move its elements and conversions round them."""
+    while (made := value.producer) is not None and (made.op.name in CONVERSIONS or moves(made)):
+        operands = [v for v in made.inputs if not v.is_constant]
+        if len(operands) != 1:
+            break
+        (value,) = operands
+    return value
+
+
+def _known(value: Value, found: Mapping[Value, Findings]) -> Findings | None:
+    """Return the facts of a tensor; those of what it is a part of where it is a further result of a node."""
+    while value not in found:
+        made = value.producer
+        if made is None or not moves(made):
+            return None
+        value = made.inputs[0]
+    return found[value]
+
+
+def _blamed(node: Node, statistics: NodeStatistics, roundings: Mapping[Value, Findings]) -> Value | None:
+    """Return the operand whose rounding costs most: as measured, else the one that is written worst."""
+    if statistics.operands:
+        return node.inputs[min(statistics.operands, key=lambda place: statistics.operands[place].db)]
+    return min(roundings, key=lambda value: roundings[value].rounding_db, default=None)
 
 
 def _read_as_real(graph: Graph) -> dict[Value, Value]:
@@ -282,24 +352,6 @@ def _read_as_real(graph: Graph) -> dict[Value, Value]:
         if node.op.name == "dequantize" and value.dtype == "int32" and value.users() == [node]:
             found[value] = node.outputs[0]
     return found
-
-
-def _exclusion(node: Node, found: Findings) -> str:
-    """Return the options that take the cause away.
-
-    A tensor that is badly written in its codes stays real only if both its maker and its readers compute in float.
-    A conversion, which is no node of the model, stands for its readers.
-    """
-    readers = [reader.loc for reader in node.outputs[0].users() if reader.op.name != "dequantize"]
-    names = [node.loc] if node.loc else readers
-    where = origin(found)
-    if where == "operands" and found.source:
-        names.insert(0, found.source)
-    elif where == "result":
-        names += readers
-    elif where == "inherited":
-        names = [found.operand]
-    return " ".join(f"--keep-float {shlex.quote(name)}" for name in dict.fromkeys(names) if name)
 
 
 def _weight_peaks(node: Node) -> tuple[float, ...]:

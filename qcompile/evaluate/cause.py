@@ -44,7 +44,8 @@ class Findings:
         outliers: (channel, its peak over the median peak) of channels that stretch the range for all others.
         operand: the node whose result arrives worst, all errors before included; "" for none.
         operand_db: the SQNR of that result, dB.
-        source: the node whose result, as operand, is written worst in its codes; "" for none.
+        source: the node whose result, as operand, costs most by being written in its codes; "" for an input of the
+            graph.
         source_outlier: how far the widest channel of that result reaches over the median channel.
     """
 
@@ -67,12 +68,13 @@ class Findings:
     source_outlier: float = 1.0
 
     @classmethod
-    def of(cls, statistics: NodeStatistics, operands: Mapping[str, Findings]) -> Findings:
+    def of(cls, statistics: NodeStatistics, operands: Mapping[str, Findings], source: str | None = None) -> Findings:
         """Return the facts of a node that has seen at least one sample.
 
         Args:
             statistics: what was gathered.
-            operands: facts of the nodes that make its operands, by name.
+            operands: facts of the nodes that make its operands, by name; "" for inputs of the graph.
+            source: the one whose rounding was measured to cost most; None for the one that is written worst.
         """
         assert statistics.lowest is not None
         assert statistics.highest is not None
@@ -97,7 +99,7 @@ class Findings:
             dead=tuple(int(c) for c in np.flatnonzero(still)) if len(lowest) > 1 else (),
             lost=tuple(int(c) for c in np.flatnonzero(~still & (highest - lowest < step / 2))),
             outliers=_outliers(np.maximum(np.abs(lowest), np.abs(highest))),
-            **_worst_operands(operands),
+            **_worst_operands(operands, source),
         )
 
 
@@ -118,11 +120,12 @@ def _outliers(peaks: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> tuple
     return tuple((int(c), round(float(ratios[c]), 1)) for c in order if ratios[c] > _OUTLIER)
 
 
-def _worst_operands(operands: Mapping[str, Findings]) -> dict[str, Any]:
+def _worst_operands(operands: Mapping[str, Findings], source: str | None) -> dict[str, Any]:
     if not operands:
         return {}
     arriving = min(operands, key=lambda name: operands[name].accumulated_db)
-    source = min(operands, key=lambda name: operands[name].rounding_db)
+    if source is None or source not in operands:
+        source = min(operands, key=lambda name: operands[name].rounding_db)
     outliers = operands[source].outliers
     return {
         "operand": arriving,

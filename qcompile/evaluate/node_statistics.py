@@ -31,6 +31,8 @@ class NodeStatistics:
         rounding: noise of writing the exact result in the codes of its range.
         clipping: the part of `rounding` that comes from values beyond the range.
         weights: noise of the quantized weights alone; None for a node without weights.
+        operands: noise of the rounding of one operand alone, by its index; empty where one alone is rounded, and where
+            no float node computes the same.
         values, clipped: how many values there were, and how many lay beyond the range.
         lowest, highest: per channel, real units; None before the first sample.
         histogram: counts in BINS equal bars, from half a range below the range to half a range above it.
@@ -45,6 +47,7 @@ class NodeStatistics:
             NoisePower(),
         )
         self.weights: NoisePower | None = None
+        self.operands: dict[int, NoisePower] = {}
         self.values = self.clipped = 0
         self.lowest: Array | None = None
         self.highest: Array | None = None

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 _COLUMNS = (
-    "alone: SQNR of what the node itself rounds; accumulated: with all errors before it; codes: share of the 256 "
-    "of 8 bits that values use; clipped: values beyond it"
+    "alone: SQNR where the node's operands, weights and result are rounded, and nothing else; accumulated: with all "
+    "errors before it; codes: share of the 256 of 8 bits that values use; clipped: values beyond it"
 )
 
 
@@ -85,7 +85,7 @@ def print_analysis(result: Analysis, *, top: int, as_json: bool) -> None:
             ("in float", "; ".join(f"{name} ({reason})" for name, reason in list(result.kept.items())[: top or None]))
         )
     hurting = [node for node in result.worst(3) if node.cause != HEALTHY]
-    rows += [("exclude", node.exclusion) for node in hurting]
+    rows += [("exclude", text) for text in dict.fromkeys(node.exclusion for node in hurting) if text]
     facts(rows)
     for note in result.notes:
         print(f"note: {note}")

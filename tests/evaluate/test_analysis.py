@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qcompile import ops
 from qcompile.cost import precision_of
-from qcompile.evaluate.analysis import analyze_graphs
+from qcompile.evaluate.analysis import NodeAnalysis, analyze_graphs
 from qcompile.evaluate.cause import HEALTHY, Findings, explain, origin
 from qcompile.evaluate.comparison import compare_graphs
 from qcompile.evaluate.node_statistics import NodeStatistics
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
+from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
+from qcompile.passmgr.selection import selected
 from qcompile.report.analysis_html import analysis_html
 
 TEXT = """
@@ -41,15 +47,30 @@ PIPELINE = (
 )
 
 
-def samples(count: int = 4) -> list[dict[str, np.ndarray]]:
+def samples(count: int = 4, reach: float = 1.0) -> list[dict[str, np.ndarray]]:
     generator = np.random.default_rng(5)
-    return [{"x": generator.normal(size=(1, 6, 6, 8)).astype(np.float32)} for _ in range(count)]
+    return [{"x": generator.normal(0, reach, (1, 6, 6, 8)).astype(np.float32)} for _ in range(count)]
 
 
-def quantized(graph: Graph) -> tuple[Graph, Graph]:
-    """Return the float graph that was calibrated, and the integer graph."""
-    context = PassContext(samples=lambda: iter(samples()))
-    final = PassManager(PIPELINE).run(graph, context)
+def quantized(graph: Graph, keep: Sequence[str] = (), *, reach: float = 1.0, narrow: str = "") -> tuple[Graph, Graph]:
+    """Return the float graph that was calibrated, and the integer graph.
+
+    Args:
+        graph: float.
+        keep: nodes to keep in float.
+        reach: of the samples.
+        narrow: tensor that gets a third of its range.
+    """
+    context = PassContext(samples=lambda: iter(samples(reach=reach)))
+    first, rest = PIPELINE.split(",assign")
+    calibrated = PassManager(first).run(graph, context)
+    for value in calibrated.values():
+        if value.name == narrow and value.qspec is not None and value.qspec.range is not None:
+            low, high = value.qspec.range
+            value.qspec = replace(value.qspec, range=(low / 3, high / 3))
+    final = PassManager(f"assign{rest}".replace("keep_float=[]", f"keep_float={json.dumps(keep)}")).run(
+        calibrated, context
+    )
     assert context.reference is not None
     return context.reference, final
 
@@ -130,20 +151,144 @@ def test_the_exclusion_takes_the_cause_away() -> None:
     spread[5] = 200.0
     graph = with_weights(TEXT, {"w1": spread, "b1": spread.reshape(16), "w2": 1 / spread.reshape(1, 1, 1, 16)})
     reference, final = quantized(graph)
-    context = PassContext(samples=lambda: iter(samples()))
-    kept = PassManager(PIPELINE.replace("keep_float=[]", 'keep_float=["First", "Second"]')).run(graph, context)
+    _, kept = quantized(graph, ["First", "Second"])
     before = analyze_graphs(reference, final, samples(), count=4)
     after = analyze_graphs(reference, kept, samples(), count=4, kept={"First": "kept in float by request"})
     assert after.outputs["p"] > before.outputs["p"] + 20
     assert after.kept == {"First": "kept in float by request"}
 
 
+GATED = """
+graph "gated" {
+  input %x : f32[1,6,6,8]
+  const @w1 : f32[16,1,1,8] = normal(1, 60)
+  const @b1 : f32[16] = normal(2, 3)
+  const @w2 : f32[8,1,1,8] = normal(3, 0.3)
+  const @b2 : f32[8] = normal(4, 0.1)
+  %both = conv2d(%x, @w1, @b1) {layout="NHWC"} : f32[1,6,6,16] loc("Both")
+  %value, %gate = split(%both) {axis=3, sizes=[8, 8]} : f32[1,6,6,8], f32[1,6,6,8] loc("Split")
+  %open = sigmoid(%gate) : f32[1,6,6,8] loc("Gate")
+  %shut = mul(%value, %open) : f32[1,6,6,8] loc("Mul")
+  %last = conv2d(%shut, @w2, @b2) {layout="NHWC"} : f32[1,6,6,8] loc("Last")
+  output "y" = %last
+}
+"""
+
+FLAT = """
+graph "flat" {
+  input %x : f32[1,6,6,8]
+  const @w : f32[8,1,1,8] = normal(3, 0.3)
+  const @b : f32[8] = normal(4, 0.1)
+  %turned = transpose(%x) {perm=[0, 2, 1, 3]} : f32[1,6,6,8] loc("Turn")
+  %e = sigmoid(%turned) : f32[1,6,6,8] loc("Gate")
+  %y = conv2d(%e, @w, @b) {layout="NHWC"} : f32[1,6,6,8] loc("Last")
+  output "y" = %y
+}
+"""
+
+
+POWERS = """
+graph "powers" {
+  input %x : f32[1,6,6,8]
+  const @w : f32[8,1,1,8] = normal(1, 0.3)
+  const @b : f32[8] = normal(2, 0.1)
+  %once = conv2d(%x, @w, @b) {layout="NHWC"} : f32[1,6,6,8] loc("Once")
+  %twice = mul(%once, %once) : f32[1,6,6,8] loc("Square")
+  %thrice = mul(%twice, %once) : f32[1,6,6,8] loc("Cube")
+  %fifth = mul(%thrice, %twice) : f32[1,6,6,8] loc("Fifth")
+  %turned = transpose(%fifth) {perm=[0, 2, 1, 3]} : f32[1,6,6,8] loc("Turn")
+  %y = conv2d(%turned, @w, @b) {layout="NHWC"} : f32[1,6,6,8] loc("Last")
+  output "y" = %y
+}
+"""
+
+WIDE = 300.0
+"""Inputs so large against the middle of a sigmoid that their steps are seen in its result."""
+
+
+def excluded_by(node: NodeAnalysis) -> list[str]:
+    """Return the nodes that the options keep in float which the analysis names for a node."""
+    return shlex.split(node.exclusion.replace("--keep-float ", ""))
+
+
+def tensor_db(reference: Graph, actual: Graph, name: str, given: list[dict[str, np.ndarray]]) -> float:
+    """Return how far the best form of a tensor, real before it is rounded for other readers, is from float."""
+    found = compare_graphs(reference, actual, given)
+    return max(t.sqnr_db for t in found.tensors if t.name == name)
+
+
+def spread_channels() -> Graph:
+    spread = np.ones((16, 1, 1, 1))
+    spread[5] = 200.0
+    return with_weights(TEXT, {"w1": spread, "b1": spread.reshape(16), "w2": 1 / spread.reshape(1, 1, 1, 16)})
+
+
+@pytest.mark.parametrize(
+    ("graph", "name", "excluded", "how"),
+    [
+        (parse_graph(GATED, ops.all_ops()), "Gate", ["Both", "Gate", "Split"], {}),
+        (parse_graph(TEXT, ops.all_ops()), "First", ["First", "Second"], {"narrow": "relu"}),
+        (parse_graph(POWERS, ops.all_ops()), "Fifth", ["Fifth", "Last", "Turn"], {"narrow": "fifth"}),
+        (parse_graph(FLAT, ops.all_ops()), "Gate", ["Gate", "Turn"], {"reach": WIDE}),
+        (spread_channels(), "Second", ["First", "Second"], {}),
+    ],
+    ids=["operand", "clipped", "moved", "input", "outliers"],
+)
+def test_following_the_exclusion_takes_the_cause_away(
+    graph: Graph, name: str, excluded: list[str], how: dict[str, Any]
+) -> None:
+    given = samples(reach=how.get("reach", 1.0))
+    reference, final = quantized(graph, **how)
+    before = analyze_graphs(reference, final, given)
+    node = next(n for n in before.nodes if n.name == name)
+    assert node.cause != HEALTHY
+    assert sorted(excluded_by(node)) == excluded
+    _, followed = quantized(graph, excluded_by(node), **how)
+    after = analyze_graphs(reference, followed, given)
+    assert min(after.outputs.values()) > min(before.outputs.values()) + 1.0
+    assert tensor_db(reference, followed, node.tensor, given) > tensor_db(reference, final, node.tensor, given) + 3.0
+    assert all((n.alone_db or 0.0) > (node.alone_db or 0.0) + 3.0 for n in after.nodes if n.tensor == node.tensor)
+
+
+def test_a_function_between_integers_is_not_blamed_for_its_operand() -> None:
+    """The maker of a second result of a split is found; in float the function alone computes the same integers."""
+    graph = parse_graph(GATED, ops.all_ops())
+    reference, final = quantized(graph)
+    gate = next(n for n in analyze_graphs(reference, final, samples()).nodes if n.name == "Gate")
+    assert gate.cause == "rounding of its operand 'Both', which it amplifies"
+    _, alone = quantized(graph, ["Gate"])
+    runs = [Interpreter(made).run(samples(1)[0])["y"] for made in (final, alone)]
+    np.testing.assert_array_equal(*runs)
+
+
+def test_inputs_are_blamed_as_inputs_and_names_are_those_of_nodes() -> None:
+    for text in (FLAT, GATED, TEXT):
+        graph = parse_graph(text, ops.all_ops())
+        for node in analyze_graphs(*quantized(graph), samples()).nodes:
+            selected(graph, excluded_by(node), option="--keep-float")
+    graph = parse_graph(FLAT, ops.all_ops())
+    found = {node.name: node for node in analyze_graphs(*quantized(graph, reach=WIDE), samples(reach=WIDE)).nodes}
+    assert found["Gate"].cause == "rounding of the graph's input, which it amplifies"
+
+
+def test_the_noisier_operand_is_blamed_by_what_it_does_to_the_result() -> None:
+    """Of a sum the larger operand matters, though the smaller one is written with fewer decibels."""
+    small = '%fifth = mul(%thrice, %twice) : f32[1,6,6,8] loc("Fifth")'
+    large = '%large = mul(%x, %x) : f32[1,6,6,8] loc("Large")'
+    total = '%sum = add(%large, %fifth) : f32[1,6,6,8] loc("Sum")'
+    text = POWERS.replace("normal(1, 0.3)", "normal(1, 0.1)").replace("transpose(%fifth)", "transpose(%sum)")
+    text = text.replace(small, f"{small}\n  {large}\n  {total}")
+    nodes = analyze_graphs(*quantized(parse_graph(text, ops.all_ops())), samples()).nodes
+    found = {node.name: node.findings for node in nodes}
+    assert found["Fifth"].rounding_db < found["Large"].rounding_db
+    assert found["Sum"].source == "Large"
+
+
 @pytest.mark.parametrize("name", ["First", "Second"])
 def test_a_float_node_between_integers_is_told(name: str) -> None:
     graph = parse_graph(TEXT, ops.all_ops(), source="test")
     reference, _ = quantized(graph)
-    context = PassContext(samples=lambda: iter(samples()))
-    mixed = PassManager(PIPELINE.replace("keep_float=[]", f'keep_float=["{name}"]')).run(graph, context)
+    _, mixed = quantized(graph, [name])
     reasons = dict.fromkeys(("First", "Second"), "kept in float by request")
     assert analyze_graphs(reference, mixed, samples(), count=4, kept=reasons).kept == {name: "kept in float by request"}
 

@@ -155,7 +155,7 @@ def test_analyze(classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureF
     assert run_command([*command, "--top", "1"]) == 0
     out = capsys.readouterr().out
     assert re.search(rf"^nodes +the worst 1 of {len(nodes)}; --top 0 shows all$", out, re.M)
-    assert re.search("^columns +alone: SQNR of what the node itself rounds", out, re.M)
+    assert re.search("^columns +alone: SQNR where the node's operands, weights and result are rounded, and", out, re.M)
     assert run_command([*command, "--top", "0"]) == 0
     out = capsys.readouterr().out
     assert all(re.search(rf"^{name} ", out, re.M) for name in nodes)
