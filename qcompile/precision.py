@@ -188,4 +188,5 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
     # Pruning and weights of few bits fit what remains to samples at even places.
     halves = context.original is not None or any(node.op.name == "unpack_groups" for node in final.nodes)
     fitted = (corrected and all_fitted(reference, samples)) or (halves and some_judged(samples))
-    return replace(found, fitted=fitted)
+    empty = samples.summary.emptiness if samples.summary is not None else ""
+    return replace(found, fitted=fitted, empty=empty)

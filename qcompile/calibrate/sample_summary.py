@@ -63,6 +63,15 @@ class SampleSummary:
         self._digests.add(digest.digest())
         self.constant += bool(steady) and all(steady)
 
+    @property
+    def emptiness(self) -> str:
+        """What makes the samples tell nothing of accuracy, in words; empty where they differ and vary."""
+        if self.count == 1:
+            return "one calibration sample"
+        if self.different <= 1:
+            return f"{self.count} calibration samples that are all the same"
+        return f"{self.count} calibration samples that are all constant" if self.constant == self.count else ""
+
     def notes(self) -> list[str]:
         """Return what the user should know, one sentence each; nothing for a sound set."""
         found = []

@@ -60,6 +60,7 @@ class Comparison:
         fitted: whether weights may have been fitted to them, so that others are further from float.
         outputs: SQNR of each graph output by name, dB; those of integers only where there are no others.
         tensors: error of each tensor that the float graph has too, in order of computation.
+        empty: the samples, in words, where they tell nothing of the accuracy on others; else empty.
     """
 
     samples: int
@@ -67,6 +68,7 @@ class Comparison:
     outputs: dict[str, float]
     tensors: tuple[TensorError, ...]
     fitted: bool = False
+    empty: str = ""
 
     @property
     def worst_output_db(self) -> float:

@@ -96,6 +96,8 @@ def accuracy_text(accuracy: dict[str, Any]) -> str:
     """
     worst, count = min(accuracy["outputs"].values()), accuracy["samples"]
     where = "worst output" if len(accuracy["outputs"]) > 1 else "output"
+    if accuracy.get("empty"):
+        return f"unknown: nothing follows from {accuracy['empty']}"
     if accuracy["verified"]:
         samples = f"{count} calibration sample{'s' * (count > 1)}"
         fitted = " that weights were fitted to: others are further from float" if accuracy.get("fitted") else ""

@@ -47,6 +47,19 @@ def test_faults_are_noted(arrays: list[np.ndarray], words: str) -> None:
     assert words in note
 
 
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        (different(1), "one calibration sample"),
+        (different(1) * 3, "3 calibration samples that are all the same"),
+        ([np.full((1, 4), level) for level in (0, 1)], "2 calibration samples that are all constant"),
+        ([*different(2), np.zeros((1, 4))], ""),
+    ],
+)
+def test_samples_that_tell_nothing_of_accuracy(arrays: list[np.ndarray], words: str) -> None:
+    assert summary(arrays).emptiness == words
+
+
 def test_a_state_of_zeros_is_no_constant_sample() -> None:
     found = SampleSummary()
     for array in different(10):

@@ -44,6 +44,16 @@ def test_compiles_to_int8(cli: Cli, model: Path, calibration: Path, tmp_path: Pa
     assert 10 * np.log10(noise) < -20
 
 
+@pytest.mark.parametrize(
+    ("count", "words"), [(1, "one calibration sample"), (3, "3 calibration samples that are all the same")]
+)
+def test_samples_without_variety_give_no_figure(count: int, words: str, cli: Cli, model: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", x=np.concatenate(samples(1) * count))
+    result = cli(model, "--target", "host", "--int8", "--calib", tmp_path / "c.npz", "-o", tmp_path / "b")
+    assert result.code == 0, result.err
+    assert f"accuracy unknown: nothing follows from {words}" in " ".join(result.out.split())
+
+
 def test_compiles_to_float(cli: Cli, model: Path, calibration: Path, tmp_path: Path) -> None:
     result = cli(model, "--fp32", "--calib", calibration, "-o", tmp_path / "b")
     assert result.code == 0, result.err
