@@ -142,6 +142,7 @@ def analyze(
         QCompileError: the model, the data or a setting cannot be used.
     """
     from qcompile.evaluate.analysis import analyze_graphs
+    from qcompile.float_share import idle_note
 
     given = {**(settings or {}), "precision": "int8", "io": "float"}
     resolved = driver.resolve_config(model, config, given)
@@ -149,6 +150,7 @@ def analyze(
     simplified, _ = driver.simplify(graph, resolved, context, ())
     final, records = to_precision(simplified, resolved, context, ())
     context.notes += driver.examine(simplified, samples)
+    context.notes += [note for note in (idle_note(final, records),) if note is not None]
     # A skip names its node as "operation name".
     skips = {s.node.partition(" ")[2]: s.reason for r in records if r.name == "assign-precision" for s in r.skips}
     result = analyze_graphs(

@@ -61,7 +61,7 @@ def compile(
         QCompileError: something about the model, the data, the target or a setting is wrong.
         InternalError: our own fault.
     """
-    from qcompile.float_share import float_note
+    from qcompile.float_share import float_notes
     from qcompile.shapes.single import with_one_place
 
     given: dict[str, Any] = {**settings, "precision": precision}
@@ -78,8 +78,8 @@ def compile(
     found = find_recipe(simplified, resolved, context, output)
     final, more = to_precision(simplified, resolved, context, instruments, found)
     context.notes += examine(simplified, samples)
-    if resolved.precision == "int8" and (stays := float_note(final, more)) is not None:
-        context.note(stays)
+    if resolved.precision == "int8":
+        context.notes += float_notes(final, more)
     comparison = measure(comparable(simplified, context), final, samples, context)
     single = with_one_place(final)
     final, last = bound_extents(final, resolved, context, instruments)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from qcompile import ops
-from qcompile.float_share import float_note
+from qcompile.float_share import float_note, idle_note
+from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
+from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
 
 TEXT = """
@@ -39,3 +41,57 @@ def test_note(options: str, expected: str | None) -> None:
     manager = PassManager(f"insert-observers,calibrate,assign-precision{{{options}}},quantize,fuse-requantize")
     made = manager.run(parse_graph(TEXT, ops.all_ops()), PassContext(samples=lambda: iter(given)))
     assert float_note(made, manager.records) == expected
+
+
+GATED = """
+graph "gated" {
+  input %x : f32[1,6,6,8]
+  const @w : f32[16,1,1,8] = normal(1, 4)
+  const @b : f32[16] = normal(2, 3)
+  const @v : f32[8,1,1,8] = normal(3, 0.3)
+  const @c : f32[8] = normal(4, 0.1)
+  %both = conv2d(%x, @w, @b) {layout="NHWC"} : f32[1,6,6,16] loc("Both")
+  %value, %gate = split(%both) {axis=3, sizes=[8, 8]} : f32[1,6,6,8], f32[1,6,6,8] loc("Split")
+  %open = sigmoid(%gate) : f32[1,6,6,8] loc("Gate")
+  %shut = mul(%value, %open) : f32[1,6,6,8] loc("Mul")
+  %again = sigmoid(%shut) : f32[1,6,6,8] loc("Again")
+  %last = conv2d(%again, @v, @c) {layout="NHWC"} : f32[1,6,6,8] loc("Last")
+  %end = sigmoid(%last) : f32[1,6,6,8] loc("End")
+  output "y" = %end
+}
+"""
+
+
+def gated(keep: str) -> tuple[Graph, PassManager, np.ndarray]:
+    """Return the integer graph of a network, the passes that made it and what it computes."""
+    given = [{"x": np.random.default_rng(n).normal(0, 1, (1, 6, 6, 8)).astype(np.float32)} for n in range(4)]
+    manager = PassManager(f"insert-observers,calibrate,assign-precision{{keep_float={keep}}},quantize,fuse-requantize")
+    made = manager.run(parse_graph(GATED, ops.all_ops()), PassContext(samples=lambda: iter(given)))
+    return made, manager, Interpreter(made).run(given[0])["y"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "note"),
+    [
+        (
+            '["Gate"]',
+            "--keep-float Gate changes nothing: its operand and result stay in int8; name 'Split' and 'Both' or "
+            "'Mul', too",
+        ),
+        (
+            '["Gate", "Again"]',
+            "--keep-float changes nothing for 2 nodes (Gate, Again): their operands and results stay in int8; name "
+            "what makes or reads these, too, as `qcompile analyze` does",
+        ),
+        ('["Gate", "Mul"]', None),
+        ('["Gate", "Split", "Both"]', None),
+        ('["Last"]', None),
+        ('["End"]', None),
+        ("[]", None),
+    ],
+)
+def test_what_float_does_nothing_for_is_told(keep: str, note: str | None) -> None:
+    made, manager, answer = gated(keep)
+    assert idle_note(made, manager.records) == note
+    if note is not None:
+        np.testing.assert_array_equal(answer, gated("[]")[2])
