@@ -28,6 +28,7 @@ class Bundle:
         records: what each pass did.
         check: how the library was found to run on this machine; None where it is for another.
         search: how the passes were found; None where nothing was searched for.
+        float_within: nodes that compute in float within steps that count as integers.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Bundle:
     records: list[PassRecord] = field(default_factory=list)
     check: Check | None = None
     search: SearchResult | None = None
+    float_within: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Compilation:
         records: what each pass did.
         labels: class names, or None.
         search: how the passes were found, None where nothing was searched for.
+        float_within: nodes that compute in float within steps that count as integers.
     """
 
     context: PassContext
@@ -62,3 +65,4 @@ class Compilation:
     records: list[PassRecord]
     labels: list[str] | None
     search: SearchResult | None = None
+    float_within: list[str] = field(default_factory=list)

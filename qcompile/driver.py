@@ -61,7 +61,7 @@ def compile(
         QCompileError: something about the model, the data, the target or a setting is wrong.
         InternalError: our own fault.
     """
-    from qcompile.float_share import float_notes
+    from qcompile.float_share import float_notes, float_within
     from qcompile.shapes.single import with_one_place
 
     given: dict[str, Any] = {**settings, "precision": precision}
@@ -86,7 +86,8 @@ def compile(
     tune(final, simplified, resolved, context)
     single = single and bound_extents(single, resolved, context, ())[0]
     program = lower(final, context, resolved.jobs, progress, single)
-    made = Compilation(context, samples, final, program, comparison, [*records, *more, *last], labels, found)
+    passed, within = [*records, *more, *last], float_within(final, program)
+    made = Compilation(context, samples, final, program, comparison, passed, labels, found, within)
     bundle = write(model, output, resolved, made)
     forget_search(resolved, output)
     return bundle
@@ -328,4 +329,4 @@ def write(model: Path, output: Path, config: CompileConfig, made: Compilation) -
     manifest = write_bundle(made.program, output, provenance=provenance, files=files)
     made.context.progress(2, 2, "linking")
     notes, check = made.context.notes, check_bundle(output)
-    return Bundle(output, manifest, output / REPORT, notes, made.records, check, made.search)
+    return Bundle(output, manifest, output / REPORT, notes, made.records, check, made.search, made.float_within)

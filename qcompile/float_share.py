@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.program import Program
 from qcompile.ops.arithmetic import CONVERSIONS
 from qcompile.passmgr import PassRecord
 from qcompile.passmgr.context import Skip
@@ -65,6 +66,46 @@ def idle_note(graph: Graph, records: Sequence[PassRecord]) -> str | None:
         return f"--keep-float {what}; name what makes or reads these, too, as `qcompile analyze` does"
     kept_too = f"; name {others}, too" if (others := _others(idle[0])) else ""
     return f"--keep-float {names[0]} changes nothing: its operand and result stay in int8{kept_too}"
+
+
+def float_within(graph: Graph, program: Program) -> list[str]:
+    """Return the nodes that compute in float within steps that count as integers, in the order of computation.
+
+    What computes element by element is part of the step that reads it, or makes it, and that step bears one name.
+
+    Args:
+        graph: what the program was made from.
+        program: its code.
+    """
+    shown = {(step.loc, step.op): step.precision for step in program.steps}
+
+    def precision(node: Node) -> str | None:
+        return shown.get((node.loc or node.outputs[0].name, node.op.name))
+
+    def hosts(node: Node) -> set[str]:
+        """Return the precisions of the steps that a node may be part of: the next ones behind it, else before it."""
+        for neighbours in (_readers, _sources):
+            reached, waiting, found = {node}, [node], set()
+            while waiting:
+                more = [other for other in neighbours(waiting.pop()) if other not in reached]
+                reached.update(more)
+                found |= {kind for other in more if (kind := precision(other)) is not None}
+                waiting += [other for other in more if precision(other) is None]
+            if found:
+                return found
+        return set()
+
+    computing = [n for n in graph.nodes if not (n.is_integer or moves(n) or n.op.name in CONVERSIONS)]
+    merged = [n for n in computing if n.outputs[0].dtype == "float32" and precision(n) is None]
+    return [node.loc or node.outputs[0].name for node in merged if hosts(node) & {"int8", "int16"}]
+
+
+def _readers(node: Node) -> list[Node]:
+    return [user for result in node.outputs for user in result.users()]
+
+
+def _sources(node: Node) -> list[Node]:
+    return [value.producer for value in node.inputs if value.producer is not None]
 
 
 def _skips(records: Sequence[PassRecord]) -> Sequence[Skip]:

@@ -12,7 +12,7 @@ from qcompile.ir.regions import times_run
 from qcompile.ops.arithmetic import CONVERSIONS
 from qcompile.report.search_section import search_section
 from qcompile.report.templates import filled
-from qcompile.report.terminal import bytes_text, int8_share, layer_counts
+from qcompile.report.terminal import bytes_text, int8_share, step_counts
 
 if TYPE_CHECKING:
     from qcompile.bundle.manifest import Provenance
@@ -89,7 +89,7 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
         model=provenance.model,
         macs=sum(s.macs for s in program.steps),
         share=int8_share(steps),
-        counts=layer_counts(steps),
+        counts=step_counts(steps, made.float_within),
         comparison=made.comparison,
         calibration=provenance.calibration,
         notes=[note for note in provenance.notes if "unverified" not in note],

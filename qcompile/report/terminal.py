@@ -34,7 +34,7 @@ def print_bundle(bundle: Bundle, seconds: float) -> None:
         ("model", f"{manifest['model']['file']} for {target['name']} ({target['cpu']})"),
         ("size", _size(manifest)),
         ("memory", _memory(manifest)),
-        ("layers", layer_counts(steps)),
+        ("steps", step_counts(steps, bundle.float_within)),
     ]
     if any(step["macs"] for step in steps):
         rows.append(("MACs", f"{sum(s['macs'] for s in steps) / 1e6:.1f} million, {_shares(steps)}"))
@@ -78,6 +78,7 @@ def _size(manifest: dict[str, Any]) -> str:
 
 
 _WORTH_NAMING = 0.005
+_NAMED = 3
 
 
 def bytes_text(count: int) -> str:
@@ -105,10 +106,19 @@ def accuracy_text(accuracy: dict[str, Any]) -> str:
     return f"unverified: SQNR {worst:.1f} dB at the {where} on {count} made-up inputs says little"
 
 
-def layer_counts(steps: Sequence[dict[str, Any]]) -> str:
-    """Return how many steps run in each precision, in words."""
+def step_counts(steps: Sequence[dict[str, Any]], within: Sequence[str] = ()) -> str:
+    """Return how many steps run in each precision, in words; a step may do the work of several nodes.
+
+    Args:
+        steps: of a manifest.
+        within: nodes that compute in float within steps that count as integers.
+    """
     counts = Counter(step["precision"] for step in steps)
-    return ", ".join(f"{count} in {precision}" for precision, count in counts.most_common()) or "none"
+    text = ", ".join(f"{count} in {precision}" for precision, count in counts.most_common()) or "none"
+    if not within:
+        return text
+    listed = ", ".join(within[:_NAMED]) + (", …" if len(within) > _NAMED else "")
+    return f"{text}; within them {len(within)} node{'s' * (len(within) > 1)} in float32 ({listed})"
 
 
 def int8_share(steps: Sequence[dict[str, Any]]) -> float:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from qcompile import ops
+from qcompile.driver import compile as compile_model
 from qcompile.float_share import float_note, idle_note
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
+from qcompile.report.terminal import print_bundle
 
 TEXT = """
 graph "g" {
@@ -95,3 +102,35 @@ def test_what_float_does_nothing_for_is_told(keep: str, note: str | None) -> Non
     assert idle_note(made, manager.records) == note
     if note is not None:
         np.testing.assert_array_equal(answer, gated("[]")[2])
+
+
+def test_steps_in_integers_tell_which_nodes_within_them_are_float(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kernel that reads the function of a tensor computes it on the way, under its own name."""
+    generator = np.random.default_rng(0)
+    weights = [generator.normal(0, 0.5, (o, i, 1, 1)).astype(np.float32) for o, i in ((32, 16), (16, 16))]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["both"], name="Both"),
+        helper.make_node("Split", ["both"], ["value", "gate"], name="Split", axis=1, num_outputs=2),
+        helper.make_node("Sigmoid", ["gate"], ["open"], name="Gate"),
+        helper.make_node("Mul", ["value", "open"], ["shut"], name="Mul"),
+        helper.make_node("Conv", ["shut", "w1"], ["last"], name="Last"),
+        helper.make_node("GlobalAveragePool", ["last"], ["mean"], name="Mean"),
+        helper.make_node("Flatten", ["mean"], ["y"], name="Flat"),
+    ]
+    shapes = {"x": [1, 16, 16, 16], "y": [1, 16]}
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    constants = [numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)]
+    graph = helper.make_graph(nodes, "glu", ends[:1], ends[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "glu.onnx")
+    given = [{"x": generator.normal(size=(1, 16, 16, 16)).astype(np.float32)} for _ in range(8)]
+    arguments = {"precision": "int8", "calibration": given, "target": "host"}
+    whole = compile_model(tmp_path / "glu.onnx", output=tmp_path / "whole", **arguments)
+    assert whole.float_within == []
+    bundle = compile_model(tmp_path / "glu.onnx", output=tmp_path / "out", keep_float=["Gate"], **arguments)
+    assert bundle.float_within == ["Gate"]
+    assert any(note.startswith("--keep-float Gate changes nothing: ") for note in bundle.notes)
+    print_bundle(bundle, 0.0)
+    assert re.search(r"^steps +\d in int8; within them 1 node in float32 \(Gate\)$", capsys.readouterr().out, re.M)
+    assert "within them 1 node in float32 (Gate)" in bundle.report.read_text()
