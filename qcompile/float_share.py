@@ -12,7 +12,7 @@ from qcompile.ops.arithmetic import CONVERSIONS
 from qcompile.passmgr import PassRecord
 from qcompile.passmgr.context import Skip
 from qcompile.passmgr.float_reasons import BY_COST, KEPT
-from qcompile.passmgr.moved import makers, moves, takers
+from qcompile.passmgr.moved import makers, takers
 from qcompile.search.score import mac_shares
 
 _MOST = 0.5
@@ -95,7 +95,7 @@ def float_within(graph: Graph, program: Program) -> list[str]:
                 return found
         return set()
 
-    computing = [n for n in graph.nodes if not (n.is_integer or moves(n) or n.op.name in CONVERSIONS)]
+    computing = [n for n in graph.nodes if not (n.is_integer or n.op.only_moves(n) or n.op.name in CONVERSIONS)]
     merged = [n for n in computing if n.outputs[0].dtype == "float32" and precision(n) is None]
     return [node.loc or node.outputs[0].name for node in merged if hosts(node) & {"int8", "int16"}]
 
@@ -116,7 +116,7 @@ def _skips(records: Sequence[PassRecord]) -> Sequence[Skip]:
 
 def _is_idle(node: Node, outputs: Collection[Value]) -> bool:
     """Return whether a node in float computes what it would in integers: from codes, of one tensor, to codes."""
-    if node.is_integer or not (node.op.integer is Quantization.TABLE or moves(node)):
+    if node.is_integer or not (node.op.integer is Quantization.TABLE or node.op.only_moves(node)):
         return False
     return _codes_before(node) is not None and all(_is_rounded(value, outputs) for value in node.outputs)
 
@@ -129,7 +129,7 @@ def _codes_before(node: Node) -> Value | None:
         return None
     if made.op.name == "dequantize":
         return made.inputs[0] if made.inputs[0].dtype == "int8" else None
-    return _codes_before(made) if moves(made) else None
+    return _codes_before(made) if made.op.only_moves(made) else None
 
 
 def _is_rounded(value: Value, outputs: Collection[Value]) -> bool:
@@ -139,7 +139,7 @@ def _is_rounded(value: Value, outputs: Collection[Value]) -> bool:
     return all(
         user.outputs[0].dtype == "int8"
         if user.op.name == "quantize"
-        else moves(user) and all(_is_rounded(result, outputs) for result in user.outputs)
+        else user.op.only_moves(user) and all(_is_rounded(result, outputs) for result in user.outputs)
         for user in value.users()
     )
 

@@ -23,7 +23,6 @@ from qcompile.ir.opdef import Quantization
 from qcompile.ops.arithmetic import CONVERSIONS
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
-from qcompile.passmgr.moved import moves
 from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.noise_power import NoisePower
@@ -319,7 +318,7 @@ class _Run:
 
 def _made(value: Value) -> Value:
     """Return what a tensor is before nodes move its elements and conversions round them."""
-    while (made := value.producer) is not None and (made.op.name in CONVERSIONS or moves(made)):
+    while (made := value.producer) is not None and (made.op.name in CONVERSIONS or made.op.only_moves(made)):
         operands = [v for v in made.inputs if not v.is_constant]
         if len(operands) != 1:
             break
@@ -331,7 +330,7 @@ def _known(value: Value, found: Mapping[Value, Findings]) -> Findings | None:
     """Return the facts of a tensor; those of what it is a part of where it is a further result of a node."""
     while value not in found:
         made = value.producer
-        if made is None or not moves(made):
+        if made is None or not made.op.only_moves(made):
             return None
         value = made.inputs[0]
     return found[value]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ops.arithmetic import CONVERSIONS
-from qcompile.passmgr.moved import makers, moves, takers
+from qcompile.passmgr.moved import makers, takers
 
 
 class Exclusions:
@@ -37,7 +37,7 @@ class Exclusions:
         result = self._counterpart(node.outputs[0])
         if result is None:
             return ()
-        passive = moves(node) or node.op.name in CONVERSIONS  # what it reads is rounded as its result is
+        passive = node.op.only_moves(node) or node.op.name in CONVERSIONS  # what it reads is rounded as its result is
         nodes = makers(result) if passive else self._merged(node, result)
         tensor = self._counterpart(operand) if operand is not None else None
         if where == "operands" and tensor is not None:

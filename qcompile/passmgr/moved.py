@@ -5,12 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qcompile.ir.graph import Node, Value
-from qcompile.ir.opdef import Quantization
-
-
-def moves(node: Node) -> bool:
-    """Return whether a node only moves or selects elements, so that in integers it rounds nothing."""
-    return node.op.integer is Quantization.SHARED
 
 
 def makers(value: Value) -> list[Node]:
@@ -46,7 +40,7 @@ def _past_movers(first: list[Node], neighbours: Callable[[Node], list[Node]]) ->
     waiting = list(found)
     while waiting:
         node = waiting.pop(0)
-        more = [other for other in neighbours(node) if other not in found] if moves(node) else []
+        more = [other for other in neighbours(node) if other not in found] if node.op.only_moves(node) else []
         found.update(dict.fromkeys(more))
         waiting += more
     return list(found)
