@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from qcompile.errors import UsageError
 from qcompile.evaluate.labelled_set import Labelled
-from qcompile.evaluate.measure import Estimate, Measure, Observation
+from qcompile.evaluate.measure import Estimate, Measure, Observation, measures
 from qcompile.progress import Progress
 
 Array = npt.NDArray[Any]
@@ -177,10 +177,11 @@ def evaluate_samples(
 
 def _check_label(measure: Measure, sample: Labelled) -> None:
     if measure.needs_label and sample.label is None:
+        bare = sorted(name for name, cls in measures().items() if not cls.needs_label and name != "user")
         raise UsageError(
             f"{sample.where} has no label, which metric '{measure.name}' needs",
             hint="give one folder for each class, a list of files and labels, or `labels` in the .npz file; "
-            "--metric agreement, cosine and sqnr compare with --reference MODEL.onnx and need no labels",
+            f"with --reference MODEL.onnx these metrics need no labels: {', '.join(bare)}",
         )
 
 

@@ -120,7 +120,8 @@ def test_labels_that_are_missing_are_named_with_what_needs_none(
     assert run_command(["eval", classifier.bundle, "--data", classifier.calibration]) == 2
     error = capsys.readouterr().err
     assert "has no label, which metric 'top1' needs" in error
-    assert "--metric agreement, cosine and sqnr compare with --reference MODEL.onnx" in error
+    assert "with --reference MODEL.onnx these metrics need no labels: agreement, cosine" in error
+    assert "psnr, r2, rmse, sqnr" in error
 
 
 def test_comparisons_need_the_float_model(classifier: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
