@@ -27,7 +27,7 @@ def check_writable(path: Path, example: str) -> None:
         problem = f"'{folder}' is not a folder" if folder.exists() else f"there is no folder '{folder}'"
         raise UsageError(f"cannot write '{path}': {problem}", hint="make the folder first, or give another")
     # Whether the user may write there is more than a folder's permissions tell: it may be on a read-only disk.
-    probe = path.with_name(f".{path.name}.{os.getpid()}")
+    probe = _temporary(path)
     try:
         probe.touch()
         probe.unlink()
@@ -47,7 +47,7 @@ def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
     Raises:
         UsageError: it cannot be written; nothing has changed then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _temporary(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -58,3 +58,8 @@ def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
         # Where the folder is a file there is nothing to remove either.
         with suppress(FileNotFoundError, NotADirectoryError):
             temporary.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    """Return a hidden name beside a file, which no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.definition_files import modules_of, refuse_file
 from qcompile.errors import UsageError, did_you_mean
 from qcompile.evaluate.intervals import middle_share, paired_score, resampled, wilson
 from qcompile.ir.fields import build
@@ -167,16 +166,19 @@ def _equal(first: Sequence[Any], second: Sequence[Any]) -> bool:
 
 @cache
 def measures() -> dict[str, type[Measure]]:
-    """Return every measure by name, found by listing `qcompile.evaluate.measures`."""
+    """Return every measure by name, found by listing `qcompile.evaluate.measures`.
+
+    Raises:
+        UsageError: a file cannot be imported, or does not define one measure.
+    """
     import qcompile.evaluate.measures as package
 
     found: dict[str, type[Measure]] = {}
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
+    for file, module in modules_of(package):
         classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
         own: list[type[Measure]] = [c for c in classes if issubclass(c, Measure)]
-        if len(own) != 1 or own[0].__name__.lower() != info.name.replace("_", ""):
-            raise ImportError(f"{module.__name__} must define one Measure, named after the file")
+        if len(own) != 1 or own[0].__name__.lower() != file.replace("_", ""):
+            raise refuse_file(module, "must define one Measure, whose class has the name of the file")
         found[own[0].name] = own[0]
     return found
 
@@ -250,6 +252,21 @@ def noisy_outputs(seen: Observation, wanted: str) -> list[str]:
     if wanted:
         return [output_name(seen, wanted)]
     return [n for n, array in seen.outputs.items() if np.asarray(array).dtype.kind not in "iub"] or list(seen.outputs)
+
+
+def float_outputs(seen: Observation, metric: str) -> Mapping[str, Array]:
+    """Return the float model's outputs, which are the truth where a sample has no label.
+
+    Args:
+        seen: the sample.
+        metric: what asks, for messages.
+
+    Raises:
+        UsageError: there is no float model either.
+    """
+    if seen.reference is None:
+        raise UsageError(f"metric '{metric}' needs labels or the float model", hint="add --reference MODEL.onnx")
+    return seen.reference
 
 
 def reference_output(seen: Observation, name: str) -> Array:

@@ -7,7 +7,7 @@ from contextlib import suppress
 import numpy as np
 
 from qcompile.errors import UsageError
-from qcompile.evaluate.measure import Array, Observation, output_name, reference_output
+from qcompile.evaluate.measure import Array, Observation, float_outputs, output_name, reference_output
 
 
 def true_values(seen: Observation, wanted: str, metric: str) -> tuple[Array, Array]:
@@ -49,8 +49,7 @@ def deviations(seen: Observation, wanted: str, metric: str) -> tuple[Array, Arra
 
 
 def _by_float(seen: Observation, name: str, metric: str) -> Array:
-    if seen.reference is None:
-        raise UsageError(f"metric '{metric}' needs labels or the float model", hint="add --reference MODEL.onnx")
+    float_outputs(seen, metric)
     return reference_output(seen, name)
 
 

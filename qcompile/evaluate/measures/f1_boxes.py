@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompile.errors import UsageError
 from qcompile.evaluate.boxes import detections, matched, true_boxes
-from qcompile.evaluate.measure import Array, Measure, Observation
+from qcompile.evaluate.measure import Array, Measure, Observation, float_outputs
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,10 @@ class F1Boxes(Measure):
         found = self._sure(detections(seen.outputs, self.decode, seen.where))
         if seen.label is not None:
             truth = true_boxes(seen.label, seen.where)
-        elif seen.reference is not None:
-            truth = self._sure(detections(seen.reference, self.decode, seen.where))[:, [0, 1, 2, 3, 5]]
-            truth = truth[np.isfinite(truth).all(axis=1)]
         else:
-            raise UsageError("metric 'f1_boxes' needs labels or the float model", hint="add --reference MODEL.onnx")
+            reference = float_outputs(seen, self.name)
+            truth = self._sure(detections(reference, self.decode, seen.where))[:, [0, 1, 2, 3, 5]]
+            truth = truth[np.isfinite(truth).all(axis=1)]
         hits = int(matched(found, truth, self.iou).sum())
         return hits, len(found) - hits, len(truth) - hits
 

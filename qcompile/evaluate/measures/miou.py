@@ -8,7 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qcompile.errors import UsageError
-from qcompile.evaluate.measure import Array, Measure, Observation, output_name, quotient, reference_output
+from qcompile.evaluate.measure import (
+    Array,
+    Measure,
+    Observation,
+    float_outputs,
+    output_name,
+    quotient,
+    reference_output,
+)
 
 _NONE = -1
 
@@ -78,8 +86,7 @@ class Miou(Measure):
     def _truth(self, seen: Observation, name: str, shape: tuple[int, ...], count: int) -> Array:
         """Return the true class of each pixel."""
         if seen.label is None:
-            if seen.reference is None:
-                raise UsageError("metric 'miou' needs labels or the float model", hint="add --reference MODEL.onnx")
+            float_outputs(seen, self.name)
             return self._map(reference_output(seen, name), name)[0]
         truth = np.asarray(seen.label)
         if truth.dtype.kind not in "iu" or _extents(truth.shape) != _extents(shape):
