@@ -1,4 +1,4 @@
-"""Files that define one thing each, found by listing their package: operations, observers and measures, the users' own too."""
+"""Files that define one thing each, found by listing their package: operations, observers, measures; users' own too."""
 
 from __future__ import annotations
 
