@@ -49,7 +49,7 @@ class Calibrate(Pass):
         samples: how many synthetic samples to make where none are given.
         seed: of the synthetic samples.
 
-    Memory is bounded: one histogram per tensor, the activations of one sample.
+    Memory is bounded: one histogram per tensor, the activations of one sample on each thread.
     """
 
     name: ClassVar[str] = "calibrate"
@@ -104,10 +104,11 @@ class Calibrate(Pass):
     def _gather(
         self, graph: Graph, observers: Mapping[str, Observer], context: PassContext
     ) -> dict[str, TensorStatistics]:
-        executor = Interpreter(graph)
+        executor, threads = Interpreter(graph), 1
         samples: Iterable[Mapping[str, Any]]
         if context.samples is not None:
             samples = context.samples()
+            threads = context.threads
         else:
             context.note("no calibration data: ranges come from synthetic inputs, accuracy is unverified")
             made_up = synthetic_samples(graph_inputs(graph), self.samples, self.seed, context.preprocess)
@@ -118,6 +119,7 @@ class Calibrate(Pass):
             executor,
             samples,
             observers,
+            threads=threads,
             progress=lambda done, total: context.progress(done, total or 0, "calibrating"),
         )
 

@@ -87,7 +87,7 @@ class EqualizeActivations(Pass):
         statistics = ChannelStatistics(classes.numbers)
         count = usual_count(graph, self.samples)
         samples = some_samples(graph, context, count, self.synthetic)
-        statistics.gather(graph, samples, lambda n: context.progress(n, count, "looking at channels"))
+        statistics.gather(graph, samples, lambda n: context.progress(n, count, "looking at channels"), context.threads)
         if not statistics.samples:
             context.skip(None, "there are no calibration samples")
             return

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qcompile import driver
 from qcompile.config_files import read_labels
 from qcompile.errors import AccuracyError, UsageError
+from qcompile.parallel import one_blas_thread
 from qcompile.precision import comparable, to_precision
 from qcompile.progress import Progress
 
@@ -121,6 +122,7 @@ def require(result: Evaluation, bound: float) -> None:
         raise AccuracyError(message, hint="`qcompile analyze MODEL --calib …` shows which node costs most")
 
 
+@one_blas_thread()
 def analyze(
     model: Path,
     *,

@@ -77,7 +77,7 @@ def compile_model(
     ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file with any of these settings.")] = None,
     seed: Annotated[int | None, number("Seed of made-up inputs (0).")] = None,
-    jobs: Annotated[int | None, number("Threads that compile kernels (2).")] = None,
+    jobs: Annotated[int | None, number("Threads to use (one for each core, at most 4).")] = None,
     accuracy: Annotated[
         str | None, typer.Option(metavar="HOW", help="fast (default), or auto: try one means after the other.")
     ] = None,

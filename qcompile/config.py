@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,15 @@ SCHEMA: dict[str, Any] = {
 """JSON schema of a configuration file; each property is the command line's option of the same name."""
 
 
+MOST_JOBS = 4
+"""Threads used where nobody says: each needs memory of its own."""
+
+
+def usual_jobs() -> int:
+    """Return how many threads and processes to use where nobody says: one for each core, at most `MOST_JOBS`."""
+    return min(MOST_JOBS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 @dataclass(frozen=True)
 class CompileConfig:
     """Everything that decides what a bundle contains, besides the model itself.
@@ -117,7 +127,7 @@ class CompileConfig:
         pass_path: directories with passes.
         labels: text file with one class name a line.
         seed: of synthetic samples.
-        jobs: threads that compile kernels and processes of a search; the bundle does not depend on it.
+        jobs: threads that run samples and compile kernels, and processes of a search; the bundle does not depend on it.
         accuracy: "fast" takes the passes as they are, "auto" searches for those that the goal below needs.
         max_drop: largest share of the accuracy that may be lost, 0 to 1; None for no such goal.
         metric: what the accuracy is, as for `qcompile eval`: "top1" by default, or `module:function`.
@@ -160,7 +170,7 @@ class CompileConfig:
     pass_path: tuple[str, ...] = ()
     labels: str | None = None
     seed: int = 0
-    jobs: int = 2
+    jobs: int = field(default_factory=usual_jobs)
     accuracy: str = "fast"
     max_drop: float | None = None
     metric: str | None = None

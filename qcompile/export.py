@@ -11,6 +11,7 @@ from qcompile import driver
 from qcompile.config import CompileConfig
 from qcompile.errors import UsageError
 from qcompile.files import check_writable
+from qcompile.parallel import one_blas_thread
 from qcompile.precision import to_precision
 from qcompile.progress import Progress
 
@@ -34,6 +35,7 @@ class Export:
     notes: tuple[str, ...]
 
 
+@one_blas_thread()
 def export_qdq(
     model: str | Path,
     output: str | Path,

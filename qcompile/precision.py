@@ -180,6 +180,7 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
         count=usual_count(reference, COMPARED),
         seed=context.seed,
         preprocess=context.preprocess,
+        threads=context.threads,
         progress=context.progress,
     )
     if samples is None:

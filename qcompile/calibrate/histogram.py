@@ -10,8 +10,7 @@ of the samples, and one outlier (or a mask of -3e38) cannot blur the rest as it 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,30 @@ _ROWS = 1 << 9  # sign and exponent
 _SIGN = _ROWS // 2
 _WORTHWHILE = 1 << 14  # elements; of fewer, those of several samples are counted at once
 _CHUNK = 1 << 17  # elements; with their indices and counts they stay in the L2 cache
+
+
+class Seen(NamedTuple):
+    """What `look` saw of one tensor in one sample.
+
+    Args:
+        counted: values but for markers.
+        low: the smallest of them, real units; infinite where there are none.
+        high: the largest of them, real units.
+        rows: sign and exponent to counts of its cells.
+        few: values that are not in there: small arrays of several samples are counted at once.
+        markers: values of magnitude LIMIT or more.
+        marker: one of them.
+        nan: whether there was a NaN; then nothing else is known.
+    """
+
+    counted: int
+    low: float
+    high: float
+    rows: dict[int, Array]
+    few: Array | None
+    markers: int
+    marker: float
+    nan: bool
 
 
 class TensorStatistics:
@@ -82,61 +105,47 @@ class TensorStatistics:
         Raises:
             CalibrationError: the array holds NaN.
         """
-        if array.dtype.kind != "f":
-            raise InternalError(f"statistics of '{self.name}' were given {array.dtype}, not real values")
-        values = np.ascontiguousarray(array, np.float32).reshape(-1)
+        self.take(look(array))
+
+    def take(self, seen: Seen) -> None:
+        """Count the values of one sample that was looked at.
+
+        Args:
+            seen: by `look`.
+
+        Raises:
+            CalibrationError: there was a NaN.
+        """
         self.samples += 1
-        low, high = math.inf, -math.inf
-        for chunk, least, largest in self._chunks(values):
-            low, high = min(low, least), max(high, largest)
-            self._count(chunk)
-        if low > high:
-            return
-        self._include(low, high)
-
-    def _chunks(self, values: Array) -> Iterator[tuple[Array, float, float]]:
-        """Yield the values but for markers, some at a time, with the smallest and the largest of them."""
-        for start in range(0, values.size, _CHUNK):
-            chunk = values[start : start + _CHUNK]
-            low, high = float(chunk.min()), float(chunk.max())
-            if math.isnan(low) or math.isnan(high):
-                raise CalibrationError(
-                    f"tensor '{self.name}' is NaN for calibration sample {self.samples}",
-                    hint="run the float model on this sample: it has no valid result for it",
-                )
-            if low <= -LIMIT or high >= LIMIT:
-                kept = chunk[np.abs(chunk) < LIMIT]
-                self.markers += chunk.size - kept.size
-                self.marker = low if low <= -LIMIT else high
-                chunk = kept
-                low, high = float(chunk.min(initial=np.inf)), float(chunk.max(initial=-np.inf))
-            if chunk.size:
-                yield chunk, low, high
-
-    def _count(self, chunk: Array) -> None:
-        """Count values, small arrays together: looking through all cells takes long."""
-        self.count += chunk.size
-        if chunk.size >= _WORTHWHILE:
-            self._sort_in(chunk)
-            return
-        self._waiting.append(chunk.copy())
-        self._waiting_size += chunk.size
-        if self._waiting_size >= _WORTHWHILE:
-            self._sort_in_waiting()
+        if seen.nan:
+            raise CalibrationError(
+                f"tensor '{self.name}' is NaN for calibration sample {self.samples}",
+                hint="run the float model on this sample: it has no valid result for it",
+            )
+        if seen.markers:
+            self.markers += seen.markers
+            self.marker = seen.marker
+        self.count += seen.counted
+        self._add(seen.rows)
+        if seen.few is not None:
+            self._waiting.append(seen.few)
+            self._waiting_size += seen.few.size
+            if self._waiting_size >= _WORTHWHILE:
+                self._sort_in_waiting()
+        if seen.low <= seen.high:
+            self._include(seen.low, seen.high)
 
     def _sort_in_waiting(self) -> None:
         if self._waiting:
-            chunk, self._waiting, self._waiting_size = np.concatenate(self._waiting), [], 0
-            self._sort_in(chunk)
+            values, self._waiting, self._waiting_size = np.concatenate(self._waiting), [], 0
+            self._add(_rows(_counts(values)))
 
-    def _sort_in(self, chunk: Array) -> None:
-        cells = (chunk.view(np.uint32) >> (23 - _FRACTION_BITS)).astype(np.intp)
-        counts = np.bincount(cells, minlength=_ROWS * _CELLS).reshape(_ROWS, _CELLS)
-        for row in np.flatnonzero(counts.any(axis=1)).tolist():
+    def _add(self, rows: dict[int, Array]) -> None:
+        for row, counts in rows.items():
             if row in self._rows:
-                self._rows[row] += counts[row]
+                self._rows[row] += counts
             else:
-                self._rows[row] = counts[row].astype(np.int64)
+                self._rows[row] = counts
 
     def _include(self, low: float, high: float) -> None:
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
@@ -184,6 +193,48 @@ class TensorStatistics:
             totals = np.delete(totals, zero[1:])
         extremes = (self.minimum, self.maximum, self.moving_minimum, self.moving_maximum)
         return Distribution(*bounds, totals, *extremes)
+
+
+def look(array: Array) -> Seen:
+    """Look at the values that a tensor takes in one sample; this takes long, and depends on them alone.
+
+    Args:
+        array: floating-point values in real units, any shape.
+    """
+    if array.dtype.kind != "f":
+        raise InternalError(f"statistics were given {array.dtype}, not real values")
+    values = np.ascontiguousarray(array, np.float32).reshape(-1)
+    low, high, marker, markers, count = math.inf, -math.inf, 0.0, 0, 0
+    counts, few = None, None
+    for start in range(0, values.size, _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        least, largest = float(chunk.min()), float(chunk.max())
+        if math.isnan(least) or math.isnan(largest):
+            return Seen(0, low, high, {}, None, 0, 0.0, True)
+        if least <= -LIMIT or largest >= LIMIT:
+            kept = chunk[np.abs(chunk) < LIMIT]
+            markers += chunk.size - kept.size
+            marker = least if least <= -LIMIT else largest
+            chunk = kept
+            least, largest = float(chunk.min(initial=np.inf)), float(chunk.max(initial=-np.inf))
+        low, high, count = min(low, least), max(high, largest), count + chunk.size
+        if chunk.size >= _WORTHWHILE:
+            counts = _counts(chunk) if counts is None else counts + _counts(chunk)
+        elif chunk.size:
+            few = chunk.copy() if few is None else np.concatenate([few, chunk])
+    return Seen(count, low, high, {} if counts is None else _rows(counts), few, markers, marker, False)
+
+
+def _counts(values: Array) -> Array:
+    """Return how many values each cell holds."""
+    cells = (values.view(np.uint32) >> (23 - _FRACTION_BITS)).astype(np.intp)
+    return np.bincount(cells, minlength=_ROWS * _CELLS)
+
+
+def _rows(counts: Array) -> dict[int, Array]:
+    """Return the counts of each sign and exponent that has any."""
+    table = counts.reshape(_ROWS, _CELLS)
+    return {row: table[row].astype(np.int64) for row in np.flatnonzero(table.any(axis=1)).tolist()}
 
 
 def _bounds(exponent: int, cells: Array) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.layer_moments import LAYERS, LayerMoments, layer_weights, ungrouped_weights
-from qcompile.calibrate.paired_run import LayerPair, pair_layers, pair_recurring, run_side_by_side
+from qcompile.calibrate.paired_run import LayerPair, PairInputs, pair_layers, pair_recurring, run_side_by_side
 from qcompile.calibrate.recurring_layers import SharedLayer, batches, observe, shared_layers
 from qcompile.calibrate.sample_choice import calibration_samples
 from qcompile.ir.graph import Graph, Node
@@ -212,14 +212,13 @@ def correct_layers(
         done += 1
         context.progress(done, len(single) + len(groups), what)
 
-    def visit(pair: LayerPair, inputs: Any) -> None:
+    def visit(pair: LayerPair, inputs: PairInputs) -> None:
         moments = LayerMoments.of(pair, len(samples), context.seed, means_only=means_only)
-        for item in inputs:
-            moments.update(item)
+        moments.fill(inputs, context.threads)
         correct(LayerData(pair, moments))
         report()
 
-    run_side_by_side(context.reference, graph, single, samples, visit)
+    run_side_by_side(context.reference, graph, single, samples, visit, context.threads)
     for some in batches(groups, _MOMENT_BYTES):
         layers = [SharedLayer(g, len(samples), context.seed, means_only=means_only) for g in some]
         observe(context.reference, layers, samples)

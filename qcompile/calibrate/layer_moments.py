@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
-from qcompile.calibrate.paired_run import LayerInputs, LayerPair
+from qcompile.calibrate.paired_run import LayerInputs, LayerPair, PairInputs
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Node
 from qcompile.ops.spatial import spatial_axes, to_nhwc, window_extent
+from qcompile.parallel import in_order
 
 Array = npt.NDArray[Any]
 
@@ -30,6 +32,27 @@ LAYERS = ("conv2d", "dense")
 
 MOST_TERMS = 9216
 """Terms of which covariances are kept at most: those of a 3x3 convolution of 1,024 channels, 680 MB a matrix."""
+
+
+class _Patches(NamedTuple):
+    """What a pair of layers multiplies at some places: [groups, rows, terms]; the error [groups, rows, outputs]."""
+
+    real: Array
+    quantized: Array
+    error: Array | None
+
+
+class _Sums(NamedTuple):
+    """What patches add to the sums of `LayerMoments`; products and squares are left out where means are enough."""
+
+    origin: Array
+    sums: list[Array]
+    products: list[Array]
+    squares: Array | None
+
+
+_Drawn = Callable[[], _Patches]
+"""Gives patches at places that were drawn."""
 
 
 class LayerMoments:
@@ -70,7 +93,8 @@ class LayerMoments:
         self._products = [np.zeros((g, kept, kept)), np.zeros((g, kept, kept)), np.zeros((g, o, kept))]
         self._squares = np.zeros((g, o))
         self._origin: Array | None = None
-        self._waiting: list[tuple[Array, Array, Array | None]] = []
+        self._waiting: list[_Drawn] = []
+        self._rows_waiting = 0
 
     @classmethod
     def of(cls, pair: LayerPair, samples: int, seed: int, *, means_only: bool = False) -> LayerMoments:
@@ -95,48 +119,102 @@ class LayerMoments:
             inputs: of the layer.
             node: another layer that reads them, with the same weights but its own `window`; None for the layer itself.
         """
+        node = node or self._node
+        shape, positions = self._draw(node, inputs.quantized.shape)
+        patches = self._patches_at(node, inputs, positions, shape)
+        if self._is_enough(lambda: patches, len(positions)):
+            self._add()
+
+    def fill(self, inputs: PairInputs, threads: int = 1) -> None:
+        """Add the patches of several samples.
+
+        Args:
+            inputs: of the layer, one for each sample.
+            threads: on which to find them.
+        """
+        full = self._batches(inputs)
+        for drawn in full:
+            self._take(self._sums_of(drawn))
+            if self._origin is not None:  # from here on, batches no longer depend on one another
+                break
+        for sums in in_order(self._sums_of, full, threads):
+            self._take(sums)
+
+    def _batches(self, inputs: PairInputs) -> Iterator[list[_Drawn]]:
+        """Yield patches drawn, as many at a time as are added up at once; the last ones are left to wait."""
+        for index, given in enumerate(inputs.shapes):
+            shape, positions = self._draw(self._node, given)
+
+            def drawn(index: int = index, positions: Array = positions, shape: tuple[int, ...] = shape) -> _Patches:
+                return self._patches_at(self._node, inputs[index], positions, shape)
+
+            if self._is_enough(drawn, len(positions)):
+                yield self._taken_out()
+
+    def _draw(self, node: Node, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Array]:
+        """Return the shape of a layer's result for an operand of some shape, and where to look at it."""
         if not self._products:
             raise InternalError(f"{self._node}: patches after its covariances were taken")
-        node = node or self._node
-        shape = result_shape(node, inputs.quantized.shape)
-        positions = self._positions(shape)
-        real, quantized = (_patches(node, x, positions, shape) for x in (inputs.real, inputs.quantized))
+        result = result_shape(node, shape)
+        positions = self._positions(result)
         self.samples += 1
-        self._places += int(np.prod(shape[:-1]))
-        self.count += quantized.shape[1]
+        self._places += int(np.prod(result[:-1]))
+        self.count += len(positions)
+        return result, positions
+
+    def _patches_at(self, node: Node, inputs: LayerInputs, positions: Array, shape: tuple[int, ...]) -> _Patches:
+        real, quantized = (_patches(node, x, positions, shape) for x in (inputs.real, inputs.quantized))
         error = inputs.residual_error
-        self._waiting.append((real, quantized, None if error is None else self._rows_of_result(error, positions)))
-        if self.terms <= _FEW or sum(rows.shape[1] for rows, _, _ in self._waiting) * _SHARE >= self.terms:
-            self._add()
+        return _Patches(real, quantized, None if error is None else self._rows_of_result(error, positions))
+
+    def _is_enough(self, drawn: _Drawn, rows: int) -> bool:
+        """Let patches wait; return whether all that wait are enough to be added up."""
+        self._waiting.append(drawn)
+        self._rows_waiting += rows
+        return bool(self.terms <= _FEW or self._rows_waiting * _SHARE >= self.terms)
+
+    def _taken_out(self) -> list[_Drawn]:
+        found, self._waiting, self._rows_waiting = self._waiting, [], 0
+        return found
 
     def _add(self) -> None:
         """Add the patches that wait."""
-        if not self._waiting:
-            return
-        parts, self._waiting = list(zip(*self._waiting, strict=True)), []
-        real, quantized = (np.concatenate(part, axis=1) for part in parts[:2])
-        if not quantized.shape[1]:
-            return
-        if self._origin is None:
-            # What hardly varies would vanish in the rounding of its squares, far from its mean.
-            self._origin = quantized.mean(axis=1, keepdims=True)
-        real, quantized = real - self._origin, quantized - self._origin
-        error = np.concatenate(parts[2], axis=1) if all(part is not None for part in parts[2]) else None
-        self._sums[0] += real.sum(axis=1, dtype=np.float64)
-        self._sums[1] += quantized.sum(axis=1, dtype=np.float64)
-        if error is not None:
-            self._sums[2] += error.sum(axis=1, dtype=np.float64)
-        if not self.means_only:
-            self._add_products(real, quantized, error)
+        if self._waiting:
+            self._take(self._sums_of(self._taken_out()))
 
-    def _add_products(self, real: Array, quantized: Array, error: Array | None) -> None:
-        """Add the products of patches, which are taken from the origin."""
-        self._products[0] += np.matmul(quantized.transpose(0, 2, 1), quantized)
-        self._products[1] += np.matmul((real - quantized).transpose(0, 2, 1), quantized)
+    def _sums_of(self, drawn: list[_Drawn]) -> _Sums | None:
+        """Return what patches add, taken from the origin; None where there are none. Changes nothing."""
+        parts = [one() for one in drawn]
+        real = np.concatenate([part.real for part in parts], axis=1)
+        quantized = np.concatenate([part.quantized for part in parts], axis=1)
+        if not quantized.shape[1]:
+            return None
+        origin = self._origin
+        if origin is None:
+            # What hardly varies would vanish in the rounding of its squares, far from its mean.
+            origin = quantized.mean(axis=1, keepdims=True)
+        real, quantized = real - origin, quantized - origin
+        found = [real, quantized]
+        if all(part.error is not None for part in parts):
+            found.append(np.concatenate([part.error for part in parts], axis=1))
+        sums = [part.sum(axis=1, dtype=np.float64) for part in found]
+        if self.means_only:
+            return _Sums(origin, sums, [], None)
+        found[:2] = quantized, real - quantized
+        products = [np.matmul(part.transpose(0, 2, 1), quantized) for part in found]
         results = np.matmul(real, self._weight.transpose(0, 2, 1))
-        self._squares += np.square(results, dtype=np.float64).sum(axis=1)
-        if error is not None:
-            self._products[2] += np.matmul(error.transpose(0, 2, 1), quantized)
+        return _Sums(origin, sums, products, np.square(results, dtype=np.float64).sum(axis=1))
+
+    def _take(self, sums: _Sums | None) -> None:
+        """Add up what patches add."""
+        if sums is None:
+            return
+        self._origin = sums.origin
+        for totals, parts in ((self._sums, sums.sums), (self._products, sums.products)):
+            for total, part in zip(totals, parts, strict=False):  # layers without a residual have no error
+                total += part
+        if sums.squares is not None:
+            self._squares += sums.squares
 
     @property
     def uncertainty(self) -> float:

@@ -21,7 +21,7 @@ from qcompile.calibrate.layer_moments import (
     layer_weights,
     ungrouped_weights,
 )
-from qcompile.calibrate.paired_run import LayerPair, run_side_by_side, samples_within
+from qcompile.calibrate.paired_run import LayerPair, PairInputs, run_side_by_side, samples_within
 from qcompile.calibrate.weight_rounding import compensated_weights, damped
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.rewrite import Rewriter
@@ -84,11 +84,10 @@ def fit_layers(
     pairs = [_pair(node, originals[node]) for node in nodes]
     rewriter, done = Rewriter(graph), 0
 
-    def visit(pair: LayerPair, inputs: Any) -> None:
+    def visit(pair: LayerPair, inputs: PairInputs) -> None:
         nonlocal done
         moments = LayerMoments.of(pair, len(given), seed)
-        for item in inputs:
-            moments.update(item)
+        moments.fill(inputs)
         _refit(rewriter, pair, moments, fit)
         done += 1
         if progress is not None:

@@ -7,10 +7,10 @@ before it, as those are after their own correction, next to the real values they
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile, takewhile
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from qcompile.ir.opdef import Quantization
 from qcompile.ir.origin import original_name
 from qcompile.ir.regions import last_readers
 from qcompile.ops.sized_run import NodeRun
+from qcompile.parallel import in_order
 from qcompile.quant.affine import dequantize, quantize
 
 Array = npt.NDArray[Any]
@@ -57,7 +58,50 @@ class LayerInputs:
     residual_error: Array | None
 
 
-Visit = Callable[[LayerPair, Iterator[LayerInputs]], None]
+class PairInputs(Sequence[LayerInputs]):
+    """What a pair of layers reads, one element for each sample, made when it is asked for: on any thread.
+
+    Args:
+        pair: the layers.
+        real: operand of the float layer for each sample.
+        integer: that of the integer layer.
+        residuals: what the float layer's result is added to and what the integer layer adds; None where there is none.
+    """
+
+    def __init__(
+        self,
+        pair: LayerPair,
+        real: list[Array],
+        integer: list[Array],
+        residuals: tuple[list[Array], list[Array]] | None,
+    ) -> None:
+        self._pair, self._real, self._integer, self._residuals = pair, real, integer, residuals
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shape of the operand for each sample."""
+        return [array.shape for array in self._integer]
+
+    def __len__(self) -> int:
+        return len(self._real)
+
+    @overload
+    def __getitem__(self, index: int) -> LayerInputs: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[LayerInputs]: ...
+
+    def __getitem__(self, index: int | slice) -> LayerInputs | list[LayerInputs]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        inputs, error = self._pair.node.inputs, None
+        if self._residuals is not None:
+            wanted, given = self._residuals
+            error = wanted[index] - real_values(inputs[3], given[index])
+        return LayerInputs(self._real[index], real_values(inputs[0], self._integer[index]), error)
+
+
+Visit = Callable[[LayerPair, PairInputs], None]
 """Sees a layer before it runs, and may give it other constants."""
 
 
@@ -132,10 +176,20 @@ def samples_within(graph: Graph, limit: int) -> int:
 
 
 class Lane:
-    """One graph under evaluation for all samples at once; a tensor goes when its last reader has run."""
+    """One graph under evaluation for all samples at once; a tensor goes when its last reader has run.
 
-    def __init__(self, graph: Graph, samples: list[Mapping[str, Array]], extra_readers: Iterable[Value]) -> None:
+    Args:
+        graph: in float or in integers.
+        samples: inputs.
+        extra_readers: values that somebody else reads, each as often as it stands there.
+        threads: on which to evaluate a node for several samples.
+    """
+
+    def __init__(
+        self, graph: Graph, samples: list[Mapping[str, Array]], extra_readers: Iterable[Value], threads: int = 1
+    ) -> None:
         self.graph = graph
+        self._threads = threads
         self._run = NodeRun(graph)
         self._sizes = [self._run.sizes(sample) for sample in samples]
         self.values: dict[Value, list[Array]] = {v: [_bound(v, s) for s in samples] for v in graph.inputs}
@@ -146,10 +200,11 @@ class Lane:
     def run(self, node: Node) -> None:
         """Evaluate one node for every sample."""
         columns = [None if v.data is not None else self.values[v] for v in node.inputs]
-        results = [
-            self._run.evaluate(node, [None if c is None else c[i] for c in columns], sizes)
-            for i, sizes in enumerate(self._sizes)
-        ]
+
+        def evaluated(i: int) -> tuple[Array, ...]:
+            return self._run.evaluate(node, [None if c is None else c[i] for c in columns], self._sizes[i])
+
+        results = list(in_order(evaluated, range(len(self._sizes)), self._threads))
         for index, value in enumerate(node.outputs):
             self.values[value] = [r[index] for r in results]
             if not self._readers[value]:
@@ -173,7 +228,12 @@ class Lane:
 
 
 def run_side_by_side(
-    reference: Graph, graph: Graph, pairs: list[LayerPair], samples: list[Mapping[str, Array]], visit: Visit
+    reference: Graph,
+    graph: Graph,
+    pairs: list[LayerPair],
+    samples: list[Mapping[str, Array]],
+    visit: Visit,
+    threads: int = 1,
 ) -> None:
     """Run both graphs on the samples and show each pair of layers, with what it reads, before it runs.
 
@@ -182,12 +242,13 @@ def run_side_by_side(
         graph: integer graph; `visit` may replace constants of the layer it is shown.
         pairs: of `pair_layers`.
         samples: {input name: array}, real values.
-        visit: called with the pair and its inputs, sample by sample.
+        visit: called with the pair and its inputs.
+        threads: to run samples on.
     """
     by_node = {pair.node: pair for pair in pairs}
     wanted = [v for p in pairs for v in (p.reference.inputs[0], p.residual) if v is not None and not v.is_constant]
-    real = Lane(reference, samples, wanted)
-    integer = Lane(graph, samples, ())
+    real = Lane(reference, samples, wanted, threads)
+    integer = Lane(graph, samples, (), threads)
     for node in graph.nodes if pairs else ():
         pair = by_node.pop(node, None)
         if pair is not None:
@@ -200,17 +261,12 @@ def run_side_by_side(
         integer.run(node)
 
 
-def _inputs(pair: LayerPair, real: Lane, integer: Lane) -> Iterator[LayerInputs]:
-    node = pair.node
+def _inputs(pair: LayerPair, real: Lane, integer: Lane) -> PairInputs:
+    inputs, residuals = pair.node.inputs, None
     xs = real.advance_to(pair.reference.inputs[0])
-    residuals = None
     if pair.residual is not None and not pair.residual.is_constant:
-        residuals = real.advance_to(pair.residual)
-    for index, x in enumerate(xs):
-        error = None
-        if residuals is not None:
-            error = residuals[index] - real_values(node.inputs[3], integer.values[node.inputs[3]][index])
-        yield LayerInputs(x, real_values(node.inputs[0], integer.values[node.inputs[0]][index]), error)
+        residuals = real.advance_to(pair.residual), integer.values[inputs[3]]
+    return PairInputs(pair, xs, integer.values[inputs[0]], residuals)
 
 
 def real_values(value: Value, array: Array) -> Array:

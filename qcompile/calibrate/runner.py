@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.histogram import TensorStatistics
+from qcompile.calibrate.histogram import Seen, TensorStatistics, look
 from qcompile.calibrate.observer import Observer
 from qcompile.errors import CalibrationError, InternalError
 from qcompile.ir.graph import Value
+from qcompile.parallel import in_order
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +34,7 @@ def calibrate(
     samples: Iterable[Mapping[str, Array]],
     observers: Mapping[str, Observer],
     *,
+    threads: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, TensorStatistics]:
     """Run all samples through the model and return the statistics of the observed tensors.
@@ -44,6 +46,7 @@ def calibrate(
         executor: runs the float graph.
         samples: {input name: array}, such as a CalibrationSet.
         observers: name of each value to observe, and the observer that will choose its range.
+        threads: to run samples on.
         progress: told after each sample.
 
     Returns:
@@ -54,21 +57,27 @@ def calibrate(
     """
     statistics = {name: observer.new_statistics(name) for name, observer in observers.items()}
 
-    def on_value(value: Value, array: Array) -> None:
-        entry = statistics.get(value.name)
-        if entry is not None:
-            entry.update(array)
+    def observed(sample: Mapping[str, Array]) -> list[tuple[str, Seen]]:
+        found: list[tuple[str, Seen]] = []
+
+        def on_value(value: Value, array: Array) -> None:
+            if value.name in statistics:
+                found.append((value.name, look(array)))
+
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            executor.run(sample, on_value=on_value)
+        return found
 
     total = _length(samples)
     if progress is not None:
         progress(0, total)
     done = 0
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for sample in samples:
-            executor.run(sample, on_value=on_value)
-            done += 1
-            if progress is not None:
-                progress(done, total)
+    for found in in_order(observed, samples, threads):
+        for name, seen in found:
+            statistics[name].take(seen)
+        done += 1
+        if progress is not None:
+            progress(done, total)
     if done == 0:
         raise CalibrationError("there is no calibration sample")
     # What a loop computes is seen once an iteration.

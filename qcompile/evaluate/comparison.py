@@ -17,12 +17,14 @@ from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.ir.graph import Graph, Value
 from qcompile.ir.initial import state_input
 from qcompile.ir.origin import original_name
+from qcompile.ir.regions import computed_bytes
 from qcompile.ir.types import NARROW
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.packed_weights import PACKED
+from qcompile.parallel import in_order, threads_within
 from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize
-from qcompile.quant.noise_power import NoisePower
+from qcompile.quant.noise_power import NoisePower, deviation_power
 
 Array = npt.NDArray[Any]
 
@@ -31,6 +33,9 @@ COMPARED = 8
 
 SYNTHETIC = 4
 """Made-up inputs where there are no samples."""
+
+_Powers = tuple[Value, tuple[float, float]]
+"""A tensor, and the powers of its signal and of its noise."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ def compare_graphs(
     count: int = COMPARED,
     seed: int = 0,
     preprocess: Preprocess | None = None,
+    threads: int = 1,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run both graphs in the interpreter and compare what they compute.
@@ -109,6 +115,7 @@ def compare_graphs(
         count: samples to use at most, evenly spaced over all.
         seed: of synthetic inputs.
         preprocess: the image steps, for the range of synthetic inputs.
+        threads: to run samples on; each holds the tensors of the float graph.
         progress: called with (done, total, what).
     """
     verified = samples is not None
@@ -120,15 +127,23 @@ def compare_graphs(
     outputs = {n: NoisePower() for n in judged_outputs(reference, [n for n in actual.output_names if n not in grown])}
     float_run, integer_run = Interpreter(reference), Interpreter(actual)
     original_run = Interpreter(original) if original is not None else None
-    done = 0
-    for sample in chosen:
+
+    def compared(sample: Mapping[str, Array]) -> tuple[list[_Powers], list[_Powers]]:
         expected: dict[str, Array] = {}
+        within: list[_Powers] = []
         real = float_run.run(sample, on_value=partial(_remember, expected))
         if original_run is not None:
             real = original_run.run(sample)
-        result = integer_run.run(_at_inputs(actual, sample), on_value=partial(_compare, expected, powers, counterparts))
-        for name, power in outputs.items():
-            power.add(real[name], _real(actual.outputs[actual.output_names.index(name)], result[name]))
+        result = integer_run.run(_at_inputs(actual, sample), on_value=partial(_compare, expected, within, counterparts))
+        ends = [(v, n) for v, n in zip(actual.outputs, actual.output_names, strict=True) if n in outputs]
+        return within, [(v, deviation_power(real[n], _real(v, result[n]))) for v, n in ends]
+
+    done = 0
+    for within, at_outputs in in_order(compared, chosen, threads_within(threads, computed_bytes(reference))):
+        for value, found in within:
+            powers.setdefault(value, NoisePower()).add_powers(found)
+        for power, (_, found) in zip(outputs.values(), at_outputs, strict=True):
+            power.add_powers(found)
         done += 1
         if progress is not None:
             progress(done, total, "comparing with float")
@@ -161,13 +176,13 @@ def _remember(expected: dict[str, Array], value: Value, array: Array) -> None:
 
 def _compare(
     expected: Mapping[str, Array],
-    powers: dict[Value, NoisePower],
+    found: list[_Powers],
     counterparts: Mapping[Value, str],
     value: Value,
     array: Array,
 ) -> None:
     if value in counterparts:
-        powers.setdefault(value, NoisePower()).add(expected[counterparts[value]], _real(value, array))
+        found.append((value, deviation_power(expected[counterparts[value]], _real(value, array))))
 
 
 def match_tensors(reference: Graph, actual: Graph) -> dict[Value, str]:

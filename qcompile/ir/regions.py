@@ -99,6 +99,11 @@ def total_macs(graph: Graph) -> int:
     return sum(times * node.op.macs(node) for node, times in times_run(graph).items())
 
 
+def computed_bytes(graph: Graph) -> int:
+    """Return what all tensors that are computed take together, bytes."""
+    return sum(value.type.nbytes for value in graph.values() if not value.is_constant)
+
+
 def last_readers(graph: Graph) -> dict[Value, Node]:
     """Return the node after which nobody needs a value any more; a loop needs what it reads until its end."""
     found = {value: node for node in graph.nodes for value in node.inputs}

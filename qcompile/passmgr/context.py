@@ -59,6 +59,7 @@ class PassContext:
         preprocess: how a photograph becomes an input, for made-up ones; None takes the defaults.
         on_progress: called with (done, total, what) by `progress`; total is 0 where it is not known.
         seed: of every pseudo-random choice.
+        threads: on which to run samples side by side; results do not depend on it.
         records: how long layers take, as measured.
         used_records: those that decided how a layer of the program is cut.
 
@@ -77,6 +78,7 @@ class PassContext:
     preprocess: Preprocess | None = None
     on_progress: Progress | None = None
     seed: int = 0
+    threads: int = 1
     records: Database = field(default_factory=Database)
     used_records: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -55,9 +55,12 @@ class NoisePower:
 
     def add(self, expected: Array, actual: Array) -> None:
         """Add one array; see `deviation_power`."""
-        signal, noise = deviation_power(expected, actual)
-        self.signal += signal
-        self.noise += noise
+        self.add_powers(deviation_power(expected, actual))
+
+    def add_powers(self, powers: tuple[float, float]) -> None:
+        """Add what `deviation_power` gave for one array."""
+        self.signal += powers[0]
+        self.noise += powers[1]
 
     @property
     def db(self) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from qcompile.ir.graph import Graph, Value
 from qcompile.ops.interpreter import Interpreter
+from qcompile.parallel import in_order
 
 Array = npt.NDArray[Any]
 
@@ -22,6 +23,15 @@ taken to, and whose differences between samples say nothing, being small."""
 
 _HARD_SWISH_LOW = 0.375
 """How far below zero a hard_swish goes."""
+
+
+class _Look(NamedTuple):
+    """What one sample shows of the channels of a tensor."""
+
+    high: Array
+    low: Array
+    power: Array
+    positive: Array
 
 
 class ChannelStatistics:
@@ -43,30 +53,45 @@ class ChannelStatistics:
         self.power: dict[Value, Array] = {}
         self.positive: dict[Value, Array] = {}
 
-    def gather(self, graph: Graph, samples: Iterable[Mapping[str, Array]], progress: Callable[[int], None]) -> None:
-        """Run a float graph on samples and look at all of its tensors."""
+    def gather(
+        self, graph: Graph, samples: Iterable[Mapping[str, Array]], progress: Callable[[int], None], threads: int = 1
+    ) -> None:
+        """Run a float graph on samples and look at all of its tensors.
+
+        Args:
+            graph: the network.
+            samples: inputs.
+            progress: called with the number of samples done.
+            threads: to run samples on.
+        """
         run = Interpreter(graph)
-        for sample in samples:
+
+        def look(sample: Mapping[str, Array]) -> list[tuple[Value, _Look]]:
+            seen: list[tuple[Value, _Look]] = []
+
+            def on_value(value: Value, array: Array) -> None:
+                shape = self._shapes.get(value)
+                if shape is not None and array.size:
+                    seen.append((value, _look(shape, array)))
+
             with np.errstate(all="ignore"):
-                run.run(sample, on_value=self._look)
+                run.run(sample, on_value=on_value)
+            return seen
+
+        for seen in in_order(look, samples, threads):
+            for value, channels in seen:
+                self._add(value, channels)
             self.samples += 1
             progress(self.samples)
         for found in (self.power, self.positive):
             for value in found:
                 found[value] = found[value] / self.samples
 
-    def _look(self, value: Value, array: Array) -> None:
-        shape = self._shapes.get(value)
-        if shape is None or not array.size:
-            return
-        axes = tuple(axis for axis, extent in enumerate(shape) if extent == 1)
-        real = array if np.isfinite(array).all() else np.nan_to_num(array, posinf=0.0, neginf=0.0)
+    def _add(self, value: Value, channels: _Look) -> None:
         highs, lows = self._ends[value]
-        highs.append(real.max(axes, keepdims=True))
-        lows.append(real.min(axes, keepdims=True))
-        power = np.mean(np.square(real, dtype=np.float64), axes, keepdims=True)
-        positive = np.mean(real > 0.0, axes, keepdims=True)
-        for found, more in ((self.power, power), (self.positive, positive)):
+        highs.append(channels.high)
+        lows.append(channels.low)
+        for found, more in ((self.power, channels.power), (self.positive, channels.positive)):
             found[value] = found[value] + more if value in found else more
 
     def reach(self, value: Value) -> tuple[Array, Array]:
@@ -90,6 +115,15 @@ class ChannelStatistics:
             np.maximum(end, trained if end.any() else 0.0, out=end)
         high, low = ends
         return low, high
+
+
+def _look(shape: tuple[int, ...], array: Array) -> _Look:
+    """Return the extremes and powers of an array along the axes of extent 1."""
+    axes = tuple(axis for axis, extent in enumerate(shape) if extent == 1)
+    real = array if np.isfinite(array).all() else np.nan_to_num(array, posinf=0.0, neginf=0.0)
+    power = np.mean(np.square(real, dtype=np.float64), axes, keepdims=True)
+    ends = real.max(axes, keepdims=True), real.min(axes, keepdims=True)
+    return _Look(*ends, power, np.mean(real > 0.0, axes, keepdims=True))
 
 
 def _reach(largest: Array) -> Array:

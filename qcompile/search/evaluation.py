@@ -14,6 +14,7 @@ from qcompile.calibrate.reader import spaced
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph
 from qcompile.ops.interpreter import Interpreter
+from qcompile.parallel import in_order
 from qcompile.progress import Progress
 from qcompile.quant.noise_power import decibels, deviation_power
 from qcompile.search.boundary import bound_sample, real_outputs
@@ -133,6 +134,7 @@ class Evaluator:
         reference: float graph.
         samples: inputs, real values.
         jobs: processes.
+        threads: of this process, where it computes.
         costs: of nodes on the target; None for a typical one.
         progress: called with (done, total, what).
         metric: what the drop is of; None estimates it from how far outputs are from those of the float network.
@@ -144,6 +146,7 @@ class Evaluator:
         samples: Sequence[Sample],
         *,
         jobs: int = 1,
+        threads: int = 1,
         costs: NodeCosts | None = None,
         progress: Progress | None = None,
         metric: UserMetric | None = None,
@@ -151,13 +154,17 @@ class Evaluator:
         self._metric = metric
         self._costs = costs or NodeCosts()
         self._samples = tuple(samples)
-        self._jobs = jobs
+        self._jobs, self._threads = jobs, threads
         self._progress = progress
         self._names = list(reference.output_names)
         self._uses = output_uses(reference)
         run = Interpreter(reference)
-        with np.errstate(all="ignore"):
-            self._expected = [self._outputs(run.run(sample)) for sample in self._samples]
+
+        def expected(sample: Sample) -> list[Array]:
+            with np.errstate(all="ignore"):
+                return self._outputs(run.run(sample))
+
+        self._expected = list(in_order(expected, self._samples, threads))
         # A sample of several images, where the batch is open, has no one class.
         single = all(outputs[0].size == outputs[0].shape[-1] for outputs in self._expected if outputs[0].ndim)
         self._classifier = is_classifier(reference) and single
@@ -239,7 +246,7 @@ class Evaluator:
             if self._progress is not None:
                 self._progress(done, total, what)
 
-        return run_tasks(work, len(self._samples), jobs=self._jobs, progress=progress)
+        return run_tasks(work, len(self._samples), jobs=self._jobs, threads=self._threads, progress=progress)
 
 
 def _ratios(found: Sequence[Sequence[tuple[float, float]]]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Independent tasks in parallel processes, with results in order."""
+"""Independent tasks in parallel processes or on threads, with results in order."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qcompile.errors import UsageError
+from qcompile.parallel import in_order
 
 if TYPE_CHECKING:
     from qcompile.search.cluster import Cluster
@@ -35,6 +36,7 @@ def run_tasks(
     count: int,
     *,
     jobs: int = 1,
+    threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[T]:
     """Return what a function gives for 0, 1, …, count − 1.
@@ -44,13 +46,19 @@ def run_tasks(
             they come back through a pipe.
         count: number of tasks.
         jobs: processes; 1 computes in this one.
+        threads: of this process, where it computes.
         progress: called with (done, count).
 
     Raises:
         UsageError: a process died.
     """
     results = []
-    source = _cluster.results(work, count) if _cluster is not None else _results(work, count, min(jobs, count))
+    if _cluster is not None:
+        source = _cluster.results(work, count)
+    elif jobs <= 1 or count <= 1 or "fork" not in multiprocessing.get_all_start_methods():
+        source = in_order(work, range(count), threads)
+    else:
+        source = _results(work, count, min(jobs, count))
     for result in source:
         results.append(result)
         if progress is not None:
@@ -70,9 +78,6 @@ def tasks_on(cluster: Cluster | None) -> Iterator[None]:
 
 
 def _results(work: Callable[[int], T], count: int, jobs: int) -> Iterator[T]:
-    if jobs <= 1 or "fork" not in multiprocessing.get_all_start_methods():
-        yield from map(work, range(count))
-        return
     global _current
     _current = work
     try:

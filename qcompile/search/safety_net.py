@@ -187,7 +187,7 @@ class _Net:
         checked, fitted = (usual_count(calibrated, count) for count in (CHECKED, FITTED))
         new = unfitted(context.samples(), checked, fitted)
         self._samples, self._has_new = new or spread(context.samples(), checked), bool(new)
-        self._evaluator = Evaluator(calibrated, self._samples)
+        self._evaluator = Evaluator(calibrated, self._samples, threads=context.threads)
         self._targets = targets(calibrated)
         self._parts = [index for index, use in enumerate(output_uses(calibrated)) if use.places is not None]
         self._costs = NodeCosts.of(context)
@@ -261,6 +261,7 @@ class _Net:
             self._assigned,
             PassManager("quantize").run(self._assigned, context),
             spread(self._samples, usual_count(self._calibrated, MEASURED)),
+            threads=context.threads,
             work=min(max(work, _LEAST_RUNS), _MOST_RUNS),
             uses=True,
             progress=self._context.progress,

@@ -8,8 +8,9 @@ measured for the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -18,9 +19,10 @@ import numpy.typing as npt
 
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ir.regions import last_readers, regions, run_in_course, times_run
+from qcompile.ir.regions import computed_bytes, last_readers, regions, run_in_course, times_run
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
+from qcompile.parallel import threads_within
 from qcompile.progress import Progress
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.noise_power import deviation_power
@@ -42,6 +44,9 @@ _MATTERS = 0.01
 which on what these leave is worth a thought."""
 
 _TINY = 1e-300
+
+_Tasks = Callable[..., list[Any]]
+"""`run_tasks`, which knows by how many processes and threads."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ def measure_all(
     samples: Sequence[Sample],
     *,
     jobs: int = 1,
+    threads: int = 1,
     work: float = WORK,
     uses: bool = False,
     progress: Progress | None = None,
@@ -95,13 +101,15 @@ def measure_all(
         integer: what `quantize` makes of it.
         samples: as for `measure_noise`.
         jobs: as there.
+        threads: as there.
         work: as there.
         uses: as there.
         progress: as there.
     """
 
     def measured(sources: Sequence[Source]) -> list[Noise]:
-        return measure_noise(graph, sources, samples, jobs=jobs, work=work, uses=uses, progress=progress)
+        how: dict[str, Any] = {"jobs": jobs, "threads": threads, "work": work, "uses": uses, "progress": progress}
+        return measure_noise(graph, sources, samples, **how)
 
     noises = measured(find_sources(graph, integer))
     total = [sum(at_output) for at_output in zip(*(n.outputs for n in noises), strict=True)]
@@ -121,6 +129,7 @@ def measure_noise(
     samples: Sequence[Sample],
     *,
     jobs: int = 1,
+    threads: int = 1,
     work: float = WORK,
     uses: bool = False,
     progress: Progress | None = None,
@@ -131,25 +140,27 @@ def measure_noise(
         noise of source s at output o = Σ (y_o(s) − y_o)² / Σ y_o², sums over all elements of all samples, with
         y(s) the outputs when only s is rounded
 
-    The activations of one sample per process are held in memory, nothing more.
+    The activations of one sample per process or thread are held in memory, nothing more.
 
     Args:
         graph: calibrated float graph.
         sources: of this graph.
         samples: inputs, real values.
         jobs: processes.
+        threads: of this process, where it computes.
         work: most work for one sample, in runs of the whole network.
         uses: whether the uses of the outputs count (`output_uses`), not the outputs.
         progress: called with (done, total, what).
     """
     paths = _Paths(graph, uses)
+    tasks = partial(run_tasks, jobs=jobs, threads=threads_within(threads, computed_bytes(graph)))
     shares = [paths.share(source) for source in sources]
     chosen = list(range(len(sources)))
     local: list[float] = []
     if sum(shares) > work:
-        local = _local_noise(paths, sources, samples, jobs, progress)
+        local = _local_noise(paths, sources, samples, tasks, progress)
         chosen = _most_important(local, shares, work)
-    measured = _measure(paths, sources, samples, chosen, shares, jobs, progress)
+    measured = _measure(paths, sources, samples, chosen, shares, tasks, progress)
     if not local:
         return [Noise(s, measured[i], True) for i, s in enumerate(sources)]
     factors = _factors(measured, local, len(paths.uses))
@@ -275,7 +286,7 @@ def _measure(
     samples: Sequence[Sample],
     chosen: Sequence[int],
     shares: Sequence[float],
-    jobs: int,
+    run: _Tasks,
     progress: Progress | None,
 ) -> dict[int, tuple[float, ...]]:
     """Return the noise at the outputs of the chosen sources, by index."""
@@ -293,7 +304,7 @@ def _measure(
         if progress is not None:
             progress(done, total, "measuring sensitivity")
 
-    found = run_tasks(work, len(tasks), jobs=jobs, progress=report)
+    found = run(work, len(tasks), progress=report)
     sums: dict[int, list[list[float]]] = {i: [[0.0, 0.0] for _ in paths.uses] for i in chosen}
     for (_, chunk), results in zip(tasks, found, strict=True):
         for i, powers in zip(chunk, results, strict=True):
@@ -320,7 +331,7 @@ def _local_noise(
     paths: _Paths,
     sources: Sequence[Source],
     samples: Sequence[Sample],
-    jobs: int,
+    run: _Tasks,
     progress: Progress | None,
 ) -> list[float]:
     """Return noise over signal of each source where it arises."""
@@ -333,7 +344,7 @@ def _local_noise(
         if progress is not None:
             progress(done, total, "estimating sensitivity")
 
-    found = run_tasks(work, len(samples), jobs=jobs, progress=report)
+    found = run(work, len(samples), progress=report)
     columns = [[powers[i] for powers in found] for i in range(len(sources))]
     return [sum(n for _, n in c) / max(sum(s for s, _ in c), _TINY) if any(n for _, n in c) else 0.0 for c in columns]
 

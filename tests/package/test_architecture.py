@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 LEVELS = {
     "errors": 0, "progress": 0, "files": 0.5, "definition_files": 0.5,
     "config_texts": 1, "device": 1, "runtime": 1, "targets": 1, "tuning": 1,
-    "config": 2, "config_files": 3, "quant": 2, "ir": 3, "shapes": 3.5, "onnx_graph": 4, "ops": 4,
+    "config": 2, "config_files": 3, "quant": 2, "ir": 3, "parallel": 3.5, "shapes": 3.5, "onnx_graph": 4, "ops": 4,
     "bundle": 5, "calibrate": 5, "kernels": 5, "onnx_export": 5, "onnx_import": 5, "passmgr": 5,
     "compression": 5.5, "cost": 5.5, "scaling": 5.5,
     "evaluate": 6, "lower": 6, "passes": 6, "pipelines": 6, "report": 6,
