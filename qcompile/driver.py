@@ -196,20 +196,23 @@ def _samples(
     from qcompile.calibrate.calibration_set import CalibrationSet, open_calibration, usual_count
     from qcompile.calibrate.sample import graph_inputs
     from qcompile.calibrate.sequence import SequenceSet
+    from qcompile.evaluate.comparison import COMPARED
 
     if not config.compares or (given is None and config.calib is None):
         return None
-    limit = config.samples or usual_count(graph)
+    limit, kept = config.samples or usual_count(graph), {state.input for state in graph.states}
+    # In a sequence every sample goes on where the one before it ended: none can be set aside.
+    spare = 0 if kept else usual_count(graph, COMPARED)
     if isinstance(given, Iterator):
         # It can be read but once, and the samples are needed again for the comparison with float.
-        given = list(islice(given, limit))
-    kept = {state.input for state in graph.states}
+        given = list(islice(given, limit + spare))
     return open_calibration(
         given if given is not None else str(config.calib),
         [spec for spec in graph_inputs(graph) if spec.name not in kept],
         preprocess,
         limit=limit,
         crops_per_image=config.crops_per_image,
+        spare=spare,
         wrap=(lambda reader: SequenceSet(reader, graph)) if kept else CalibrationSet,
     )
 

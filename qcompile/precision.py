@@ -158,7 +158,8 @@ def comparable(simplified: Graph, context: PassContext) -> Graph:
 def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, context: PassContext) -> Comparison | None:
     """Compare the quantized graph with the float one, tensor by tensor; None for a float build of the user's network.
 
-    Where passes of the user changed the network, its outputs are compared with those of the original.
+    Where passes of the user changed the network, its outputs are compared with those of the original. Samples that
+    calibration has not seen tell more than others.
 
     Args:
         reference: float graph whose tensors mean what those of the final graph do.
@@ -172,12 +173,15 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
 
     if not is_rounded(final) and context.original is None:
         return None
+    count = usual_count(reference, COMPARED)
+    spares = samples.spares if samples is not None else []
+    unseen = 2 * len(spares) >= count
     found = compare_graphs(
         reference,
         final,
-        samples,
+        spares if unseen else samples,
         original=context.original,
-        count=usual_count(reference, COMPARED),
+        count=count,
         seed=context.seed,
         preprocess=context.preprocess,
         threads=context.threads,
@@ -185,9 +189,11 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
     )
     if samples is None:
         return found
+    empty = samples.summary.emptiness if samples.summary is not None else ""
+    if unseen:
+        return replace(found, unseen=True, empty=empty if samples.count != 1 else "")
     corrected = any(node.is_integer for node in final.nodes) and not reference.is_quantized
     # Pruning and weights of few bits fit what remains to samples at even places.
     halves = context.original is not None or any(node.op.name == "unpack_groups" for node in final.nodes)
     fitted = (corrected and all_fitted(reference, samples)) or (halves and some_judged(samples))
-    empty = samples.summary.emptiness if samples.summary is not None else ""
     return replace(found, fitted=fitted, empty=empty)

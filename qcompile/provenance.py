@@ -38,6 +38,7 @@ def provenance_of(model: Path, config: CompileConfig, made: Compilation) -> Prov
             "samples": made.comparison.samples,
             "verified": made.comparison.verified,
             "fitted": made.comparison.fitted,
+            "unseen": made.comparison.unseen,
             "empty": made.comparison.empty,
             "outputs": {name: round(db, 2) for name, db in made.comparison.outputs.items()},
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced
+from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced, spaced_apart
 from qcompile.calibrate.sample import InputSpec, check_dtype, check_names
 from qcompile.errors import CalibrationError
 
@@ -50,6 +50,7 @@ class ArrayFiles(Reader):
         if len(chosen) < len(flat):
             self.notes.append(f"{len(chosen)} of {len(flat)} samples, evenly spaced")
         self._plan = [flat[place] for place in chosen]
+        self._spares = [flat[place] for place in spaced_apart(len(flat), chosen, request.spare)]
 
     @classmethod
     def claims(cls, source: str) -> bool:
@@ -61,9 +62,16 @@ class ArrayFiles(Reader):
         return len(self._plan)
 
     def __iter__(self) -> Iterator[tuple[str, object]]:
+        return self._read(self._plan)
+
+    def spares(self) -> Iterator[tuple[str, object]]:
+        """Yield samples beyond the limit."""
+        return self._read(self._spares)
+
+    def _read(self, plan: Sequence[tuple[int, int]]) -> Iterator[tuple[str, object]]:
         opened: dict[str, Array] = {}
         current = -1
-        for index, item in self._plan:
+        for index, item in plan:
             source = self._sources[index]
             if index != current:
                 current, opened = index, {name: _load(*key) for name, key in source.keys.items()}

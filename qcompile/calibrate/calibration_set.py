@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from qcompile.calibrate.in_memory import InMemory
@@ -84,6 +84,11 @@ class CalibrationSet:
             raise CalibrationError(f"'{self.source}' gives no calibration sample")
         self.count, self.summary, self._digest = summary.count, summary, digest.hexdigest()
 
+    @cached_property
+    def spares(self) -> list[Sample]:
+        """Samples that were set aside: iterating does not give them, nor is anything of them in `summary`."""
+        return [check_sample(given, self._reader.request.inputs, where) for where, given in self._reader.spares()]
+
     def digest(self) -> str:
         """Return the SHA-256 of all samples as the model gets them: names, types, shapes and bytes in order.
 
@@ -130,6 +135,7 @@ def open_calibration(
     *,
     limit: int | None = None,
     crops_per_image: int | None = None,
+    spare: int = 0,
     wrap: Callable[[Reader], CalibrationSet] = CalibrationSet,
     purpose: str = "calibration",
 ) -> CalibrationSet:
@@ -142,13 +148,14 @@ def open_calibration(
         preprocess: how photographs become tensors; what it leaves open is chosen and noted.
         limit: largest number of samples.
         crops_per_image: samples to cut from each photograph.
+        spare: samples beyond the limit to set aside, where there are as many.
         wrap: makes the set of a reader.
         purpose: of the samples, for messages.
 
     Raises:
         CalibrationError: the source is missing, empty, ambiguous, or does not fit the model.
     """
-    request = Request(tuple(inputs), preprocess or Preprocess(), limit, crops_per_image)
+    request = Request(tuple(inputs), preprocess or Preprocess(), limit, crops_per_image, spare)
     if not isinstance(source, (str, Path)):
         return wrap(InMemory(source, request))
     text = str(source)

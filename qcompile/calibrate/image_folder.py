@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from qcompile.calibrate.image_frame import ImageFrame
 from qcompile.calibrate.preprocess import Preprocess
-from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced
+from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced, spaced_apart
 from qcompile.calibrate.sample import InputSpec
 from qcompile.errors import CalibrationError
 
@@ -64,9 +64,18 @@ class ImageFolder(Reader):
         return len(self._plan) // self.frame.batch
 
     def __iter__(self) -> Iterator[tuple[str, object]]:
+        return self._read(self._plan)
+
+    def spares(self) -> Iterator[tuple[str, object]]:
+        """Yield photographs of which nothing is used otherwise."""
+        taken = sorted({index for index, _ in self._plan})
+        more = spaced_apart(len(self.files), taken, self.request.spare * self.frame.batch)
+        return self._read([(index, 0) for index in more])
+
+    def _read(self, plan: Sequence[tuple[int, int]]) -> Iterator[tuple[str, object]]:
         batch = self.frame.batch
-        for start in range(0, self.size() * batch, batch):
-            chosen = self._plan[start : start + batch]
+        for start in range(0, len(plan) // batch * batch, batch):
+            chosen = plan[start : start + batch]
             items = [self._item(self.files[index], crop) for index, crop in chosen]
             where = ", ".join(dict.fromkeys(str(self.files[index]) for index, _ in chosen))
             yield where, np.stack(items) if self.frame.batched else items[0]

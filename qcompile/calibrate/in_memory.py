@@ -41,6 +41,14 @@ class InMemory(Reader):
         total = len(self._samples)
         return total if self.request.limit is None else min(total, self.request.limit)
 
+    def spares(self) -> Iterator[tuple[str, object]]:
+        """Yield the samples behind the limit; none of a generator, which is used up."""
+        limit = self.request.limit
+        if limit is None or not isinstance(self._samples, Sized):
+            return
+        for index, sample in enumerate(islice(self._samples, limit, limit + self.request.spare), limit):
+            yield f"samples[{index}]", sample
+
     def __iter__(self) -> Iterator[tuple[str, object]]:
         iterator = iter(self._samples)
         if iterator is self._samples:

@@ -43,10 +43,15 @@ class PythonFunction(Reader):
         return
 
     def __iter__(self) -> Iterator[tuple[str, object]]:
-        samples = iter(self._called())
-        if self.request.limit is not None:
-            samples = islice(samples, self.request.limit)
-        index = 0
+        return self._read(0, self.request.limit)
+
+    def spares(self) -> Iterator[tuple[str, object]]:
+        """Yield what the function gives behind the limit."""
+        limit = self.request.limit
+        return iter(()) if limit is None else self._read(limit, limit + self.request.spare)
+
+    def _read(self, index: int, stop: int | None) -> Iterator[tuple[str, object]]:
+        samples = islice(self._called(), index, stop)
         while True:
             try:
                 sample = next(samples)

@@ -29,12 +29,14 @@ class Request:
         preprocess: how photographs become tensors; fields left open are chosen for the model.
         limit: largest number of samples, or None for the reader's own choice.
         crops_per_image: samples to cut from each photograph, or None for the reader's own choice.
+        spare: samples beyond the limit to set aside, at most: what they show, calibration has not seen.
     """
 
     inputs: tuple[InputSpec, ...]
     preprocess: Preprocess
     limit: int | None = None
     crops_per_image: int | None = None
+    spare: int = 0
 
 
 class Reader(ABC):
@@ -64,9 +66,20 @@ class Reader(ABC):
     def __iter__(self) -> Iterator[tuple[str, object]]:
         """Yield (where the sample comes from, the sample unchecked), the same in every pass."""
 
+    def spares(self) -> Iterator[tuple[str, object]]:
+        """Yield samples that iterating does not, as it does: `request.spare` at most, and none that resemble those."""
+        return iter(())
+
     @abstractmethod
     def size(self) -> int | None:
         """Return the number of samples, or None where it is not known before the end."""
+
+
+def spaced_apart(total: int, chosen: Sequence[int], count: int) -> list[int]:
+    """Return at most `count` of the indices below `total` that were not chosen, evenly spaced, ascending."""
+    taken = set(chosen)
+    left = [index for index in range(total) if index not in taken]
+    return [left[place] for place in spaced(len(left), count)]
 
 
 def spaced(total: int, limit: int) -> Sequence[int]:

@@ -65,6 +65,7 @@ class Comparison:
         fitted: whether weights may have been fitted to them, so that others are further from float.
         outputs: SQNR of each graph output by name, dB; those of integers only where there are no others.
         tensors: error of each tensor that the float graph has too, in order of computation.
+        unseen: whether calibration has not seen them.
         empty: the samples, in words, where they tell nothing of the accuracy on others; else empty.
     """
 
@@ -73,6 +74,7 @@ class Comparison:
     outputs: dict[str, float]
     tensors: tuple[TensorError, ...]
     fitted: bool = False
+    unseen: bool = False
     empty: str = ""
 
     @property

@@ -101,6 +101,8 @@ def accuracy_text(accuracy: dict[str, Any]) -> str:
         return f"unknown: nothing follows from {accuracy['empty']}"
     if accuracy["verified"]:
         samples = f"{count} calibration sample{'s' * (count > 1)}"
+        if accuracy.get("unseen"):
+            samples = f"{count} sample{'s' * (count > 1)} that calibration did not see"
         fitted = " that weights were fitted to: others are further from float" if accuracy.get("fitted") else ""
         return f"SQNR {worst:.1f} dB at the {where} against float, {samples}{fitted}"
     return f"unverified: SQNR {worst:.1f} dB at the {where} on {count} made-up inputs says little"
