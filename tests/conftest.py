@@ -7,7 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 
 from qcompile import targets
 from qcompile.ir.program import BufferRef, Program, Step, TensorInfo
+from qcompile.parallel import one_blas_thread
 from qcompile.targets import Target
 
 # Whoever runs the tests may have tuned: their own records must not decide what is compiled here.
@@ -59,6 +60,13 @@ int32_t k_fail(EIGHT, uint8_t *scratch, int32_t begin, int32_t end) {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the expected texts of tests/passes/golden")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_blas_thread() -> Iterator[None]:
+    """Tests run side by side: what calls passes without the driver must not fill all cores by itself."""
+    with one_blas_thread():
+        yield
 
 
 @cache

@@ -43,6 +43,14 @@ def blas_threads() -> set[int]:
     return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 
+@pytest.fixture
+def _two_blas_threads() -> Iterator[None]:
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=2, user_api="blas"):
+        yield
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_results_come_in_order(threads: int) -> None:
     used: set[int] = set()
@@ -83,17 +91,19 @@ def test_an_error_arrives_in_its_turn(threads: int) -> None:
         next(results)
 
 
+@pytest.mark.usefixtures("_two_blas_threads")
 def test_blas_gets_its_threads_back() -> None:
     @one_blas_thread()
     def fails() -> None:
         raise RuntimeError(str(blas_threads()))
 
-    before = blas_threads()
+    assert blas_threads() == {2}
     with pytest.raises(RuntimeError, match=r"\{1\}"):
         fails()
-    assert blas_threads() == before
+    assert blas_threads() == {2}
 
 
+@pytest.mark.usefixtures("_two_blas_threads")
 def test_compiling_takes_one_blas_thread(model: Path, tmp_path: Path) -> None:
     seen = []
 
@@ -103,11 +113,10 @@ def test_compiling_takes_one_blas_thread(model: Path, tmp_path: Path) -> None:
                 seen.append(blas_threads())
                 yield {"x": sample}
 
-    before = blas_threads()
     qcompile.compile(model, calibration=Samples(), output=tmp_path / "bundle")
     assert seen
     assert all(threads == {1} for threads in seen)
-    assert blas_threads() == before
+    assert blas_threads() == {2}
 
 
 def test_what_takes_python_longest_stays_on_one_thread() -> None:
