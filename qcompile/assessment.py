@@ -137,12 +137,13 @@ def analyze(
         model: the ONNX file.
         config: YAML file with settings, or None.
         settings: explicit settings, as for `qcompile.compile`.
-        count: samples to analyze at most; calibration uses as many as always.
+        count: samples to analyze at most, such as calibration has not seen where there are enough of these.
         progress: called with (done, total, what).
 
     Raises:
         QCompileError: the model, the data or a setting cannot be used.
     """
+    from qcompile.calibrate.sample_choice import unseen_samples
     from qcompile.evaluate.analysis import analyze_graphs
     from qcompile.float_share import idle_note
 
@@ -158,7 +159,7 @@ def analyze(
     result = analyze_graphs(
         comparable(simplified, context),
         final,
-        samples,
+        unseen_samples(samples, count) or samples,
         count=count,
         seed=resolved.seed,
         preprocess=context.preprocess,

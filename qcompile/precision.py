@@ -168,18 +168,17 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
         context: gives the seed of these, and how photographs become inputs.
     """
     from qcompile.calibrate.calibration_set import usual_count
-    from qcompile.calibrate.sample_choice import all_fitted, some_judged
+    from qcompile.calibrate.sample_choice import all_fitted, some_judged, unseen_samples
     from qcompile.evaluate.comparison import COMPARED, compare_graphs, is_rounded
 
     if not is_rounded(final) and context.original is None:
         return None
     count = usual_count(reference, COMPARED)
-    spares = samples.spares if samples is not None else []
-    unseen = 2 * len(spares) >= count
+    unseen = unseen_samples(samples, count)
     found = compare_graphs(
         reference,
         final,
-        spares if unseen else samples,
+        unseen or samples,
         original=context.original,
         count=count,
         seed=context.seed,

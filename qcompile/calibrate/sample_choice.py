@@ -147,6 +147,17 @@ def some_judged(samples: CalibrationSet) -> bool:
     return samples.count is not None and samples.count < _ENOUGH
 
 
+def unseen_samples(samples: CalibrationSet | None, count: int) -> list[Mapping[str, Array]]:
+    """Return samples that were set aside, and of which calibration knows nothing; none where they are too few.
+
+    Args:
+        samples: of the user; None where there are none.
+        count: to return at most; at least half as many are.
+    """
+    spares: list[Mapping[str, Array]] = [*samples.spares] if samples is not None else []
+    return spares[:count] if 2 * len(spares) >= count else []
+
+
 def compared_samples(samples: Iterable[Mapping[str, Array]], count: int) -> tuple[int, Iterator[Mapping[str, Array]]]:
     """Return how many samples are used (0 if that is not known) and these, evenly spaced where their number is.
 

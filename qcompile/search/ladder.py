@@ -62,6 +62,9 @@ CLOSE_DB = 0.3
 OUT_OF_REACH_DB = 3.0
 """What slow passes are not hoped to gain more than they did where everything was in int8."""
 
+ROOM_DB = 1.0
+"""What a prefix is predicted to exceed the goal by, after those that the search took for the shortest all missed it."""
+
 USUAL, PLAIN = "the usual recipe", "plain int8"
 
 Form = Callable[[Step], Kept]
@@ -290,7 +293,7 @@ class Ladder:
             if -CLOSE_DB <= missing <= 0.0:
                 break
             gain -= missing
-        index = self._best(known, len(steps) - 1, lambda: self._measured(recipe, form(steps[-1])))
+        index = self._best(known, steps, lambda i: self._measured(recipe, form(steps[i])))
         return recipe, known[index], form(steps[index])
 
     def _spoils(self, recipe: Recipe, quick: Recipe, kept: Kept) -> bool:
@@ -298,8 +301,8 @@ class Ladder:
         whole, part = (self._estimate(r.keeping(kept), count_text(kept)) for r in (recipe, quick))
         return self._goal.shortfall_db(whole) - self._goal.shortfall_db(part) >= WORTH_DB
 
-    def _best(self, known: dict[int, Score], last: int, measure: Callable[[], Score]) -> int:
-        """Return the shortest prefix that meets the goal; where none is known to, the whole plan if it is fast."""
+    def _best(self, known: dict[int, Score], steps: Sequence[Step], measure: Callable[[int], Score]) -> int:
+        """Return the shortest prefix that meets the goal; where none is known to, a longer one, if it is fast."""
 
         def worth(index: int) -> tuple[bool, float, int]:
             score = known[index]
@@ -308,9 +311,24 @@ class Ladder:
             return not self._goal.is_fast(score), max(0.0, missing) if self._goal.has_accuracy else missing, index
 
         good = any(self._goal.is_accurate(s) and self._goal.is_fast(s) for s in known.values())
-        if not good and last not in known and self._goal.max_ms is None:
-            known[last] = measure()
+        if not good and self._goal.max_ms is None:
+            self._extend(known, steps, measure)
         return min(known, key=worth)
+
+    def _extend(self, known: dict[int, Score], steps: Sequence[Step], measure: Callable[[int], Score]) -> None:
+        """Measure longer prefixes of the plan until one is accurate enough.
+
+        Each leaves more room than the one before for what the predictions miss: the last of them, with everything in
+        float32, is the dearest way to close a gap of half a decibel.
+        """
+        index, last, room = max(known), len(steps) - 1, ROOM_DB
+        while index < last:
+            wanted = steps[index].noise * 10 ** (-(self._goal.shortfall_db(known[index]) + room) / 10)
+            index = next((i for i in range(index + 1, last) if steps[i].noise <= wanted), last)
+            known[index] = measure(index)
+            if self._goal.is_accurate(known[index]):
+                return
+            room *= 2.0
 
     def _search(self, recipe: Recipe, steps: list[Step], goal: Goal, form: Form, what: str) -> Choice:
         """Search for the shortest prefix of the plan that meets a goal, by estimates, and remember them."""

@@ -14,6 +14,7 @@ from PIL import Image
 from qcompile import driver, ops
 from qcompile.calibrate.calibration_set import CalibrationSet, open_calibration
 from qcompile.calibrate.sample import InputSpec
+from qcompile.calibrate.sample_choice import unseen_samples
 from qcompile.errors import CalibrationError
 from qcompile.ir.parser import parse_graph
 from qcompile.passmgr import PassContext
@@ -143,6 +144,13 @@ def test_accuracy_is_that_on_samples_that_calibration_has_not_seen(count: int, u
     assert found.unseen == unseen
     assert (found.worst_output_db < 60.0) == unseen
     assert not (found.unseen and found.fitted)
+
+
+@pytest.mark.parametrize(("given", "count", "found"), [(13, 8, 0), (14, 8, 4), (30, 8, 8), (10, 8, 0)])
+def test_too_few_say_nothing(given: int, count: int, found: int) -> None:
+    samples = opened([image(index) for index in range(given)], 10, 20)
+    assert len(unseen_samples(samples, count)) == found
+    assert unseen_samples(None, count) == []
 
 
 def test_the_user_is_told() -> None:

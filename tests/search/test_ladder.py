@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from qcompile.search.candidates import Candidates
 from qcompile.search.evaluation import Split
 from qcompile.search.goal import Goal
 from qcompile.search.ladder import MOST_SLOW_CHECKS, RUNGS, Ladder
+from qcompile.search.leaving import Kept
+from qcompile.search.plan import Plan, Step
 from qcompile.search.recipe import Recipe
 from qcompile.search.rung import Rung
 from qcompile.search.score import Score
@@ -324,6 +327,27 @@ def test_what_is_chosen_was_measured_on_the_labels(monkeypatch: pytest.MonkeyPat
     found = Ladder(candidates(heads()), Goal(min_sqnr=39)).climb(slow, (15, 5), means=False)
     assert found.score.metric == 0.5
     assert not found.met
+
+
+def test_a_goal_that_is_just_missed_is_not_met_by_float_throughout(monkeypatch: pytest.MonkeyPatch):
+    """The slow passes gain less and less as nodes leave int8, so that all prefixes that look good are too short."""
+    steps = [Step(Kept(real=tuple(f"node{i}" for i in range(count))), 10 ** (-count / 10)) for count in range(41)]
+
+    def outside(candidate: Recipe) -> int:
+        return len(set(re.findall(r"node\d+", candidate.text)))
+
+    def score(self: Candidates, candidate: Recipe, what: str) -> Score:
+        count = outside(candidate)
+        db = 25.0 + 0.25 * count if candidate.has("round-weights") else 17.0 + 0.9 * count
+        return Score(db, db, 0.0, None, 1.0 + count / 10, 1.0 - count / 40)
+
+    monkeypatch.setattr(Candidates, "plan", lambda self, candidate: Plan((), steps, {}))
+    monkeypatch.setattr(Candidates, "estimate", score)
+    monkeypatch.setattr(Candidates, "score", score)
+    slow = recipe().inserted(PassRegistry().get("round-weights")(), "fuse-requantize")
+    found = Ladder(candidates(heads()), Goal(min_sqnr=28)).climb(slow, (15, 5), means=False)
+    assert found.met
+    assert 12 <= outside(found.recipe) <= 16
 
 
 @pytest.mark.parametrize("slow", [(), ("round-weights",)])
