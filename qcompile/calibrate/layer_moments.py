@@ -14,7 +14,7 @@ from qcompile.calibrate.paired_run import LayerInputs, LayerPair, PairInputs
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Node
 from qcompile.ops.spatial import spatial_axes, to_nhwc, window_extent
-from qcompile.parallel import in_order
+from qcompile.parallel import in_order, threads_within
 
 Array = npt.NDArray[Any]
 
@@ -137,7 +137,8 @@ class LayerMoments:
             self._take(self._sums_of(drawn))
             if self._origin is not None:  # from here on, batches no longer depend on one another
                 break
-        for sums in in_order(self._sums_of, full, threads):
+        products = 0 if self.means_only else 2 * 4 * self.groups * self.terms**2
+        for sums in in_order(self._sums_of, full, threads_within(threads, products)):
             self._take(sums)
 
     def _batches(self, inputs: PairInputs) -> Iterator[list[_Drawn]]:
