@@ -167,24 +167,25 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
         context: gives the seed of these, and how photographs become inputs.
     """
     from qcompile.calibrate.calibration_set import usual_count
-    from qcompile.calibrate.sample_choice import all_fitted, some_judged
+    from qcompile.calibrate.sample_choice import FITTED, all_fitted, some_judged
     from qcompile.evaluate.comparison import COMPARED, compare_graphs, is_rounded
 
     if not is_rounded(final) and context.original is None:
         return None
+    corrected = any(node.is_integer for node in final.nodes) and not reference.is_quantized
     found = compare_graphs(
         reference,
         final,
         samples,
         original=context.original,
         count=usual_count(reference, COMPARED),
+        fitted=usual_count(reference, FITTED) if corrected else 0,
         seed=context.seed,
         preprocess=context.preprocess,
         progress=context.progress,
     )
     if samples is None:
         return found
-    corrected = any(node.is_integer for node in final.nodes) and not reference.is_quantized
     # Pruning and weights of few bits fit what remains to samples at even places.
     halves = context.original is not None or any(node.op.name == "unpack_groups" for node in final.nodes)
     fitted = (corrected and all_fitted(reference, samples)) or (halves and some_judged(samples))

@@ -92,6 +92,7 @@ def compare_graphs(
     *,
     original: Graph | None = None,
     count: int = COMPARED,
+    fitted: int = 0,
     seed: int = 0,
     preprocess: Preprocess | None = None,
     progress: Progress | None = None,
@@ -107,13 +108,14 @@ def compare_graphs(
         samples: inputs; None for synthetic ones.
         original: float graph whose outputs are to be met; None for the reference.
         count: samples to use at most, evenly spaced over all.
+        fitted: samples to which layers were corrected at most.
         seed: of synthetic inputs.
         preprocess: the image steps, for the range of synthetic inputs.
         progress: called with (done, total, what).
     """
     verified = samples is not None
     given = samples if samples is not None else synthetic_samples(graph_inputs(reference), SYNTHETIC, seed, preprocess)
-    total, chosen = compared_samples(from_the_start(given, reference), count)
+    total, chosen = compared_samples(from_the_start(given, reference), count, fitted)
     counterparts = match_tensors(reference, actual)
     powers: dict[Value, NoisePower] = {}
     grown = {state.output for state in actual.states} if growing_states(actual) else set()
