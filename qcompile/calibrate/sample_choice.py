@@ -44,7 +44,7 @@ def calibration_samples(graph: Graph, context: PassContext, limit: int, syntheti
         graph: in integer form.
         context: holds the samples.
         limit: calibration samples to use at most; of no more than these, if they are enough, every fourth is left to
-            judge the result (`unfitted`).
+            judge the result (`judges`).
         synthetic: samples to make up where there are none.
     """
     reference = context.reference if context.reference is not None else graph
@@ -115,7 +115,9 @@ def spread(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[s
     return kept
 
 
-def unfitted(samples: Iterable[Mapping[str, Array]], count: int, fitted: int) -> list[Mapping[str, Array]]:
+def judges(
+    samples: Iterable[Mapping[str, Array]], count: int, fitted: int
+) -> tuple[list[Mapping[str, Array]], list[Mapping[str, Array]]]:
     """Return samples, evenly spread, to check a network on whose layers were corrected on others.
 
     Correction takes samples at even places wherever it does not take all (`spread`), so those at odd places are new
@@ -123,23 +125,29 @@ def unfitted(samples: Iterable[Mapping[str, Array]], count: int, fitted: int) ->
 
     Args:
         samples: read once.
-        count: to return at most; at least half as many are if there are enough.
+        count: to return at most of each kind; at least half as many are if there are enough.
         fitted: samples that correction takes at most. Of fewer than 16 it takes all, and none is new.
+
+    Returns:
+        Those that are new to correction; where they are few or none, some of all, too: what happens to one sample in
+        three may happen to none of four.
     """
-    given, left = 0, []
+    given, held = 0, []
 
     def at_odd_places() -> Iterator[Mapping[str, Array]]:
         nonlocal given
-        for given, sample in enumerate(samples, 1):
-            if given <= fitted and not given % _JUDGE:
-                left.append(sample)
+        for sample in samples:
+            given += 1
+            if given <= fitted:
+                held.append(sample)
             if not given % 2:
                 yield sample
 
     kept = spread(at_odd_places(), count)
     if given > fitted:
-        return kept
-    return spread(left, count) if given >= _ENOUGH else []
+        return kept, []
+    left = held[_JUDGE - 1 :: _JUDGE] if given >= _ENOUGH else []
+    return spread(left, count), spread(held, count)
 
 
 def fitted_samples(context: PassContext, count: int) -> list[Mapping[str, Array]]:
@@ -188,7 +196,7 @@ def compared_samples(
     """Return how many samples are used (0 if that is not known) and these, evenly spaced where their number is.
 
     Those at odd places, where there are enough: passes that fit constants to a part of the samples take even ones, on
-    which they look better. Of so few that correction could take all, those that it leaves (`unfitted`).
+    which they look better. Of so few that correction could take all, those that it leaves (`judges`).
 
     Args:
         samples: read once.

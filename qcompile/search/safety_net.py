@@ -15,7 +15,7 @@ from itertools import takewhile
 
 from qcompile.calibrate.calibration_set import usual_count
 from qcompile.calibrate.layer_moments import LAYERS
-from qcompile.calibrate.sample_choice import FITTED, spread, unfitted
+from qcompile.calibrate.sample_choice import FITTED, judges, spread
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.regions import times_run
@@ -190,9 +190,9 @@ class _Net:
         assert context.samples is not None
         self._calibrated, self._run, self._flat, self._context = calibrated, way.run, way.flat, context
         checked, fitted = (usual_count(calibrated, count) for count in (CHECKED, FITTED))
-        new = unfitted(context.samples(), checked, fitted)
-        self._samples, self._has_new = new or spread(context.samples(), checked), bool(new)
-        self._evaluator = Evaluator(calibrated, self._samples)
+        new, mixed = judges(context.samples(), checked, fitted)
+        self._samples, self._has_new = new or mixed, bool(new)
+        self._evaluators = [Evaluator(calibrated, some) for some in (new, mixed) if some]
         self._targets = targets(calibrated)
         self._parts = [index for index, use in enumerate(output_uses(calibrated)) if use.places is not None]
         self._costs = NodeCosts.of(context)
@@ -215,7 +215,8 @@ class _Net:
 
     def _run_checked(self, kept: Kept, whole: bool) -> _Checked:
         made = Protected(*self._run(kept, whole), kept)
-        return _Checked(made, *self._evaluator.use_db(made.graph))
+        ratios, use = zip(*(evaluator.use_db(made.graph) for evaluator in self._evaluators), strict=True)
+        return _Checked(made, *([min(of) for of in zip(*some, strict=True)] for some in (ratios, use)))
 
     def _flatter(self, found: _Checked) -> _Checked:
         """Return a noisy network with the same nodes in int8 but flat results, if better; that settles it for all."""

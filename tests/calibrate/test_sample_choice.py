@@ -13,11 +13,11 @@ from qcompile.calibrate.sample_choice import (
     calibration_samples,
     compared_samples,
     fitted_samples,
+    judges,
     other_samples,
     some_judged,
     some_samples,
     spread,
-    unfitted,
 )
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
@@ -43,7 +43,7 @@ def places(samples: object) -> list[int]:
 @pytest.mark.parametrize(("total", "fitted"), [(100, 32), (64, 32), (63, 32), (33, 32), (512, 256)])
 def test_networks_are_checked_on_samples_that_no_layer_was_corrected_on(total: int, fitted: int) -> None:
     given = numbered(total)
-    corrected, checked = spread(given, fitted), unfitted(given, 8, fitted)
+    corrected, checked = spread(given, fitted), judges(given, 8, fitted)[0]
     seen = places(checked)
     assert not set(places(corrected)) & set(seen)
     assert 4 <= len(seen) <= 8
@@ -62,17 +62,20 @@ def test_samples_are_spread_over_all_there_are(count: int) -> None:
 def test_of_few_samples_correction_leaves_some_to_judge(total: int, limit: int, new: int) -> None:
     """Weights fitted to all would look better on them than on any others."""
     corrected = places(calibration_samples(network(1), context(total, sized=True), limit, 0))
-    checked = places(unfitted(numbered(total), 8, limit))
+    checked, mixed = (places(some) for some in judges(numbered(total), 8, limit))
     compared = places(compared_samples(SampleIterator(iter(numbered(total)), total), 8, limit)[1])
     assert not set(corrected) & {*checked, *compared}
     assert len(corrected) >= (total - total // 4 if total <= limit else limit / 2)
     assert len(checked) >= new
+    assert bool(set(mixed) & set(corrected)) == (total <= limit)
     assert len(compared) >= new
 
 
 @pytest.mark.parametrize("total", [0, 1, 15])
 def test_of_very_few_samples_none_is_new(total: int) -> None:
-    assert unfitted(numbered(total), 8, 32) == []
+    new, mixed = judges(numbered(total), 16, 32)
+    assert new == []
+    assert places(mixed) == list(range(total))
     assert places(calibration_samples(network(1), context(total, sized=True), 32, 0)) == list(range(total))
 
 
