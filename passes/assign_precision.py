@@ -17,6 +17,7 @@ from qcompile.ops.arithmetic import hides_sum
 from qcompile.ops.packed_weights import is_table
 from qcompile.passmgr import Bounds, Exact, Pass, PassContext, Tolerance
 from qcompile.passmgr.counts import counting_nodes
+from qcompile.passmgr.divisors import divisor_nodes
 from qcompile.passmgr.facts import CALIBRATED, PRECISION, Fact
 from qcompile.passmgr.float_reasons import BY_COST, KEPT, SPOILS
 from qcompile.passmgr.logarithms import nodes_before_logarithms
@@ -37,6 +38,7 @@ _COUNTED = "a count decides its result: samples do not tell how far that goes"
 _QUIET = "it is seen through a logarithm, which shows the steps of small values at full size"
 _NORM = "it makes a norm or divides by one: inputs beyond the samples have larger ones"
 _SCALING = "it makes or applies a scale that the data decide: what that loses, all values lose"
+_DIVISOR = "it makes what another node divides by: rounded, a small divisor is another one, or zero"
 _PLACING = "its result says where another node reads: steps of 8 bits would move that"
 
 
@@ -70,7 +72,7 @@ class AssignPrecision(Pass):
     what no sample varied (the mask of samples without padding), which may be anything in others; where it counts
     what a mask leaves, or divides a sum by such a count, since a longer input would leave the range of the samples;
     where it makes the scale of a quantization at run time, or multiplies with one; where it makes a norm, or divides by
-    one; where all that follows from it is
+    one; where it makes a divisor that samples vary; where all that follows from it is
     coordinates of a sampling or boxes of a selection; where it is a logarithm, or a spectrum or power that is seen
     through logarithms alone.
     """
@@ -104,6 +106,7 @@ class AssignPrecision(Pass):
         obstacles.update({node: obstacles[node] or _COUNTED for node in graph.nodes if node in counted})
         obstacles.update({node: obstacles[node] or _SCALING for node in scaling_nodes(graph)})
         obstacles.update({node: obstacles[node] or _NORM for node in norm_nodes(graph) - wide})
+        obstacles.update({node: obstacles[node] or _DIVISOR for node in divisor_nodes(graph) - wide})
         obstacles.update({node: obstacles[node] or _QUIET for node in nodes_before_logarithms(graph) - wide})
         obstacles.update({node: obstacles[node] or _PLACING for node in placing_nodes(graph) - wide})
         obstacles.update(dict.fromkeys(selected(graph, self.for_accuracy, option="for_accuracy"), SPOILS))

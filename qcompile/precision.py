@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qcompile import pipelines
@@ -110,12 +111,12 @@ def _calibrated(
     watched, before = with_observers(graph, config, context, instruments, equalized)
     calibrated, ranges = run_passes(pipelines.calibration(config), watched, config, context, instruments)
 
-    def quantized(kept: Kept, whole: bool) -> tuple[Graph, list[PassRecord]]:
+    def quantized(kept: Kept, whole: bool, steepen: bool = True) -> tuple[Graph, list[PassRecord]]:
         more = replace(config, keep_int16=(*config.keep_int16, *kept.wide))
-        pipeline = f"{pipelines.integer(more, whole, kept.real)},{pipelines.finish(config)}"
+        pipeline = f"{pipelines.integer(more, whole, kept.real, steepen=steepen)},{pipelines.finish(config)}"
         return run_passes(pipeline, calibrated, config, context, instruments if whole else ())
 
-    return Way(calibrated, quantized, context, [*before, *ranges])
+    return Way(calibrated, quantized, context, [*before, *ranges], partial(quantized, steepen=False))
 
 
 def with_observers(
@@ -168,19 +169,21 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
         context: gives the seed of these, and how photographs become inputs.
     """
     from qcompile.calibrate.calibration_set import usual_count
-    from qcompile.calibrate.sample_choice import all_fitted, some_judged, unseen_samples
+    from qcompile.calibrate.sample_choice import FITTED, all_fitted, some_judged, unseen_samples
     from qcompile.evaluate.comparison import COMPARED, compare_graphs, is_rounded
 
     if not is_rounded(final) and context.original is None:
         return None
     count = usual_count(reference, COMPARED)
     unseen = unseen_samples(samples, count)
+    corrected = any(node.is_integer for node in final.nodes) and not reference.is_quantized
     found = compare_graphs(
         reference,
         final,
         unseen or samples,
         original=context.original,
         count=count,
+        fitted=usual_count(reference, FITTED) if corrected else 0,
         seed=context.seed,
         preprocess=context.preprocess,
         threads=context.threads,
@@ -191,7 +194,6 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
     empty = samples.summary.emptiness if samples.summary is not None else ""
     if unseen:
         return replace(found, unseen=True, empty=empty if samples.count != 1 else "")
-    corrected = any(node.is_integer for node in final.nodes) and not reference.is_quantized
     # Pruning and weights of few bits fit what remains to samples at even places.
     halves = context.original is not None or any(node.op.name == "unpack_groups" for node in final.nodes)
     fitted = (corrected and all_fitted(reference, samples)) or (halves and some_judged(samples))

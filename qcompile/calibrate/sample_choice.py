@@ -1,7 +1,8 @@
 """Which samples constants are fitted to, and which others tell what that is worth.
 
 Whatever fits constants to a part of the samples takes those at even places, and whatever judges the result those at
-odd ones, on which no fit looks better than it is.
+odd ones, on which no fit looks better than it is. Correction of layers takes more of them where there are few: all but
+every fourth, which judges.
 """
 
 from __future__ import annotations
@@ -30,18 +31,45 @@ FITTED = 32
 _ENOUGH = 16
 """Samples of which those at odd places alone can judge."""
 
+_JUDGE = 4
+"""One in so many judges where correction could take all samples, and there are enough."""
+
 _BYTES = 2**29  # of activations held at a time
 
 
 def calibration_samples(graph: Graph, context: PassContext, limit: int, synthetic: int) -> list[Mapping[str, Array]]:
-    """Return calibration samples, as many as are asked for and fit in memory, or made-up ones."""
+    """Return the calibration samples to correct layers on, as many as are asked for and fit in memory, or made-up ones.
+
+    Args:
+        graph: in integer form.
+        context: holds the samples.
+        limit: calibration samples to use at most; of no more than these, if they are enough, every fourth is left to
+            judge the result (`judges`).
+        synthetic: samples to make up where there are none.
+    """
     reference = context.reference if context.reference is not None else graph
     fitting = min(limit, samples_within(reference, _BYTES))
     if context.samples is not None:
-        return spread(context.samples(), fitting)
+        return _without_judges(context.samples(), fitting)
     if not synthetic:
         return []
     return list(synthetic_samples(graph_inputs(reference), min(synthetic, fitting), context.seed, context.preprocess))
+
+
+def _without_judges(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[str, Array]]:
+    """Return samples, evenly spread, or all but those that judge where these would be all."""
+    given = 0
+
+    def counted() -> Iterator[Mapping[str, Array]]:
+        nonlocal given
+        for sample in samples:
+            given += 1
+            yield sample
+
+    kept = spread(counted(), count)
+    if not _ENOUGH <= given <= count:
+        return kept
+    return [sample for place, sample in enumerate(kept, 1) if place % _JUDGE]
 
 
 def some_samples(graph: Graph, context: PassContext, limit: int, synthetic: int) -> Iterable[Mapping[str, Array]]:
@@ -87,27 +115,39 @@ def spread(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[s
     return kept
 
 
-def unfitted(samples: Iterable[Mapping[str, Array]], count: int, fitted: int) -> list[Mapping[str, Array]]:
+def judges(
+    samples: Iterable[Mapping[str, Array]], count: int, fitted: int
+) -> tuple[list[Mapping[str, Array]], list[Mapping[str, Array]]]:
     """Return samples, evenly spread, to check a network on whose layers were corrected on others.
 
     Correction takes samples at even places wherever it does not take all (`spread`), so those at odd places are new
-    to it.
+    to it; where it could take all, it leaves every fourth (`calibration_samples`).
 
     Args:
         samples: read once.
-        count: to return at most; at least half as many are if there are enough.
-        fitted: samples that correction takes at most. Where there are no more than these, none is new.
-    """
-    given = 0
+        count: to return at most of each kind; at least half as many are if there are enough.
+        fitted: samples that correction takes at most. Of fewer than 16 it takes all, and none is new.
 
-    def counted() -> Iterator[Mapping[str, Array]]:
+    Returns:
+        Those that are new to correction; where they are few or none, some of all, too: what happens to one sample in
+        three may happen to none of four.
+    """
+    given, held = 0, []
+
+    def at_odd_places() -> Iterator[Mapping[str, Array]]:
         nonlocal given
         for sample in samples:
             given += 1
-            yield sample
+            if given <= fitted:
+                held.append(sample)
+            if not given % 2:
+                yield sample
 
-    kept = spread(islice(counted(), 1, None, 2), count)
-    return kept if given > fitted else []
+    kept = spread(at_odd_places(), count)
+    if given > fitted:
+        return kept, []
+    left = held[_JUDGE - 1 :: _JUDGE] if given >= _ENOUGH else []
+    return spread(left, count), spread(held, count)
 
 
 def fitted_samples(context: PassContext, count: int) -> list[Mapping[str, Array]]:
@@ -139,7 +179,10 @@ def all_fitted(graph: Graph, samples: CalibrationSet) -> bool:
         graph: of the network; correction takes more samples of small ones.
         samples: read to the end before.
     """
-    return samples.summary is not None and samples.summary.different <= usual_count(graph, FITTED)
+    if samples.summary is None:
+        return False
+    few = samples.summary.different <= usual_count(graph, FITTED)
+    return few and (samples.count != samples.summary.different or samples.summary.different < _ENOUGH)
 
 
 def some_judged(samples: CalibrationSet) -> bool:
@@ -158,15 +201,25 @@ def unseen_samples(samples: CalibrationSet | None, count: int) -> list[Mapping[s
     return spares[:count] if 2 * len(spares) >= count else []
 
 
-def compared_samples(samples: Iterable[Mapping[str, Array]], count: int) -> tuple[int, Iterator[Mapping[str, Array]]]:
+def compared_samples(
+    samples: Iterable[Mapping[str, Array]], count: int, fitted: int = 0
+) -> tuple[int, Iterator[Mapping[str, Array]]]:
     """Return how many samples are used (0 if that is not known) and these, evenly spaced where their number is.
 
     Those at odd places, where there are enough: passes that fit constants to a part of the samples take even ones, on
-    which they look better.
+    which they look better. Of so few that correction could take all, those that it leaves (`judges`).
+
+    Args:
+        samples: read once.
+        count: to use at most.
+        fitted: samples that correction takes at most; 0 where nothing was corrected.
     """
     size = getattr(samples, "size", None)
     if size is None:
         return 0, islice(samples, count)
+    stride = _JUDGE if _ENOUGH <= size <= fitted else 2
     enough = size >= min(2 * count, _ENOUGH)
-    chosen = {2 * index + 1 for index in spaced(size // 2, count)} if enough else set(spaced(size, count))
+    chosen = (
+        {stride * (index + 1) - 1 for index in spaced(size // stride, count)} if enough else set(spaced(size, count))
+    )
     return len(chosen), (sample for index, sample in enumerate(samples) if index in chosen)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.calibrate.calibration_set import usual_count
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.sample import graph_inputs
-from qcompile.calibrate.sample_choice import compared_samples
+from qcompile.calibrate.sample_choice import FITTED, compared_samples
 from qcompile.calibrate.synthetic import synthetic_samples
 from qcompile.cost import precision_of
 from qcompile.evaluate.cause import Findings, explain, origin
@@ -128,7 +129,8 @@ def analyze_graphs(
     """
     run = _Run(reference, actual, original)
     made_up = synthetic_samples(graph_inputs(reference), SYNTHETIC, seed, preprocess)
-    total, chosen = compared_samples(samples if samples is not None else made_up, count)
+    fitted = 0 if reference.is_quantized else usual_count(reference, FITTED)
+    total, chosen = compared_samples(samples if samples is not None else made_up, count, fitted)
     for sample in chosen:
         run.include(sample)
         if progress is not None:

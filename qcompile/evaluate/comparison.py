@@ -99,6 +99,7 @@ def compare_graphs(
     *,
     original: Graph | None = None,
     count: int = COMPARED,
+    fitted: int = 0,
     seed: int = 0,
     preprocess: Preprocess | None = None,
     threads: int = 1,
@@ -115,6 +116,7 @@ def compare_graphs(
         samples: inputs; None for synthetic ones.
         original: float graph whose outputs are to be met; None for the reference.
         count: samples to use at most, evenly spaced over all.
+        fitted: samples to which layers were corrected at most.
         seed: of synthetic inputs.
         preprocess: the image steps, for the range of synthetic inputs.
         threads: to run samples on; each holds the tensors of the float graph.
@@ -122,7 +124,7 @@ def compare_graphs(
     """
     verified = samples is not None
     given = samples if samples is not None else synthetic_samples(graph_inputs(reference), SYNTHETIC, seed, preprocess)
-    total, chosen = compared_samples(from_the_start(given, reference), count)
+    total, chosen = compared_samples(from_the_start(given, reference), count, fitted)
     counterparts = match_tensors(reference, actual)
     powers: dict[Value, NoisePower] = {}
     grown = {state.output for state in actual.states} if growing_states(actual) else set()

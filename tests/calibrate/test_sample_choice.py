@@ -10,13 +10,14 @@ from qcompile.calibrate.calibration_set import CalibrationSet, SampleIterator, o
 from qcompile.calibrate.sample import InputSpec, graph_inputs
 from qcompile.calibrate.sample_choice import (
     all_fitted,
+    calibration_samples,
     compared_samples,
     fitted_samples,
+    judges,
     other_samples,
     some_judged,
     some_samples,
     spread,
-    unfitted,
 )
 from qcompile.ir.graph import Graph
 from qcompile.ir.parser import parse_graph
@@ -42,7 +43,7 @@ def places(samples: object) -> list[int]:
 @pytest.mark.parametrize(("total", "fitted"), [(100, 32), (64, 32), (63, 32), (33, 32), (512, 256)])
 def test_networks_are_checked_on_samples_that_no_layer_was_corrected_on(total: int, fitted: int) -> None:
     given = numbered(total)
-    corrected, checked = spread(given, fitted), unfitted(given, 8, fitted)
+    corrected, checked = spread(given, fitted), judges(given, 8, fitted)[0]
     seen = places(checked)
     assert not set(places(corrected)) & set(seen)
     assert 4 <= len(seen) <= 8
@@ -57,9 +58,25 @@ def test_samples_are_spread_over_all_there_are(count: int) -> None:
     assert count < 2 or found[-1] >= 10
 
 
-@pytest.mark.parametrize("total", [0, 1, 32])
-def test_of_few_samples_none_is_new(total: int) -> None:
-    assert unfitted([{"x": np.array(7)}] * total, 8, 32) == []
+@pytest.mark.parametrize(("total", "limit", "new"), [(16, 32, 4), (20, 32, 5), (32, 32, 8), (64, 256, 8), (40, 32, 4)])
+def test_of_few_samples_correction_leaves_some_to_judge(total: int, limit: int, new: int) -> None:
+    """Weights fitted to all would look better on them than on any others."""
+    corrected = places(calibration_samples(network(1), context(total, sized=True), limit, 0))
+    checked, mixed = (places(some) for some in judges(numbered(total), 8, limit))
+    compared = places(compared_samples(SampleIterator(iter(numbered(total)), total), 8, limit)[1])
+    assert not set(corrected) & {*checked, *compared}
+    assert len(corrected) >= (total - total // 4 if total <= limit else limit / 2)
+    assert len(checked) >= new
+    assert bool(set(mixed) & set(corrected)) == (total <= limit)
+    assert len(compared) >= new
+
+
+@pytest.mark.parametrize("total", [0, 1, 15])
+def test_of_very_few_samples_none_is_new(total: int) -> None:
+    new, mixed = judges(numbered(total), 16, 32)
+    assert new == []
+    assert places(mixed) == list(range(total))
+    assert places(calibration_samples(network(1), context(total, sized=True), 32, 0)) == list(range(total))
 
 
 @pytest.mark.parametrize("sized", [True, False])
@@ -100,13 +117,14 @@ def test_a_few_of_many_are_spread_over_all() -> None:
     assert len(list(some_samples(graph, PassContext(), 4, 2))) == 2
 
 
-def network() -> Graph:
-    """Return one that takes so long that no more than 32 samples are fitted to."""
-    text = 'graph "g" { input %x : f32[4096,64] const @w : f32[1024,64] = normal(1) const @b : f32[1024] = normal(2) '
-    return parse_graph(text + '%y = dense(%x, @w, @b) : f32[4096,1024] output "y" = %y }', ops.all_ops())
+def network(rows: int = 4096) -> Graph:
+    """Return one that takes, with the usual rows, so long that no more than 32 samples are fitted to."""
+    text = "input %x : f32[ROWS,64] const @w : f32[1024,64] = normal(1) const @b : f32[1024] = normal(2) "
+    text += '%y = dense(%x, @w, @b) : f32[ROWS,1024] output "y" = %y }'
+    return parse_graph('graph "g" { ' + text.replace("ROWS", str(rows)), ops.all_ops())
 
 
-@pytest.mark.parametrize(("count", "copies", "fitted"), [(40, 1, False), (32, 1, True), (20, 3, True)])
+@pytest.mark.parametrize(("count", "copies", "fitted"), [(40, 1, False), (32, 1, False), (15, 1, True), (20, 3, True)])
 def test_figures_of_samples_that_weights_were_fitted_to_say_so(count: int, copies: int, fitted: bool) -> None:
     graph = network()
     given = [{"x": np.full((4096, 64), index, np.float32)} for index in range(count)] * copies
