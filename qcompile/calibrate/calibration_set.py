@@ -63,8 +63,9 @@ class CalibrationSet:
 
     @property
     def size(self) -> int | None:
-        """Number of samples, or None where it is not known before the end."""
-        return self._reader.size()
+        """Number of samples; of a reader that does not know it, None until they were read to the end once."""
+        known = self._reader.size()
+        return self.count if known is None else known
 
     def __iter__(self) -> SampleIterator:
         return SampleIterator(self._checked(), self.size)

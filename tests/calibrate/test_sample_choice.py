@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -122,6 +124,18 @@ def network(rows: int = 4096) -> Graph:
     text = "input %x : f32[ROWS,64] const @w : f32[1024,64] = normal(1) const @b : f32[1024] = normal(2) "
     text += '%y = dense(%x, @w, @b) : f32[ROWS,1024] output "y" = %y }'
     return parse_graph('graph "g" { ' + text.replace("ROWS", str(rows)), ops.all_ops())
+
+
+def test_samples_of_a_function_are_compared_at_odd_places_too(tmp_path: Path) -> None:
+    """Their number is known once they were read: the first ones alone are the worst choice."""
+    source = tmp_path / "given.py"
+    source.write_text("import numpy as np\ndef samples():\n    return ([np.float32(i)] for i in range(40))\n")
+    samples = open_calibration(f"{source}:samples", [InputSpec("x", "float32", (1,))])
+    assert samples.size is None
+    assert [sample["x"][0] for sample in compared_samples(samples, 4)[1]] == [0, 1, 2, 3]
+    samples.digest()
+    assert samples.size == 40
+    assert [sample["x"][0] for sample in compared_samples(samples, 4)[1]] == [1, 11, 21, 31]
 
 
 @pytest.mark.parametrize(("count", "copies", "fitted"), [(40, 1, False), (32, 1, False), (15, 1, True), (20, 3, True)])
