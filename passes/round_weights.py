@@ -43,7 +43,6 @@ class RoundWeights(Pass):
         damping: pull towards plain rounding, dimensionless; more of it needs fewer samples.
         feedback: make up for the errors of the layers before (V), and for how much their noise flattens a result
             without a residual (s'); otherwise V = W and s' = s.
-        steepen: make up for the latter, which adds to the noise; otherwise s' = s.
         sweeps: of coordinate descent after the greedy rounding.
         synthetic: samples to make up where no calibration set is given; 0 leaves the weights as they are,
             because made-up inputs say too little of real ones.
@@ -67,7 +66,6 @@ class RoundWeights(Pass):
     samples: Annotated[int, Bounds(1)] = FITTED
     damping: Annotated[float, Bounds(0.0)] = 10.0
     feedback: bool = True
-    steepen: bool = True
     sweeps: Annotated[int, Bounds(0)] = 2
     synthetic: Annotated[int, Bounds(0)] = 0
     pair_loss: Annotated[float, Bounds(0.0)] = MOST_LOSS_DB
@@ -104,7 +102,7 @@ class RoundWeights(Pass):
             integers, scale = round_weights(wanted, data.scale, hessian, sweeps=self.sweeps), data.scale
         else:
             integers, scale = best_scales(wanted, data.scale, hessian, data.least_scale, sweeps=self.sweeps)
-            if feedback and self.steepen and not data.pair.node.attrs.residual:
+            if feedback and not data.pair.node.attrs.residual:
                 scale = data.steepened(integers, scale)
         run = paired_run(data.pair.node, context.target.isa if context.target else "")
         if self.pair_loss > 0.0 and run is not None:

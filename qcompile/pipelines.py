@@ -44,16 +44,13 @@ def quantization(config: CompileConfig) -> str:
     return f"{observation(config)},{calibration(config)},{integer(config)}"
 
 
-def integer(
-    config: CompileConfig, whole: bool = True, for_accuracy: Sequence[str] = (), *, steepen: bool = True
-) -> str:
+def integer(config: CompileConfig, whole: bool = True, for_accuracy: Sequence[str] = ()) -> str:
     """Return the pipeline text from a calibrated float graph to an integer graph.
 
     Args:
         config: effective configuration.
         whole: whether to round the weights by layer, and those of tables, which takes longer than all else.
         for_accuracy: names of results of nodes that stay in float32, beside those that the user names.
-        steepen: whether layers make up for how much noise flattens their results.
     """
     others = {"keep_int16": config.keep_int16, "for_accuracy": tuple(for_accuracy)}
     more = "".join(f", {option}={print_literal(names)}" for option, names in others.items() if names)
@@ -64,16 +61,10 @@ def integer(
         "fuse-requantize",
         "quantize-states",
     ]
-    loss = config.pair_loss
-    rounding = [*([] if steepen else ["steepen=false"]), *([] if loss is None else [f"pair_loss={loss}"])]
-    pairing = [] if loss is None else [f"most_loss={loss}"]
-    fine = [_with_options(*step) for step in (("round-weights", rounding), ("even-pairs", pairing))]
+    loss, options = config.pair_loss, {"round-weights": "pair_loss", "even-pairs": "most_loss"}
+    fine = [name if loss is None else f"{name}{{{option}={loss}}}" for name, option in options.items()]
     tables = 'quantize-weights{operations=["gather"], smallest=65536}'  # rounding a small one gains nothing
     return ",".join([*steps, *fine, tables] if whole else steps)
-
-
-def _with_options(name: str, options: Sequence[str]) -> str:
-    return f"{name}{{{', '.join(options)}}}" if options else name
 
 
 def absorption(config: CompileConfig) -> str:

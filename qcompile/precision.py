@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from qcompile import pipelines
@@ -111,12 +110,12 @@ def _calibrated(
     watched, before = with_observers(graph, config, context, instruments, equalized)
     calibrated, ranges = run_passes(pipelines.calibration(config), watched, config, context, instruments)
 
-    def quantized(kept: Kept, whole: bool, steepen: bool = True) -> tuple[Graph, list[PassRecord]]:
+    def quantized(kept: Kept, whole: bool) -> tuple[Graph, list[PassRecord]]:
         more = replace(config, keep_int16=(*config.keep_int16, *kept.wide))
-        pipeline = f"{pipelines.integer(more, whole, kept.real, steepen=steepen)},{pipelines.finish(config)}"
+        pipeline = f"{pipelines.integer(more, whole, kept.real)},{pipelines.finish(config)}"
         return run_passes(pipeline, calibrated, config, context, instruments if whole else ())
 
-    return Way(calibrated, quantized, context, [*before, *ranges], partial(quantized, steepen=False))
+    return Way(calibrated, quantized, context, [*before, *ranges])
 
 
 def with_observers(

@@ -66,9 +66,6 @@ _TRIES = 2
 _RESCUE_DB = 3.0
 """What the network must gain where none of them reaches it, and all that adds noise leaves int8."""
 
-_NOISY_DB = 30.0
-"""SQNR below which noise may flatten the results of layers, where to make up for that amplifies it too much."""
-
 _CHOICES = ("first_index", "non_max_suppression", "place_of_rank", "rank")
 """Operations that choose among elements, or put them in order."""
 
@@ -91,14 +88,12 @@ class Way:
         run: quantizes it.
         context: of its passes, with its statistics.
         records: of the passes that led to it.
-        flat: quantizes it without making up for how much noise flattens the results of layers; None for no such way.
     """
 
     calibrated: Graph
     run: Run
     context: PassContext
     records: list[PassRecord]
-    flat: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -188,7 +183,7 @@ class _Net:
         self.way = way
         calibrated, context = way.calibrated, way.context
         assert context.samples is not None
-        self._calibrated, self._run, self._flat, self._context = calibrated, way.run, way.flat, context
+        self._calibrated, self._run, self._context = calibrated, way.run, context
         checked, fitted = (usual_count(calibrated, count) for count in (CHECKED, FITTED))
         new, mixed = judges(context.samples(), checked, fitted)
         self._samples, self._has_new = new or mixed, bool(new)
@@ -208,28 +203,11 @@ class _Net:
     def _checked(self, kept: Kept, *, whole: bool = True) -> _Checked:
         if whole and kept in self._made:
             return self._made[kept]
-        found = self._run_checked(kept, whole)
-        if whole:
-            found = self._made[kept] = self._flatter(found)
-        return found
-
-    def _run_checked(self, kept: Kept, whole: bool) -> _Checked:
         made = Protected(*self._run(kept, whole), kept)
         ratios, use = zip(*(evaluator.use_db(made.graph) for evaluator in self._evaluators), strict=True)
-        return _Checked(made, *([min(of) for of in zip(*some, strict=True)] for some in (ratios, use)))
-
-    def _flatter(self, found: _Checked) -> _Checked:
-        """Return a noisy network with the same nodes in int8 but flat results, if better; that settles it for all.
-
-        It is tried where a target is missed: to round all weights once more takes as long as all else.
-        """
-        if self._flat is None or min(found.use) >= _NOISY_DB or found.margin(self._targets) >= 0.0:
-            return found
-        steep, self._run, self._flat = self._run, self._flat, None
-        flat = self._run_checked(found.made.kept, True)
-        if flat.margin(self._targets) >= found.margin(self._targets) + _FLAT_DB:
-            return flat
-        self._run = steep
+        found = _Checked(made, *([min(of) for of in zip(*some, strict=True)] for some in (ratios, use)))
+        if whole:
+            self._made[kept] = found
         return found
 
     def secured(self) -> Protected:
