@@ -316,19 +316,24 @@ class Ladder:
         return min(known, key=worth)
 
     def _extend(self, known: dict[int, Score], steps: Sequence[Step], measure: Callable[[int], Score]) -> None:
-        """Measure longer prefixes of the plan until one is accurate enough.
+        """Measure longer prefixes of the plan until one is accurate enough, and one between it and the last before.
 
         Each leaves more room than the one before for what the predictions miss: the last of them, with everything in
         float32, is the dearest way to close a gap of half a decibel.
         """
-        index, last, room = max(known), len(steps) - 1, ROOM_DB
-        while index < last:
-            wanted = steps[index].noise * 10 ** (-(self._goal.shortfall_db(known[index]) + room) / 10)
-            index = next((i for i in range(index + 1, last) if steps[i].noise <= wanted), last)
-            known[index] = measure(index)
-            if self._goal.is_accurate(known[index]):
-                return
-            room *= 2.0
+        low, last, room = max(known), len(steps) - 1, ROOM_DB
+        while low < last:
+            sink = 10 ** (-(self._goal.shortfall_db(known[low]) + room) / 10)
+            high = _sunk(steps, low, last, sink)
+            known[high] = measure(high)
+            if self._goal.is_accurate(known[high]):
+                break
+            low, room = high, 2.0 * room
+        else:
+            return
+        between = _sunk(steps, low, high, math.sqrt(steps[high].noise / steps[low].noise))
+        if between < high and known[high].ms - known[low].ms > WORTH_TIME * known[high].ms:
+            known[between] = measure(between)
 
     def _search(self, recipe: Recipe, steps: list[Step], goal: Goal, form: Form, what: str) -> Choice:
         """Search for the shortest prefix of the plan that meets a goal, by estimates, and remember them."""
@@ -346,6 +351,11 @@ class Ladder:
         if not any(_is_same(attempt, known) for known in self._attempts):
             self._attempts.append(attempt)
         return attempt.score
+
+
+def _sunk(steps: Sequence[Step], low: int, high: int, share: float) -> int:
+    """Return the first prefix between two whose predicted noise is no more than a share of the shorter one's."""
+    return next((i for i in range(low + 1, high) if steps[i].noise <= share * steps[low].noise), high)
 
 
 def _names(rungs: Iterable[Rung]) -> list[str]:
