@@ -72,9 +72,8 @@ class AssignPrecision(Pass):
     what no sample varied (the mask of samples without padding), which may be anything in others; where it counts
     what a mask leaves, or divides a sum by such a count, since a longer input would leave the range of the samples;
     where it makes the scale of a quantization at run time, or multiplies with one; where it makes a norm, or divides by
-    one; where it makes a divisor that samples vary; where all that follows from it is
-    coordinates of a sampling or boxes of a selection; where it is a logarithm, or a spectrum or power that is seen
-    through logarithms alone.
+    one; where it makes a divisor that samples vary; where all that follows from it is coordinates of a sampling or
+    boxes of a selection; where it is a logarithm, or a spectrum or power that is seen through logarithms alone.
     """
 
     name: ClassVar[str] = "assign-precision"

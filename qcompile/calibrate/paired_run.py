@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile, takewhile
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,7 @@ class LayerInputs:
     residual_error: Array | None
 
 
-class PairInputs(Sequence[LayerInputs]):
+class PairInputs:
     """What a pair of layers reads, one element for each sample, made when it is asked for: on any thread.
 
     Args:
@@ -82,18 +82,7 @@ class PairInputs(Sequence[LayerInputs]):
         """Shape of the operand for each sample."""
         return [array.shape for array in self._integer]
 
-    def __len__(self) -> int:
-        return len(self._real)
-
-    @overload
-    def __getitem__(self, index: int) -> LayerInputs: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[LayerInputs]: ...
-
-    def __getitem__(self, index: int | slice) -> LayerInputs | list[LayerInputs]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> LayerInputs:
         inputs, error = self._pair.node.inputs, None
         if self._residuals is not None:
             wanted, given = self._residuals
