@@ -331,7 +331,8 @@ class Ladder:
             low, room = high, 2.0 * room
         else:
             return
-        between = _sunk(steps, low, high, math.sqrt(steps[high].noise / steps[low].noise))
+        ends = [max(steps[i].noise, 0.0) for i in (low, high)]
+        between = _sunk(steps, low, high, math.sqrt(ends[1] / ends[0]) if ends[0] else 0.0)
         if between < high and known[high].ms - known[low].ms > WORTH_TIME * known[high].ms:
             known[between] = measure(between)
 
