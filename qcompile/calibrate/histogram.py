@@ -105,7 +105,7 @@ class TensorStatistics:
         Raises:
             CalibrationError: the array holds NaN.
         """
-        self.take(look(array))
+        self.take(look(array, self.name))
 
     def take(self, seen: Seen) -> None:
         """Count the values of one sample that was looked at.
@@ -195,14 +195,15 @@ class TensorStatistics:
         return Distribution(*bounds, totals, *extremes)
 
 
-def look(array: Array) -> Seen:
+def look(array: Array, name: str) -> Seen:
     """Look at the values that a tensor takes in one sample; this takes long, and depends on them alone.
 
     Args:
         array: floating-point values in real units, any shape.
+        name: of the tensor, for messages.
     """
     if array.dtype.kind != "f":
-        raise InternalError(f"statistics were given {array.dtype}, not real values")
+        raise InternalError(f"statistics of '{name}' were given {array.dtype}, not real values")
     values = np.ascontiguousarray(array, np.float32).reshape(-1)
     low, high, marker, markers, count = math.inf, -math.inf, 0.0, 0, 0
     counts, few = None, None

@@ -68,7 +68,7 @@ class ImageFolder(Reader):
 
     def spares(self) -> Iterator[tuple[str, object]]:
         """Yield photographs of which nothing is used otherwise."""
-        taken = sorted({index for index, _ in self._plan})
+        taken = [index for index, _ in self._plan]
         more = spaced_apart(len(self.files), taken, self.request.spare * self.frame.batch)
         return self._read([(index, 0) for index in more])
 

@@ -62,7 +62,7 @@ def calibrate(
 
         def on_value(value: Value, array: Array) -> None:
             if value.name in statistics:
-                found.append((value.name, look(array)))
+                found.append((value.name, look(array, value.name)))
 
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             executor.run(sample, on_value=on_value)

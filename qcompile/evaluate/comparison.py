@@ -132,7 +132,7 @@ def compare_graphs(
     float_run, integer_run = Interpreter(reference), Interpreter(actual)
     original_run = Interpreter(original) if original is not None else None
 
-    def compared(sample: Mapping[str, Array]) -> tuple[list[_Powers], list[_Powers]]:
+    def compared(sample: Mapping[str, Array]) -> tuple[list[_Powers], list[tuple[float, float]]]:
         expected: dict[str, Array] = {}
         within: list[_Powers] = []
         real = float_run.run(sample, on_value=partial(_remember, expected))
@@ -140,13 +140,13 @@ def compare_graphs(
             real = original_run.run(sample)
         result = integer_run.run(_at_inputs(actual, sample), on_value=partial(_compare, expected, within, counterparts))
         ends = [(v, n) for v, n in zip(actual.outputs, actual.output_names, strict=True) if n in outputs]
-        return within, [(v, deviation_power(real[n], _real(v, result[n]))) for v, n in ends]
+        return within, [deviation_power(real[n], _real(v, result[n])) for v, n in ends]
 
     done = 0
     for within, at_outputs in in_order(compared, chosen, threads_within(threads, computed_bytes(reference))):
         for value, found in within:
             powers.setdefault(value, NoisePower()).add_powers(found)
-        for power, (_, found) in zip(outputs.values(), at_outputs, strict=True):
+        for power, found in zip(outputs.values(), at_outputs, strict=True):
             power.add_powers(found)
         done += 1
         if progress is not None:
