@@ -8,9 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from qcompile.ir.graph import Graph, Node
+from qcompile.ir.origin import original_name
 from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
 from qcompile.passmgr.facts import INTEGER, Fact
+from qcompile.quant.qparams import INT_RANGE
 
 _LAYERS = ("conv2d", "dense")
 
@@ -34,7 +36,7 @@ class FusePrelu(Pass):
     Preconditions: `quantize` ran, and `fuse-requantize` not yet.
 
     Refusals: an intermediate with other readers, or one that is a graph output; channels that are not the last axis;
-    a slope above 1.
+    a clamp of the layer's own, which the rounding between does; a slope above 1.
     """
 
     name: ClassVar[str] = "fuse-prelu"
@@ -51,7 +53,7 @@ class FusePrelu(Pass):
             layer = rounding.inputs[0].producer if rounding is not None and rounding.op.name == "requantize" else None
             if layer is None or layer.op.name not in _LAYERS or rounding is None:
                 context.skip(node, "it does not read the rounded accumulator of a convolution or dense layer")
-            elif (reason := _obstacle(graph, layer, rounding, node)) is not None:
+            elif (reason := _obstacle(graph, layer, rounding, node) or _clamp(rounding, context)) is not None:
                 context.skip(node, reason)
             else:
                 _fuse(rewriter, layer, node)
@@ -68,6 +70,19 @@ def _obstacle(graph: Graph, layer: Node, rounding: Node, node: Node) -> str | No
         return "its channels are not the last axis"
     steepest = float(np.max(node.inputs[1].constant(), initial=0.0))
     return f"its slope {steepest:g} is steeper than 1" if steepest > 1.0 else None
+
+
+def _clamp(rounding: Node, context: PassContext) -> str | None:
+    """Return why a rounding may not be left out: it also cuts off what the layer's own activation does."""
+    if context.reference is not None:
+        known = {value.name: value for value in context.reference.values()}
+        value = known.get(original_name(rounding.output.name, known))
+        attrs = value.producer.attrs if value is not None and value.producer is not None else None
+        clamps = getattr(attrs, "activation", "none") != "none"
+    else:
+        q = rounding.output.qparams
+        clamps = q is None or (q.qmin, q.qmax) != INT_RANGE[q.dtype] or q.scalar_zero_point in (q.qmin, q.qmax)
+    return f"{rounding.output.name} is clamped before it" if clamps else None
 
 
 def _fuse(rewriter: Rewriter, layer: Node, node: Node) -> None:
