@@ -18,6 +18,8 @@ Array = npt.NDArray[Any]
 
 _CONVERGED = 1e-4
 _WORTH = 0.05
+_STEPS = 256.0
+"""Steps of 8 bits: a channel whose bias is so many times what it varies by is constant."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ class EqualizeWeights(Pass):
             scale per output channel costs little there, and `round-weights` makes up for it.
 
     Preconditions: constant weights; run fold-batchnorm before.
+
+    A channel that is nearly constant, as a dead one whose BatchNorm was folded, keeps its factor of 1: its bias would
+    grow with its weights, and set the range of the tensor.
 
     Refusals: the result has another reader (a residual add, a concat) or is a graph output; an activation that
     does not scale with its operand (sigmoid; clip to [0, 6], unless `clips` is given, something is known of the
@@ -116,12 +121,17 @@ class EqualizeWeights(Pass):
 
 
 def _factors(link: ChannelLink, weights: dict[Node, LayerWeights]) -> Array:
-    """Return s, float64 [channels]; 1 for a channel that nothing writes or nobody reads."""
-    first = weights[link.first].output_peaks()
+    """Return s, float64 [channels]; 1 for a channel that nothing writes or nobody reads, or that is constant.
+
+    Formula:
+        constant where |b_i| / max |b| > 256 · r₁ᵢ / max r₁
+    """
+    first, bias = weights[link.first].output_peaks(), np.abs(weights[link.first].bias)
     second = np.zeros(link.channels)
     for reader, channels in link.readers:
         np.maximum.at(second, channels, weights[reader].input_peaks())
-    alive = (first > 0) & (second > 0)
+    constant = bias * first.max(initial=0.0) > _STEPS * first * bias.max(initial=0.0)
+    alive = (first > 0) & (second > 0) & ~constant
     return np.sqrt(np.where(alive, first, 1.0) / np.where(alive, second, 1.0))
 
 

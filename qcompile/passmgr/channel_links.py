@@ -118,6 +118,8 @@ class _Follower:
             return reason or self.follow(reader.output, axis, channels)
         if name == "pad" and not (reader.attrs.mode == "constant" and reader.attrs.value == 0.0):
             return f"{reader} pads with something else than zero"
+        if name == "pad" and (reader.attrs.pads[axis] or reader.attrs.pads[axis - len(value.shape)]):
+            return f"{reader} adds channels"
         if name == "reshape":
             return self._flatten(reader, value, axis, channels)
         if name not in _HOMOGENEOUS:
