@@ -51,7 +51,7 @@ def _share(
     """Give the tensor that a part takes its range from another one, if that pays."""
     alone = True
     while True:
-        alone = alone and len(part.users()) == 1 and part not in graph.outputs
+        alone = alone and _has_one_reader(part, graph)
         moved = part.qspec is not None and part.qspec.kind == "shared" and part.producer is not None
         if not moved or part.producer is None:
             break
@@ -66,6 +66,13 @@ def _share(
         return
     own[part] = before
     part.qspec = replace(spec, range=wanted)
+
+
+def _has_one_reader(value: Value, graph: Graph) -> bool:
+    """Return whether one node alone reads a tensor and, where that is a part, the others of what was split."""
+    results = value.producer.outputs if value.producer is not None else (value,)
+    readers = {reader for result in results for reader in result.users()}
+    return len(readers) == 1 and not any(result in graph.outputs for result in results)
 
 
 def _near(own: tuple[float, float], wanted: tuple[float, float]) -> bool:
