@@ -262,7 +262,7 @@ def _fold_through_addition(rewriter: Rewriter, node: Node, affine: _Affine) -> b
     if node.op.name != "mul" or addition is None or addition.op.name != "add":
         return False
     shift = _affine(addition)
-    small = np.abs(affine.factor) < 1e-3 * np.abs(affine.factor).max(initial=0.0)
+    small = np.abs(affine.factor) <= 1e-3 * np.abs(affine.factor).max(initial=0.0)
     if shift is None or shift.x is not node.output or shift.axis != affine.axis or small.any():
         return False
     scale = _Affine(shift.x, shift.axis, affine.factor, np.zeros_like(affine.offset), None)
