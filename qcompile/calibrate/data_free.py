@@ -107,8 +107,8 @@ class NormalizingInterpreter(Interpreter):
     def _corrected(self, y: Array, value: Value) -> Array:
         assert value.stats is not None
         mean, std = (np.asarray(v, np.float64) for v in value.stats)
-        axis = 1 if y.ndim > 1 and y.shape[1] == mean.size else y.ndim - 1
-        if y.shape[axis] != mean.size:
+        axis = channels_along(value, mean.size)
+        if y.ndim < 1 or y.shape[axis] != mean.size:
             return y
         if self._learning:
             self._learn_from(y, axis, value)
@@ -126,6 +126,22 @@ class NormalizingInterpreter(Interpreter):
             entry.total = entry.total + _MEMORY * before.total
             entry.squares = entry.squares + _MEMORY * before.squares
         self._moments[value] = entry
+
+
+def channels_along(value: Value, channels: int) -> int:
+    """Return the axis of the channels of a tensor whose mean and deviation are known for each.
+
+    Args:
+        value: result of a layer, or what was moved or computed from one.
+        channels: their number.
+    """
+    node, last = value.producer, len(value.shape) - 1
+    layout = getattr(node.attrs, "layout", None) if node is not None and last == 3 else None
+    if layout is not None:
+        return 1 if layout == "NCHW" else last
+    if node is not None and node.op.name == "dense":
+        return last
+    return 1 if value.shape[1:2] == (channels,) else last
 
 
 def data_free_range(value: Value, lo: float, hi: float) -> tuple[float, float]:

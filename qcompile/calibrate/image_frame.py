@@ -14,7 +14,7 @@ class ImageFrame:
 
     Args:
         batch: images per sample.
-        channels: 1, 3 or 4.
+        channels: 1 or 3.
         height: pixels.
         width: pixels.
         layout: "nchw" or "nhwc".

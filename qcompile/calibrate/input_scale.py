@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qcompile.calibrate.data_free import channels_along
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ops.sized_run import NodeRun
@@ -136,21 +137,13 @@ class _Layer:
         """Return how far the target is from its statistics in training, nats per channel."""
         assert self._target.stats is not None
         trained_mean, trained_std = (np.asarray(v, np.float64) for v in self._target.stats)
-        axis = _channel_axis(self._target, trained_mean.size)
+        axis = channels_along(self._target, trained_mean.size)
         results = [np.moveaxis(self.run(x), axis, 0).reshape(trained_mean.size, -1) for x in inputs]
         values = np.concatenate(results, axis=1).astype(np.float64)
         mean, std = values.mean(axis=1), np.maximum(values.std(axis=1), 1e-12)
         sigma = np.maximum(trained_std, 1e-12)
         nats = np.log(sigma / std) + (std**2 + (mean - trained_mean) ** 2) / (2 * sigma**2) - 0.5
         return float(np.median(nats))
-
-
-def _channel_axis(value: Value, channels: int) -> int:
-    node = value.producer
-    if node is not None and getattr(node.attrs, "layout", "NHWC") == "NCHW" and len(value.shape) == 4:
-        return 1
-    last = len(value.shape) - 1
-    return last if value.shape[last] == channels else 1
 
 
 def _best_scale(layer: _Layer, inputs: Sequence[Array], preprocess: Preprocess | None) -> tuple[Scale | None, float]:
@@ -218,7 +211,7 @@ def _folded_note(graph: Graph, inputs: Sequence[Array]) -> list[str]:
         return []
     bias = first.inputs[2].constant().astype(np.float64)
     layer = _Layer(graph, first.outputs[0])
-    axis = _channel_axis(first.outputs[0], bias.size)
+    axis = channels_along(first.outputs[0], bias.size)
     results = [np.moveaxis(layer.run(x), axis, 0).reshape(bias.size, -1) for x in inputs]
     spread = float(np.median(np.concatenate(results, axis=1).std(axis=1)))
     size = float(np.median(np.abs(bias)))

@@ -150,3 +150,32 @@ def test_ranges_that_statistics_say_nothing_about():
     graph = network()
     assert data_free_range(graph.inputs[0], -1.0, 1.0) == (-1.0, 1.0)
     assert data_free_range(network(residual=True).outputs[0], -1.0, 1.0) == (-2.0, 2.0)
+
+
+@pytest.mark.parametrize("extent", [2, 5])
+def test_channels_come_last_where_the_layout_says_so(extent):
+    rng = np.random.default_rng(0)
+    graph = Graph()
+    x = graph.add_input("x", TensorType("float32", (1, extent, extent, 3)))
+    op = get("conv2d")
+    weight = graph.add_constant("w", rng.standard_normal((2, 1, 1, 3)).astype(np.float32))
+    bias = graph.add_constant("b", np.array([5.0, 7.0], np.float32))
+    node = graph.add_node(op, [x, weight, bias], op.Attrs(layout="NHWC"), names=["y"])
+    node.output.stats = (MEAN, STD)
+    graph.set_outputs([node.output])
+    y, _ = run(graph)
+    assert y.mean(axis=(0, 1, 2)) == pytest.approx(MEAN, abs=0.5)
+
+
+def test_channels_of_a_dense_layer_are_its_last_axis():
+    rng = np.random.default_rng(0)
+    graph = Graph()
+    x = graph.add_input("x", TensorType("float32", (40, 2, 3)))
+    op = get("dense")
+    weight = graph.add_constant("w", rng.standard_normal((2, 3)).astype(np.float32))
+    bias = graph.add_constant("b", np.array([5.0, 7.0], np.float32))
+    node = graph.add_node(op, [x, weight, bias], names=["y"])
+    node.output.stats = (MEAN, STD)
+    graph.set_outputs([node.output])
+    y, _ = run(graph)
+    assert y.mean(axis=(0, 1)) == pytest.approx(MEAN, abs=0.5)
