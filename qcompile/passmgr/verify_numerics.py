@@ -79,12 +79,12 @@ def evaluate(graph: Graph, inputs: dict[str, Array]) -> Outputs:
     from qcompile.ops.interpreter import Interpreter
     from qcompile.shapes.specialize import at_middle
 
-    with np.errstate(all="ignore"):
-        given = graph.inputs[:-1] if graph.extents else graph.inputs
+    given = graph.inputs[:-1] if graph.extents else graph.inputs
     sized = at_middle(graph, inputs) if graph.symbols else inputs
     start = initial_states(graph) if any(state.in_place for state in graph.states) else {}
     taken = {v.name: start[v.name] if v.name in start else _at_input(v, sized[v.name]) for v in given}
-    outputs = Interpreter(graph).run(taken)
+    with np.errstate(all="ignore"):
+        outputs = Interpreter(graph).run(taken)
     return {name: _real(value, outputs[name]) for name, value in _named_outputs(graph).items()}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +206,20 @@ def test_a_pass_with_an_sqnr_sees_the_calibration_data() -> None:
     assert seen == [1]
     with pytest.raises(PassError, match=r"on calibration input, output 'y': SQNR is .* dB, must be at least 30 dB"):
         PassManager([Loose(by=1.2)], [VerifyNumerics()]).run(conv_graph(), PassContext(samples=samples))
+
+
+def test_inputs_that_saturate_give_no_warnings() -> None:
+    text = """graph "e" {
+      input %x : f32[4]
+      %a = mul(%x, %x) : f32[4]
+      %b = mul(%a, %a) : f32[4]
+      %c = mul(%b, %b) : f32[4]
+      %d = mul(%c, %c) : f32[4]
+      %e = mul(%d, %x) : f32[4]
+      %s = reduce_sum(%e) {axes=[0], keepdims=true} : f32[1]
+      %y = identity(%s) : f32[1]
+      output "y" = %y
+    }"""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PassManager("canonicalize", [VerifyNumerics()]).run(parse_graph(text, ops.all_ops()))
