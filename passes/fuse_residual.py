@@ -37,11 +37,10 @@ class FuseResidual(Pass):
 
 
 def _fuse(rewriter: Rewriter, add: Node, context: PassContext) -> None:
-    order = {n: i for i, n in enumerate(rewriter.graph.nodes)}
     makers = [v.producer for v in add.inputs if v.producer is not None and _can_take(v.producer)]
     if not makers:
         return
-    conv = max(makers, key=order.__getitem__)
+    conv = max(makers, key=rewriter.graph.nodes.index) if len(makers) > 1 else makers[0]
     other = next(v for v in add.inputs if v is not conv.output)
     reason = _obstacle(rewriter.graph, conv, add, other)
     if reason is not None:

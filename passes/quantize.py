@@ -369,7 +369,6 @@ class _IntegerBuilder:
             return None
         if node.inputs[0] is node.inputs[1] or node.inputs[0].shape != node.inputs[1].shape:
             return None
-        order = {n: i for i, n in enumerate(self.rewriter.graph.nodes)}
         candidates = [
             index
             for index, value in enumerate(node.inputs)
@@ -378,8 +377,11 @@ class _IntegerBuilder:
             and (value, INT8) not in self.integers
             and _feeds_only(value, node, self.rewriter)
         ]
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
         # The later one: its convolution then finds the other operand ready and can take the addition in.
-        return max(candidates, key=lambda i: order[self.accumulators[node.inputs[i]].producer], default=None)  # type: ignore[index]
+        place = self.rewriter.graph.nodes.index
+        return max(candidates, key=lambda i: place(self.accumulators[node.inputs[i]].producer))  # type: ignore[arg-type]
 
 
 def _split_divisors(rewriter: Rewriter, node: Node) -> None:

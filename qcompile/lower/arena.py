@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from qcompile.lower.storage import Buffer, DraftLoop, DraftStep, aligned
 
 SLACK = 64
@@ -28,10 +30,6 @@ class Lifetime:
     size: int
     first: int
     last: int
-
-    def meets(self, other: Lifetime) -> bool:
-        """Return whether both are in use during some step."""
-        return self.first <= other.last and other.first <= self.last
 
 
 @dataclass(frozen=True)
@@ -137,15 +135,18 @@ def place(lifetimes: Sequence[Lifetime]) -> list[int]:
     """
     offsets = [0] * len(lifetimes)
     done: list[int] = []
+    firsts, lasts = np.zeros(len(lifetimes), np.int64), np.zeros(len(lifetimes), np.int64)
     for number in sorted(range(len(lifetimes)), key=lambda n: (-lifetimes[n].size, lifetimes[n].first, n)):
         here = lifetimes[number]
-        busy = sorted((offsets[n], lifetimes[n].size) for n in done if lifetimes[n].meets(here))
+        meeting = np.flatnonzero((firsts[: len(done)] <= here.last) & (lasts[: len(done)] >= here.first))
+        busy = sorted((offsets[n], lifetimes[n].size) for n in (done[place] for place in meeting.tolist()))
         at = 0
         for start, size in busy:
             if at + here.size <= start:
                 break
             at = max(at, start + size)
         offsets[number] = at
+        firsts[len(done)], lasts[len(done)] = here.first, here.last
         done.append(number)
     return offsets
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
@@ -144,14 +144,21 @@ def _found_by_regex(graph: Graph, pattern: str) -> list[Node]:
 
 def _between(graph: Graph, start: str, stop: str) -> list[Node]:
     """Return the nodes on a way from one end to the other."""
-    import networkx as nx
-
     view = graph.to_networkx()
     first = _end(graph, start, reading=True) if start else set(graph.nodes)
     last = _end(graph, stop, reading=False) if stop else set(graph.nodes)
-    behind = first.union(*(nx.descendants(view, node) for node in first))
-    ahead = last.union(*(nx.ancestors(view, node) for node in last))
+    behind, ahead = _reached(first, view.successors), _reached(last, view.predecessors)
     return [node for node in graph.nodes if node in behind and node in ahead]
+
+
+def _reached(nodes: set[Node], neighbours: Callable[[Node], Iterable[Node]]) -> set[Node]:
+    """Return nodes and all that a way leads to from any of them, each looked at once."""
+    found, waiting = set(nodes), list(nodes)
+    while waiting:
+        more = [node for node in dict.fromkeys(neighbours(waiting.pop())) if node not in found]
+        found.update(more)
+        waiting += more
+    return found
 
 
 def _end(graph: Graph, name: str, *, reading: bool) -> set[Node]:

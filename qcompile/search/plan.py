@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
@@ -19,6 +19,9 @@ from qcompile.search.sources import INT8, TENSOR
 
 _LEAST_NS = 1.0
 """Time counted for a node that costs the same in both precisions: no step is free."""
+
+_FEW = 8
+"""Bits of a number that are found faster one by one than all at once."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,16 @@ class _Move:
 
 
 class _Planner:
+    """Takes one step after the other; what a noise is worth is found again only after a node moved that it depends on.
+
+    Attributes:
+        _left: whether each noise is still there.
+        _unknown: noises to be looked at before the next step.
+        _asking: noises whose worth depends on a node, by its bit's place; some may do so no more.
+        _ways: where nodes go for a noise to vanish.
+        _ns, _given, _gone: time, multiply-accumulates and noise of these ways.
+    """
+
     def __init__(self, graph: Graph, noises: Sequence[Noise], costs: NodeCosts, limit: Limit, start: Kept) -> None:
         self._nodes = [node for node in graph.nodes if node.precision == INT8]
         self._bit = {node: 1 << index for index, node in enumerate(self._nodes)}
@@ -182,10 +195,15 @@ class _Planner:
         for index, need in enumerate(self._needs):
             for node in _bits(need.places.out | need.maker.out):
                 self._touching.setdefault(node, []).append(index)
-        self._moves: dict[int, _Move] = {}
-        named = {node.outputs[0].name: bit for node, bit in self._bit.items()}
+        self._ways: dict[int, _Places] = {}
+        self._unknown = set(range(len(noises)))
+        self._asking: dict[int, set[int]] = {}
+        self._ns, self._gone = np.zeros(len(noises)), np.zeros_like(self._noise)
+        self._given = np.zeros(len(noises))
+        self._names = [node.outputs[0].name for node in self._nodes]
+        named = {name: 1 << index for index, name in enumerate(self._names)}
         out, real = (sum(named[name] for name in names if name in named) for names in (start.names, start.real))
-        self._left = {index for index, need in enumerate(self._needs) if need.places}
+        self._left = np.array([bool(need.places) for need in self._needs], np.bool_)
         self._places = _Places(0, 0)
         self._move(_Places(out, real))
 
@@ -204,15 +222,17 @@ class _Planner:
     def steps(self) -> list[Step]:
         made = [self._step()]
         while (found := self._best()) is not None:
-            self._move(self._moves[found].way)
+            self._move(self._ways[found])
             made.append(self._step())
         return made
 
     def _move(self, need: _Places) -> None:
         self._limit = self._rest_of_limit(need.without(self._places))
         self._places = self._places.along_with(need)
-        self._left -= {index for index in self._touched(need) if not self._needs[index].missing(self._places)}
-        self._moves = {index: move for index, move in self._moves.items() if not move.asks & (need.out | need.real)}
+        for index in self._touched(need):
+            self._left[index] = self._left[index] and bool(self._needs[index].missing(self._places))
+        for node in _bits(need.out | need.real):
+            self._unknown |= self._asking.pop(node, set())
 
     def _rest_of_limit(self, moved: _Places) -> Limit:
         return Limit(self._limit.ns - self._price(moved), self._limit.macs - self._taken(moved))
@@ -231,33 +251,48 @@ class _Planner:
         return total
 
     def _step(self) -> Step:
-        names = {1 << index: node.outputs[0].name for index, node in enumerate(self._nodes)}
-        real = tuple(name for bit, name in names.items() if self._places.real & bit)
-        wide = tuple(name for bit, name in names.items() if self._places.out & ~self._places.real & bit)
-        return Step(Kept(real, wide), float(self._total().max(initial=0.0)))
+        real, wide = self._places.real, self._places.out & ~self._places.real
+        kept = (tuple([self._names[index] for index in _bits(bits)]) for bits in (real, wide))
+        return Step(Kept(*kept), float(self._total().max(initial=0.0)))
 
     def _total(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        return np.asarray(self._noise[sorted(self._left)].sum(axis=0), np.float64)
+        return np.asarray(self._noise[self._left].sum(axis=0), np.float64)
 
     def _best(self) -> int | None:
-        """Return the source whose removal is worth the most of those that may still be paid; None for none."""
-        worst = int(self._total().argmax()) if self._left else 0
-        best, most = None, (-inf, -inf)
-        for index in sorted(self._left):
-            if index not in self._moves:
-                self._moves[index] = self._priced(self._way(index))
-            move = self._moves[index]
-            if self._limit.ns < move.ns or self._limit.macs < move.macs:
-                continue
-            worth = (move.gone[worst] / move.ns, -move.ns)
-            if worth > most:
-                best, most = index, worth
-        return best
+        """Return the source whose removal is worth the most of those that may still be paid; None for none.
+
+        Of those that are worth the same for their time the cheapest, and of equals the first.
+        """
+        for index in sorted(self._unknown):
+            if self._left[index]:
+                self._look_at(index)
+        self._unknown.clear()
+        left = np.flatnonzero(self._left)
+        paid = left[(self._ns[left] <= self._limit.ns) & (self._given[left] <= self._limit.macs)]
+        if not paid.size:
+            return None
+        worth = self._gone[paid, int(self._total().argmax())] / self._ns[paid]
+        if np.isnan(worth).all():
+            return None
+        most = paid[worth == np.nanmax(worth)]
+        return int(most[self._ns[most].argmin()])
+
+    def _look_at(self, index: int) -> None:
+        """Find out what a noise is worth, and remember it."""
+        move = self._priced(self._way(index))
+        self._ways[index], self._ns[index], self._given[index], self._gone[index] = (
+            move.way,
+            move.ns,
+            move.macs,
+            move.gone,
+        )
+        for node in _bits(move.asks):
+            self._asking.setdefault(node, set()).add(index)
 
     def _priced(self, way: _Places) -> _Move:
         """Return what it gives and takes to move nodes."""
         after, touched = self._places.along_with(way), self._touched(way)
-        gone = [i for i in sorted(touched) if i in self._left and not self._needs[i].missing(after)]
+        gone = [i for i in sorted(touched) if self._left[i] and not self._needs[i].missing(after)]
         asks = way.out | way.real
         for index in touched:
             need = self._needs[index]
@@ -270,7 +305,7 @@ class _Planner:
         moved = self._needs[index].missing(self._places)
         while True:
             after = self._places.along_with(moved)
-            back = [self._needs[i].missing(after) for i in self._touched(moved) if i not in self._left]
+            back = [self._needs[i].missing(after) for i in self._touched(moved) if not self._left[i]]
             if not any(back):
                 return moved
             for missing in back:
@@ -281,9 +316,14 @@ class _Planner:
         return {i for node in _bits(moved.out | moved.real) for i in self._touching.get(node, ())}
 
 
-def _bits(number: int) -> Iterator[int]:
-    """Yield the places of the bits that are set, ascending."""
+def _bits(number: int) -> list[int]:
+    """Return the places of the bits that are set, ascending."""
+    places: list[int] = []
+    if number.bit_count() > _FEW:
+        octets = np.frombuffer(number.to_bytes(-(-number.bit_length() // 8), "little"), np.uint8)
+        places += np.flatnonzero(np.unpackbits(octets, bitorder="little")).tolist()
+        return places
     while number:
-        lowest = number & -number
-        yield lowest.bit_length() - 1
-        number ^= lowest
+        places.append((number & -number).bit_length() - 1)
+        number &= number - 1
+    return places
