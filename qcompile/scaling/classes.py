@@ -180,7 +180,9 @@ class ScaleClasses:
         divides = node.op.name in LAYERS and divided_activation(attrs) is not None
         if attrs.activation not in PLAIN and not divides:
             self._keep(outputs)
-        self.layers.append(ScaledLayer(node, inputs.ravel(), outputs.ravel()))
+        # Channels that a tensor does not tell apart, such as those of a transposed image, have one number.
+        every = np.broadcast_to(inputs.ravel(), x.shape[-1:])
+        self.layers.append(ScaledLayer(node, every, outputs.ravel()))
         return True
 
     def _join(self, node: Node) -> bool:
