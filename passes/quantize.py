@@ -11,7 +11,13 @@ import numpy as np
 from qcompile import ops
 from qcompile.calibrate.concat_ranges import share_concat_ranges
 from qcompile.calibrate.constant_ranges import share_constant_ranges
-from qcompile.calibrate.weights import constant_scales, raise_for_bias, refine_for_bias, weight_scales
+from qcompile.calibrate.weights import (
+    constant_scales,
+    raise_for_bias,
+    refine_for_bias,
+    scales_of_bias,
+    weight_scales,
+)
 from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
@@ -335,6 +341,8 @@ class _IntegerBuilder:
         scales = np.broadcast_to(chosen, bias.shape)
         if spec.observer == "grid":
             scales = refine_for_bias(scales, weight.constant(), bias, x.qparams.scalar_scale)
+        elif not weight.constant().any():
+            scales = scales_of_bias(scales, bias, x.qparams.scalar_scale)
         scales = raise_for_bias(scales, bias, x.qparams.scalar_scale)
         w_params = QParams(tuple(scales.tolist()), (0,), "int8", -127, 127, axis=0)
         acc_scales = np.float64(x.qparams.scalar_scale) * np.asarray(w_params.scale, np.float64)

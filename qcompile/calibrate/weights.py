@@ -101,6 +101,25 @@ def raise_for_bias(scales: Array, bias: Array, input_scale: float, *, limit: int
     return np.asarray(raised, np.float32)
 
 
+def scales_of_bias(scales: Array, bias: Array, input_scale: float, *, steps: int = 2**20) -> Array:
+    """Return the scales of weights that are all zero, for which any would do, so that the bias is not rounded off.
+
+    Formula:
+        scale' = |bias| / (input_scale · steps), scale where the bias is zero
+
+    Args:
+        scales: one per channel, real units per LSB.
+        bias: float [channels], real units.
+        input_scale: scale of the activations that the weights multiply, real units per LSB.
+        steps: magnitude of the integer bias, LSB.
+
+    Returns:
+        float32 [channels].
+    """
+    own = np.abs(np.asarray(bias, np.float64)) / (float(input_scale) * steps)
+    return np.asarray(np.where(own > _SMALLEST_PEAK, own, scales), np.float32)
+
+
 _GRID_TOLERANCE = 1e-4
 _GLANCE = 64
 
