@@ -10,6 +10,7 @@ import numpy as np
 
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
+from qcompile.ir.range_source import range_source
 from qcompile.ir.types import NARROW, TensorType
 from qcompile.ops.layout import axis_indices
 from qcompile.ops.onnx_node import OnnxNode
@@ -124,6 +125,22 @@ class Pad(OpDef):
     def only_moves(self, node: Node) -> bool:
         """Return whether all that it adds lies on the grid of its operand, whichever that is."""
         return bool(node.attrs.mode != "constant" or node.attrs.value == 0)
+
+    def integer_obstacle(self, node: Node) -> str | None:
+        """Return why a constant is out of reach of the integers that it would have to be among, None where it is not.
+
+        A max pool takes the smallest integer for whatever is below all others.
+        """
+        attrs, spec = node.attrs, range_source(node.inputs[0]).qspec
+        if attrs.mode != "constant" or spec is None or spec.range is None:
+            return None
+        low, high = spec.range
+        half = (high - low) / 510
+        readers = node.output.users()
+        pooled = bool(readers) and all(reader.op.name == "max_pool" for reader in readers)
+        if attrs.value > high + half or (attrs.value < low - half and not pooled):
+            return f"it adds {attrs.value:g}, beyond the range of {node.inputs[0].name}"
+        return None
 
     def lower(self, node: Node, context: Any) -> None:
         """Emit a copy that computes where each element comes from."""
