@@ -102,12 +102,18 @@ class AssignPrecision(Pass):
         }
         for node in graph.nodes:
             obstacles[node] = obstacles[node] or _steady_operand(node, unvaried)
-        obstacles.update({node: obstacles[node] or _COUNTED for node in graph.nodes if node in counted})
-        obstacles.update({node: obstacles[node] or _SCALING for node in scaling_nodes(graph)})
-        obstacles.update({node: obstacles[node] or _NORM for node in norm_nodes(graph) - wide})
-        obstacles.update({node: obstacles[node] or _DIVISOR for node in divisor_nodes(graph) - wide})
-        obstacles.update({node: obstacles[node] or _QUIET for node in nodes_before_logarithms(graph) - wide})
-        obstacles.update({node: obstacles[node] or _PLACING for node in placing_nodes(graph) - wide})
+        delicate = (
+            (counted, _COUNTED),
+            (scaling_nodes(graph), _SCALING),
+            (norm_nodes(graph) - wide, _NORM),
+            (divisor_nodes(graph) - wide, _DIVISOR),
+            (nodes_before_logarithms(graph) - wide, _QUIET),
+            (placing_nodes(graph) - wide, _PLACING),
+        )
+        for nodes, why in delicate:
+            for node in nodes:
+                obstacles[node] = obstacles[node] or why
+        # What a check found, and above all what the user wants, goes before any other reason.
         obstacles.update(dict.fromkeys(selected(graph, self.for_accuracy, option="for_accuracy"), SPOILS))
         obstacles.update(dict.fromkeys(kept, KEPT))
         for node, reason in obstacles.items():

@@ -136,12 +136,14 @@ def _is_rounded(value: Value, outputs: Collection[Value]) -> bool:
     """Return whether all that is read of a real tensor are its 8-bit codes."""
     if value in outputs:
         return False
-    return all(
-        user.outputs[0].dtype == "int8"
-        if user.op.name == "quantize"
-        else user.op.only_moves(user) and all(_is_rounded(result, outputs) for result in user.outputs)
-        for user in value.users()
-    )
+    for user in value.users():
+        if user.op.name == "quantize":
+            rounded = user.outputs[0].dtype == "int8"
+        else:
+            rounded = user.op.only_moves(user) and all(_is_rounded(result, outputs) for result in user.outputs)
+        if not rounded:
+            return False
+    return True
 
 
 def _others(node: Node) -> str:

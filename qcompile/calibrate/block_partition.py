@@ -51,21 +51,22 @@ def find_blocks(graph: Graph, *, chain: int = CHAIN) -> tuple[list[Block], list[
     """
     blocks: list[Block] = []
     others: list[tuple[Node, str]] = []
-    open_block: Block | None = None
+    row: Block | None = None  # layers in a row, which the next one may join
     for stretch in _stretches(graph):
         reason = _obstacle(graph, stretch)
+        joins = reason is None and len(stretch.layers) <= 1
+        if joins and row is not None and len(row.layers) + len(stretch.layers) <= chain:
+            row = Block((*row.nodes, *stretch.nodes), row.entry, stretch.exit)
+            continue
+        if row is not None:
+            blocks.append(row)
+        row = stretch if joins else None
         if reason is not None:
             others += [(node, reason) for node in stretch.nodes if node.op.name in LAYERS and node.is_integer]
-        joinable = reason is None and len(stretch.layers) <= 1
-        if open_block is not None and joinable and len((*open_block.layers, *stretch.layers)) <= chain:
-            open_block = Block((*open_block.nodes, *stretch.nodes), open_block.entry, stretch.exit)
-            continue
-        blocks += [open_block] if open_block is not None else []
-        open_block = None
-        if reason is None:
-            open_block, done = (stretch, None) if joinable else (None, stretch)
-            blocks += [done] if done is not None else []
-    blocks += [open_block] if open_block is not None else []
+        elif not joins:
+            blocks.append(stretch)
+    if row is not None:
+        blocks.append(row)
     return [block for block in blocks if block.layers], others
 
 

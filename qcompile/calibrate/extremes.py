@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from qcompile.calibrate.exact_sum import ExactSum
 
@@ -29,10 +30,12 @@ class Extremes:
         self.count = 0
         # So that they do not depend on the order of samples.
         self._sum, self._squares = ExactSum(), ExactSum()
+        self._foreseen: npt.NDArray[np.float64] | None = None
 
     def add(self, largest: float) -> None:
         """Count the largest value of one more sample, real units; a float32 number, whose square is exact."""
         self.count += 1
+        self._foreseen = None
         self._sum.add(largest)
         self._squares.add(largest * largest)
 
@@ -51,8 +54,13 @@ class Extremes:
         """
         if self.count < LEAST_SAMPLES:
             return 0.0
+        if self._foreseen is None:
+            self._foreseen = self._largest_to_come()
+        return self.count * float(np.mean(np.maximum(self._foreseen - bound, 0.0) ** power))
+
+    def _largest_to_come(self) -> npt.NDArray[np.float64]:
+        """Return the largest values M of samples that stand for all to come."""
         mean = self._sum.value / self.count
         deviation = math.sqrt(float(self._squares.value / self.count - mean**2))
         u = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-        largest = float(mean) + deviation * math.sqrt(6) / math.pi * (-np.log(-np.log(u)) - np.euler_gamma)
-        return self.count * float(np.mean(np.maximum(largest - bound, 0.0) ** power))
+        return float(mean) + deviation * math.sqrt(6) / math.pi * (-np.log(-np.log(u)) - np.euler_gamma)

@@ -195,14 +195,12 @@ class LayerMoments:
             # What hardly varies would vanish in the rounding of its squares, far from its mean.
             origin = quantized.mean(axis=1, keepdims=True)
         real, quantized = real - origin, quantized - origin
-        found = [real, quantized]
-        if all(part.error is not None for part in parts):
-            found.append(np.concatenate([part.error for part in parts], axis=1))
-        sums = [part.sum(axis=1, dtype=np.float64) for part in found]
+        errors = [part.error for part in parts if part.error is not None]  # of all patches, or of none
+        residual = [np.concatenate(errors, axis=1)] if errors else []
+        sums = [part.sum(axis=1, dtype=np.float64) for part in (real, quantized, *residual)]
         if self.means_only:
             return _Sums(origin, sums, [], None)
-        found[:2] = quantized, real - quantized
-        products = [np.matmul(part.transpose(0, 2, 1), quantized) for part in found]
+        products = [np.matmul(part.transpose(0, 2, 1), quantized) for part in (quantized, real - quantized, *residual)]
         results = np.matmul(real, self._weight.transpose(0, 2, 1))
         return _Sums(origin, sums, products, np.square(results, dtype=np.float64).sum(axis=1))
 

@@ -286,12 +286,14 @@ class _Net:
         most = max(time * self._costs.graph_ms(self._plain.made.graph) * 1e6, ns)
         share = CONV_MACS if self._convolves() else OTHER_MACS
         steps = self._steps(goals, Limit(most, share * sum(self._macs.values())), start)
-        # Conversions cost as well, and nodes may move along with their neighbours.
-        low, high = 0, len(steps)
-        while high - low > 1:
-            index = high - 1 if high == len(steps) else (low + high) // 2
-            low, high = (index, high) if self._fits(steps[index].kept, most, share) else (low, index)
-        return steps[:high]
+        # The plan knows nothing of conversions, which cost as well, and of nodes that move along with their neighbours.
+        fits, exceeds = 0, len(steps) - 1
+        if exceeds == 0 or self._fits(steps[exceeds].kept, most, share):
+            return steps
+        while exceeds - fits > 1:
+            middle = (fits + exceeds) // 2
+            fits, exceeds = (middle, exceeds) if self._fits(steps[middle].kept, most, share) else (fits, middle)
+        return steps[:exceeds]
 
     def _fits(self, kept: Kept, ns: float, share: float) -> bool:
         before, after = self._plain.made.graph, self._run(kept, False)[0]
