@@ -25,7 +25,7 @@ class RoundWeights(Pass):
 
     Formula:
         V = argmin E‖W·p + r − V·q‖² + λ‖V − W‖², centred;  z = argmin Σ_o (v_o − s_o·z_o)ᵀ H (v_o − s_o·z_o);
-        s' = s·var(y)/cov(y, s·z·q) with y = W·p, from 1 to 1.1 times s;  b' = b + W·E[p] + E[r] − s'·z·E[q]
+        s' = s·√(var(y)/cov(y, s·z·q)) with y = W·p, from 1 to √1.1 times s;  b' = b + W·E[p] + E[r] − s'·z·E[q]
         with p what the float layer reads, q what the integer layer reads, r the error of the residual,
         H = cov(q, q) + λI, λ = damping · u · mean diag cov(q, q), u = terms / (samples · √positions)
 
@@ -41,8 +41,8 @@ class RoundWeights(Pass):
         samples: calibration samples to use at most; fewer where their activations would not fit in memory, up to
             eight times as many in networks of less than a few million multiply-accumulates.
         damping: pull towards plain rounding, dimensionless; more of it needs fewer samples.
-        feedback: make up for the errors of the layers before (V), and for how much their noise flattens a result
-            without a residual (s'); otherwise V = W and s' = s.
+        feedback: make up for the errors of the layers before (V), and for what their noise takes from the variance
+            of a result without a residual (s'); otherwise V = W and s' = s.
         sweeps: of coordinate descent after the greedy rounding.
         synthetic: samples to make up where no calibration set is given; 0 leaves the weights as they are,
             because made-up inputs say too little of real ones.

@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 _MOMENT_BYTES = 2**30  # of moments of layers that are observed in one run
 MOST_GAIN = 1.1
-"""Largest factor that makes up for noise on the input of a layer."""
+"""Largest factor of the variance that makes up for noise on the input of a layer."""
 
 BIAS_LIMIT = 2**30
 """Largest magnitude of an integer bias, LSB; the rest of int32 is left to the products."""
@@ -60,13 +60,14 @@ class LayerData:
         self.bias = pair.reference.inputs[2].constant().astype(np.float64).reshape(groups, -1)
 
     def steepened(self, integers: Array, scale: Array) -> Array:
-        """Return scales that take back how much noise on the input flattens each output, float32 values.
+        """Return scales that take back what noise on the input takes from the variance of each output, float32 values.
 
         The least squared error is found by a result ẑ that follows the float layer's z with a slope below 1, because
-        a part of what it reads is noise; from layer to layer the largest values, which networks act on, shrink.
+        a part of what it reads is noise; from layer to layer the largest values, which networks act on, shrink. At a
+        slope of 1 the noise would grow instead. Between the two, ẑ of the best fit varies as much as z.
 
         Formula:
-            s' = s · min(max(var z / cov(z, ẑ), 1), 1.1), z = W·p, ẑ = s·v·q
+            s' = s / √ρ, ρ = min(max(cov(z, ẑ) / var z, 1 / 1.1), 1), z = W·p, ẑ = s·v·q
 
         Args:
             integers: new weights v, LSB, [groups, outputs, terms].
@@ -77,7 +78,8 @@ class LayerData:
         along = np.matmul(self.weight, own + cross)
         shared = (along * (integers * scale[:, :, None])).sum(axis=2)
         slope = np.divide(shared, self.moments.variances, out=np.ones_like(shared), where=self.moments.variances > 0.0)
-        return np.asarray((scale / np.clip(slope, 1.0 / MOST_GAIN, 1.0)).astype(np.float32).astype(np.float64))
+        steeper = scale / np.sqrt(np.clip(slope, 1.0 / MOST_GAIN, 1.0))
+        return np.asarray(steeper.astype(np.float32).astype(np.float64))
 
     @property
     def least_scale(self) -> Array:

@@ -69,6 +69,9 @@ _RESCUE_DB = 3.0
 _CHOICES = ("first_index", "non_max_suppression", "place_of_rank", "rank")
 """Operations that choose among elements, or put them in order."""
 
+_LESSER = 3
+"""Networks to make with less of it out of int8, each with the room that the one before it fell short of."""
+
 _RETURNS = 8
 """Layers, the largest ones, that are tried in int8 again at the end of that."""
 
@@ -393,10 +396,16 @@ class _Net:
         last = self._better(known, kept[-1], goals)
         if last.margin(goals) < known.margin(goals) + _RESCUE_DB:
             return known
-        enough = min(0.0, self._quick_margin(kept[-1], goals) - _FLAT_DB)
-        least = kept[self._first(kept, 0, goals, enough)]
-        found = self._checked(self._with_layers(least, goals, enough))
-        return found if found.margin(goals) >= min(0.0, last.margin(goals) - _FLAT_DB) else last
+        room, most = 0.0, self._quick_margin(kept[-1], goals) - _FLAT_DB
+        for _ in range(_LESSER):
+            enough = min(room, most)
+            least = kept[self._first(kept, 0, goals, enough)]
+            found = self._checked(self._with_layers(least, goals, enough))
+            short = min(0.0, last.margin(goals) - _FLAT_DB) - found.margin(goals)
+            if short <= 0.0:
+                return found
+            room += short + _FLAT_DB
+        return last
 
     def _with_layers(self, kept: Kept, goals: Sequence[float], enough: float) -> Kept:
         """Return what is still out of int8 once the layers are back that do no harm, all at once or one by one."""
