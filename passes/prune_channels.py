@@ -12,7 +12,7 @@ import numpy.typing as npt
 from qcompile.calibrate.layer_refit import own_constants
 from qcompile.calibrate.sample_choice import fitted_samples
 from qcompile.compression.account import account
-from qcompile.compression.channel_choice import Reader, Work, compensated, plain_losses
+from qcompile.compression.channel_choice import Reader, Widths, Work, compensated, plain_losses
 from qcompile.compression.channel_classes import ChannelClasses
 from qcompile.compression.moments import Moments, input_moments
 from qcompile.compression.refit import refit
@@ -84,14 +84,12 @@ class PruneChannels(Pass):
                 classes.frozen.setdefault(root, "kept by request")
         candidates = _candidates(classes, context)
         if not candidates:
-            context.skip(None, "there is no layer whose channels could go")
+            self._nothing(context, "there is no layer whose channels could go")
             return
         criterion, moments = self._measured(graph, classes, context)
         gone = self._chosen(graph, classes, candidates, criterion, moments)
         if not gone:
-            reason = f"no layer can go down to a multiple of {self.multiple} channels"
-            context.skip(None, reason)
-            context.note(f"prune-channels: nothing goes: {reason}")
+            self._nothing(context, f"no layer can go down to a multiple of {self.multiple} channels")
             return
         rewriter = context.rewriter(graph)
         if criterion == "activations":
@@ -115,6 +113,11 @@ class PruneChannels(Pass):
                 f"is a multiple of {self.multiple} channels, and at least {1 - self.most:.0%} of them (options "
                 "`multiple` and `most`)"
             )
+
+    def _nothing(self, context: PassContext, reason: str) -> None:
+        """Say that no channel goes, and why."""
+        context.skip(None, reason)
+        context.note(f"prune-channels: nothing goes: {reason}")
 
     def _refit(self, before: Graph, graph: Graph, classes: ChannelClasses, gone: set[int], context: PassContext) -> str:
         """Fit all layers in order, the columns of what goes at zero; return what to say of it."""
@@ -152,7 +155,7 @@ class PruneChannels(Pass):
         roots = list(candidates)
         numbers = {root: number for number, root in enumerate(roots)}
         total = total_macs(graph)
-        work = Work(classes, total)
+        work, widths = Work(classes, total), Widths(classes)
         saved = np.array([max(work.saved(root), 1.0) for root in roots])
         loss = np.zeros(len(roots))
         readers: list[Reader] = []
@@ -174,11 +177,12 @@ class PruneChannels(Pass):
             number = int(np.argmin(np.where(open_, loss / saved, np.inf)))
             family = candidates[roots[number]]
             open_[number] = False
-            if left[family] <= least[family]:
+            if left[family] <= least[family] or not widths.may_lose(roots[number]):
                 continue
             left[family] -= 1
             order.append(roots[number])
             work.remove(roots[number])
+            widths.remove(roots[number])
             for reader in (reader for reader in readers if (reader.candidates == number).any()):
                 reader.remove(number)
                 reader.add_losses(loss)

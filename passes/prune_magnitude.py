@@ -78,6 +78,7 @@ class PruneMagnitude(Pass):
             else:
                 layers.append(node)
         if not layers:
+            context.note(f"prune-magnitude: nothing goes: no layer that may lose some has {self.smallest} weights")
             return
         sizes = [_relative(node) for node in layers]
         rewriter, zeros, total = context.rewriter(graph), 0, 0
@@ -90,6 +91,8 @@ class PruneMagnitude(Pass):
         if graph.structural_hash() != before.structural_hash():
             fitted = self._refit(before, graph, layers, context)
             account(self.name, before, graph, context, f", {zeros / total:.0%} of the weights zero{fitted}")
+        else:
+            context.note(f"prune-magnitude: nothing changes: {zeros:,} of {total:,} weights are zero already")
 
     def _smallest(self, sizes: list[Array]) -> list[Array]:
         """Return which weights of each layer are among the smallest; of equal ones those that come first."""

@@ -130,6 +130,33 @@ class Work:
         return self.total
 
 
+class Widths:
+    """How many classes of channels each tensor of a network still has: one has to stay, or nothing can be computed.
+
+    A layer that loses channels may be split into pieces behind; it is the pieces that must not become empty.
+
+    Args:
+        classes: of the network.
+    """
+
+    def __init__(self, classes: ChannelClasses) -> None:
+        self._left: list[int] = []
+        self._by_class: dict[int, list[int]] = {}
+        for number, roots in enumerate(sorted(classes.tensors())):
+            self._left.append(len(roots))
+            for root in roots:
+                self._by_class.setdefault(root, []).append(number)
+
+    def may_lose(self, root: int) -> bool:
+        """Return whether every tensor that has a class has others, too."""
+        return all(self._left[number] > 1 for number in self._by_class.get(root, ()))
+
+    def remove(self, root: int) -> None:
+        """Count a class out."""
+        for number in self._by_class.get(root, ()):
+            self._left[number] -= 1
+
+
 def compensated(node: Node, moments: Moments, kept: Array) -> tuple[Array, Array]:
     """Return weight and bias of a layer for which only some channels of its operand remain.
 

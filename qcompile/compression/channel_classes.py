@@ -76,6 +76,11 @@ class ChannelClasses:
         """Return the class of each channel."""
         return np.array([self.root(int(n)) for n in numbers], np.int64)
 
+    def tensors(self) -> set[tuple[int, ...]]:
+        """Return the classes that each tensor consists of, ascending and each once; equal tensors count as one."""
+        distinct = {id(numbers): numbers for numbers in self._channels.values()}
+        return {tuple(np.unique(self.classes(numbers)).tolist()) for numbers in distinct.values()}
+
     # -- finding --------------------------------------------------------------------------------------------
 
     def _fresh(self, value: Value) -> Array:

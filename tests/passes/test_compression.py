@@ -296,3 +296,28 @@ def test_a_split_that_saves_nothing_is_told_instead(gain: float) -> None:
     none = context()
     run_pipeline(network.graph, 'factorize{keep=["op:conv2d"]}', none)
     assert none.notes == ["factorize: no layer can be split (energy=0.999, gain=0.9)"]
+
+
+def test_no_piece_of_a_split_becomes_empty() -> None:
+    """Half a layer's channels are dead; the layer that reads that half alone still reads one of them."""
+    network = Network(4, 16, dead=True)
+    y = network.layer("conv2d", network.x, (32, 1, 1, 4), layout="NHWC", activation="relu")
+    network.spare = 0
+    split = network.graph.add_node(ops.get("split"), [y], ops.get("split").Attrs(axis=3, sizes=(16, 16)))
+    halves = [network.layer("conv2d", part, (8, 1, 1, 16), layout="NHWC") for part in split.outputs]
+    network.graph.set_outputs([network.add("add", halves)], ["y"])
+    pruned = run_pipeline(network.graph, 'prune-channels{macs=0.55, multiple=1, criterion="l2"}', context())
+    (sizes,) = (node.attrs.sizes for node in pruned.nodes if node.op.name == "split")
+    assert sizes[1] == 1
+    assert total_macs(pruned) <= 0.45 * total_macs(network.graph)
+
+
+def test_a_pass_with_nothing_to_do_says_so() -> None:
+    network, seen = Network(2, 0, dead=False), context()
+    network.graph.set_outputs([network.layer("conv2d", network.x, (4, 1, 1, 4), layout="NHWC")], ["y"])
+    run_pipeline(network.graph, "prune-channels, prune-magnitude, prune-magnitude{smallest=1, sparsity=0.01}", seen)
+    assert seen.notes == [
+        "prune-channels: nothing goes: there is no layer whose channels could go",
+        "prune-magnitude: nothing goes: no layer that may lose some has 256 weights",
+        "prune-magnitude: nothing changes: 0 of 16 weights are zero already",
+    ]
