@@ -18,6 +18,19 @@ FORMS = "a node name, a glob (block2*), /a regular expression/, op:softmax, or F
 _OPERATION = "op:"
 
 
+class _NoSuchEndError(UsageError):
+    """An end of FROM..TO does not exist.
+
+    Args:
+        name: what was given.
+        hint: what may have been meant.
+    """
+
+    def __init__(self, name: str, *, hint: str) -> None:
+        super().__init__(f"there is no tensor or node '{name}'", hint=hint)
+        self.name = name
+
+
 def select_nodes(graph: Graph, pattern: str) -> list[Node]:
     """Return the nodes that a pattern means, in the order of the graph.
 
@@ -79,7 +92,11 @@ def selected(graph: Graph, patterns: Sequence[str], *, option: str, original: Gr
     chosen: set[Node] = set()
     named = _named(graph) if patterns else {}
     for pattern in patterns:
-        nodes = named.get(pattern) or _described(graph, pattern)
+        try:
+            nodes = named.get(pattern) or _described(graph, pattern)
+        except UsageError as error:
+            hint = _hint_of_end(graph, pattern, original, error)
+            raise UsageError(f"{option} '{pattern}': {error.message}", hint=hint) from None
         if not nodes:
             raise PassError(f"{option} '{pattern}' matches no node", hint=_hint(graph, pattern, original))
         chosen.update(nodes)
@@ -138,7 +155,8 @@ def _found_by_regex(graph: Graph, pattern: str) -> list[Node]:
     try:
         expression = re.compile(pattern[1:-1])
     except re.error as error:
-        raise UsageError(f"'{pattern}' is not a regular expression: {error}") from None
+        hint = "what stands between two slashes is one; a node name or a glob needs none"
+        raise UsageError(f"this is not a regular expression: {error}", hint=hint) from None
     return [node for node in graph.nodes if any(expression.search(name) for name in _names(node))]
 
 
@@ -170,7 +188,7 @@ def _end(graph: Graph, name: str, *, reading: bool) -> set[Node]:
     values.update(zip(graph.output_names, graph.outputs, strict=True))
     if name not in values:
         known = [*values, *(node.loc for node in graph.nodes)]
-        raise UsageError(f"there is no tensor or node '{name}'", hint=_did_you_mean(name, known))
+        raise _NoSuchEndError(name, hint=_did_you_mean(name, known))
     producer = values[name].producer
     if reading:
         return set(values[name].users())
@@ -191,6 +209,17 @@ def _hint(graph: Graph, pattern: str, original: Graph | None) -> str:
     if original is not None and select_nodes(original, pattern):
         return "nothing is left of it: the network does without"
     return _did_you_mean(pattern, [name for node in graph.nodes for name in _names(node)])
+
+
+def _hint_of_end(graph: Graph, pattern: str, original: Graph | None, error: UsageError) -> str | None:
+    """Return what may have been meant by a pattern that cannot be read."""
+    if isinstance(error, _NoSuchEndError) and original is not None:
+        # A name may hold two dots itself.
+        for name in (pattern, error.name):
+            host = _merged_into(graph, name, original) if name in _named(original) else None
+            if host is not None:
+                return f"'{name}' is part of '{host}' by now: give that name"
+    return error.hint
 
 
 def _merged_into(graph: Graph, pattern: str, original: Graph | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -99,6 +100,25 @@ def test_a_merged_node_is_named(graph: Graph) -> None:
         selected(merged, ["/left/Sigmoid"], option="keep_float", original=graph)
     assert caught.value.hint == "it is part of '/left/Gemm' by now: give that name"
     assert selected(merged, ["/Add", "sum"], option="keep_float") == {add}
+
+
+@pytest.mark.parametrize("pattern", ["/left/Sigmoid..tail[0]", "stem..gate", "..gate", "left..gate"])
+def test_an_end_that_was_merged_is_named(graph: Graph, pattern: str) -> None:
+    merged, host = graph.clone(), "'/left/Gemm' by now: give that name"
+    merged.nodes[2].loc, merged.nodes[2].output.name = "", "table"
+    if pattern == "left..gate":  # the name of a node
+        graph.nodes[2].loc = pattern
+    with pytest.raises(UsageError) as caught:
+        check_selection(merged, [pattern], option="--keep-float", original=graph)
+    assert f"--keep-float '{pattern}': there is no tensor or node" in caught.value.message
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith(f"is part of {host}")
+
+
+def test_a_faulty_expression_names_the_option(graph: Graph) -> None:
+    with pytest.raises(UsageError, match=re.escape("--keep-float '/(/': this is not a regular expression")) as caught:
+        check_selection(graph, ["/(/"], option="--keep-float")
+    assert caught.value.hint
 
 
 def test_a_node_that_is_gone_is_named(graph: Graph) -> None:
