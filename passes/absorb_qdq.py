@@ -34,7 +34,8 @@ class AbsorbQdq(Pass):
     where one of its operands (or the result, unless that is a sum of products) has more than 8 bits. Where only the
     moved result of a node is rounded, the result itself is rounded first. A clip before a rounding becomes its clamp,
     a rounding of what is rounded already a clip from grid to grid, which quantize makes a requantization, and a prelu
-    between the sums of a layer and their rounding that layer's activation.
+    between the sums of a layer and their rounding that layer's activation. What is computed in float and rounded in
+    several ways is quantized once for each.
 
     Before:
         %xr = fake_quantize(%x) {scale=0.02, zero_point=-3} : f32[1,8,8,3]
@@ -46,7 +47,7 @@ class AbsorbQdq(Pass):
     Preconditions: weights and layouts are final; quantize follows.
 
     Refusals: a rounding stays, with the reason, where its producer has no integer form or other readers, where it has
-    more than 16 bits, or where the same tensor is rounded in two ways.
+    more than 16 bits, or where integers are rounded in two ways.
     """
 
     name: ClassVar[str] = "absorb-qdq"
@@ -82,9 +83,10 @@ class _Absorption:
         self.grids: dict[Value, FakeQuantizeAttrs] = {}
         self.reasons: dict[Node, str] = {}
         self.precisions: dict[Node, str] = {}
+        self.copies: list[Node] = []
 
     def run(self) -> None:
-        for node in self.graph.nodes:
+        for node in list(self.graph.nodes):
             if _is_rounding(node):
                 self._round(node)
                 continue
@@ -96,6 +98,7 @@ class _Absorption:
         for node in list(self.graph.nodes):
             if _is_rounding(node):
                 self._rewire(node)
+        self._drop_copies()
         self._annotate()
         self._rectify()
         self.rewriter.eliminate_dead()
@@ -117,10 +120,19 @@ class _Absorption:
     # -- decisions ----------------------------------------------------------------------------------------
 
     def _round(self, node: Node) -> None:
-        """Take a rounding as the grid of the tensor it rounds, if that has none yet."""
+        """Take a rounding as the grid of the tensor it rounds; one in float that has another grid, of a copy."""
         source = node.inputs[0]
-        if not source.is_constant:
-            self.grids.setdefault(source, node.attrs)
+        if source.is_constant or self.grids.setdefault(source, node.attrs) == node.attrs:
+            return
+        if source.producer is None or source.producer not in self.integer:
+            copies = (copy for copy in self.copies if copy.inputs[0] is source)
+            copy = next((copy for copy in copies if self.grids[copy.output] == node.attrs), None)
+            if copy is None:
+                loc = source.producer.loc if source.producer is not None else ""
+                copy = self.rewriter.insert(node, ops.get("identity"), [source], name=f"{source.name}.copy", loc=loc)
+                self.grids[copy.output] = node.attrs
+                self.copies.append(copy)
+            self.rewriter.set_operand(node, 0, copy.output)
 
     def _grid(self, value: Value) -> FakeQuantizeAttrs | None:
         """Return the grid on which an operand lies, None where it does not lie on one."""
@@ -247,6 +259,13 @@ class _Absorption:
                 self.rewriter.set_operand(node, index, source)
         if made:
             self.graph.outputs = [source if v is result else v for v in self.graph.outputs]
+
+    def _drop_copies(self) -> None:
+        """Take out the copies that no integer node reads."""
+        for copy in self.copies:
+            if not any(user in self.integer for user in copy.output.users()):
+                self.rewriter.replace_value(copy.output, copy.inputs[0])
+                self.rewriter.erase(copy)
 
     def _annotate(self) -> None:
         for node in self.graph.nodes:

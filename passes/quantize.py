@@ -138,7 +138,7 @@ class _IntegerBuilder:
                 made = self._constant(f"{value.name}.q", quantize(value.constant(), qparams), qparams)
             elif source is None:
                 # A layer that only float readers had asked for has a real result.
-                made = self._convert("quantize", self.reals.get(value, value), value, before, qparams)
+                made = self._convert("quantize", _original(self.reals.get(value, value)), value, before, qparams)
             else:
                 made = self._convert("requantize", source, value, before, qparams)
             self.integers[value, dtype] = made
@@ -405,6 +405,13 @@ def _split_divisors(rewriter: Rewriter, node: Node) -> None:
         factors = factors.reshape(-1, 1, 1)
     constant = rewriter.constant(f"{name}.factors", factors)
     rewriter.replace_op(node, ops.get("mul"), [plain.output, constant])
+
+
+def _original(value: Value) -> Value:
+    """Return the tensor in float that a tensor repeats."""
+    while value.producer is not None and value.producer.op.name == "identity" and not value.producer.is_integer:
+        value = value.producer.inputs[0]
+    return value
 
 
 def _own_spec(value: Value) -> QSpec | None:

@@ -11,6 +11,7 @@ from qcompile import driver
 from qcompile.config import CompileConfig
 from qcompile.errors import UsageError
 from qcompile.files import check_writable
+from qcompile.ir.graph import Graph
 from qcompile.parallel import one_blas_thread
 from qcompile.precision import to_precision
 from qcompile.progress import Progress
@@ -81,14 +82,20 @@ def export_qdq(
     driver.forget_search(resolved, output)
     integer = sum(node.is_integer for node in final.nodes)
     roundings = sum(node.op_type == "QuantizeLinear" for node in written.graph.node)
-    context.notes += _notes(graph.unrolled, roundings, resolved)
+    context.notes += _notes(graph, roundings, resolved)
     return Export(output, integer, len(final.nodes) - integer, roundings, tuple(context.notes))
 
 
-def _notes(unrolled: bool, roundings: int, config: CompileConfig) -> list[str]:
+def _notes(graph: Graph, roundings: int, config: CompileConfig) -> list[str]:
     """Return in what the model differs from what the user may expect."""
     notes = []
-    if unrolled:
+    if graph.symbols:
+        sizes = ", ".join(f"{value.name} {'×'.join(str(extent) for extent in value.shape)}" for value in graph.inputs)
+        notes.append(
+            f"the model that is written takes the largest sizes alone: {sizes}; a bundle made with --int8 and the same "
+            "shapes serves all sizes"
+        )
+    if graph.unrolled:
         notes.append(
             "loops are unrolled, and each of their steps has its own scales; a bundle made with --int8 keeps the loops "
             "and has other integers"

@@ -437,3 +437,36 @@ def test_what_moves_and_rounds_is_rounded(name: str, tmp_path: Path) -> None:
     most = 0.2 if name == "Resize" else 0.01
     assert np.mean(runtime_answers(done.path, False) != answers(ours)) < most
     np.testing.assert_array_equal(answers(integers(done.path)), answers(ours))
+
+
+@pytest.mark.parametrize("kept", [[], ["a"]], ids=["8 bits", "16 bits beside 8"])
+def test_what_floats_give_is_rounded_in_two_ways(kept: list[str], tmp_path: Path) -> None:
+    """A layer reads 8 bits of what a softmax gives, the addition beside it 16: both run in integers again."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1]),
+        helper.make_node("Softmax", ["c0"], ["s"], axis=1),
+        helper.make_node("Conv", ["s", "w2", "b2"], ["c2"]),
+        helper.make_node("Add", ["s", "c2"], ["a"]),
+        helper.make_node("Sigmoid", ["a"], ["y"]),
+    ]
+    path = save(nodes, tmp_path / "n.onnx", (list(SHAPE), [1, 8, 12, 12]))
+    ours = integers(path, keep_int16=kept)
+    roundings = {node.output.dtype for node in ours.nodes if node.op.name == "quantize" and node.inputs[0].name == "s"}
+    assert roundings == ({"int8", "int16"} if kept else {"int8"})
+    done = export_qdq(path, tmp_path / "q.onnx", calibration=samples(16), settings={"keep_int16": kept})
+    again = integers(done.path)
+    assert not any(node.op.name in ("fake_quantize", "identity") for node in again.nodes)
+    np.testing.assert_array_equal(answers(again), answers(ours))
+
+
+def test_open_extents_are_told_to_be_the_largest(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c0"], ["y"]),
+    ]
+    path = save(nodes, tmp_path / "n.onnx", ([1, 3, "H", 12], [1, 8, "H", 12]))
+    settings = {"input_shapes": {"x": [1, 3, "H:4..12", 12]}}
+    done = export_qdq(path, tmp_path / "q.onnx", calibration=samples(16), settings=settings)
+    assert any("the largest sizes alone: x 1×3×12×12" in note for note in done.notes)
+    (given,) = onnx.load(done.path).graph.input
+    assert [extent.dim_value for extent in given.type.tensor_type.shape.dim] == list(SHAPE)
