@@ -398,7 +398,7 @@ def _clamp(grid: FakeQuantizeAttrs) -> tuple[float, float] | None:
 def _constant_grid(value: Value) -> FakeQuantizeAttrs | None:
     """Return the grid that a constant is stored on, else the coarsest one of 8 bits on which it lies."""
     data = value.constant()
-    if data.dtype != np.float32 or not data.size:
+    if data.dtype != np.float32 or not data.size or not np.isfinite(data).all():
         return None
     scales = stored_scales(value, None, steps=65535)
     if scales is None:

@@ -215,3 +215,24 @@ def test_integer_convolutions_are_exact(group: int) -> None:
     graph = import_onnx(model)
     assert "conv2d_integer" in [node.op.name for node in graph.nodes]
     np.testing.assert_array_equal(Interpreter(graph).run(inputs)["y"], expected)
+
+
+def test_a_mask_of_infinities_lies_on_no_grid() -> None:
+    """A causal mask beside roundings stays in float, without a warning on the way."""
+    mask = np.where(np.tri(12, dtype=bool), np.float32(0), np.float32(-np.inf))
+    scalars = {"scale": np.float32(0.02), "zero": np.int8(0), "mask": mask}
+    tensors = [numpy_helper.from_array(np.array(data), name) for name, data in scalars.items()]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["r"]),
+        helper.make_node("Add", ["r", "mask"], ["m"]),
+        helper.make_node("Softmax", ["m"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, SHAPE) for name in "xy"]
+    graph = helper.make_graph(nodes, "masked", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        final, _ = absorbed(import_onnx(model))
+    (found,) = Interpreter(final).run({"x": sample(0)}).values()
+    np.testing.assert_allclose(found, runtime(model).run(None, {"x": sample(0)})[0], atol=1e-6)
