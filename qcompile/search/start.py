@@ -120,6 +120,8 @@ def search(
                 found = replace(found, made=candidates.made(found.recipe))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(GOES_ON if settings.folder is not None else "") from None
+    finally:
+        state.leave()
     found = replace(found, divided=bool(split.indices), metric=metric.to_json() if metric is not None else None)
     context.samples = split.whole().calibration if found.whole else split.calibration
     context.note(f"search: {found.reason}")

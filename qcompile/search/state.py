@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from qcompile.errors import UsageError
 from qcompile.files import replaced
 
 NAME = "search.json"
-VERSION = 2
+VERSION = 3
+
+_DAMAGED_HINT = "delete it; the search then starts from the beginning"
 
 
 class SearchState:
@@ -31,6 +34,7 @@ class SearchState:
         self._folder = folder
         self._key = key
         self._entries: dict[str, Any] = {}
+        self._found = folder is not None and folder.exists()
         self.resumed = 0
         if folder is not None:
             self._entries = self._read(folder)
@@ -51,25 +55,44 @@ class SearchState:
         if self._folder is not None:
             self._write(self._folder)
 
+    def leave(self) -> None:
+        """Take away the folder of a search that ended before it measured anything, unless it was there before."""
+        if self._folder is not None and not self._found and self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
     def _read(self, folder: Path) -> dict[str, Any]:
         path = folder / NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
             content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         except OSError as error:
-            raise UsageError(f"cannot keep the state of the search in '{folder}': {error.strerror}") from None
+            hint = "give another folder with --work-dir"
+            raise UsageError(
+                f"cannot keep the state of the search in '{folder}': {error.strerror}", hint=hint
+            ) from None
         except ValueError:
-            hint = "delete it; the search then starts from the beginning"
-            raise UsageError(f"'{path}' is damaged", hint=hint) from None
+            raise UsageError(f"'{path}' is damaged", hint=_DAMAGED_HINT) from None
         if not isinstance(content, dict) or content.get("version") != VERSION or content.get("key") != self._key:
             return {}
         entries = content.get("measurements")
-        return dict(entries) if isinstance(entries, dict) else {}
+        if not isinstance(entries, dict) or content.get("digest") != _digest(entries):
+            raise UsageError(f"'{path}' is damaged", hint=_DAMAGED_HINT)
+        return dict(entries)
 
     def _write(self, folder: Path) -> None:
-        content = {"version": VERSION, "key": self._key, "measurements": self._entries}
+        content = {
+            "version": VERSION,
+            "key": self._key,
+            "digest": _digest(self._entries),
+            "measurements": self._entries,
+        }
         with replaced(folder / NAME, f"cannot keep the state of the search in '{folder}'") as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(entries: dict[str, Any]) -> str:
+    """Return a digest of measurements, which tells those of a file that somebody or something changed."""
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 def remove_state(folder: Path) -> None:

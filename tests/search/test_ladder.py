@@ -196,9 +196,23 @@ def test_the_state_is_for_these_samples_only(tmp_path: Path):
         SearchState(tmp_path / "s", "key")
     remove_state(tmp_path / "s")
     assert not (tmp_path / "s").exists()
+    SearchState(tmp_path / "s", "key").leave()
+    assert not (tmp_path / "s").exists(), "a search that measured nothing leaves nothing"
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot keep the state"):
         SearchState(tmp_path / "file", "key")
+
+
+@pytest.mark.parametrize("change", [("1.5", "1.25"), ('{\n   "x": 1.5\n  }', "5"), ('"digest"', '"other"')])
+def test_changed_measurements_are_not_believed(tmp_path: Path, change: tuple[str, str]):
+    SearchState(tmp_path, "key").put("score", "a", {"x": 1.5})
+    text = (tmp_path / NAME).read_text()
+    assert change[0] in text
+    (tmp_path / NAME).write_text(text.replace(*change))
+    with pytest.raises(UsageError, match="damaged"):
+        SearchState(tmp_path, "key")
+    SearchState(tmp_path, "other").leave()
+    assert (tmp_path / NAME).exists(), "the folder was there before"
 
 
 def test_the_final_graph_is_made_with_all_samples(monkeypatch: pytest.MonkeyPatch):
