@@ -86,6 +86,8 @@ SCHEMA: dict[str, Any] = {
 MOST_JOBS = 4
 """Threads used where nobody says: each needs memory of its own."""
 
+_WHOLE = {name for name, kind in SCHEMA["properties"].items() if kind.get("type") == "integer"} | {"weight_bits"}
+
 
 def usual_jobs() -> int:
     """Return how many threads and processes to use where nobody says: one for each core, at most `MOST_JOBS`."""
@@ -253,6 +255,8 @@ class CompileConfig:
         """
         values = {name.replace("-", "_"): value for name, value in given.items() if value is not None}
         validate(values, source)
+        # A schema takes 64.0 for a whole number.
+        values.update({name: int(values[name]) for name in _WHOLE & set(values)})
         for name in ("keep_float", "keep_int16", "pass_path", "state"):
             if name in values:
                 values[name] = tuple(values[name])

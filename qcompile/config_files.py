@@ -57,8 +57,10 @@ def _parsed(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file, its keys spelled with underscores."""
     import yaml
 
+    from qcompile.yaml_text import parse_yaml
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read configuration '{path}': {error.strerror}", hint=_FORM) from None
     except UnicodeDecodeError:
@@ -69,7 +71,14 @@ def _parsed(path: Path) -> dict[str, Any]:
     if content is not None and not isinstance(content, dict):
         raise UsageError(f"configuration '{path}' is not a mapping of settings", hint=_FORM)
     # A name without a value, such as `calib:`, is a setting that is not given.
-    return {str(k).replace("-", "_"): v for k, v in (content or {}).items() if v is not None}
+    settings: dict[str, Any] = {}
+    for key, value in (content or {}).items():
+        name = str(key).replace("-", "_")
+        if name in settings:
+            raise UsageError(f"configuration '{path}' gives '{name}' twice", hint=_FORM)
+        if value is not None:
+            settings[name] = value
+    return settings
 
 
 def _yaml_reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ from qcompile.errors import TargetError, did_you_mean
 from qcompile.targets import features
 from qcompile.targets.detect import detect
 from qcompile.targets.target import Target
+from qcompile.yaml_text import parse_yaml
 
 _FOLDER = Path(__file__).parent
 _HOST = "host"
@@ -65,7 +66,7 @@ def _read(path: Path) -> Target:
         size = path.stat().st_size
         if size > _MAX_BYTES:
             raise TargetError(f"{path} has {size} bytes: not a target description")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TargetError(f"cannot read target file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -141,16 +142,3 @@ def _check_isa(target: Target, origin: str) -> None:
 def _schema() -> dict[str, Any]:
     schema: dict[str, Any] = json.loads((_FOLDER / "schema.json").read_text(encoding="utf-8"))
     return schema
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice, where YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            word = str(key.value)
-            if word in seen:
-                raise yaml.YAMLError(f"key '{word}' is given twice (line {key.start_mark.line + 1})")
-            seen.add(word)
-        return super().construct_mapping(node, deep)

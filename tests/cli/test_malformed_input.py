@@ -245,6 +245,8 @@ CONFIGURATIONS = {
     "text": ("just words", ("not a mapping of settings",)),
     "no YAML": ("target: [rpi4", ("not valid YAML", "line 2")),
     "python object": ("target: !!python/object/apply:os.system [id]", ("not valid YAML",)),
+    "key twice": ("keep_float: [stem]\nseed: 1\nkeep_float: [head]", ("'keep_float' is given twice (line 3)",)),
+    "two spellings": ("keep_float: [stem]\nkeep-float: [head]", ("gives 'keep_float' twice",)),
     "preprocess": ("preprocess: {resise: 3}", ("resise", "did you mean 'resize'?")),
     "shape": ("input_shapes: {x: 3}", ("input_shapes.x is 3, expected a list",)),
 }

@@ -82,6 +82,17 @@ def test_progress_is_reported(model: Path, tmp_path: Path) -> None:
         assert last[0] == last[1] > 0, what
 
 
+def test_whole_numbers_may_have_a_point(model: Path, tmp_path: Path) -> None:
+    """YAML and Python both write them so now and then: they mean the same bundle."""
+    bundles = [
+        qcompile.compile(model, calibration=samples(), output=tmp_path / name, seed=seed, samples=count)
+        for name, seed, count in (("a", 1, 4), ("b", 1.0, 4.0))
+    ]
+    assert bundles[0].manifest == bundles[1].manifest
+    recorded = bundles[1].manifest["recipe"]["configuration"]
+    assert [type(recorded[name]) for name in ("seed", "samples")] == [int, int]
+
+
 def test_faults(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown setting 'obsever'") as caught:
         qcompile.compile(model, output=tmp_path / "b", obsever="mse")
