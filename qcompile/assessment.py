@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from math import isfinite, isnan
@@ -47,7 +47,8 @@ def evaluate(
         threads: threads to use.
         limit: samples to use at most.
         device: where to run the bundle, such as ssh://user@host; None for this process. The float model is run here.
-        settings: of the float model: preprocess, input_shapes, labels.
+        settings: of the float model: preprocess, input_shapes, input_values, labels; what they do not say of its inputs
+            is as the bundle was made.
         progress: called with (done, total, what).
 
     Raises:
@@ -64,10 +65,9 @@ def evaluate(
         recipe = _recipe(engine, options)
         names = read_labels(options["labels"]) if options.get("labels") else engine.manifest.get("labels")
         samples = LabelledSet(data, engine.inputs, recipe, names=names, limit=limit)
-        shapes = {spec.name: spec.shape for spec in engine.inputs}
         theirs = None
         if reference is not None:
-            theirs = _float_build(reference, {**options, "input_shapes": shapes}, threads, stack, progress)
+            theirs = _float_build(reference, _same_inputs(engine, reference, options), threads, stack, progress)
         result = evaluate_samples(
             samples,
             measure,
@@ -78,7 +78,7 @@ def evaluate(
             size=samples.size,
             progress=progress,
         )
-        notes = [*samples.notes, *_origin_notes(engine, theirs), *result.notes]
+        notes = [*samples.notes, *_state_notes(engine), *_origin_notes(engine, theirs), *result.notes]
     return replace(result, notes=tuple(notes))
 
 
@@ -203,6 +203,23 @@ def _float_build(
     return stack.enter_context(BundleEngine(bundle.path, threads))
 
 
+def _same_inputs(engine: BundleEngine | RemoteEngine, reference: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with which the float model takes what the bundle takes: open extents, fixed inputs, states."""
+    from qcompile.onnx_import.load import load_model
+
+    made = (engine.manifest.get("recipe") or {}).get("configuration") or {}
+    known = {value.name for value in load_model(reference).proto.graph.input}
+    fixed = {spec.name: spec.shape for spec in engine.inputs if not spec.axes}
+    shapes = {**_of(known, made.get("input_shapes")), **fixed, **(options.get("input_shapes") or {})}
+    values = {**_of(known, made.get("input_values")), **(options.get("input_values") or {})}
+    kept = {name: made[name] for name in ("state", "max_length", "state_initial") if made.get(name)}
+    return {**options, **kept, "input_shapes": shapes, "input_values": values or None}
+
+
+def _of(names: Collection[str], settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (settings or {}).items() if name in names}
+
+
 def _recipe(engine: BundleEngine | RemoteEngine, options: Mapping[str, Any]) -> Any:
     """Return how images become inputs: what the user says, else what the bundle was calibrated with."""
     from qcompile.calibrate.preprocess import Preprocess
@@ -211,6 +228,15 @@ def _recipe(engine: BundleEngine | RemoteEngine, options: Mapping[str, Any]) -> 
     if given:
         return Preprocess.parse(given) if isinstance(given, str) else Preprocess.from_mapping(given)
     return Preprocess.from_mapping(engine.manifest.get("preprocess") or {})
+
+
+def _state_notes(engine: BundleEngine | RemoteEngine) -> list[str]:
+    """Return that samples follow one another where something is kept from one run to the next."""
+    kept = [f"'{state['name']}'" for state in engine.manifest.get("states") or ()]
+    if not kept:
+        return []
+    listed = ", ".join(kept[:3]) + (", …" if len(kept) > 3 else "")
+    return [f"{listed} is kept between runs: the samples are taken as one sequence, in their order"]
 
 
 def _origin_notes(engine: BundleEngine | RemoteEngine, theirs: BundleEngine | None) -> list[str]:

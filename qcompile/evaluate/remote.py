@@ -19,6 +19,7 @@ from qcompile.errors import BundleError, DeviceError
 from qcompile.evaluate import processes
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.qparams import QParams
+from qcompile.runtime import chosen_sizes, open_extents
 
 Array = npt.NDArray[Any]
 
@@ -32,7 +33,7 @@ class TensorFacts:
     Args:
         name: the ONNX model's.
         dtype: of its elements.
-        shape: extents.
+        shape: extents, the largest of open ones.
         qparams: None for real values.
     """
 
@@ -119,33 +120,49 @@ class RemoteEngine:
         threads: threads to use there.
 
     Raises:
-        BundleError, DeviceError: as `RemoteBundle`.
+        BundleError, DeviceError: as `RemoteBundle`; a `BundleError` also where what the bundle keeps between runs, not
+            its inputs, decides an extent.
     """
 
     def __init__(self, path: Path, device: str, threads: int = 1) -> None:
         self._bundle = RemoteBundle(path, device)
         self.manifest: dict[str, Any] = self._bundle.manifest
+        self._symbols: list[dict[str, Any]] = self.manifest.get("symbols", [])
         self.inputs = tuple(
-            InputSpec(t.name, "float32" if t.qparams is not None else t.dtype, t.shape) for t in self._bundle.inputs
+            InputSpec(t.name, "float32" if t.qparams is not None else t.dtype, shape, axes=axes)
+            for t in self._bundle.inputs
+            for shape, axes in [open_extents(t.name, t.shape, self._symbols)]
         )
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - see __exit__
-        command = [_PROGRAM, "--stream", "--threads", str(threads)]
+        command = [_PROGRAM, "--stream", *(["--sizes"] if self._symbols else []), "--threads", str(threads)]
         try:
+            self._refuse_kept(path)
             self._process = self._bundle.device.start(command, self._errors)
         except BaseException:
             self._errors.close()
             self._bundle.close()
             raise
 
+    def _refuse_kept(self, path: Path) -> None:
+        """Refuse a bundle in which later runs lack inputs: the program reads all inputs of every sample."""
+        kept = next((symbol["name"] for symbol in self._symbols if "kept" in symbol), None)
+        if kept is not None:
+            problem = (
+                f"{path}: the extent '{kept}' is kept from the first run on, and samples on a device read all inputs"
+            )
+            raise BundleError(problem, hint="leave --device out: the same bits are computed here")
+
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once.
 
         Raises:
             DeviceError: the program on the device stopped.
+            UsageError: an open extent is not the same everywhere, or not allowed.
         """
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        sizes = chosen_sizes(self._symbols, inputs)
         try:
+            self._process.stdin.write(np.asarray(sizes, np.int64).tobytes())
             for tensor in self._bundle.inputs:
                 given = np.asarray(inputs[tensor.name])
                 stored = quantize(given, tensor.qparams) if tensor.qparams is not None else given
@@ -156,13 +173,19 @@ class RemoteEngine:
         return {tensor.name: self._read(tensor) for tensor in self._bundle.outputs}
 
     def _read(self, tensor: TensorFacts) -> Array:
+        shape = tensor.shape
+        if self._symbols:  # the program tells what the sizes make of it
+            shape = tuple(int(n) for n in np.frombuffer(self._bytes(8 * len(shape)), np.int64))
+        data = self._bytes(int(np.prod(shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize)
+        array = np.frombuffer(data, tensor.dtype).reshape(shape)
+        return dequantize(array, tensor.qparams) if tensor.qparams is not None else array.copy()
+
+    def _bytes(self, wanted: int) -> bytes:
         assert self._process.stdout is not None
-        wanted = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
-        data = self._process.stdout.read(wanted)
+        data: bytes = self._process.stdout.read(wanted)
         if len(data) != wanted:
             raise self._stopped()
-        array = np.frombuffer(data, tensor.dtype).reshape(tensor.shape)
-        return dequantize(array, tensor.qparams) if tensor.qparams is not None else array.copy()
+        return data
 
     def _stopped(self) -> DeviceError:
         status = processes.end(self._process)

@@ -7,7 +7,7 @@ become those of `qcompile.errors`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,16 +44,7 @@ class Session(_run.Session):
         Returns:
             Extents, and for each axis those it may have, None for a fixed one; () where all are fixed.
         """
-        ranges = {
-            axis: range(symbol["least"], symbol["most"] + 1, symbol["step"])
-            for symbol in self.symbols
-            for name, axis in symbol["places"]
-            if name == tensor.name
-        }
-        if not ranges:
-            return tensor.shape, ()
-        shape = (ranges[0].start, *tensor.shape[1:]) if 0 in ranges else tensor.shape
-        return shape, tuple(ranges.get(axis) for axis in range(len(shape)))
+        return open_extents(tensor.name, tensor.shape, self.symbols)
 
     def _state(self, name: str) -> Any:
         with _translated():
@@ -67,6 +58,46 @@ class Session(_run.Session):
     def _run(self, inputs: Mapping[str, Any], times: int | None) -> dict[str, Any]:
         with _translated():
             return super()._run(inputs, times)
+
+
+def open_extents(
+    name: str, shape: tuple[int, ...], symbols: Sequence[Mapping[str, Any]]
+) -> tuple[tuple[int, ...], tuple[range | None, ...]]:
+    """Return the shape of an input, with the smallest extent of an open batch axis, and the extents of each axis.
+
+    Args:
+        name: of the input.
+        shape: its largest.
+        symbols: the open extents, as the manifest lists them.
+
+    Returns:
+        As `Session.open_axes`.
+    """
+    ranges = {
+        axis: range(symbol["least"], symbol["most"] + 1, symbol["step"])
+        for symbol in symbols
+        for place, axis in symbol["places"]
+        if place == name
+    }
+    if not ranges:
+        return shape, ()
+    return (ranges[0].start, *shape[1:]) if 0 in ranges else shape, tuple(
+        ranges.get(axis) for axis in range(len(shape))
+    )
+
+
+def chosen_sizes(symbols: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[int]:
+    """Return the size of each open extent that the shapes of inputs tell.
+
+    Args:
+        symbols: the open extents, as the manifest lists them.
+        inputs: an array for each input, by name.
+
+    Raises:
+        UsageError: axes of one name differ, or a size is not allowed.
+    """
+    with _translated():
+        return [_run._size(symbol, inputs) for symbol in symbols]
 
 
 def load(path: str | os.PathLike[str], threads: int = 1) -> Session:
