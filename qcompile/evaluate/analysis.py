@@ -76,7 +76,7 @@ class Analysis:
         samples: how many were run.
         verified: whether they were the user's, not made up.
         outputs: SQNR of each graph output, dB; those of integers only where there are no others.
-        nodes: integer nodes in order of computation.
+        nodes: integer nodes in order of computation; without those whose exact result is zero in all samples.
         kept: nodes that compute in float, with the reason where it is known.
         notes: what the user should know.
     """
@@ -253,8 +253,8 @@ class _Run:
         excluded: dict[Value, tuple[str, ...]] = {}
         analyses = []
         for node, statistics in self.statistics.items():
-            if not statistics.values:
-                continue
+            if not statistics.accumulated.signal:
+                continue  # of what is zero throughout, such as a step that no sample reaches, there is no ratio
             roundings = {v: facts for v in node.inputs if (facts := _known(v, found)) is not None}
             blamed = _blamed(node, statistics, roundings)
             makers = {self._maker(v): facts for v, facts in roundings.items()}
@@ -349,9 +349,9 @@ def _read_as_real(graph: Graph) -> dict[Value, Value]:
     """Return accumulators that nothing but a conversion to real values reads, and what that gives."""
     found = {}
     for node in graph.nodes:
-        value = node.inputs[0]
-        if node.op.name == "dequantize" and value.dtype == "int32" and value.users() == [node]:
-            found[value] = node.outputs[0]
+        # Nodes that tell the size of an open extent have no operands.
+        if node.op.name == "dequantize" and node.inputs[0].dtype == "int32" and node.inputs[0].users() == [node]:
+            found[node.inputs[0]] = node.outputs[0]
     return found
 
 

@@ -110,5 +110,5 @@ def _merged(choose: Any, a: Array, b: Array) -> Array:
 
 def channel_axis(value: Value, node: Node) -> int:
     """Return the axis of a tensor that counts channels: the last, except in NCHW, which graph inputs are in."""
-    first = getattr(node.attrs, "layout", "NHWC") == "NCHW" or node.inputs[0].producer is None
+    first = getattr(node.attrs, "layout", "NHWC") == "NCHW" or not node.inputs or node.inputs[0].producer is None
     return 1 if first and len(value.shape) == 4 else max(len(value.shape) - 1, 0)
