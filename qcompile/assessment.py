@@ -68,13 +68,15 @@ def evaluate(
         theirs = None
         if reference is not None:
             theirs = _float_build(reference, _same_inputs(engine, reference, options), threads, stack, progress)
+        calibration = engine.manifest.get("calibration") or {}
         result = evaluate_samples(
             samples,
             measure,
             engine,
             theirs,
             names=names,
-            calibrated=(engine.manifest.get("calibration") or {}).get("ranges"),
+            calibrated=calibration.get("ranges"),
+            calibration_samples=calibration.get("samples"),
             size=samples.size,
             progress=progress,
         )

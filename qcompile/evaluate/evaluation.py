@@ -57,6 +57,8 @@ class Evaluation:
 _BEYOND = 0.01  # share of values outside of the calibrated range; a few lie there even in the best of cases
 _ROUNDING = 0.01  # of the calibrated width: what lies beyond by less was not scaled otherwise
 _SMALL = 0.1  # of the calibrated width
+_CHANCE = 8.0  # over the number of values that calibration saw: a larger share of others lies beyond in 1 of 300 cases
+_SOME = 16  # values; fewer lie close together by chance
 _BYTE, _ABOUT = 255.0, 1.3  # how much wider pixels are that nobody divided, and how far samples may differ from that
 
 
@@ -65,16 +67,18 @@ class InputRanges:
 
     Args:
         calibrated: [lowest, highest] value of each input at calibration.
+        samples: how many calibration saw; None where that is not known.
     """
 
-    def __init__(self, calibrated: Mapping[str, Sequence[float]]) -> None:
-        self._calibrated = calibrated
+    def __init__(self, calibrated: Mapping[str, Sequence[float]], samples: int | None = None) -> None:
+        self._calibrated, self._samples, self._done = calibrated, samples, 0
         self._found: dict[str, tuple[float, float]] = {}
         self._values = dict.fromkeys(calibrated, 0)
         self._beyond = dict.fromkeys(calibrated, 0)
 
     def include(self, inputs: Mapping[str, Array]) -> None:
         """Take a sample into account."""
+        self._done += 1
         for name, (low, high) in self._calibrated.items():
             array = inputs.get(name)
             if array is None or array.dtype.kind != "f" or not array.size:
@@ -92,13 +96,24 @@ class InputRanges:
             low, high = self._calibrated[name]
             share = self._beyond[name] / self._values[name]
             here = f"input '{name}' goes from {lo:.4g} to {hi:.4g} here"
-            if share > _BEYOND:
+            if share > max(_BEYOND, self._chance(name)):
                 seen = f"calibration saw only {low:.4g} to {high:.4g}"
                 notes.append(f"{here}, {seen}: {share:.0%} of the values lie beyond; {_guess(hi - lo, high - low)}")
-            elif hi - lo < _SMALL * (high - low):
+            elif hi - lo < _SMALL * (high - low) and self._values[name] >= _SOME:
                 seen = f"a small part of the {low:.4g} to {high:.4g} that calibration saw"
                 notes.append(f"{here}, {seen}; {_guess(hi - lo, high - low)}")
         return notes
+
+    def _chance(self, name: str) -> float:
+        """Return the share of values that may lie beyond the ends of few others from the same source.
+
+        Formula:
+            8 / n, n values at calibration; the share beyond both ends is the sum of two exponential variables of mean
+            1 / n, and above 8 / n with a probability of 9·exp(−8)
+        """
+        if not self._samples:
+            return 0.0
+        return _CHANCE * self._done / (self._samples * self._values[name])
 
 
 def _guess(width: float, calibrated: float) -> str:
@@ -119,6 +134,7 @@ def evaluate_samples(
     *,
     names: Sequence[str] | None = None,
     calibrated: Mapping[str, Sequence[float]] | None = None,
+    calibration_samples: int | None = None,
     seed: int = 0,
     size: int | None = None,
     progress: Progress | None = None,
@@ -132,6 +148,7 @@ def evaluate_samples(
         reference: the float model, or None.
         names: class names in the order of the output, or None.
         calibrated: [lowest, highest] value of each input at calibration; inputs beyond are noted.
+        calibration_samples: how many there were, if known.
         seed: of the resamples behind the confidence intervals.
         size: number of samples, if known.
         progress: called with (done, total, what).
@@ -144,7 +161,7 @@ def evaluate_samples(
         raise UsageError(f"metric '{measure.name}' compares with the float model", hint="add --reference MODEL.onnx")
     rows: list[Any] = []
     reference_rows: list[Any] = []
-    ranges = InputRanges(calibrated or {})
+    ranges = InputRanges(calibrated or {}, calibration_samples)
     first: Labelled | None = None
     for sample in samples:
         first = first or sample

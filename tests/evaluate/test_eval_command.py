@@ -237,6 +237,22 @@ def test_one_rounding_beyond_the_calibrated_range_is_no_other_preprocessing() ->
     assert "20% of the values lie beyond" in ranges.misfits()[0]
 
 
+def test_what_lies_beyond_few_values_by_chance_is_no_other_preprocessing() -> None:
+    random = np.random.default_rng(0)
+    for known, alarms in ((None, True), (5, False)):
+        # Ends that 40 numbers between -1 and 1 have in the mean.
+        ranges = InputRanges({"x": [-39 / 41, 39 / 41]}, known)
+        for _ in range(200):
+            ranges.include({"x": np.float32(random.uniform(-1, 1, 8))})
+        assert bool(ranges.misfits()) == alarms
+    ranges.include({"x": np.full(8000, 255, np.float32)})
+    assert "of the values lie beyond" in ranges.misfits()[0]
+    # One number is no range.
+    alone = InputRanges({"x": [-1.0, 1.0]}, 64)
+    alone.include({"x": np.float32([0.5])})
+    assert alone.misfits() == []
+
+
 def test_a_function_is_named_as_it_was_given(
     classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
