@@ -47,12 +47,14 @@ class TensorError:
         loc: ONNX node that makes it, or the tensor's own name in the integer graph.
         op: operation that makes it, in the integer graph.
         sqnr_db: signal to quantization noise ratio over all samples, dB.
+        value: name of the tensor in the integer graph.
     """
 
     name: str
     loc: str
     op: str
     sqnr_db: float
+    value: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Comparison:
         verified: whether they were the user's, not synthetic ones.
         fitted: whether weights may have been fitted to them, so that others are further from float.
         outputs: SQNR of each graph output by name, dB; those of integers only where there are no others.
-        tensors: error of each tensor that the float graph has too, in order of computation.
+        tensors: error of each tensor that the float graph has too, in order of computation; without those that are
+            zero in all samples.
         unseen: whether calibration has not seen them.
         empty: the samples, in words, where they tell nothing of the accuracy on others; else empty.
     """
@@ -151,7 +154,8 @@ def compare_graphs(
         done += 1
         if progress is not None:
             progress(done, total, "comparing with float")
-    tensors = tuple(_tensor_error(counterparts[v], v, p) for v, p in powers.items())
+    # Of what is zero in all samples, such as a step that none reaches, there is no ratio.
+    tensors = tuple(_tensor_error(counterparts[v], v, p) for v, p in powers.items() if p.signal)
     return Comparison(done, verified, {n: p.db for n, p in outputs.items()}, tensors)
 
 
@@ -225,7 +229,7 @@ def _rounded(value: Value) -> Value:
 def _tensor_error(name: str, value: Value, power: NoisePower) -> TensorError:
     node = value.producer
     loc, op = (node.loc, node.op.name) if node else ("", "input")
-    return TensorError(name, loc or value.name, op, power.db)
+    return TensorError(name, loc or value.name, op, power.db, value.name)
 
 
 def _real(value: Value, array: Array) -> Array:

@@ -111,6 +111,7 @@ class Step:
         bytes: memory it reads and writes, bytes; in a loop likewise.
         live: the tiles that count at smaller sizes, None where all do.
         only: the sizes at which it is run, None for all.
+        makes: name of the first tensor that its node makes, which tells nodes of one ONNX node apart.
     """
 
     kernel: str
@@ -124,6 +125,7 @@ class Step:
     bytes: int
     live: Live | None = None
     only: Only | None = None
+    makes: str = ""
 
 
 @dataclass(frozen=True)

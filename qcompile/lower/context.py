@@ -280,8 +280,8 @@ class LoweringContext(TensorMemory):
         shape, axes = made or (node.outputs[0].shape, self.open.walked(node.outputs[0]))
         live = self.open.live(kernel, shape, axes) if len(shape) == len(axes) else None
         only = self.open.only(node.outputs if part is None else [part])
-        step = DraftStep(kernel, tuple(args), output, share, name, node.op.name, precision, macs, live, only)
-        self.steps.append(step)
+        facts = (name, node.op.name, precision, macs, live, only, node.outputs[0].name)
+        self.steps.append(DraftStep(kernel, tuple(args), output, share, *facts))
 
     def bind_outputs(self) -> None:
         """Let the graph's results be written to the caller's memory, directly where that is possible."""

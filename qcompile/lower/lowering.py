@@ -129,6 +129,7 @@ def _finished(step: DraftStep, plan: ArenaPlan, times: int = 1) -> Step:
         bytes=step.bytes_of(times),
         live=step.live,
         only=step.only,
+        makes=step.makes,
     )
 
 

@@ -69,6 +69,7 @@ class DraftStep:
         macs: multiply-accumulates.
         live: the tiles that count at smaller sizes, None where all do.
         only: the sizes at which it is run, None for all.
+        makes: name of the first tensor that its node makes.
     """
 
     kernel: Kernel
@@ -81,6 +82,7 @@ class DraftStep:
     macs: int
     live: Live | None = None
     only: Only | None = None
+    makes: str = ""
 
     @property
     def bytes(self) -> int:

@@ -15,8 +15,11 @@ from qcompile.report.templates import filled
 from qcompile.report.terminal import bytes_text, int8_share, step_counts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from qcompile.bundle.manifest import Provenance
     from qcompile.compilation import Compilation
+    from qcompile.ir.program import Step
 
 _LEFT, _WIDTH, _HEIGHT = 44.0, 1000.0, 200.0
 _LEAST_TOP_DB = 40.0
@@ -117,26 +120,39 @@ def _microseconds(ns: float) -> str:
 
 
 def _rows(made: Compilation) -> list[Row]:
-    """Return one row per step, in the order of computation."""
-    costs = _costs(made)
-    times = []
-    for step in made.program.steps:
-        own = (costs.get((step.loc, step.op)) or {}).get(step.precision)
-        times.append(own.ns if own is not None else modelled_ns(step.macs, step.bytes, step.precision))
+    """Return one row per step, in the order of computation; what is known of a node is in the row of its last step."""
+    costs, ranges, steps = _costs(made), _ranges(made), made.program.steps
+    errors = {t.value: t.sqnr_db for t in made.comparison.tensors} if made.comparison else {}
+    last = {step.makes: place for place, step in enumerate(steps)}
+    times = _times(steps, last, costs)
     total = sum(times) or 1.0
-    errors = {(t.loc, t.op): t.sqnr_db for t in made.comparison.tensors} if made.comparison else {}
-    ranges = _ranges(made)
     rows = []
-    for step, time in zip(made.program.steps, times, strict=True):
-        key = (step.loc, step.op)
-        about = (ranges.get(key, ""), errors.get(key), step.macs, step.bytes, time / total)
-        both = costs.get(key, {})
-        rows.append(Row(step.loc, step.op, step.precision, *about, both.get("int8"), both.get("float32")))
+    for place, (step, time) in enumerate(zip(steps, times, strict=True)):
+        row = Row(step.loc, step.op, step.precision, "", None, step.macs, step.bytes, time / total)
+        if last[step.makes] == place:
+            both = costs.get(step.makes, {})
+            known = {"range": ranges.get(step.makes, ""), "sqnr_db": errors.get(step.makes)}
+            row = replace(row, **known, int8=both.get("int8"), float32=both.get("float32"))
+        rows.append(row)
     return rows
 
 
-def _costs(made: Compilation) -> dict[tuple[str, str], dict[str, Cost]]:
-    """Return what each node costs in each precision that it could have, by ONNX node and operation."""
+def _times(steps: Sequence[Step], last: Mapping[str, int], costs: Mapping[str, Mapping[str, Cost]]) -> list[float]:
+    """Return the time of each step, ns: its share of what its node costs, else what its work and bytes take."""
+    modelled = [modelled_ns(step.macs, step.bytes, step.precision) for step in steps]
+    together: dict[str, float] = {}
+    for step, time in zip(steps, modelled, strict=True):
+        together[step.makes] = together.get(step.makes, 0.0) + time
+    times = []
+    for step, time in zip(steps, modelled, strict=True):
+        own = costs.get(step.makes, {}).get(steps[last[step.makes]].precision)
+        whole = together[step.makes]
+        times.append(time if own is None else own.ns * time / whole if whole else own.ns)
+    return times
+
+
+def _costs(made: Compilation) -> dict[str, dict[str, Cost]]:
+    """Return what each node costs in each precision that it could have, by the first tensor that it makes."""
     costs, found = NodeCosts.of(made.context), {}
     for node, times in times_run(made.graph).items():
         if node.op.name in CONVERSIONS:
@@ -147,19 +163,19 @@ def _costs(made: Compilation) -> dict[tuple[str, str], dict[str, Cost]]:
         if node.is_integer:
             both.setdefault(precision_of(node), costs.node(node))
         together = {precision: replace(cost, ns=times * cost.ns) for precision, cost in both.items()}
-        found[node.loc or node.outputs[0].name, node.op.name] = together
+        found[node.outputs[0].name] = together
     return found
 
 
-def _ranges(made: Compilation) -> dict[tuple[str, str], str]:
-    """Return the real range that each quantized result covers, by ONNX node and operation."""
+def _ranges(made: Compilation) -> dict[str, str]:
+    """Return the real range that each quantized result covers, by its name."""
     found = {}
     for node in made.graph.nodes:
         q = node.outputs[0].qparams
         if q is not None and not q.per_channel:
             lo = (q.qmin - q.scalar_zero_point) * q.scalar_scale
             hi = (q.qmax - q.scalar_zero_point) * q.scalar_scale
-            found[node.loc or node.outputs[0].name, node.op.name] = f"{lo:.4g} … {hi:.4g}"
+            found[node.outputs[0].name] = f"{lo:.4g} … {hi:.4g}"
     return found
 
 

@@ -161,3 +161,29 @@ def test_what_is_not_there_takes_no_room(tmp_path: Path) -> None:
     assert "≈" not in page.text, "all times are modelled, and the page says so once"
     page, _ = compiled(tmp_path, calibration=samples(), io="int8")
     assert "zero point" in page.text
+
+
+def test_the_steps_of_a_recurrent_layer_have_facts_of_their_own(tmp_path: Path) -> None:
+    """All nodes of an unrolled layer bear one name: each shows its own noise and time, once."""
+    rng = np.random.default_rng(4)
+    shapes = {"w": (1, 32, 6), "r": (1, 32, 8), "b": (1, 64)}
+    node = helper.make_node("LSTM", ["x", "w", "r", "b"], ["y"], name="recur", hidden_size=8)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [6, 1, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [6, 1, 1, 8])],
+        [numpy_helper.from_array(rng.normal(0, 0.5, s).astype(np.float32), n) for n, s in shapes.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "r.onnx")
+    given = [rng.normal(size=(6, 1, 6)).astype(np.float32) for _ in range(24)]
+    bundle = qcompile.compile(tmp_path / "r.onnx", calibration=given, output=tmp_path / "b")
+    rows = [row for row in Page(bundle.report.read_text(encoding="utf-8")).rows if len(row) == 10][1:]
+    products = [row for row in rows if row[1] == "dense" and row[4]]
+    assert len(products) >= 6
+    assert len({row[4] for row in products}) > 1, "the noise of one step is not that of another"
+    # One concatenation of small tensors takes no time to speak of, in however many steps it copies them.
+    shares: dict[str, float] = {}
+    for row in rows:
+        shares[row[1]] = shares.get(row[1], 0.0) + float(row[9].strip(" %"))
+    assert shares["dense"] > 4 * shares["concat"]
