@@ -131,8 +131,8 @@ def _rows(made: Compilation) -> list[Row]:
         row = Row(step.loc, step.op, step.precision, "", None, step.macs, step.bytes, time / total)
         if last[step.makes] == place:
             both = costs.get(step.makes, {})
-            known = {"range": ranges.get(step.makes, ""), "sqnr_db": errors.get(step.makes)}
-            row = replace(row, **known, int8=both.get("int8"), float32=both.get("float32"))
+            span, noise = ranges.get(step.makes, ""), errors.get(step.makes)
+            row = replace(row, range=span, sqnr_db=noise, int8=both.get("int8"), float32=both.get("float32"))
         rows.append(row)
     return rows
 
