@@ -106,6 +106,10 @@ class ArrayFiles(Reader):
             place = f"'{file}'" if member is None else f"'{file}', array '{member}'"
             check_dtype(dtype, spec, place)
             counts[name] = _stacked(shape, spec, place)
+            if counts[name] > 1 and len(shape) == len(spec.shape) and (rest := shape[0] % spec.shape[0]):
+                self.notes.append(
+                    f"{place}: the last {rest} of {shape[0]} rows are no batch of {spec.shape[0]}: left out"
+                )
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{n} for '{name}'" for name, n in counts.items())
             raise CalibrationError(f"'{where}' holds different numbers of samples: {listed}")

@@ -77,6 +77,16 @@ def test_a_large_stack_is_thinned_out(tmp_path):
     assert open_calibration(tmp_path / "a.npy", [spec], limit=1000).size == 1000
 
 
+def test_rows_that_make_no_whole_batch_are_told(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((10, 3), np.float32))
+    samples = open_calibration(tmp_path / "a.npy", [InputSpec("x", "float32", (4, 3))])
+    assert samples.size == 2
+    assert [note.split(": ")[-2:] for note in samples.notes] == [
+        ["the last 2 of 10 rows are no batch of 4", "left out"]
+    ]
+    assert open_calibration(tmp_path / "a.npy", [InputSpec("x", "float32", (5, 3))]).notes == ()
+
+
 def test_other_precisions_are_converted(tmp_path):
     np.save(tmp_path / "a.npy", RNG.standard_normal((3, 4)))
     np.save(tmp_path / "b.npy", RNG.standard_normal((3, 4)).astype(np.float16))
