@@ -83,6 +83,8 @@ def compile(
     if resolved.precision == "int8":
         context.notes += float_notes(final, more)
     comparison = measure(comparable(simplified, context), final, samples, context)
+    if found is not None and comparison is not None and comparison.outputs:
+        context.notes += found.doubts(min(comparison.outputs.values()))
     single = with_one_place(final)
     final, last = bound_extents(final, resolved, context, instruments)
     tune(final, simplified, resolved, context)

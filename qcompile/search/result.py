@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,20 @@ class SearchResult:
     left_out: tuple[str, ...] = ()
     made: Made | None = None
     whole: bool = False
+
+    def doubts(self, sqnr_db: float) -> list[str]:
+        """Return what to tell of a goal that was met on the samples that verified, and is not on those compared last.
+
+        Args:
+            sqnr_db: at the worst output of the network that was made, dB.
+        """
+        wanted = self.goal.min_sqnr
+        if not self.met or wanted is None or sqnr_db >= wanted:
+            return []
+        return [
+            f"on the samples compared at the end the worst output has {sqnr_db:.1f} dB, less than the goal that others "
+            f"met: ask for more to be sure, such as --min-sqnr {math.ceil(2 * wanted - sqnr_db)}"
+        ]
 
     def front(self) -> list[Attempt]:
         """Return the candidates that no other one beats in both time and accuracy, the fastest first."""
