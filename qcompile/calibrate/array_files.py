@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced, spaced_apart
-from qcompile.calibrate.sample import InputSpec, check_dtype, check_names
+from qcompile.calibrate.sample import InputSpec, check_dtype, check_names, layout_hint
 from qcompile.errors import CalibrationError
 
 Array = npt.NDArray[Any]
@@ -137,7 +137,8 @@ def _stacked(shape: tuple[int, ...], spec: InputSpec, where: str) -> int:
         listed = ", ".join(["N", *map(str, wanted[1:])])
         raise CalibrationError(
             f"{where}: shape {list(shape)} does not fit input {spec}",
-            hint=f"save {list(wanted)} for one sample or [{listed}] for a stack of them",
+            hint=layout_hint((*wanted[:1], *shape[1:]), wanted)
+            or f"save {list(wanted)} for one sample or [{listed}] for a stack of them",
         )
     if count == 0:
         raise CalibrationError(f"{where}: shape {list(shape)} holds no sample of input {spec}")

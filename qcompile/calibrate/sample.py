@@ -194,10 +194,8 @@ def _shape_hint(shape: tuple[int, ...], spec: InputSpec) -> str:
     wanted = spec.shape
     if len(shape) == len(wanted) and shape[1:] == wanted[1:]:
         return f"give samples of batch {wanted[0]}, one at a time"
-    if len(shape) == len(wanted) == 4 and (shape[0], shape[3], shape[1], shape[2]) == wanted:
-        return "the channels come last here but first in the model: transpose to NCHW"
-    if len(shape) == len(wanted) == 4 and (shape[0], shape[2], shape[3], shape[1]) == wanted:
-        return "the channels come first here but last in the model: transpose to NHWC"
+    if layout := layout_hint(shape, wanted):
+        return layout
     if len(shape) == len(wanted) + 1 and shape[1:] == wanted:
         return f"these are {shape[0]} samples in one array: give one at a time, such as array[0]"
     return "if the model's shape is open, --input-shape sets it where the model is compiled"
@@ -205,3 +203,19 @@ def _shape_hint(shape: tuple[int, ...], spec: InputSpec) -> str:
 
 def _names(inputs: Sequence[InputSpec]) -> str:
     return ", ".join(f"'{spec.name}'" for spec in inputs)
+
+
+def layout_hint(shape: Sequence[int], wanted: Sequence[int]) -> str:
+    """Return what to do with an image whose channels are at the other end; empty where that is not what is wrong.
+
+    Args:
+        shape: of what is given, 4 axes.
+        wanted: by the model, 4 axes.
+    """
+    if len(shape) != 4 or len(wanted) != 4:
+        return ""
+    if [shape[i] for i in (0, 3, 1, 2)] == list(wanted):
+        return "the channels come last here but first in the model: transpose to NCHW"
+    if [shape[i] for i in (0, 2, 3, 1)] == list(wanted):
+        return "the channels come first here but last in the model: transpose to NHWC"
+    return ""

@@ -87,6 +87,13 @@ def test_rows_that_make_no_whole_batch_are_told(tmp_path):
     assert open_calibration(tmp_path / "a.npy", [InputSpec("x", "float32", (5, 3))]).notes == ()
 
 
+def test_a_stack_with_its_channels_at_the_other_end_is_told_so(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((10, 8, 6, 3), np.float32))
+    with pytest.raises(CalibrationError) as caught:
+        open_calibration(tmp_path / "a.npy", [InputSpec("x", "float32", (1, 3, 8, 6))])
+    assert caught.value.hint == "the channels come last here but first in the model: transpose to NCHW"
+
+
 def test_other_precisions_are_converted(tmp_path):
     np.save(tmp_path / "a.npy", RNG.standard_normal((3, 4)))
     np.save(tmp_path / "b.npy", RNG.standard_normal((3, 4)).astype(np.float16))
