@@ -238,7 +238,8 @@ def _state_notes(engine: BundleEngine | RemoteEngine) -> list[str]:
     if not kept:
         return []
     listed = ", ".join(kept[:3]) + (", …" if len(kept) > 3 else "")
-    return [f"{listed} is kept between runs: the samples are taken as one sequence, in their order"]
+    verb = "is" if len(kept) == 1 else "are"
+    return [f"{listed} {verb} kept between runs: the samples are taken as one sequence, in their order"]
 
 
 def _origin_notes(engine: BundleEngine | RemoteEngine, theirs: BundleEngine | None) -> list[str]:

@@ -81,9 +81,8 @@ def open_extents(
     }
     if not ranges:
         return shape, ()
-    return (ranges[0].start, *shape[1:]) if 0 in ranges else shape, tuple(
-        ranges.get(axis) for axis in range(len(shape))
-    )
+    smallest = (ranges[0].start, *shape[1:]) if 0 in ranges else shape
+    return smallest, tuple(ranges.get(axis) for axis in range(len(shape)))
 
 
 def chosen_sizes(symbols: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[int]:
