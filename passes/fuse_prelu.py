@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from qcompile.ir.graph import Graph, Node
+from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.origin import original_name
 from qcompile.ir.rewrite import Rewriter
 from qcompile.passmgr import MinSqnrDb, Pass, PassContext, Tolerance
@@ -46,6 +47,7 @@ class FusePrelu(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """Fuse wherever the pattern holds."""
         rewriter = context.rewriter(graph)
+        known = {value.name: value for value in context.reference.values()} if context.reference is not None else None
         for node in list(graph.nodes):
             if node.op.name != "prelu" or not node.is_integer:
                 continue
@@ -53,7 +55,7 @@ class FusePrelu(Pass):
             layer = rounding.inputs[0].producer if rounding is not None and rounding.op.name == "requantize" else None
             if layer is None or layer.op.name not in _LAYERS or rounding is None:
                 context.skip(node, "it does not read the rounded accumulator of a convolution or dense layer")
-            elif (reason := _obstacle(graph, layer, rounding, node) or _clamp(rounding, context)) is not None:
+            elif (reason := _obstacle(graph, layer, rounding, node) or _clamp(rounding, known)) is not None:
                 context.skip(node, reason)
             else:
                 _fuse(rewriter, layer, node)
@@ -72,10 +74,14 @@ def _obstacle(graph: Graph, layer: Node, rounding: Node, node: Node) -> str | No
     return f"its slope {steepest:g} is steeper than 1" if steepest > 1.0 else None
 
 
-def _clamp(rounding: Node, context: PassContext) -> str | None:
-    """Return why a rounding may not be left out: it also cuts off what the layer's own activation does."""
-    if context.reference is not None:
-        known = {value.name: value for value in context.reference.values()}
+def _clamp(rounding: Node, known: Mapping[str, Value] | None) -> str | None:
+    """Return why a rounding may not be left out: it also cuts off what the layer's own activation does.
+
+    Args:
+        rounding: of a layer's sums.
+        known: tensors of the float graph by name, which tell the activation; None where that graph is not known.
+    """
+    if known is not None:
         value = known.get(original_name(rounding.output.name, known))
         attrs = value.producer.attrs if value is not None and value.producer is not None else None
         clamps = getattr(attrs, "activation", "none") != "none"

@@ -61,19 +61,9 @@ class InsertObservers(Pass):
         bias.qspec = QSpec(observer=self.weights, dtype="int32", symmetric=True, kind="derived", source=weight.name)
 
     def _result(self, node: Node) -> QSpec:
-        if node.op.integer is Quantization.SHARED and not _adds_numbers(node):
+        if node.op.shares_range(node):
             return QSpec(observer=self.observer, kind="shared", source=node.inputs[0].name)
         fixed = node.op.fixed_range(node.attrs)
         if fixed is not None:
             return QSpec(observer=self.observer, kind="fixed", range=fixed)
         return QSpec(observer=self.observer)
-
-
-def _adds_numbers(node: Node) -> bool:
-    """Return whether a pad adds what its operand may never hold: left in float, its result has a range of its own.
-
-    A max pool takes the smallest integer for whatever is below all others, such as −∞.
-    """
-    if node.op.name != "pad" or node.op.only_moves(node):
-        return False
-    return bool(node.attrs.value > 0.0 or any(reader.op.name != "max_pool" for reader in node.output.users()))

@@ -134,6 +134,10 @@ class OpDef:
         """Return whether this very node hands on elements as they are: on its operand's grid nothing is rounded."""
         return self.integer is Quantization.SHARED
 
+    def shares_range(self, node: Node) -> bool:
+        """Return whether the result of this very node has the range of its operand, in float as well."""
+        return self.integer is Quantization.SHARED
+
     def fixed_range(self, attrs: Any) -> tuple[float, float] | None:
         """Return the real bounds of the result where the function itself sets them (sigmoid: 0..1)."""
         return None

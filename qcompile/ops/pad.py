@@ -126,18 +126,18 @@ class Pad(OpDef):
         """Return whether all that it adds lies on the grid of its operand, whichever that is."""
         return bool(node.attrs.mode != "constant" or node.attrs.value == 0)
 
-    def integer_obstacle(self, node: Node) -> str | None:
-        """Return why a constant is out of reach of the integers that it would have to be among, None where it is not.
+    def shares_range(self, node: Node) -> bool:
+        """Return whether its operand may hold what it adds, or something as small will do."""
+        return self.only_moves(node) or (node.attrs.value <= 0.0 and _is_pooled(node))
 
-        A max pool takes the smallest integer for whatever is below all others.
-        """
+    def integer_obstacle(self, node: Node) -> str | None:
+        """Return why a constant is beyond the integers that it would have to be among, None where it is not."""
         attrs, spec = node.attrs, range_source(node.inputs[0]).qspec
         if attrs.mode != "constant" or spec is None or spec.range is None:
             return None
         low, high = spec.range
         half = (high - low) / 510
-        readers = node.output.users()
-        pooled = bool(readers) and all(reader.op.name == "max_pool" for reader in readers)
+        pooled = bool(node.output.uses) and _is_pooled(node)
         if attrs.value > high + half or (attrs.value < low - half and not pooled):
             return f"it adds {attrs.value:g}, beyond the range of {node.inputs[0].name}"
         return None
@@ -148,6 +148,11 @@ class Pad(OpDef):
             context.map(node, _constant_element(node))
         else:
             context.map(node, _moved_element(node))
+
+
+def _is_pooled(node: Node) -> bool:
+    """Return whether max pools alone read the result: they take the smallest integer for what is below all others."""
+    return all(reader.op.name == "max_pool" for reader in node.output.users())
 
 
 def quantized_fill(attrs: PadAttrs, qparams: QParams) -> int:
