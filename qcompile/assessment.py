@@ -64,7 +64,8 @@ def evaluate(
         engine = _engine(subject, options, threads, stack, progress, device)
         recipe = _recipe(engine, options)
         names = read_labels(options["labels"]) if options.get("labels") else engine.manifest.get("labels")
-        samples = LabelledSet(data, engine.inputs, recipe, names=names, limit=limit)
+        kept = [state["name"] for state in engine.manifest.get("states") or ()]
+        samples = LabelledSet(data, engine.inputs, recipe, names=names, limit=limit, kept=kept)
         theirs = None
         if reference is not None:
             theirs = _float_build(reference, _same_inputs(engine, reference, options), threads, stack, progress)

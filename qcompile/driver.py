@@ -202,7 +202,7 @@ def _samples(
 
     if not config.compares or (given is None and config.calib is None):
         return None
-    limit, kept = config.samples or usual_count(graph), {state.input for state in graph.states}
+    limit, kept = config.samples or usual_count(graph), [state.input for state in graph.states]
     # In a sequence every sample goes on where the one before it ended: none can be set aside.
     spare = 0 if kept else usual_count(graph, COMPARED)
     if isinstance(given, Iterator):
@@ -215,6 +215,7 @@ def _samples(
         limit=limit,
         crops_per_image=config.crops_per_image,
         spare=spare,
+        kept=kept,
         wrap=(lambda reader: SequenceSet(reader, graph)) if kept else CalibrationSet,
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced, spaced_apart
-from qcompile.calibrate.sample import InputSpec, check_dtype, check_names, layout_hint
+from qcompile.calibrate.sample import InputSpec, check_dtype, check_names, layout_hint, unknown_input
 from qcompile.errors import CalibrationError
 
 Array = npt.NDArray[Any]
@@ -82,8 +82,11 @@ class ArrayFiles(Reader):
         files = array_files(path)
         single = len(self._inputs) == 1
         loose = {file.stem: file for file in files if file.suffix == ".npy"}
+        for name in loose:
+            if name in self.request.kept:  # else one of several files of the only input
+                raise unknown_input(name, self.request.inputs, f"'{loose[name]}'", self.request.kept)
         if not single and loose:
-            check_names(list(loose), self.request.inputs, f"the .npy files of '{path}'")
+            check_names(list(loose), self.request.inputs, f"the .npy files of '{path}'", self.request.kept)
             yield self._source(str(path), {name: (loose[name], None) for name in self._inputs})
         for file in files:
             if file.suffix == ".npy" and single:
@@ -95,7 +98,7 @@ class ArrayFiles(Reader):
         names = _npz_names(file)
         if len(names) == len(self._inputs) == 1:
             return {next(iter(self._inputs)): (file, names[0])}
-        check_names(names, self.request.inputs, f"'{file}'")
+        check_names(names, self.request.inputs, f"'{file}'", self.request.kept)
         return {name: (file, name) for name in self._inputs}
 
     def _source(self, where: str, keys: Mapping[str, tuple[Path, str | None]]) -> _Source:

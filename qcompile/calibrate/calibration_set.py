@@ -72,10 +72,10 @@ class CalibrationSet:
 
     def _checked(self) -> Iterator[Sample]:
         digest = hashlib.sha256()
-        inputs = self._reader.request.inputs
+        inputs, kept = self._reader.request.inputs, self._reader.request.kept
         summary = SampleSummary()
         for where, given in self._reader:
-            sample = check_sample(given, inputs, where)
+            sample = check_sample(given, inputs, where, kept)
             for spec in inputs:
                 digest.update(f"{spec};".encode())
                 digest.update(sample[spec.name].data)
@@ -88,7 +88,8 @@ class CalibrationSet:
     @cached_property
     def spares(self) -> list[Sample]:
         """Samples that were set aside: iterating does not give them, nor is anything of them in `summary`."""
-        return [check_sample(given, self._reader.request.inputs, where) for where, given in self._reader.spares()]
+        inputs, kept = self._reader.request.inputs, self._reader.request.kept
+        return [check_sample(given, inputs, where, kept) for where, given in self._reader.spares()]
 
     def digest(self) -> str:
         """Return the SHA-256 of all samples as the model gets them: names, types, shapes and bytes in order.
@@ -137,6 +138,7 @@ def open_calibration(
     limit: int | None = None,
     crops_per_image: int | None = None,
     spare: int = 0,
+    kept: Iterable[str] = (),
     wrap: Callable[[Reader], CalibrationSet] = CalibrationSet,
     purpose: str = "calibration",
 ) -> CalibrationSet:
@@ -150,13 +152,14 @@ def open_calibration(
         limit: largest number of samples.
         crops_per_image: samples to cut from each photograph.
         spare: samples beyond the limit to set aside, where there are as many.
+        kept: inputs of the model that no sample gives, because its own outputs supply them.
         wrap: makes the set of a reader.
         purpose: of the samples, for messages.
 
     Raises:
         CalibrationError: the source is missing, empty, ambiguous, or does not fit the model.
     """
-    request = Request(tuple(inputs), preprocess or Preprocess(), limit, crops_per_image, spare)
+    request = Request(tuple(inputs), preprocess or Preprocess(), limit, crops_per_image, spare, tuple(kept))
     if not isinstance(source, (str, Path)):
         return wrap(InMemory(source, request))
     text = str(source)

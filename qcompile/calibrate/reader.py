@@ -30,6 +30,7 @@ class Request:
         limit: largest number of samples, or None for the reader's own choice.
         crops_per_image: samples to cut from each photograph, or None for the reader's own choice.
         spare: samples beyond the limit to set aside, at most: what they show, calibration has not seen.
+        kept: inputs of the model that no sample gives, because its own outputs supply them.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -37,6 +38,7 @@ class Request:
     limit: int | None = None
     crops_per_image: int | None = None
     spare: int = 0
+    kept: tuple[str, ...] = ()
 
 
 class Reader(ABC):

@@ -76,7 +76,7 @@ def _index_bound(value: Value) -> int | None:
     return min(bounds) if bounds else None
 
 
-def check_sample(given: object, inputs: Sequence[InputSpec], where: str) -> Sample:
+def check_sample(given: object, inputs: Sequence[InputSpec], where: str, kept: Sequence[str] = ()) -> Sample:
     """Return a sample as the model takes it, or say what is wrong with it.
 
     Args:
@@ -84,9 +84,10 @@ def check_sample(given: object, inputs: Sequence[InputSpec], where: str) -> Samp
             another precision, integers of another size and a missing batch axis of 1 are put right.
         inputs: what the model takes.
         where: file or other source of the sample, for messages.
+        kept: inputs of the model that its own outputs supply, run after run.
 
     Raises:
-        CalibrationError: an input is missing or unknown; an array has another kind of elements, another
+        CalibrationError: an input is missing, unknown or kept; an array has another kind of elements, another
             shape, NaN or infinities, or indices beyond the table that they look up.
     """
     if not isinstance(given, Mapping):
@@ -96,19 +97,37 @@ def check_sample(given: object, inputs: Sequence[InputSpec], where: str) -> Samp
                 hint=f"give a mapping with the keys {_names(inputs)}",
             )
         given = {inputs[0].name: given}
-    check_names([str(key) for key in given], inputs, where)
+    check_names([str(key) for key in given], inputs, where, kept)
     return {spec.name: fit_array(_as_array(given[spec.name], spec, where), spec, where) for spec in inputs}
 
 
-def check_names(names: Sequence[str], inputs: Sequence[InputSpec], where: str) -> None:
-    """Raise CalibrationError unless the names are exactly those of the inputs."""
+def check_names(names: Sequence[str], inputs: Sequence[InputSpec], where: str, kept: Sequence[str] = ()) -> None:
+    """Raise CalibrationError unless the names are exactly those of the inputs, less those that are kept."""
     known = [spec.name for spec in inputs]
     for name in names:
         if name not in known:
-            raise CalibrationError(f"{where}: the model has no input named '{name}'", hint=did_you_mean(name, known))
+            raise unknown_input(name, inputs, where, kept)
     for name in known:
         if name not in names:
             raise CalibrationError(f"{where}: input '{name}' is missing", hint=f"give all of: {_names(inputs)}")
+
+
+def unknown_input(name: str, inputs: Sequence[InputSpec], where: str, kept: Sequence[str] = ()) -> CalibrationError:
+    """Return what to say of an array that no input takes.
+
+    Args:
+        name: of the array.
+        inputs: what the model takes.
+        where: file or other source of the sample.
+        kept: inputs of the model that its own outputs supply, run after run.
+    """
+    if name not in kept:
+        hint = did_you_mean(name, [spec.name for spec in inputs])
+        return CalibrationError(f"{where}: the model has no input named '{name}'", hint=hint)
+    return CalibrationError(
+        f"{where}: input '{name}' takes no data: it is kept as a state (--state), each run passes it on to the next",
+        hint=f"leave '{name}' out; samples follow one another in their order, from what state_initial says in --config",
+    )
 
 
 def fit_array(array: Array, spec: InputSpec, where: str) -> Array:

@@ -59,16 +59,22 @@ class SequenceSet(CalibrationSet):
         with np.errstate(all="ignore"):
             made = interpreter.run(sample)
         kept = {state.input: made[state.output] for state in self._graph.states}
-        return kept if self._fits(kept) else initial_states(self._graph)
+        return kept if has_room(self._graph, kept) else initial_states(self._graph)
 
-    def _fits(self, kept: Mapping[str, Array]) -> bool:
-        """Return whether a growing sequence has room for another run of any size."""
-        most = {symbol.name: symbol.most for symbol in self._graph.symbols}
-        return all(
-            int(kept[s.past][0]) + (int(s.new) if s.new.isdigit() else most[s.new]) <= s.most
-            for s in self._graph.symbols
-            if s.past
-        )
+
+def has_room(graph: Graph, kept: Mapping[str, Array]) -> bool:
+    """Return whether a growing sequence has room for another run of any size.
+
+    Args:
+        graph: with states.
+        kept: what a run left of them.
+    """
+    most = {symbol.name: symbol.most for symbol in graph.symbols}
+    return all(
+        int(kept[s.past][0]) + (int(s.new) if s.new.isdigit() else most[s.new]) <= s.most
+        for s in graph.symbols
+        if s.past
+    )
 
 
 def growing_states(graph: Graph) -> dict[str, Array]:

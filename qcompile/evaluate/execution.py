@@ -100,7 +100,7 @@ def run_bundle(bundle: Path, inputs: Sequence[str], *, threads: int = 1, save: P
     notes: list[str] = []
     session = runtime.load(bundle, threads)
     with session:
-        named = _assign(inputs, [t.name for t in session.inputs])
+        named = _assign(inputs, [t.name for t in session.inputs], [t.name for t in session.states])
         preprocess = session.manifest.get("preprocess")
         if preprocess is None:
             notes = _guesses(named, session.inputs)
@@ -146,11 +146,14 @@ def _from_bundle(array: Array, tensor: Any) -> Array:
     return dequantize(array, _qparams(tensor)) if tensor.scale is not None else array
 
 
-def _assign(texts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+def _assign(texts: Sequence[str], names: Sequence[str], kept: Sequence[str]) -> dict[str, str]:
     """Return which file each input gets."""
     result: dict[str, str] = {}
     for text in texts:
         name, equals, file = text.partition("=")
+        if equals and name in kept:
+            hint = "leave it out; from Python session.set_state() sets it"
+            raise UsageError(f"input '{name}' takes no data: the bundle keeps it as a state between runs", hint=hint)
         if not equals or (name not in names and len(names) == 1):
             if len(names) != 1:
                 raise UsageError(f"which input is '{text}'?", hint=f"give NAME=FILE; inputs: {', '.join(names)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from qcompile.calibrate.image_folder import SUFFIXES, image_files, load_image
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.python_function import PythonFunction, load_function
 from qcompile.calibrate.reader import spaced
-from qcompile.calibrate.sample import InputSpec, Sample, check_sample
+from qcompile.calibrate.sample import InputSpec, Sample, check_sample, unknown_input
 from qcompile.errors import CalibrationError, QCompileError, UsageError, did_you_mean
 from qcompile.evaluate.classes import misnumbered, named_classes
 
@@ -58,7 +58,8 @@ class LabelledSet:
         inputs: what the model takes.
         preprocess: how photographs become inputs.
         names: class names in the order of the output, or None.
-        limit: samples to use at most, evenly spaced; None for all.
+        limit: samples to use at most, evenly spaced, or the first ones where something is kept; None for all.
+        kept: inputs of the model that no sample gives, because its own outputs supply them.
 
     Attributes:
         notes: what was chosen for the user, one sentence each.
@@ -76,8 +77,10 @@ class LabelledSet:
         *,
         names: Sequence[str] | None = None,
         limit: int | None = None,
+        kept: Iterable[str] = (),
     ) -> None:
         self.source, self.inputs, self.names = source, tuple(inputs), names
+        self._kept = tuple(kept)
         self.preprocess = preprocess or Preprocess()
         self.limit = limit
         self.notes: list[str] = []
@@ -111,13 +114,18 @@ class LabelledSet:
             return
         for where, given, label in self._items:
             sample = given() if callable(given) else given
-            yield Labelled(where, check_sample(sample, self.inputs, where), label, self._folders)
+            yield Labelled(where, check_sample(sample, self.inputs, where, self._kept), label, self._folders)
 
     def _thinned(self, items: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any]]:
         if not items:
             raise UsageError(f"'{self.source}' holds no sample", hint="give at least one")
         if self.limit is None or len(items) <= self.limit:
             return items
+        if self._kept:
+            self.notes.append(
+                f"the first {self.limit} of {len(items)} samples: what is kept goes on from each to the next"
+            )
+            return items[: self.limit]
         self.notes.append(f"{self.limit} of {len(items)} samples, evenly spaced")
         return [items[i] for i in spaced(len(items), self.limit)]
 
@@ -199,7 +207,7 @@ class LabelledSet:
         labels = arrays.pop(label_names[0]) if label_names else None
         if len(arrays) == len(self.inputs) == 1:
             arrays = {self.inputs[0].name: next(iter(arrays.values()))}
-        stacks = {name: _stack(array, self.inputs, name, path) for name, array in arrays.items()}
+        stacks = {name: _stack(array, self.inputs, name, path, self._kept) for name, array in arrays.items()}
         counts = {len(stack) for stack in stacks.values()}
         if labels is not None:
             counts.add(len(labels) if labels.ndim else 0)
@@ -221,6 +229,7 @@ class LabelledSet:
             self.preprocess,
             limit=self.limit or _ALL,
             crops_per_image=1,
+            kept=self._kept,
             purpose="evaluation",
         )
         self.notes.extend(samples.notes)
@@ -237,7 +246,7 @@ class LabelledSet:
                     return
                 where = f"{self.source}, sample {index}"
                 sample, label = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
-                yield Labelled(where, check_sample(sample, self.inputs, where), label)
+                yield Labelled(where, check_sample(sample, self.inputs, where, self._kept), label)
         except QCompileError:
             raise
         except Exception as error:
@@ -281,12 +290,11 @@ def _load(path: Path) -> Any:
         raise UsageError(f"cannot read '{path}': {error}", hint=hint) from error
 
 
-def _stack(array: Array, inputs: Sequence[InputSpec], name: str, path: Path) -> Array:
+def _stack(array: Array, inputs: Sequence[InputSpec], name: str, path: Path, kept: Sequence[str]) -> Array:
     """Return an array whose first axis counts the samples, the rest being the input's own shape."""
     spec = next((s for s in inputs if s.name == name), None)
     if spec is None:
-        hint = did_you_mean(name, [s.name for s in inputs])
-        raise CalibrationError(f"'{path}': the model has no input named '{name}'", hint=hint)
+        raise unknown_input(name, inputs, f"'{path}'", kept)
     if array.shape[1:] == spec.shape:
         return array
     if spec.shape[:1] == (1,) and array.shape[1:] == spec.shape[1:]:

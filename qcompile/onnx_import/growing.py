@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
-from qcompile.errors import UsageError
+from qcompile.errors import UsageError, did_you_mean
 from qcompile.ir.graph import Graph
 from qcompile.ir.symbol import Symbol
 from qcompile.onnx_import.bounds import read_bounds
 from qcompile.onnx_import.convert import convert_model
 from qcompile.onnx_import.fixed_inputs import fix_inputs
 from qcompile.onnx_import.load import Model, load_model
-from qcompile.onnx_import.states import same_tensor
+from qcompile.onnx_import.states import refuse_fixed, same_tensor
 from qcompile.onnx_import.written_once import split_branches
 
 DEFAULT_LENGTH = 256
@@ -242,9 +242,7 @@ def describe(
     chosen = tuple(name for name in _branches(loaded) if name not in (values or {}))
     once = tuple(pair for pair in _once(loaded, known) if pair not in pairs) if chosen else ()
     known = [value for value in known if value.name not in [name for _, name in once]]
-    for name in shapes:
-        if name not in [value.name for value in known]:
-            raise UsageError(f"{loaded.source} has no input named '{name}'")
+    _check_names(loaded, pairs, once, shapes, values or {})
     roles: dict[str, tuple[int | str, ...]] = {}
     told: dict[str, int | str] = {}
     (others, symbols), batch = _other_sequences(known, caches, shapes), _batch(known, shapes)
@@ -265,6 +263,28 @@ def describe(
     given = dict(values or {})
     grown = GrowingModel(model, tuple(pairs), roles, given, lengths, chosen, padded=batch > 1, others=symbols)
     return _with_once(grown, once)
+
+
+def _check_names(
+    model: Model,
+    pairs: Sequence[tuple[str, str]],
+    once: Sequence[tuple[str, str]],
+    shapes: Mapping[str, Any],
+    values: Mapping[str, Any],
+) -> None:
+    """Refuse shapes and values of inputs that take none."""
+    for _, name in pairs:
+        if name in values:
+            raise refuse_fixed(name)
+    names, written = [value.name for value in _inputs(model)], [name for _, name in once]
+    for name in shapes:
+        if name not in names:
+            raise UsageError(f"{model.source} has no input named '{name}'", hint=did_you_mean(name, names))
+        if name in written:
+            hint = "its extents are those of the result that it keeps: give the shape of the encoder's output"
+            raise UsageError(f"input '{name}' takes no --input-shape: it is kept as a state (--state)", hint=hint)
+        if name in values:
+            raise UsageError(f"input '{name}' takes no --input-shape: --input-value fixes it", hint="leave one out")
 
 
 def _places(roles: Mapping[str, Sequence[int | str]], wanted: str) -> tuple[tuple[str, int], ...]:

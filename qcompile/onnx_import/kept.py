@@ -55,7 +55,7 @@ def import_kept(
                 hint=_hint(model, shapes) if states else "name them: --state present.0.key=past_key_values.0.key",
             )
         graph = import_model(model, shapes, values, keeps_loops=keeps_loops)
-        bind_states(graph, states, initial)
+        bind_states(graph, states, initial, values or ())
         return graph
     known = {name for pair in grown.pairs for name in pair}
     others = [text for text in states if text != AUTO and not set(text.split("=")) <= known]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,19 @@ _OF_OUTPUT = re.compile(
 _OF_INPUT = re.compile(r"^(old|prev|previous|last|init|initial)_|_(prev|old|in|input|0|t0)$|(?<=[a-z])0$")
 
 
-def bind_states(graph: Graph, wanted: Sequence[str], initial: Mapping[str, float | str] | None = None) -> None:
+def bind_states(
+    graph: Graph,
+    wanted: Sequence[str],
+    initial: Mapping[str, float | str] | None = None,
+    fixed: Collection[str] = (),
+) -> None:
     """Note in a graph which tensors are kept between runs.
 
     Args:
         graph: as imported; receives `states` and a note.
         wanted: texts OUTPUT=INPUT, or "auto".
         initial: number, or path of a .npy file, that a kept tensor starts with, by name of the input; zero by default.
+        fixed: inputs of the model that became constants.
 
     Raises:
         UsageError: a name is unknown, a pair does not fit together or is named twice, or nothing suggests a pair.
@@ -36,7 +42,7 @@ def bind_states(graph: Graph, wanted: Sequence[str], initial: Mapping[str, float
     inputs = {value.name: value for value in graph.inputs}
     pairs: list[tuple[str, str]] = []
     for text in wanted:
-        pairs += _suggested(graph) if text == AUTO else [_read_pair(text, outputs, inputs)]
+        pairs += _suggested(graph, fixed) if text == AUTO else [_read_pair(text, outputs, inputs, fixed)]
     pairs = list(dict.fromkeys(pairs))
     for position, side in enumerate(("output", "input")):
         names = [pair[position] for pair in pairs]
@@ -52,10 +58,24 @@ def bind_states(graph: Graph, wanted: Sequence[str], initial: Mapping[str, float
         graph.notes.append(f"kept between runs: {listed}")
 
 
-def _read_pair(text: str, outputs: Mapping[str, Value], inputs: Mapping[str, Value]) -> tuple[str, str]:
+def refuse_fixed(name: str) -> UsageError:
+    """Return what to say of a state that is to be a constant, too."""
+    return UsageError(
+        f"input '{name}' cannot be kept between runs (--state): --input-value fixes it",
+        hint=f"leave out --input-value {name}=…; `state_initial` in --config says what a state starts with",
+    )
+
+
+def _read_pair(
+    text: str, outputs: Mapping[str, Value], inputs: Mapping[str, Value], fixed: Collection[str]
+) -> tuple[str, str]:
     output, equals, name = text.partition("=")
     if not equals:
         raise UsageError(f"--state '{text}' is not OUTPUT=INPUT", hint="such as --state h_next=h, or --state auto")
+    if name in fixed:
+        raise refuse_fixed(name)
+    if output in inputs and name in outputs:
+        raise UsageError(f"--state '{text}' is not OUTPUT=INPUT but INPUT=OUTPUT", hint=f"--state {name}={output}")
     for given, known, side in ((output, outputs, "output"), (name, inputs, "input")):
         if given not in known:
             raise UsageError(f"--state '{text}': there is no {side} '{given}'", hint=did_you_mean(given, list(known)))
@@ -71,7 +91,7 @@ def _fit(output: Value, input: Value) -> bool:
     return output.type == input.type
 
 
-def _suggested(graph: Graph) -> list[tuple[str, str]]:
+def _suggested(graph: Graph, fixed: Collection[str]) -> list[tuple[str, str]]:
     """Return the pairs whose names differ only as those of one tensor before and after a step do."""
     pairs = []
     for output, made in zip(graph.output_names, graph.outputs, strict=True):
@@ -84,6 +104,9 @@ def _suggested(graph: Graph) -> list[tuple[str, str]]:
             )
         pairs += [(output, name) for name in fitting]
     if not pairs:
+        for name in fixed:
+            if any(same_tensor(output, name) for output in graph.output_names):
+                raise refuse_fixed(name)
         names = f"outputs {', '.join(graph.output_names)}; inputs {', '.join(v.name for v in graph.inputs)}"
         raise UsageError(
             f"no output looks like the next value of an input ({names})", hint="say it: --state OUTPUT=INPUT"

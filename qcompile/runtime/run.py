@@ -144,8 +144,7 @@ class Session:
         self.inputs = [_tensor(self._info.inputs[i]) for i in range(self._info.n_inputs)]
         self.outputs = [_tensor(self._info.outputs[i]) for i in range(self._info.n_outputs)]
         # A bundle of an older qcompile has no such table.
-        count = self._info.n_states if "states" in self.manifest else 0
-        self.states = [_tensor(self._info.states[i]) for i in range(count)]
+        self.states = [_tensor(self._info.states[i]) for i in range("states" in self.manifest and self._info.n_states)]
         self.symbols: list[dict[str, Any]] = self.manifest.get("symbols", [])
         self._first_run = [t["name"] for t in self.manifest.get("inputs", ()) if t.get("first_run")]
         self._lock = threading.Lock()
@@ -288,7 +287,7 @@ class Session:
 
     def _run(self, inputs: Mapping[str, Any], times: int | None) -> dict[str, np.ndarray[Any, Any]]:
         goes_on = bool(self._first_run) and self._state(self.manifest["length"]["state"])[0] > 0
-        _check_names(inputs, self.inputs, self._first_run if goes_on else ())
+        _check_names(inputs, self.inputs, self._first_run if goes_on else (), self.states)
         sizes = [int(self._state(s["kept"])[0]) if goes_on and "kept" in s else _size(s, inputs) for s in self.symbols]
         given = [self._sized(i, tensor, sizes) for i, tensor in enumerate(self.inputs)]
         arrays = [_checked(inputs[t.name], t) if t.name in inputs else None for t in given]
@@ -447,13 +446,14 @@ def _aligned(tensor: Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(np.ndarray(tensor.shape, dtype, memory, -_address(memory) % _ALIGNMENT))
 
 
-def _check_names(inputs: Mapping[str, Any], tensors: Sequence[Tensor], optional: Sequence[str]) -> None:
-    known = [tensor.name for tensor in tensors]
+def _check_names(inputs: Mapping[str, Any], takes: list[Tensor], optional: Sequence[str], keeps: list[Tensor]) -> None:
+    known, states = [tensor.name for tensor in takes], [tensor.name for tensor in keeps]
     if not isinstance(inputs, Mapping):
         raise InputError(f"inputs is a {type(inputs).__name__}, expected a mapping of {known} to arrays")
     for name in (*inputs, *known):
         if name not in known:
-            raise InputError(f"the model has no input {name!r}", f"its inputs are {known}")
+            hint = "it is a state, which set_state() sets; " * (name in states)
+            raise InputError(f"the model has no input {name!r}", f"{hint}its inputs are {known}")
         if name not in inputs and name not in optional:
             raise InputError(f"input {name!r} is missing", f"the model's inputs are {known}")
 

@@ -12,14 +12,17 @@ import numpy.typing as npt
 
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.sample import graph_inputs
+from qcompile.calibrate.sequence import has_room
 from qcompile.errors import UsageError
 from qcompile.evaluate.evaluation import check_alike
 from qcompile.evaluate.labelled_set import Labelled, LabelledSet
 from qcompile.evaluate.measure import Measure, Observation, make_measure
 from qcompile.ir.graph import Graph
+from qcompile.ir.initial import initial_states
 from qcompile.ops.interpreter import Interpreter
 from qcompile.progress import Progress
-from qcompile.search.boundary import bound_sample, real_outputs
+from qcompile.quant.affine import quantize
+from qcompile.search.boundary import real_outputs
 from qcompile.search.processes import run_tasks
 
 Array = npt.NDArray[Any]
@@ -65,7 +68,9 @@ class UserMetric:
         self._measure = make_measure(metric)
         self._text = metric
         self._names, self._jobs, self._progress = names, jobs, progress
-        labelled = LabelledSet(data, graph_inputs(reference), preprocess, names=names, limit=MOST)
+        kept = [state.input for state in reference.states]
+        given = [spec for spec in graph_inputs(reference) if spec.name not in kept]
+        labelled = LabelledSet(data, given, preprocess, names=names, limit=MOST, kept=kept)
         self._samples: list[Labelled] = list(labelled)
         self.notes = list(labelled.notes)
         if not self._samples:
@@ -73,7 +78,8 @@ class UserMetric:
         for sample in self._samples:
             _check_label(self._measure, sample)
             check_alike(self._measure, self._samples[0], sample)
-        self._float, self._outputs = Interpreter(reference), list(reference.output_names)
+        passed_on = [state.output for state in reference.states]
+        self._float, self._outputs = _Runs(reference), [n for n in reference.output_names if n not in passed_on]
         self._expected: list[Mapping[str, Array] | None] = []
         self.reference, self._samples_digest = self._measure_float()
         if not 0.0 < self._most() < np.inf:
@@ -116,20 +122,16 @@ class UserMetric:
             graph: float, integer or mixed; its outputs are those of the reference.
             what: for the progress report.
         """
-        run = Interpreter(graph)
-        samples, outputs = self._samples, self._outputs
+        samples, runs = self._samples, _Runs(graph)
 
         def work(index: int) -> Any:
-            with np.errstate(all="ignore"):
-                actual = run.run(bound_sample(graph, samples[index].inputs))
-            named = dict(zip(outputs, real_outputs(graph, outputs, actual), strict=True))
-            return self._row(samples[index], named, self._reference_of(index))
+            return self._row(samples[index], runs(samples[index].inputs, self._outputs), self._reference_of(index))
 
         def report(done: int, total: int) -> None:
             if self._progress is not None:
                 self._progress(done, total, f"{what}, {self.name}")
 
-        value = self._value(run_tasks(work, len(samples), jobs=self._jobs, progress=report))
+        value = self._value(run_tasks(work, len(samples), jobs=1 if graph.states else self._jobs, progress=report))
         lost = self.reference - value if self._measure.higher_is_better else value - self.reference
         return value, 1.0 if np.isnan(lost) else min(1.0, max(0.0, lost / self._most()))
 
@@ -152,13 +154,13 @@ class UserMetric:
                     digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
             needed = self._reads_reference(sample)
             room -= sum(array.nbytes for array in outputs.values()) if needed else 0
-            self._expected.append(outputs if needed and room >= 0 else None)
+            # What came before a sample of a sequence is not computed again.
+            self._expected.append(outputs if needed and (room >= 0 or self._float.goes_on) else None)
             rows.append(self._row(sample, outputs, outputs if needed else None))
         return self._value(rows), digest.digest()
 
     def _float_outputs(self, sample: Labelled) -> dict[str, Array]:
-        with np.errstate(all="ignore"):
-            return {n: np.array(a) for n, a in self._float.run(sample.inputs).items()}
+        return {n: np.array(a) for n, a in self._float(sample.inputs, self._outputs).items()}
 
     def _reads_reference(self, sample: Labelled) -> bool:
         """Return whether the measure looks at the float network's outputs: where no label says what is true."""
@@ -184,6 +186,32 @@ class UserMetric:
     def to_json(self) -> dict[str, Any]:
         """Return the fields that a manifest records."""
         return {"name": self.name, "float": self.reference, "samples": self.size}
+
+
+class _Runs:
+    """A network that takes one sample after another, as a bundle does: what it keeps goes on to the next run.
+
+    Args:
+        graph: float, integer or mixed.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph, self._interpreter, self._kept = graph, Interpreter(graph), initial_states(graph)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a run depends on those before it."""
+        return bool(self._graph.states)
+
+    def __call__(self, sample: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Return real values of some outputs."""
+        given = {value.name: value for value in self._graph.inputs if value.name in sample}
+        bound = {n: quantize(sample[n], v.qparams) if v.qparams is not None else sample[n] for n, v in given.items()}
+        with np.errstate(all="ignore"):
+            made = self._interpreter.run({**bound, **self._kept})
+        kept = {state.input: made[state.output] for state in self._graph.states}
+        self._kept = kept if has_room(self._graph, kept) else initial_states(self._graph)
+        return dict(zip(outputs, real_outputs(self._graph, outputs, made), strict=True))
 
 
 def _check_label(measure: Measure, sample: Labelled) -> None:
