@@ -174,6 +174,8 @@ class _Run:
         real = self.float_run.run(sample, on_value=lambda value, array: exact.update({value.name: array}))
         accumulated: dict[Value, Array] = {}
         watched = {node.outputs[0] for node in self.statistics}
+        if self.done < _WEIGHT_SAMPLES:
+            watched |= {node.inputs[0] for node in self.statistics if node.op.integer is Quantization.ACCUMULATE}
 
         def keep(value: Value, array: Array) -> None:
             if value in watched:
@@ -186,20 +188,22 @@ class _Run:
             if name in self.outputs:
                 self.outputs[name].add(real[name], _real(value, result[name]))
         for node, statistics in self.statistics.items():
-            self._include(node, statistics, exact, accumulated[node.outputs[0]])
+            self._include(node, statistics, exact, accumulated)
         self.done += 1
 
-    def _include(self, node: Node, statistics: NodeStatistics, exact: Mapping[str, Array], accumulated: Array) -> None:
+    def _include(
+        self, node: Node, statistics: NodeStatistics, exact: Mapping[str, Array], accumulated: Mapping[Value, Array]
+    ) -> None:
         value = node.outputs[0]
         truth = exact[self.names[value]]
         statistics.update(truth)
-        statistics.accumulated.add(truth, _real(value, accumulated))
+        statistics.accumulated.add(truth, _real(value, accumulated[value]))
         operands = self._operands(node, exact)
         if operands is not None:
             statistics.alone.add(truth, _real(value, self.integer_nodes_run.evaluate(node, operands, self.sizes)[0]))
         if self.done < _WEIGHT_SAMPLES:
             if node.op.integer is Quantization.ACCUMULATE:
-                self._include_weights(node, statistics, exact, truth)
+                self._include_weights(node, statistics, exact, accumulated.get(node.inputs[0]))
             self._include_roundings(node, statistics, exact, truth)
 
     def _operands(self, node: Node, exact: Mapping[str, Array]) -> list[Array | None] | None:
@@ -215,9 +219,17 @@ class _Run:
         return operands
 
     def _include_weights(
-        self, node: Node, statistics: NodeStatistics, exact: Mapping[str, Array], truth: Array
+        self, node: Node, statistics: NodeStatistics, exact: Mapping[str, Array], arriving: Array | None
     ) -> None:
-        """Evaluate the float node with the integer node's weights on exact operands."""
+        """Evaluate the float node with the integer node's weights, and with its own rounded to the nearest.
+
+        Args:
+            node: of the integer graph.
+            statistics: of the node.
+            exact: float tensors by name.
+            arriving: the node's operand with all errors before it; None where it is not known.
+        """
+        truth = exact[self.names[node.outputs[0]]]
         original = self.producers.get(self.names[node.outputs[0]])
         params = node.inputs[1].qparams
         if original is None or params is None or original.op is not node.op:
@@ -225,9 +237,21 @@ class _Run:
         if original.inputs[1].shape != node.inputs[1].shape:
             return
         operands = [None if v.is_constant else exact[v.name] for v in original.inputs]
-        operands[1] = dequantize(node.inputs[1].constant(), params)
-        statistics.weights = statistics.weights or NoisePower()
-        statistics.weights.add(truth, self.float_nodes_run.evaluate(original, operands, self.sizes)[0])
+        statistics.weights, statistics.nearest = statistics.weights or NoisePower(), statistics.nearest or NoisePower()
+        rounded = dequantize(node.inputs[1].constant(), params)
+        nearest = dequantize(quantize(original.inputs[1].constant(), params), params)
+
+        def add(power: NoisePower, changes: Mapping[int, Array]) -> None:
+            given = [changes.get(place, operand) for place, operand in enumerate(operands)]
+            power.add(truth, self.float_nodes_run.evaluate(original, given, self.sizes)[0])
+
+        add(statistics.weights, {1: rounded})
+        add(statistics.nearest, {1: nearest})
+        if arriving is not None and self.names.get(node.inputs[0]) == original.inputs[0].name:
+            statistics.offset = statistics.offset or (NoisePower(), NoisePower())
+            operands[0] = _real(node.inputs[0], arriving)
+            add(statistics.offset[0], {1: rounded, **_fitted_bias(node, original)})
+            add(statistics.offset[1], {1: nearest})
 
     def _include_roundings(
         self, node: Node, statistics: NodeStatistics, exact: Mapping[str, Array], truth: Array
@@ -261,7 +285,7 @@ class _Run:
             findings = Findings.of(statistics, makers, self._maker(blamed) if blamed is not None else None)
             found[node.outputs[0]] = findings
             names = exclusions.of(node, origin(findings), blamed)
-            if origin(findings) == "inherited":
+            if origin(findings) in ("inherited", "fitted") and roundings:
                 # What takes the cause away from the node before takes it away from this one.
                 worst = _made(min(roundings, key=lambda value: roundings[value].accumulated_db))
                 names = excluded.get(worst, (findings.operand,))
@@ -316,6 +340,14 @@ class _Run:
         nodes = [node for node in self.actual.nodes if node.op.name not in CONVERSIONS]
         real = {node.loc for node in nodes if not node.is_integer and node.outputs[0].dtype == "float32"}
         return real - {node.loc for node in nodes if node.is_integer}
+
+
+def _fitted_bias(node: Node, original: Node) -> dict[int, Array]:
+    """Return the bias of an integer layer in real units, which may be fitted as its weights are, by its place."""
+    bias = node.inputs[2] if len(node.inputs) > 2 and len(original.inputs) > 2 else None
+    if bias is None or not bias.is_constant or bias.qparams is None or bias.shape != original.inputs[2].shape:
+        return {}
+    return {2: np.asarray(dequantize(bias.constant(), bias.qparams))}
 
 
 def _made(value: Value) -> Value:

@@ -21,6 +21,7 @@ _OUTLIER = 8.0  # times the median channel: three of the eight bits are lost for
 _LISTED = 8
 _INHERITED_DB = 6.0
 _BAD_DB = 20.0
+_FITTED_DB = 3.0  # half of the noise of the weights is not of their rounding
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Findings:
         source: the node whose result, as operand, costs most by being written in its codes; "" for an input of the
             graph.
         source_outlier: how far the widest channel of that result reaches over the median channel.
+        nearest_db: SQNR with nothing but the weights quantized, were they rounded to the nearest; None without weights.
+        offset_db: decibels that the weights gain over those rounded to the nearest, on operands with all errors before
+            them; None where that is not known.
     """
 
     alone_db: float | None
@@ -66,6 +70,8 @@ class Findings:
     operand_db: float = 0.0
     source: str = ""
     source_outlier: float = 1.0
+    nearest_db: float | None = None
+    offset_db: float | None = None
 
     @classmethod
     def of(cls, statistics: NodeStatistics, operands: Mapping[str, Findings], source: str | None = None) -> Findings:
@@ -99,6 +105,8 @@ class Findings:
             dead=tuple(int(c) for c in np.flatnonzero(still)) if len(lowest) > 1 else (),
             lost=tuple(int(c) for c in np.flatnonzero(~still & (highest - lowest < step / 2))),
             outliers=_outliers(np.maximum(np.abs(lowest), np.abs(highest))),
+            nearest_db=statistics.nearest.db if statistics.nearest is not None else None,
+            offset_db=statistics.offset[0].db - statistics.offset[1].db if statistics.offset is not None else None,
             **_worst_operands(operands, source),
         )
 
@@ -136,10 +144,11 @@ def _worst_operands(operands: Mapping[str, Findings], source: str | None) -> dic
 
 
 def origin(found: Findings) -> str:
-    """Return where a node's noise comes from: "result", "weights", "operands", "inherited", or "" for nowhere.
+    """Return where a node's noise comes from: "result", "weights", "fitted", "operands", "inherited"; "" for nowhere.
 
     The noise of a node alone comes from writing its result (clipping, rounding), from its weights, and from the
-    rounding of its operands; whatever makes more than half of it is the origin.
+    rounding of its operands; whatever makes more than half of it is the origin. Weights are fitted where they are
+    further from float than rounding makes them, and nearer to float's result for that on operands with errors.
 
     Args:
         found: measured facts.
@@ -151,8 +160,18 @@ def origin(found: Findings) -> str:
     if 10 ** (-found.rounding_db / 10) >= _SHARE * alone:
         return "result"
     if found.weights_db is not None and 10 ** (-found.weights_db / 10) >= _SHARE * alone:
-        return "weights"
+        return "fitted" if _is_fitted(found, found.weights_db) else "weights"
     return "operands"
+
+
+def _is_fitted(found: Findings, weights_db: float) -> bool:
+    """Return whether the weights take back errors of nodes before, which to be alone then shows as noise of theirs."""
+    return _is_apart(found, weights_db) and found.offset_db is not None and found.offset_db > 0.0
+
+
+def _is_apart(found: Findings, weights_db: float) -> bool:
+    """Return whether the weights are further from float than rounding to the nearest makes them."""
+    return found.nearest_db is not None and found.nearest_db - weights_db > _FITTED_DB
 
 
 HEALTHY = "rounding alone"
@@ -169,7 +188,18 @@ def explain(found: Findings) -> str:
     if where == "inherited":
         return f"inherited: '{found.operand}' arrives with {found.operand_db:.1f} dB"
     if where == "weights":
+        if found.nearest_db is not None and found.weights_db is not None and _is_apart(found, found.weights_db):
+            return (
+                f"its weights, which are not the nearest to the float ones ({found.weights_db:.1f} dB by themselves,"
+                f" rounded to the nearest {found.nearest_db:.1f} dB)"
+            )
         return f"rounding of its weights ({found.weights_db:.1f} dB by themselves)"
+    if where == "fitted":
+        before = f"'{found.operand}', which arrives with {found.operand_db:.1f} dB" if found.operand else "the input"
+        return (
+            f"noise of {before}: the weights are fitted to offset it and gain {found.offset_db:.1f} dB on it, but by"
+            f" themselves have {found.weights_db:.1f} dB, rounded to the nearest {found.nearest_db:.1f} dB"
+        )
     if where == "operands":
         return _operand_cause(found)
     return _result_cause(found) if where == "result" else HEALTHY

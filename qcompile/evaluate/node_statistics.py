@@ -31,6 +31,9 @@ class NodeStatistics:
         rounding: noise of writing the exact result in the codes of its range.
         clipping: the part of `rounding` that comes from values beyond the range.
         weights: noise of the quantized weights alone; None for a node without weights.
+        nearest: noise of the float weights rounded to the nearest codes alone; None for a node without weights.
+        offset: noise of the quantized weights, and of those rounded to the nearest codes, on operands with all errors
+            before them; None where these are not known.
         operands: noise of the rounding of one operand alone, by its index; empty where one alone is rounded, and where
             no float node computes the same.
         values, clipped: how many values there were, and how many lay beyond the range.
@@ -47,6 +50,8 @@ class NodeStatistics:
             NoisePower(),
         )
         self.weights: NoisePower | None = None
+        self.nearest: NoisePower | None = None
+        self.offset: tuple[NoisePower, NoisePower] | None = None
         self.operands: dict[int, NoisePower] = {}
         self.values = self.clipped = 0
         self.lowest: Array | None = None

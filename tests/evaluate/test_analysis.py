@@ -19,11 +19,12 @@ from qcompile.evaluate.analysis import NodeAnalysis, analyze_graphs
 from qcompile.evaluate.cause import HEALTHY, Findings, explain, origin
 from qcompile.evaluate.comparison import compare_graphs
 from qcompile.evaluate.node_statistics import NodeStatistics
-from qcompile.ir.graph import Graph
+from qcompile.ir.graph import Graph, Value
 from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassContext, PassManager
 from qcompile.passmgr.selection import selected
+from qcompile.quant.affine import quantize
 from qcompile.report.analysis_html import analysis_html
 
 TEXT = """
@@ -105,6 +106,50 @@ def test_a_healthy_network_only_rounds(healthy: tuple[Graph, Graph]) -> None:
     assert len(first.weight_peaks) == 16
 
 
+def test_weights_that_are_fitted_to_noise_are_not_its_cause(healthy: tuple[Graph, Graph]) -> None:
+    """Where half of the first layer is lost, least squares has the second one make up for it by other weights."""
+    reference, final = healthy
+    broken = final.clone()
+    first, second = (
+        next(n for n in broken.nodes if n.loc == name and n.op.name == "conv2d") for name in ("First", "Second")
+    )
+    lost = first.inputs[1].constant().copy()
+    lost[::2] = 0
+    change(first.inputs[1], lost)
+    assert first.inputs[2].is_constant
+    change(first.inputs[2], np.where(np.arange(16) % 2, first.inputs[2].constant(), 0).astype(np.int32))
+    seen: list[dict[str, np.ndarray]] = []
+    for sample in samples():
+        values: dict[str, np.ndarray] = {}
+        Interpreter(reference).run(sample, on_value=lambda v, a, to=values: to.update({v.name: a}))
+        seen.append(values)
+    relu = np.concatenate([v["relu"].reshape(-1, 16) for v in seen])
+    exact = np.concatenate([v["second"].reshape(-1, 8) for v in seen])
+    weights, params = second.inputs[1], second.inputs[1].qparams
+    assert params is not None
+    kept = np.concatenate([relu[:, 1::2], np.ones((len(relu), 1))], axis=1)
+    fitted, *_ = np.linalg.lstsq(kept, exact, rcond=None)
+    whole = np.zeros((8, 1, 1, 16))
+    whole[..., 1::2] = fitted[:-1].T.reshape(8, 1, 1, 8)
+    change(weights, quantize(whole.astype(np.float32), params))
+    after = {node.name: node for node in analyze_graphs(reference, broken, samples(), count=2).nodes}["Second"]
+    assert after.findings.weights_db is not None
+    assert after.findings.nearest_db is not None
+    assert after.findings.weights_db < 10.0 < 30.0 < after.findings.nearest_db
+    assert after.findings.offset_db is not None
+    assert after.findings.offset_db > 1.0
+    assert origin(after.findings) == "fitted"
+    assert after.cause.startswith("noise of 'First', which arrives with ")
+    assert "the weights are fitted to offset it" in after.cause
+    assert after.exclusion == "--keep-float First", "in float the layer would still read that noise"
+
+
+def change(value: Value, data: np.ndarray) -> None:
+    assert value.constant().shape == data.shape
+    value.data = data.astype(value.constant().dtype)
+    value.data.setflags(write=False)
+
+
 def test_accumulated_error_is_that_of_the_comparison(healthy: tuple[Graph, Graph]) -> None:
     result = analyze_graphs(*healthy, samples(), count=4)
     expected = compare_graphs(*healthy, samples(), count=4)
@@ -127,7 +172,7 @@ def test_alone_leaves_out_the_errors_before(healthy: tuple[Graph, Graph]) -> Non
     assert (after["First"].alone_db or 0) < 10
     assert after["First"].findings.weights_db is not None
     assert after["First"].findings.weights_db < 10
-    assert after["First"].cause.startswith("rounding of its weights")
+    assert after["First"].cause.startswith("its weights, which are not the nearest to the float ones (")
     assert after["Second"].alone_db == before["Second"].alone_db
     assert after["Second"].accumulated_db < 10
     assert after["Second"].cause == f"inherited: 'First' arrives with {after['First'].accumulated_db:.1f} dB"
@@ -331,6 +376,9 @@ GOOD = Findings(
         ({"alone_db": 10.0, "rounding_db": 10.5, "outliers": ((3, 32.0),)}, "result", "keeps 8 of 256 codes"),
         ({"alone_db": 10, "rounding_db": 10, "outliers": ((3, 32.0),), "lost": (1, 2)}, "result", "rounded away: 1, 2"),
         ({"alone_db": 10.0, "weights_db": 10.1}, "weights", "10.1 dB by themselves"),
+        ({"alone_db": 10.0, "weights_db": 10.1, "nearest_db": 11.0, "offset_db": 2.0}, "weights", "rounding of its w"),
+        ({"alone_db": 10.0, "weights_db": 10.1, "nearest_db": 40.0, "offset_db": -2.0}, "weights", "nearest 40.0 dB"),
+        ({"alone_db": 10.0, "weights_db": 10.1, "nearest_db": 40.0, "offset_db": 2.0}, "fitted", "noise of the input"),
         ({"alone_db": 10.0, "source": "B"}, "operands", "its operand 'B', which it amplifies"),
         ({"alone_db": 10.0, "source": "B", "source_outlier": 20.0}, "operands", "equalize"),
         ({"alone_db": 10.0}, "operands", "the graph's input"),
