@@ -177,6 +177,25 @@ def test_average_precision_by_hand() -> None:
     assert value("map", seen({"d": np.zeros((0, 6))}, truth)) == 0.0
 
 
+def test_a_hundred_detections_of_a_class_count() -> None:
+    """As in COCO's evaluation code: an image may have a hundred of each class."""
+    wrong = np.array([[200 + i, 200, 300 + i, 300, 0.9 - i / 1000, 1] for i in range(100)])
+    right = np.array([[0, 0, 10, 10, 0.1, 1], [20, 20, 30, 30, 0.05, 2.0]])
+    truth = np.array([[0, 0, 10, 10, 1], [20, 20, 30, 30, 2.0]])
+    late, earlier = np.concatenate([wrong, right]), np.concatenate([wrong[1:], right])
+    assert value("map", seen({"d": late}, truth)) == pytest.approx((0 + 1) / 2)
+    assert value("map", seen({"d": earlier}, truth)) == pytest.approx((1 / 100 + 1) / 2)
+    assert value("map{most=0}", seen({"d": late}, truth)) == pytest.approx((1 / 101 + 1) / 2)
+    assert value("map{most=1}", seen({"d": earlier}, truth)) == pytest.approx((0 + 1) / 2)
+    for text, message in (
+        ("map{most=-1}", "at least 0"),
+        ("map{iou=50}", "at most 1"),
+        ("f1_boxes{iou=50}", "at most"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            make_measure(text)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text("abc", max_size=6), st.text("abc", max_size=6))
 def test_edits_is_a_distance(first: str, second: str) -> None:

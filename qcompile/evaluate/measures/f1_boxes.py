@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from qcompile.evaluate.boxes import detections, matched, true_boxes
 from qcompile.evaluate.measure import Array, Measure, Observation, float_outputs
+from qcompile.ir.fields import Bounds
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class F1Boxes(Measure):
 
     name: ClassVar[str] = "f1_boxes"
 
-    iou: float = 0.5
+    iou: Annotated[float, Bounds(0.0, 1.0)] = 0.5
     score: float = 0.4
     decode: str = ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from qcompile.errors import InternalError
 from qcompile.evaluate.boxes import detections, matched, true_boxes
 from qcompile.evaluate.intervals import middle_share
 from qcompile.evaluate.measure import Array, Estimate, Measure, Observation
+from qcompile.ir.fields import Bounds
 
 _COCO = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -29,6 +30,7 @@ class Map(Measure):
     Args:
         iou: intersection over union that counts as a match; 0 for COCO's average.
         decode: `module:function` from the outputs to [boxes, 6]: x1, y1, x2, y2, score, class.
+        most: detections of a class that count in an image, the best ones, as in COCO's evaluation code; 0 for all.
 
     Source:
         Lin et al., "Microsoft COCO: common objects in context", 2014, and its evaluation code's definition.
@@ -37,12 +39,13 @@ class Map(Measure):
     name: ClassVar[str] = "map"
     needs_label: ClassVar[bool] = True
 
-    iou: float = 0.0
+    iou: Annotated[float, Bounds(0.0, 1.0)] = 0.0
     decode: str = ""
+    most: Annotated[int, Bounds(0)] = 100
 
     def row(self, seen: Observation) -> Any:
         """Return (score, class and match at each overlap of all boxes; class of each true box)."""
-        found = detections(seen.outputs, self.decode, seen.where)
+        found = _best(detections(seen.outputs, self.decode, seen.where), self.most)
         truth = true_boxes(seen.label, seen.where)
         levels = _COCO if self.iou == 0 else np.asarray([self.iou])
         hits = np.stack([matched(found, truth, level) for level in levels], axis=1)
@@ -65,6 +68,21 @@ class Map(Measure):
         generator = np.random.default_rng(seed)
         drawn = generator.integers(0, len(rows), (_RESAMPLES, len(rows)))
         return np.asarray([_mean_precision([rows[i] for i in indices]) for indices in drawn])
+
+
+def _best(found: Array, most: int) -> Array:
+    """Return the first detections of each class, in their order.
+
+    Args:
+        found: [n, 6], best score first.
+        most: of each class; 0 for all.
+    """
+    if most == 0 or len(found) <= most:
+        return found
+    kept = np.zeros(len(found), np.bool_)
+    for wanted in np.unique(found[:, 5]):
+        kept[np.flatnonzero(found[:, 5] == wanted)[:most]] = True
+    return found[kept]
 
 
 def _mean_precision(rows: Sequence[Any]) -> float:
