@@ -64,8 +64,6 @@ def write_operation(writer: ModelWriter, node: Node, weights: Operands | None = 
 def check_operations(graph: Graph) -> None:
     """Refuse a simplified float graph that could not be written once it is quantized, which takes long.
 
-    What only integers have no form for is refused when it is written: nobody knows before which nodes they will be.
-
     Args:
         graph: float, or of a quantized model.
 

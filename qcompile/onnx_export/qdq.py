@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -168,28 +167,40 @@ def _constant_operand(writer: ModelWriter, node: Node, value: Value) -> None:
 
 def _layer_constants(writer: ModelWriter, node: Node) -> list[str]:
     """Write weight and bias of a layer in integers, with their conversions."""
-    names = []
-    axis = 1 if node.op.name == "conv_transpose2d" else 0
-    if axis and node.attrs.groups > 1 and len(_scale(node.inputs[1])) > 1:
-        where = node.loc or node.output.name
-        problem = f"the grouped transposed convolution '{where}' has no per-channel form in ONNX"
-        raise UsageError(problem, hint=f"keep it in float: --keep-float {shlex.quote(where)}")
-    for value, data, along in (
-        (node.inputs[1], weight_array(node), axis),
-        (node.inputs[2], node.inputs[2].constant(), 0),
-    ):
-        params = value.qparams
-        assert params is not None
-        wish = base_name(value)
-        operands = _grid(writer, params, wish)
-        integers = writer.constant(data, f"{wish}.quantized")
-        options = {"axis": along} if len(params.scale) > 1 else {}
-        names.append(writer.emit("DequantizeLinear", [integers, *operands], wish, **options))
-    return names
+    weight, bias = node.inputs[1], node.inputs[2]
+    if node.op.name != "conv_transpose2d":
+        real = _dequantized(writer, weight, weight_array(node), 0)
+    elif node.attrs.groups == 1:
+        real = _dequantized(writer, weight, weight_array(node), 1)
+    else:
+        real = _grouped_weight(writer, node)
+    return [real, _dequantized(writer, bias, bias.constant(), 0)]
 
 
-def _scale(value: Value) -> tuple[float, ...]:
-    return value.qparams.scale if value.qparams is not None else ()
+def _dequantized(writer: ModelWriter, value: Value, data: Any, axis: int) -> str:
+    """Write a constant in integers with its conversion, whose scales count an axis where there are several."""
+    params, wish = value.qparams, base_name(value)
+    assert params is not None
+    integers = writer.constant(data, f"{wish}.quantized")
+    options = {"axis": axis} if len(params.scale) > 1 else {}
+    return writer.emit("DequantizeLinear", [integers, *_grid(writer, params, wish)], wish, **options)
+
+
+def _grouped_weight(writer: ModelWriter, node: Node) -> str:
+    """Write the weight of a grouped transposed convolution, [inputs, outputs of a group, kh, kw] in ONNX.
+
+    No axis of it counts the outputs, which the scales do, so it is dequantized as [outputs, inputs of a group, kh, kw]
+    and put into ONNX's order in float.
+    """
+    weight, groups, wish = node.inputs[1], node.attrs.groups, base_name(node.inputs[1])
+    data = weight.constant()
+    data = data.transpose(0, 3, 1, 2) if node.attrs.layout == "NHWC" else data
+    outputs, inputs, *kernel = data.shape
+    shapes = [groups, outputs // groups, inputs, *kernel], [groups * inputs, outputs // groups, *kernel]
+    split, joined = (writer.constant(np.asarray(shape, np.int64), f"{wish}.shape") for shape in shapes)
+    name = writer.emit("Reshape", [_dequantized(writer, weight, data, 0), split], f"{wish}.groups")
+    name = writer.emit("Transpose", [name], f"{wish}.swapped", perm=[0, 2, 1, 3, 4])
+    return writer.emit("Reshape", [name, joined], f"{wish}.order")
 
 
 def _grid(writer: ModelWriter, params: QParams, wish: str) -> list[str]:

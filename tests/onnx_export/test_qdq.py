@@ -358,15 +358,27 @@ def up(x: str, y: str, channels: int) -> tuple[Any, Any]:
     return node, numpy_helper.from_array(kernels, "grouped")
 
 
-def test_a_grouped_transposed_convolution_in_integers_is_refused(tmp_path: Path) -> None:
-    node, kernels = up("x", "y", 3)
-    path = save([node], tmp_path / "t.onnx", (list(SHAPE), [1, 3, 24, 24]), kernels)
-    with pytest.raises(UsageError, match="no per-channel form") as refused:
-        export_qdq(path, tmp_path / "q.onnx", calibration=samples(4))
-    assert refused.value.hint == "keep it in float: --keep-float 'up 1'"
-    done = export_qdq(path, tmp_path / "q.onnx", calibration=samples(4), settings={"keep_float": ["up 1"]})
-    assert any("no QuantizeLinear" in note for note in done.notes)
+@pytest.mark.parametrize(("groups", "outputs"), [(8, 1), (8, 2), (4, 1), (2, 3)])
+def test_a_grouped_transposed_convolution_in_integers(tmp_path: Path, groups: int, outputs: int) -> None:
+    """Its scales count outputs, which no axis of its weights in ONNX does."""
+    random = np.random.default_rng(1)
+    kernels = random.normal(0, 0.3, (8, outputs, 2, 2)).astype("f4")
+    kernels *= np.linspace(1, 5, outputs, dtype="f4").reshape(1, -1, 1, 1) * random.uniform(0.2, 4, (8, 1, 1, 1))
+    nodes = [
+        helper.make_node("Conv", ["x", "w0", "b0"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["c", "up"], ["y"], name="up", group=groups, strides=[2, 2]),
+    ]
+    shapes = list(SHAPE), [1, groups * outputs, 24, 24]
+    path = save(nodes, tmp_path / "t.onnx", shapes, numpy_helper.from_array(kernels.astype("f4"), "up"))
+    done = export_qdq(path, tmp_path / "q.onnx", calibration=samples(16))
     onnx.checker.check_model(onnx.load(done.path), full_check=True)
+    made, again = integers(path), integers(done.path)
+    for graph in (made, again):
+        assert any(node.op.name == "conv_transpose2d" and node.is_integer for node in graph.nodes)
+    np.testing.assert_array_equal(answers(again), answers(made))
+    step = np.ptp(answers(made)) / 255
+    for optimize in (False, True):
+        np.testing.assert_allclose(runtime_answers(done.path, optimize), answers(made), atol=1.01 * step)
 
 
 def test_a_grouped_transposed_convolution_that_leaves_integers_is_written(tmp_path: Path) -> None:
