@@ -211,7 +211,9 @@ def _same_inputs(engine: BundleEngine | RemoteEngine, reference: Path, options: 
     from qcompile.onnx_import.load import load_model
 
     made = (engine.manifest.get("recipe") or {}).get("configuration") or {}
-    known = {value.name for value in load_model(reference).proto.graph.input}
+    # The model is read for that alone, and once more to compile it.
+    told = made.get("input_shapes") or made.get("input_values")
+    known = {value.name for value in load_model(reference).proto.graph.input} if told else set()
     fixed = {spec.name: spec.shape for spec in engine.inputs if not spec.axes}
     shapes = {**_of(known, made.get("input_shapes")), **fixed, **(options.get("input_shapes") or {})}
     values = {**_of(known, made.get("input_values")), **(options.get("input_values") or {})}

@@ -146,6 +146,18 @@ def describe_type(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
+def is_written(annotation: Any) -> bool:
+    """Return whether there are literals that fit a field's type."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return is_written(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(map(is_written, arguments))
+    if origin is tuple:
+        return all(a is Ellipsis or is_written(a) for a in arguments)
+    return origin is typing.Literal or annotation in (Any, bool, int, float, str, tuple, type(None))
+
+
 def accepts(annotation: Any, value: Any) -> bool:
     """Return whether a parsed literal fits a field's type; an int fits float."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from qcompile.errors import PassError, UsageError, did_you_mean
-from qcompile.ir.fields import check_bounds
+from qcompile.ir.fields import check_bounds, describe_type, is_written
 from qcompile.passmgr.facts import Fact
 from qcompile.passmgr.options import Option, options_of
 from qcompile.passmgr.passbase import Pass
@@ -97,7 +97,7 @@ class PassRegistry:
         """
         name = _pass_name(name)
         if name not in self._entries:
-            raise PassError(f"unknown pass '{name}'", hint=did_you_mean(name, self.names()))
+            raise self._unknown(name)
         entry = self._entries[name]
         if entry.loaded is None:
             entry.loaded = _validated(entry.load(), name, entry.origin)
@@ -118,6 +118,20 @@ class PassRegistry:
             establishes=tuple(f.name for f in cls.establishes),
             tolerance=str(cls.tolerance),
         )
+
+    def _unknown(self, name: str) -> PassError:
+        """Return what to say of a name that no file has, though a class in a user's file may."""
+        for entry in self._entries.values():
+            if not entry.origin.endswith(".py"):
+                continue
+            try:
+                found = getattr(entry.load(), "name", None)
+            except PassError:
+                continue  # its own fault is said when it is asked for
+            if isinstance(found, str) and name in (found, _pass_name(found)):
+                hint = f"a file is named after its pass: rename it {_pass_name(found).replace('-', '_')}.py"
+                return PassError(f"unknown pass '{name}': the file of the pass '{found}' is {entry.origin}", hint=hint)
+        return PassError(f"unknown pass '{name}'", hint=did_you_mean(name, self.names()))
 
     def _add(self, name: str, origin: str, load: Callable[[], type[Pass]]) -> None:
         if name in self._entries:
@@ -154,7 +168,7 @@ def _pass_name(stem: str) -> str:
 def _load_entry(entry: Any, package: str) -> type[Pass]:
     try:
         return entry.load()  # type: ignore[no-any-return]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problem = f"cannot be loaded from '{entry.value}': {type(error).__name__}: {error}"
         raise PassError(f"pass '{entry.name}' of package {package} {problem}") from error
 
@@ -169,7 +183,7 @@ def _load_file(file: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses resolve annotations through sys.modules
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise PassError(f"cannot be loaded: {type(error).__name__}: {error}", loc=str(file)) from error
     return module
@@ -202,11 +216,9 @@ def _validated(cls: Any, name: str, origin: str) -> type[Pass]:
     for fact in (*cls.requires, *cls.establishes):
         if not isinstance(fact, Fact):
             raise PassError(f"{where} names {fact!r}, not a Fact", hint="see qcompile.passmgr.facts")
-    try:
-        typing.get_type_hints(cls)
-    except Exception as error:
-        problem = f"{where} has an annotation that cannot be read: {type(error).__name__}: {error}"
-        raise PassError(problem, hint="import what annotations name outside of `if TYPE_CHECKING`") from error
+    if missing := sorted(cls.__abstractmethods__):
+        raise PassError(f"{where} does not define {', '.join(f'{method}()' for method in missing)}")
+    _check_options(cls, where)
     try:
         check_bounds(cls())
     except ValueError as error:
@@ -215,6 +227,19 @@ def _validated(cls: Any, name: str, origin: str) -> type[Pass]:
         required = ", ".join(f.name for f in fields(cls))
         raise PassError(f"{where} cannot be made without options ({required}): {error}") from error
     return cls
+
+
+def _check_options(cls: type[Pass], where: str) -> None:
+    """Refuse options whose types cannot be read, or which no text can give."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception as error:
+        problem = f"{where} has an annotation that cannot be read: {type(error).__name__}: {error}"
+        raise PassError(problem, hint="import what annotations name outside of `if TYPE_CHECKING`") from error
+    for option in fields(cls):
+        if not is_written(hints[option.name]):
+            problem = f"{where}: option '{option.name}' is a {describe_type(hints[option.name])}, which no text gives"
+            raise PassError(problem, hint="bool, int, float, str, tuple[float, ...] and the like, Literal, or None")
 
 
 @cache

@@ -85,8 +85,14 @@ def test_a_file_is_not_imported_before_it_is_needed(tmp_path: Path) -> None:
         (HEAD + BODY.replace("Exact()\n", "Exact()\n    requires: ClassVar = ('magic',)\n"), "not a Fact"),
         (HEAD + BODY.replace("Exact()\n", "Exact()\n    size: int\n"), "cannot be made without options (size)"),
         (HEAD + BODY.replace("Exact()\n", "Exact()\n    table: ClassVar['Thing'] = {}\n"), "NameError: name 'Thing'"),
-        (HEAD + BODY.replace("def run", "def walk"), "cannot be made without options"),
+        (HEAD + BODY.replace("def run", "def walk"), "does not define run()"),
         ("def (", "cannot be loaded: SyntaxError"),
+        (HEAD + "import sys\nsys.exit(0)\n" + BODY, "cannot be loaded: SystemExit"),
+        (HEAD + BODY.replace("    def run", "    sizes: list[int] | dict = ()\n\n    def run"), "no text gives"),
+        (
+            HEAD + BODY.replace("    def run", "    sizes: tuple[object, ...] = ()\n\n    def run"),
+            "option 'sizes' is a",
+        ),
     ],
 )
 def test_faulty_files(text: str, message: str, tmp_path: Path) -> None:
@@ -95,6 +101,16 @@ def test_faulty_files(text: str, message: str, tmp_path: Path) -> None:
         PassRegistry([tmp_path]).get("mine")
     assert message in caught.value.message
     assert "mine" in str(caught.value)
+
+
+def test_a_file_that_is_not_named_after_its_pass(tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text("1 / 0")
+    (tmp_path / "other.py").write_text(HEAD + BODY)
+    with pytest.raises(PassError, match=r"unknown pass 'mine': the file of the pass 'mine' is .*other\.py") as caught:
+        PassRegistry([tmp_path]).get("mine")
+    assert caught.value.hint == "a file is named after its pass: rename it mine.py"
+    with pytest.raises(PassError, match=r"unknown pass 'yours'$"):
+        PassRegistry([tmp_path]).get("yours")
 
 
 def test_not_a_directory(tmp_path: Path) -> None:
