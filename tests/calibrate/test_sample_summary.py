@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from qcompile.calibrate.calibration_set import open_calibration
 from qcompile.calibrate.sample import InputSpec
@@ -15,7 +18,7 @@ X = (InputSpec("x", "float32", (1, 4)),)
 def summary(arrays: list[np.ndarray]) -> SampleSummary:
     found = SampleSummary()
     for array in arrays:
-        found.include({"x": np.asarray(array, np.float32)})
+        found.include({"x": np.ascontiguousarray(array, np.float32)})
     return found
 
 
@@ -79,3 +82,37 @@ def test_a_calibration_set_keeps_the_summary_of_its_latest_pass() -> None:
         assert sum(1 for _ in samples) == 3
         assert samples.summary is not None
         assert (samples.summary.count, samples.summary.repeated) == (3, 0)
+
+
+PHOTOGRAPHS = sorted((Path(__file__).parents[2] / "examples" / "images").glob("*.jpg"))
+
+
+def photographs(size: int, only: str = "") -> list[np.ndarray]:
+    """Return [size, size, 3] pixels."""
+    found = [Image.open(path).convert("RGB").resize((size, size)) for path in PHOTOGRAPHS if only in path.name]
+    assert found
+    return [np.asarray(image, np.float32) for image in found]
+
+
+@pytest.mark.parametrize("size", [20, 32, 100, 224])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_reshaped_instead_of_transposed(size: int, scaled: bool) -> None:
+    """What is in the order of pixels is told from planes, whatever the size leaves over when divided by three."""
+    images = [(x - [123.7, 116.3, 103.5]) / [58.4, 57.1, 57.4] if scaled else x for x in photographs(size)]
+    assert summary([x.transpose(2, 0, 1)[None] for x in images]).notes() == []
+    (note,) = summary([x.reshape(1, 3, size, size) for x in images]).notes()
+    assert note.startswith("the values in 'x' repeat every third column and row")
+
+
+def test_what_is_no_reshaped_picture() -> None:
+    generator = np.random.default_rng(0)
+    for image in photographs(64):  # one at a time, grey ones, too
+        planes = image.transpose(2, 0, 1)[None]
+        mosaic = np.zeros_like(planes)
+        mosaic[:, 0, ::2, ::2], mosaic[:, 2, 1::2, 1::2] = planes[:, 0, ::2, ::2], planes[:, 2, 1::2, 1::2]
+        mosaic[:, 1, ::2, 1::2] = planes[:, 1, ::2, 1::2]
+        striped = planes * (np.arange(64) % 3 == 0)
+        for array in (planes, mosaic, striped, planes.round(-2), planes[:, :, :17, :50]):
+            assert summary([array]).interleaved == []
+    for array in (generator.normal(size=(1, 3, 40, 40)), np.zeros((1, 3, 40, 40)), generator.normal(size=(2, 3, 9, 9))):
+        assert summary([array]).interleaved == []
