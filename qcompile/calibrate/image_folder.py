@@ -113,7 +113,8 @@ def image_files(path: Path) -> list[Path]:
     """Return the image files of a folder and the folders in it, sorted by path; or the file itself."""
     if path.is_file():
         return [path] if path.suffix.lower() in SUFFIXES else []
-    found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    # A link to nothing is no reason to go on with fewer images than the user sees.
+    found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and (p.is_file() or not p.exists()))
     visible = (p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts))
     return sorted(visible, key=lambda p: p.relative_to(path).as_posix())
 
@@ -133,6 +134,10 @@ def read_image(file: Path) -> Image:
             with Images.open(file) as image:
                 image.load()
                 upright = ImageOps.exif_transpose(image) or image
+                if upright.mode == "F":  # Pillow would cut what lies between 0 and 1 to black
+                    hint = "save it with 8 or 16 bits, or its pixels as float32 in a .npy file"
+                    problem = "it holds real numbers, of which nothing says what is white"
+                    raise CalibrationError(f"image '{file}' cannot be taken: {problem}", hint=hint)
                 return upright.convert("RGBA") if upright.mode == "P" else upright.copy()
     except (OSError, ValueError, SyntaxError, Images.DecompressionBombError, Warning) as error:
         unknown = isinstance(error, UnidentifiedImageError)

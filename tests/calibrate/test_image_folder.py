@@ -177,3 +177,18 @@ def test_fewer_samples_than_a_batch(folder):
     spec = InputSpec("image", "float32", (8, 3, 32, 32))
     with pytest.raises(CalibrationError, match="gives 4 samples, the model takes 8"):
         open_calibration(folder, [spec], STEPS, crops_per_image=1)
+
+
+def test_images_of_real_numbers_are_refused(tmp_path):
+    """Pillow makes those from 0 to 1 black without a word."""
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "depth.tiff")
+    with pytest.raises(CalibrationError, match=r"depth\.tiff' cannot be taken: it holds real numbers") as caught:
+        list(open_calibration(tmp_path, [InputSpec("x", "float32", (1, 3, 8, 8))]))
+    assert "8 or 16 bits" in caught.value.hint
+
+
+def test_a_link_to_nothing_is_said(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone" / "b.png")
+    with pytest.raises(CalibrationError, match=r"b\.png' cannot be read: .*No such file"):
+        list(open_calibration(tmp_path, [InputSpec("x", "float32", (1, 3, 8, 8))]))
