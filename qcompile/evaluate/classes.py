@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -125,15 +126,17 @@ def named_classes(name: str, names: Sequence[str]) -> list[int]:
     """Return the classes that a name stands for: those of that very name, else those that differ in case alone.
 
     A slash in the name of a class is an underscore in that of a folder, which cannot hold one; spaces around a name
-    do not count.
+    do not count. Where nothing is the same then, one sign between words is as good as any other.
 
     Args:
         name: what was given.
         names: of all classes.
     """
-    forms: tuple[Callable[[str], str], ...] = (str, _as_folder, lambda text: _as_folder(text).casefold())
+    forms: tuple[Callable[[str], str], ...] = (str, _as_folder, lambda text: _as_folder(text).casefold(), _words)
     for form in forms:
         wanted = form(name)
+        if not wanted:
+            break
         if found := [i for i, known in enumerate(names) if form(known) == wanted]:
             return found
     return []
@@ -141,6 +144,10 @@ def named_classes(name: str, names: Sequence[str]) -> list[int]:
 
 def _as_folder(name: str) -> str:
     return name.strip().replace("/", "_")
+
+
+def _words(name: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", name.casefold()))
 
 
 def class_label(seen: Observation, classes: int) -> int:

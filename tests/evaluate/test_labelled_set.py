@@ -47,6 +47,20 @@ def test_folders_named_by_class_names_that_are_numbers(tmp_path: Path) -> None:
         LabelledSet(str(tmp_path), GREY, PIXELS, names=["1", "2", "3"])
 
 
+def test_folders_named_by_the_words_of_a_class(tmp_path: Path) -> None:
+    names = ["T-shirt/top", "Ankle boot", "ankle_boot", "--", "Bag"]
+    for folder in ("T-shirt-top", "BAG"):
+        picture(tmp_path / folder / "one.png", 1)
+    assert sorted(labels_of(LabelledSet(str(tmp_path), GREY, PIXELS, names=names))) == [0, 4]
+    picture(tmp_path / "ankle-boot" / "one.png", 1)
+    with pytest.raises(UsageError, match=r"may be any of the classes 1 \('Ankle boot'\) and 2 \('ankle_boot'\)"):
+        LabelledSet(str(tmp_path), GREY, PIXELS, names=names)
+    (tmp_path / "ankle-boot" / "one.png").rename(tmp_path / "BAG" / "two.png")
+    picture(tmp_path / "+" / "one.png", 1)
+    with pytest.raises(UsageError, match=r"'\+' is not one of the 5 class names"):
+        LabelledSet(str(tmp_path), GREY, PIXELS, names=names)
+
+
 def test_folders_named_by_class(tmp_path: Path) -> None:
     for name in ("dog", "Cat"):
         picture(tmp_path / name / "one.png", 1)
