@@ -12,7 +12,7 @@ from qcompile.ir.regions import times_run
 from qcompile.ops.arithmetic import CONVERSIONS
 from qcompile.report.search_section import search_section
 from qcompile.report.templates import filled
-from qcompile.report.terminal import bytes_text, int8_share, step_counts
+from qcompile.report.terminal import bytes_text, int8_share, macs_text, step_counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
     rows = _rows(made)
     return filled(
         "report.html.j2",
-        {"bytes": bytes_text, "middle": _without_middle, "microseconds": _microseconds},
+        {"bytes": bytes_text, "macs": macs_text, "middle": _without_middle, "microseconds": _microseconds},
         program=program,
         target=program.target,
         model=provenance.model,

@@ -37,7 +37,7 @@ def print_bundle(bundle: Bundle, seconds: float) -> None:
         ("steps", step_counts(steps, bundle.float_within)),
     ]
     if any(step["macs"] for step in steps):
-        rows.append(("MACs", f"{sum(s['macs'] for s in steps) / 1e6:.1f} million, {_shares(steps)}"))
+        rows.append(("MACs", f"{macs_text(sum(s['macs'] for s in steps))}, {_shares(steps)}"))
     accuracy = manifest["recipe"].get("accuracy")
     if accuracy:
         rows.append(("accuracy", accuracy_text(accuracy)))
@@ -87,6 +87,11 @@ def bytes_text(count: int) -> str:
         if count >= size:
             return f"{count / size:.2f} {unit}" if unit != "KiB" else f"{count / size:.0f} {unit}"
     return f"{count} bytes"
+
+
+def macs_text(count: int) -> str:
+    """Return a number of multiply-accumulates for people: that of a small network is no 0.0 million."""
+    return f"{count / 1e6:.1f} million" if count >= 10**6 else f"{count:,}"
 
 
 def accuracy_text(accuracy: dict[str, Any]) -> str:
@@ -197,7 +202,7 @@ def print_benchmark(result: Benchmark, *, as_json: bool) -> None:
         ("first", _milliseconds(result.first_ms)),
         *([("load", _milliseconds(result.load_ms))] if result.load_ms is not None else []),
         ("peak memory", f"{result.peak_mb:.1f} MB"),
-        ("speed", f"{result.gmacs:.1f} GMAC/s ({result.macs / 1e6:.1f} million MACs)"),
+        ("speed", f"{result.gmacs:.1f} GMAC/s ({macs_text(result.macs)} MACs)"),
         ("measured", f"{result.runs} runs, {result.threads} thread{'s' * (result.threads != 1)}, {_where(result)}"),
     ]
     facts([row for row in rows if row[0] != "speed" or result.macs])

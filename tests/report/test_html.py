@@ -187,3 +187,26 @@ def test_the_steps_of_a_recurrent_layer_have_facts_of_their_own(tmp_path: Path) 
     for row in rows:
         shares[row[1]] = shares.get(row[1], 0.0) + float(row[9].strip(" %"))
     assert shares["dense"] > 4 * shares["concat"]
+
+
+def test_what_is_kept_between_runs_is_listed(tmp_path: Path) -> None:
+    """Its noise may be the worst of all, which the summary tells; the work of a small network is no 0.0 million."""
+    weight = numpy_helper.from_array(np.random.default_rng(0).normal(0, 0.3, (6, 6)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Add", ["x", "h"], ["s"]),
+        helper.make_node("MatMul", ["s", "w"], ["m"], name="mix"),
+        helper.make_node("Tanh", ["m"], ["h_next"], name="bend"),
+        helper.make_node("Neg", ["h_next"], ["y"]),
+    ]
+    x, h, y, made = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 6]) for n in ("x", "h", "y", "h_next"))
+    graph = helper.make_graph(nodes, "cell", [x, h], [y, made], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "c.onnx")
+    inputs = [{"x": x} for x in np.random.default_rng(1).normal(size=(9, 1, 6)).astype(np.float32)]
+    bundle = qcompile.compile(tmp_path / "c.onnx", output=tmp_path / "b", calibration=inputs, state=["auto"])
+    page = Page(bundle.report.read_text(encoding="utf-8"))
+    kinds = {row[0]: row[1:] for row in page.rows if len(row) == 5 and row[0] in ("input", "output", "state")}
+    assert kinds["state"][0] == "h"
+    assert float(kinds["state"][-1].removesuffix(" dB")) == pytest.approx(
+        bundle.manifest["recipe"]["accuracy"]["outputs"]["h_next"], abs=0.06
+    )
+    assert "of 36 MACs in int8" in page.text
