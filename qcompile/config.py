@@ -192,6 +192,8 @@ class CompileConfig:
             raise UsageError("--io int8 needs --int8", hint="a float bundle has float inputs and outputs")
         if self.device != "local" and not self.tune:
             raise UsageError("--device is where --tune measures", hint="add --tune")
+        if self.budget != type(self).budget and not self.tune:
+            raise UsageError("--budget is the time for --tune", hint="add --tune")
         if self.tune and self.tuning == "off":
             raise UsageError("--tune and --tuning off exclude each other", hint="name a file for the records")
         if self.searches and self.precision != "int8":

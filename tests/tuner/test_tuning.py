@@ -161,6 +161,7 @@ def test_the_records_that_a_bundle_used_are_in_its_manifest(model: str, tmp_path
         (["--tune", "--target", "rpi4", "--device", "qemu:cortex-a72"], "its times say nothing"),
         (["--tune", "--device", "rpc://board"], "no rpc server"),
         (["--device", "ssh://board"], "add --tune"),
+        (["--budget", "2m"], "add --tune"),
         (["--tune", "--tuning", "off"], "exclude each other"),
         (["--tune", "--budget", "soon"], "--budget 'soon' is no time"),
         (["--tuning", "none.jsonl"], "no file of tuning records"),
