@@ -15,6 +15,7 @@ from qcompile.errors import InternalError, QCompileError, UnsupportedOpError, Us
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.symbol import Symbol
 from qcompile.onnx_import import import_onnx
+from qcompile.onnx_import.named_axes import with_same_names
 from qcompile.onnx_import.separate import separate_rows
 from qcompile.ops.interpreter import Interpreter
 from qcompile.shapes.specialize import Specializer
@@ -106,13 +107,16 @@ def import_bounded(
 
     Args:
         model: as for `import_onnx`.
-        shapes: by input name; see `read_bounds`.
+        shapes: by input name; see `read_bounds`. Inputs left out whose axes the model names like an open one follow it.
         values: what inputs are fixed to, as for `import_onnx`.
 
     Raises:
         UsageError: the shapes are wrong.
         UnsupportedOpError: an operation, or the model's arithmetic on shapes, has no form that serves all sizes.
     """
+    from qcompile.onnx_import.load import load_model  # which loads ONNX
+
+    shapes = with_same_names(load_model(model).proto.graph.input, shapes, values or {})
     largest, symbols = read_bounds(shapes)
     graph = import_onnx(model, largest, values, symbols=symbols)
     if len(symbols) > 1:

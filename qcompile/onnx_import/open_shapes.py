@@ -101,8 +101,24 @@ class OpenShapes:
         if not any(v in self._twins for v in inputs):
             return
         names = [f"{value.name}.live" for value in results]
-        node = self._graph.add_node(op, [self.live(v) for v in inputs], attrs, names=names, loc=loc)
+        node = self._graph.add_node(op, self.operands(op, inputs), attrs, names=names, loc=loc)
         self._twins.update(zip(results, node.outputs, strict=True))
+
+    def operands(self, op: OpDef, inputs: Sequence[Value]) -> list[Value]:
+        """Return what a node that runs reads in place of constants.
+
+        An elementwise result has the open extents of its operands that are computed. On an axis where these have none,
+        such as that of [0, 1, …] compared with one length, a constant of which the first elements matter must end
+        itself.
+        """
+        if isinstance(op, Binary) or op.name == "where":
+            for value in [value for value in inputs if value in self._leading]:
+                others = [self.live(v) for v in inputs if v not in self._leading]
+                reached = {a - len(v.shape) for v in others for a in range(len(v.shape)) if self.extent(v, a)}
+                places = enumerate(self._leading[value], -len(value.shape))
+                if any(extent is not None and place not in reached for place, extent in places):
+                    self.end(value)
+        return [self.live(value) for value in inputs]
 
     def lead(self, constant: Value, axes: Axes) -> None:
         """Note that the actual sizes take the first elements of a constant, and of how many on each axis.

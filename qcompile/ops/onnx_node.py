@@ -133,7 +133,7 @@ class OnnxNode:
             if known and op not in PACKED:
                 return self._fold(definition, inputs, instance, names)
             if self.open is not None:
-                inputs = [self.open.live(v) for v in inputs]
+                inputs = self.open.operands(definition, inputs)
             node = self.graph.add_node(definition, inputs, instance, names=names, loc=self.name)
             made = self._checked(node.outputs)
         except ValueError as error:
