@@ -435,10 +435,16 @@ class _Net:
         if min(best.use) < LEAST_DB:
             part = best.use.index(min(best.use)) in self._parts
             where, db = ("part of an output", min(best.use)) if part else ("output", after)
-            self._context.note(
-                f"the worst {where} has an SQNR of {db:.1f} dB only: `qcompile analyze` shows why, and "
-                "--accuracy auto searches further"
+            self._context.note(f"the worst {where} has an SQNR of {db:.1f} dB only: {self._advice()}")
+
+    def _advice(self) -> str:
+        """Return what to do about a low SQNR, in words."""
+        if _chooses(self._calibrated):
+            return (
+                "the data decide which elements the outputs hold and in what order, and one in another place counts as "
+                "wrong; `qcompile eval` with your metric tells how good the answers are"
             )
+        return "`qcompile analyze` shows why, and --accuracy auto searches further"
 
     def _at_parts(self, plain: _Checked, best: _Checked) -> str:
         """Return what became of the worst part of an output, in words; nothing where none has parts."""

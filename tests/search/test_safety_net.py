@@ -330,7 +330,20 @@ def test_a_network_is_judged_on_samples_that_its_weights_were_not_fitted_to():
     given = [{"x": np.full((1, 8), 4.0 if index % 2 else 0.5, np.float32)} for index in range(600)]
     context = PassContext(samples=lambda: iter(given))
     protect([Way(wide, lambda kept, whole: (narrow, []), context, [])])
-    assert any("the worst output has an SQNR of 2.5 dB only" in note for note in context.notes)
+    assert any(
+        "the worst output has an SQNR of 2.5 dB only: `qcompile analyze` shows" in note for note in context.notes
+    )
+
+
+def test_what_the_data_order_is_not_judged_by_its_sqnr():
+    """Rows that change places are as good as before."""
+    text = CLIPPED.replace("  output", "  %r = rank(%x) {axis=1} : i32[1,8]\n  output").replace(
+        "= %y", '= %y\n  output "r" = %r'
+    )
+    wide, narrow = (parse_graph(text.replace("HIGH", high), ops.all_ops()) for high in ("9.0", "1.0"))
+    context = PassContext(samples=lambda: iter([{"x": np.full((1, 8), 4.0, np.float32)}] * 8))
+    protect([Way(wide, lambda kept, whole: (narrow, []), context, [])])
+    assert any("dB only: the data decide which elements the outputs hold" in note for note in context.notes)
 
 
 @pytest.mark.parametrize(("highs", "chosen"), [(("9.0", "1.0"), 0), (("1.0", "9.0"), 1), (("3.0", "3.05"), 0)])
