@@ -13,8 +13,10 @@ from qcompile.calibrate.calibration_set import usual_count
 from qcompile.calibrate.sample_choice import some_samples
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
+from qcompile.ir.regions import computed_bytes
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ops.arithmetic import divided_activation
+from qcompile.parallel import threads_within
 from qcompile.passmgr import AllClose, Bounds, Pass, PassContext, Tolerance
 from qcompile.passmgr.channel_links import LayerWeights
 from qcompile.passmgr.facts import FLOAT, Fact
@@ -24,6 +26,12 @@ from qcompile.scaling.noise import NoiseGains
 from qcompile.scaling.statistics import ChannelStatistics
 
 Array = npt.NDArray[Any]
+
+_FOLLOWED = 8
+"""Samples on which noise is followed to the outputs, of networks that take long."""
+
+_MOST_BYTES = 2**32
+"""Of all tensors of one sample, which are held while noise is followed through them."""
 
 _GRID = 16
 """Factors are powers of 2^(1/16), so that they do not depend on how a machine rounds the sums they come from."""
@@ -59,8 +67,8 @@ class EqualizeActivations(Pass):
         rounded: share of the noise of weights that rounding them by layer leaves, r.
         synthetic: samples to make up where no calibration set is given; 0 leaves the graph as it is.
 
-    Refusals: no calibration samples; too small a gain; channels that meet an operation which does not scale with its
-    operand, a graph input or a graph output.
+    Refusals: no calibration samples; tensors of more than 4 GiB; too small a gain; channels that meet an operation
+    which does not scale with its operand, a graph input or a graph output.
 
     Source:
         the idea of Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019, with
@@ -84,6 +92,10 @@ class EqualizeActivations(Pass):
         if not free.any():
             context.skip(None, "no channel may be scaled")
             return
+        if computed_bytes(graph) > _MOST_BYTES:
+            size = computed_bytes(graph) / 2**30
+            context.skip(None, f"its tensors take {size:.1f} GiB, too much to hold all of a sample's at once")
+            return
         statistics = ChannelStatistics(classes.numbers)
         count = usual_count(graph, self.samples)
         samples = some_samples(graph, context, count, self.synthetic)
@@ -91,26 +103,35 @@ class EqualizeActivations(Pass):
         if not statistics.samples:
             context.skip(None, "there are no calibration samples")
             return
-        found = self._factors(graph, classes, statistics, places, free)
+        found = self._factors(self._gains(graph, context, classes, statistics), classes, statistics, places, free)
         gain = found.before / found.after if found.after else 1.0
         if gain < self.gain:
             context.skip(None, f"its channels are even enough: {gain:.2f} times less noise only")
             return
         _Scaling(context.rewriter(graph), classes, found.factors[places]).apply()
 
+    def _gains(
+        self, graph: Graph, context: PassContext, classes: ScaleClasses, statistics: ChannelStatistics
+    ) -> NoiseGains:
+        """Follow noise from all tensors to the outputs, on some of the samples."""
+        gains, count = NoiseGains(graph, classes, statistics), usual_count(graph, _FOLLOWED)
+        samples = some_samples(graph, context, count, self.synthetic)
+        threads = threads_within(context.threads, computed_bytes(graph))
+        gains.gather(samples, lambda n: context.progress(n, count, "following noise"), threads)
+        return gains
+
     def _factors(
-        self, graph: Graph, classes: ScaleClasses, statistics: ChannelStatistics, places: Array, free: Array
+        self, gains: NoiseGains, classes: ScaleClasses, statistics: ChannelStatistics, places: Array, free: Array
     ) -> ChannelFactors:
         """Find the factors of all classes.
 
         Args:
-            graph: float.
+            gains: of all tensors.
             classes: of its channels.
             statistics: of them.
             places: index of the class of each number.
             free: whether each class may change.
         """
-        gains = NoiseGains(graph, classes, statistics)
         tensors, weights = [], []
         for value in statistics.power:
             indices = places[classes.numbers[value].ravel()]

@@ -81,23 +81,44 @@ class Convolution:
 
     def gradients(self, g: Array) -> tuple[Array, Array]:
         """Return the gradients with respect to x and to the weight, from that with respect to the result."""
-        padded = np.zeros_like(self._padded)
-        _, kh, kw, per_group = self._weight.shape
         if self._depthwise:
             weight = np.empty_like(self._weight)
             for i, j in self._taps():
                 weight[:, i, j, 0] = np.einsum("nhwc,nhwc->c", self._window(self._padded, i, j), g)
-                self._window(padded, i, j)[...] += g * self._weight[:, i, j, 0]
         else:
             groups = self._attrs.groups
             rows = g.reshape(-1, groups, g.shape[-1] // groups).transpose(1, 0, 2)
             weight = np.matmul(rows.transpose(0, 2, 1), self._patches).reshape(self._weight.shape)
-            back = np.matmul(rows, self._matrices())
-            taps = back.reshape(groups, *g.shape[:3], kh, kw, per_group).transpose(1, 2, 3, 4, 5, 0, 6)
-            for i, j in self._taps():
-                self._window(padded, i, j)[...] += taps[:, :, :, i, j].reshape(*g.shape[:3], -1)
-        top, left, _, _ = self._attrs.pads
-        return padded[:, top : top + self._shape[1], left : left + self._shape[2]], weight
+        return input_gradient(g, self._weight, self._attrs, self._shape), weight
+
+
+def input_gradient(g: Array, weight: Array, attrs: Any, shape: tuple[int, ...]) -> Array:
+    """Return the gradient of what a convolution reads, tap by tap.
+
+    Formula:
+        g_x[n, h·s+i·d−p, w·s+j·d−p, c] = Σ weight[o,i,j,c] · g[n,h,w,o]
+
+    Args:
+        g: gradient of the result, float32 [N, H', W', O].
+        weight: float32 [O, kh, kw, C per group].
+        attrs: strides, pads, dilations, groups.
+        shape: of what it reads, [N, H, W, C].
+    """
+    (sh, sw), (dh, dw), groups = attrs.strides, attrs.dilations, attrs.groups
+    top, left, bottom, right = attrs.pads
+    padded = np.zeros((shape[0], shape[1] + top + bottom, shape[2] + left + right, shape[3]), np.float32)
+    outputs, kh, kw, per_group = weight.shape
+    depthwise = per_group == 1 and outputs == groups
+    rows = g.reshape(-1, groups, outputs // groups).transpose(1, 0, 2)
+    matrices = weight.reshape(groups, outputs // groups, kh, kw, per_group)
+    for i, j in ((i, j) for i in range(kh) for j in range(kw)):
+        if depthwise:
+            back = g * weight[:, i, j, 0]
+        else:
+            back = np.matmul(rows, matrices[:, :, i, j]).transpose(1, 0, 2).reshape(*g.shape[:3], -1)
+        bottom_row, right_column = i * dh + (g.shape[1] - 1) * sh + 1, j * dw + (g.shape[2] - 1) * sw + 1
+        padded[:, i * dh : bottom_row : sh, j * dw : right_column : sw] += back
+    return padded[:, top : top + shape[1], left : left + shape[2]]
 
 
 def round_through(x: Array, qparams: QParams) -> tuple[Array, Array]:

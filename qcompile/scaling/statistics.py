@@ -31,7 +31,6 @@ class _Look(NamedTuple):
     high: Array
     low: Array
     power: Array
-    positive: Array
 
 
 class ChannelStatistics:
@@ -43,7 +42,6 @@ class ChannelStatistics:
     Attributes:
         samples: seen.
         power: mean square of each channel, real units squared, in the shapes of `numbers`.
-        positive: share of the elements above zero.
     """
 
     def __init__(self, numbers: Mapping[Value, Array]) -> None:
@@ -51,7 +49,6 @@ class ChannelStatistics:
         self._ends: dict[Value, list[list[Array]]] = {value: [[], []] for value in self._shapes}
         self.samples = 0
         self.power: dict[Value, Array] = {}
-        self.positive: dict[Value, Array] = {}
 
     def gather(
         self, graph: Graph, samples: Iterable[Mapping[str, Array]], progress: Callable[[int], None], threads: int = 1
@@ -83,16 +80,14 @@ class ChannelStatistics:
                 self._add(value, channels)
             self.samples += 1
             progress(self.samples)
-        for found in (self.power, self.positive):
-            for value in found:
-                found[value] = found[value] / self.samples
+        for value in self.power:
+            self.power[value] = self.power[value] / self.samples
 
     def _add(self, value: Value, channels: _Look) -> None:
         highs, lows = self._ends[value]
         highs.append(channels.high)
         lows.append(channels.low)
-        for found, more in ((self.power, channels.power), (self.positive, channels.positive)):
-            found[value] = found[value] + more if value in found else more
+        self.power[value] = self.power[value] + channels.power if value in self.power else channels.power
 
     def reach(self, value: Value) -> tuple[Array, Array]:
         """Return how far the channels of a tensor are taken to reach below zero and above.
@@ -118,12 +113,12 @@ class ChannelStatistics:
 
 
 def _look(shape: tuple[int, ...], array: Array) -> _Look:
-    """Return the extremes and powers of an array along the axes of extent 1."""
+    """Return the extremes and the power of an array along the axes of extent 1."""
     axes = tuple(axis for axis, extent in enumerate(shape) if extent == 1)
     real = array if np.isfinite(array).all() else np.nan_to_num(array, posinf=0.0, neginf=0.0)
     power = np.mean(np.square(real, dtype=np.float64), axes, keepdims=True)
     ends = real.max(axes, keepdims=True), real.min(axes, keepdims=True)
-    return _Look(*ends, power, np.mean(real > 0.0, axes, keepdims=True))
+    return _Look(*ends, power)
 
 
 def _reach(largest: Array) -> Array:

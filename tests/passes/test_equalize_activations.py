@@ -46,3 +46,15 @@ def test_channels_that_have_one_number_are_scaled_alike(read: str, channels: int
     wanted, found = (Interpreter(one).run(samples[0]) for one in (graph, made))
     for name, array in wanted.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-4)
+
+
+def test_tensors_that_a_machine_may_not_hold_at_once_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qcompile.passes import equalize_activations
+
+    uneven = ", ".join(f"{number:.5f}" for number in np.geomspace(0.1, 40, 8 * 36))
+    graph = parse_graph(TEXT.format(uneven=f"[{uneven}]", read="%a", channels=8), ops.all_ops())
+    monkeypatch.setattr(equalize_activations, "_MOST_BYTES", 1000)
+    manager = PassManager("equalize-activations{synthetic=4}")
+    manager.run(graph, PassContext())
+    assert not manager.records[0].changed
+    assert any("GiB, too much to hold all of a sample's at once" in skip.reason for skip in manager.records[0].skips)

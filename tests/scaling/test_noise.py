@@ -64,6 +64,7 @@ def measured(network: str, names: list[str]) -> tuple[Gains, Gains]:
     statistics = ChannelStatistics(classes.numbers)
     statistics.gather(graph, samples, lambda done: None)
     gains = NoiseGains(graph, classes, statistics)
+    gains.gather(samples, lambda done: None)
     values = {value.name: value for value in graph.values()}
     predicted = {name: gains.of(values[name]).ravel() * values[name].shape[1] ** 2 for name in names}
     found: Gains = {name: np.zeros(values[name].shape[-1]) for name in names}
@@ -99,15 +100,47 @@ def test_gains_are_those_of_noise_that_is_added(network: str, names: list[str]) 
         assert np.abs(np.log(ratio)).max() < 0.25, (name, ratio)
 
 
+RECTIFIED = """graph "g" {
+  input %x : f32[1,4,4,2]
+  const @w : f32[2,1,1,2] = normal(1, 0.5)
+  const @v : f32[1,1,1,2] = [3.0, 0.0]
+  const @b : f32[2] = [0.0, 0.5]
+  const @c : f32[1] = [0.0]
+  %a = conv2d(%x, @w, @b) {activation="clip", alpha=0.0, beta=0.4, layout="NHWC"} : f32[1,4,4,2]
+  %y = conv2d(%a, @v, @c) {layout="NHWC"} : f32[1,4,4,1]
+  output "y" = %y
+}
+"""
+
+
+def test_what_an_activation_cut_off_takes_no_noise_and_lets_none_through() -> None:
+    graph = parse_graph(RECTIFIED, ops.all_ops(), source="test")
+    rng = np.random.default_rng(0)
+    samples = [{"x": rng.normal(0, 1, (1, 4, 4, 2)).astype(np.float32)} for _ in range(64)]
+    classes = ScaleClasses(graph)
+    statistics = ChannelStatistics(classes.numbers)
+    statistics.gather(graph, samples, lambda done: None)
+    gains = NoiseGains(graph, classes, statistics)
+    gains.gather(samples, lambda done: None, threads=2)
+    layer, last = graph.nodes
+    seen: list[Array] = []
+    for sample in samples:
+        Interpreter(graph).run(sample, on_value=lambda v, array: seen.append(array) if v is layer.output else None)
+    values = np.concatenate(seen)[..., 0]
+    between = np.mean((values > 0.0) & (values < np.float32(0.4)))
+    assert 0.05 < between < 0.5
+    # 3 from every element of the first channel, nothing from the second; signs are the same for all samples' sizes.
+    power = statistics.power[last.output].mean() * 16
+    assert gains.of(layer.output).ravel() == pytest.approx([between * 9 / power, 0.0], rel=1e-3)
+    assert gains.before(layer).ravel() == pytest.approx([between * 9 / power, 0.0], rel=1e-3)
+
+
 JOINED = """graph "g" {
   input %x : f32[1,4,4,2]
   const @w : f32[2,1,1,2] = normal(1, 0.5)
-  const @v : f32[2,1,1,3] = normal(2, 0.5)
   const @b : f32[2] = [0.0, 0.0]
-  const @k : f32[1,4,4,1] = normal(3, 0.5)
   %a = conv2d(%x, @w, @b) {layout="NHWC"} : f32[1,4,4,2]
-  %c = concat(%a, @k) {axis=3} : f32[1,4,4,3]
-  %y = conv2d(%c, @v, @b) {layout="NHWC"} : f32[1,4,4,2]
+  %y = lrn(%a) {alpha=0.5, bias=1.0, size=3} : f32[1,4,4,2]
   output "y" = %y
 }
 """
@@ -120,7 +153,8 @@ def test_noise_keeps_its_ratio_to_the_signal_where_its_way_is_not_followed() -> 
     sample = {"x": np.random.default_rng(0).normal(0, 1, (1, 4, 4, 2)).astype(np.float32)}
     statistics.gather(graph, [sample], lambda done: None)
     gains = NoiseGains(graph, classes, statistics)
-    a, c = (node.output for node in graph.nodes[:2])
-    power = {value: statistics.power[value].mean() * value.type.size for value in (a, c)}
-    assert gains.of(a).max() * power[a] == pytest.approx(gains.of(c).mean() * power[c])
+    gains.gather([sample], lambda done: None)
+    a, y = (node.output for node in graph.nodes)
+    power = {value: statistics.power[value].mean() * value.type.size for value in (a, y)}
+    assert gains.of(a).max() * power[a] == pytest.approx(gains.of(y).mean() * power[y])
     assert gains.of(a).min() > 0.0
