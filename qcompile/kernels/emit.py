@@ -250,6 +250,13 @@ def _cast(b: Builder, dtype: str, x: Expr) -> Expr:
     return cast(dtype, x)
 
 
+def _equal(b: Builder, dtype: str, x: Expr, y: Expr) -> Expr:
+    """Compare; LLVM has no comparison for TVM's truth values, which agree where both hold or neither."""
+    if math.base(x) == "bool":
+        return tirx.Or(tirx.And(x, y), tirx.And(tirx.Not(x), tirx.Not(y)))
+    return tirx.EQ(x, y)
+
+
 def _flip(b: Builder, dtype: str, x: Expr) -> Expr:
     unsigned = like_unsigned(dtype)
     raw = x if math.base(x) == "uint8" else bitcast(unsigned, x)
@@ -291,7 +298,7 @@ _EMIT: dict[str, Callable[..., Expr]] = {
     "min": lambda b, t, x, y: tirx.Min(x, y),
     "lt": lambda b, t, x, y: tirx.LT(x, y),
     "le": lambda b, t, x, y: tirx.LE(x, y),
-    "eq": lambda b, t, x, y: tirx.EQ(x, y),
+    "eq": _equal,
     "and": lambda b, t, x, y: tirx.And(x, y),
     "or": lambda b, t, x, y: tirx.Or(x, y),
     "not": lambda b, t, x: tirx.Not(x),

@@ -155,12 +155,23 @@ def cast(value: Expr, dtype: str) -> Expr:
     if value.dtype == dtype:
         return value
     if value.op == "const" and not (is_real(value.dtype) and not is_real(dtype)):
-        return constant(value.data[0], dtype)
+        return constant(_wrapped(value.data[0], dtype), dtype)
     if value.op == "flip" and value.dtype == "int8" and dtype in ("int16", "int32", "int64"):
         return cast(value.args[0], dtype) - 128
     if value.op == "cast" and value.dtype == "float32" and value.args[0].dtype == dtype and dtype in NARROW:
         return value.args[0]  # it was widened, which changes nothing
     return make("cast", dtype, (value,))
+
+
+def _wrapped(value: float, dtype: str) -> float:
+    """Return a constant as its element type holds it: a whole number that lies beyond keeps its low bits."""
+    if is_real(dtype):
+        return value
+    if dtype == "bool":
+        return int(value != 0)
+    bits = 8 * ITEMSIZE[dtype]
+    lowest = 0 if dtype.startswith("uint") else -(1 << (bits - 1))
+    return (int(value) - lowest) % (1 << bits) + lowest
 
 
 def flip(value: Expr) -> Expr:

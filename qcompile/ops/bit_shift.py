@@ -29,7 +29,9 @@ def _from_onnx(node: OnnxNode) -> Value:
 
 
 class BitShift(Binary):
-    """y = a · 2^b or ⌊a / 2^b⌋, modulo the width; 0 where b is the width or more (−1 for a negative a to the right).
+    """y = a · 2^b or ⌊a / 2^b⌋, modulo the width.
+
+    Where b is negative, or the width or more, it is 0; to the right −1 for a negative a.
 
     Source:
         ONNX BitShift.
@@ -42,16 +44,19 @@ class BitShift(Binary):
     def combine(self, attrs: BitShiftAttrs, a: Array, b: Array) -> Array:
         """Return a shifted by b bits."""
         width = 8 * a.dtype.itemsize
+        within, by = (b >= 0) & (b < width), np.clip(b, 0, width - 1)
         if attrs.left:
-            return np.where(b < width, np.left_shift(a, np.minimum(b, width - 1)), a.dtype.type(0))
+            return np.asarray(np.where(within, np.left_shift(a, by), a.dtype.type(0)))
         beyond = np.where(a < 0, ~a.dtype.type(0), a.dtype.type(0))
-        return np.where(b < width, np.right_shift(a, np.minimum(b, width - 1)), beyond)
+        return np.asarray(np.where(within, np.right_shift(a, by), beyond))
 
     def expression(self, e: Any, attrs: BitShiftAttrs, a: Any, b: Any) -> Any:
         """Return a shifted by b bits; the machine's shift is defined below the width only."""
         width = 8 * np.dtype(a.dtype).itemsize
         zero = e.cast(e.i32(0), a.dtype)
-        within = e.min(b, e.cast(e.i32(width - 1), b.dtype))
-        moved = e.shift_left(a, within) if attrs.left else a >> within
-        beyond = zero if attrs.left else e.select(a < zero, e.cast(e.i32(-1), a.dtype), zero)
-        return e.select(b < e.cast(e.i32(width), b.dtype), moved, beyond)
+        by, beyond = e.min(b, e.cast(e.i32(width - 1), b.dtype)), zero
+        if not b.dtype.startswith("uint"):  # an unsigned number is never negative, which TVM cannot always prove
+            by = e.max(by, zero)
+            beyond = zero if attrs.left else e.select(a < zero, e.cast(e.i32(-1), a.dtype), zero)
+        moved = e.shift_left(a, by) if attrs.left else a >> by
+        return e.select(e.equal(by, b), moved, beyond)

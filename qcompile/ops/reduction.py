@@ -81,7 +81,7 @@ class Reduction(OpDef):
 
         def body(e: Any, i: Any, r: Any) -> Any:
             index = self.input_index(node, i, r)
-            return e.centred(0, *index) if node.is_integer else e.load(0, *index)
+            return e.centred(0, *index) if node.is_integer else e.cast(e.load(0, *index), init[1])
 
         context.reduce(node, tuple(shape[a] for a in axes), body, combine, init, finish)
 
@@ -176,10 +176,11 @@ class SelectReduction(Reduction):
             init: tuple[float, str] = (sign * 2**20, "int32")
             self.lower_reduction(node, context, self.combine, init, lambda e, acc, i: e.clamp_store(acc))
         else:
-            dtype = node.output.dtype
+            # Machines compare numbers: truth values as 0 and 1.
+            dtype = "uint8" if node.output.dtype == "bool" else node.output.dtype
             real = dtype.startswith(("float", "bfloat"))
             init = (sign * math.inf if real else self._neutral(np.dtype(dtype)), dtype)
-            self.lower_reduction(node, context, self.combine, init, lambda e, acc, i: acc)
+            self.lower_reduction(node, context, self.combine, init, lambda e, acc, i: e.cast(acc, node.output.dtype))
 
 
 def reduce_converter(op: str, *, axes_input_since: int) -> Callable[[OnnxNode], Value]:
