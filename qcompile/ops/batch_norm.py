@@ -12,7 +12,9 @@ from qcompile.errors import LoweringError
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef
 from qcompile.ir.types import TensorType
+from qcompile.ops.computed_weights import is_computed
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.reshape import reshaped
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,21 @@ def _from_onnx(node: OnnxNode) -> Value:
         node.fail("training mode", hint="export the model for inference (eval mode)")
     if not node.attr("spatial", 1):
         node.fail("statistics per position (spatial=0)")
-    operands = [node.value(k) for k in range(5)]
-    return node.add("batch_norm", operands, epsilon=float(node.attr("epsilon", 1e-5)))
+    operands, epsilon = [node.value(k) for k in range(5)], float(node.attr("epsilon", 1e-5))
+    if any(is_computed(parameter) for parameter in operands[1:]):
+        return _computed(node, operands, epsilon)
+    return node.add("batch_norm", operands, epsilon=epsilon)
+
+
+def _computed(node: OnnxNode, operands: Sequence[Value], epsilon: float) -> Value:
+    """Return x · factor + offset with both computed at run time; see `folded`."""
+    x, scale, bias, mean, variance = operands
+    base, channels = node.outputs[0], (x.shape[1], *(1 for _ in x.shape[2:]))
+    least = node.add("add", [variance, node.constant("epsilon", np.array(epsilon, x.dtype))], f"{base}.variance")
+    factor = node.add("div", [scale, node.add("sqrt", [least], f"{base}.deviation")], f"{base}.factor")
+    offset = node.add("sub", [bias, node.add("mul", [mean, factor], f"{base}.mean")], f"{base}.offset")
+    across, added = (reshaped(node, v, channels, f"{v.name}.channels") for v in (factor, offset))
+    return node.add("add", [node.add("mul", [x, across], f"{base}.scaled"), added])
 
 
 class BatchNorm(OpDef):

@@ -20,6 +20,7 @@ from qcompile.ops.arithmetic import (
     finish_accumulator,
     finish_planes,
 )
+from qcompile.ops.computed_weights import biased, convolved, has_computed, is_computed
 from qcompile.ops.convolution import convolve, integer_convolve
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.spatial import (
@@ -82,6 +83,8 @@ class Conv2dAttrs:
 
 
 def _from_onnx(node: OnnxNode) -> Value:
+    if node.has(2) and has_computed(node):
+        return biased(node, _from_onnx)
     x, weight = node.value(0), node.value(1)
     axes = len(x.shape) - 2
     if axes not in (1, 2) or len(weight.shape) != axes + 2:
@@ -90,16 +93,12 @@ def _from_onnx(node: OnnxNode) -> Value:
     strides = window_attribute(node, "strides", axes)
     dilations = window_attribute(node, "dilations", axes)
     pads = window_pads(node, kernel, strides, dilations, x.shape[2:])
+    window: dict[str, Any] = {"strides": (1, *strides)[-2:], "pads": pads, "dilations": (1, *dilations)[-2:]}
+    image, taps, groups = plane(node, x, "plane"), plane(node, weight, "weight"), int(node.attr("group", 1))
+    if is_computed(weight):
+        return convolved(node, image, taps, **window, groups=groups)
     bias = node.value(2) if node.has(2) else node.constant("bias", np.zeros(weight.shape[0], x.dtype))
-    return windowed(
-        node,
-        "conv2d",
-        [plane(node, x, "plane"), plane(node, weight, "weight"), bias],
-        strides=(1, *strides)[-2:],
-        pads=pads,
-        dilations=(1, *dilations)[-2:],
-        groups=int(node.attr("group", 1)),
-    )
+    return windowed(node, "conv2d", [image, taps, bias], **window, groups=groups)
 
 
 class Conv2d(OpDef):

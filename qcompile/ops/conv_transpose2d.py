@@ -19,6 +19,7 @@ from qcompile.ops.arithmetic import (
     finish_accumulator,
     integer_matmul,
 )
+from qcompile.ops.computed_weights import biased, has_computed, is_computed, spread
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
 from qcompile.ops.spatial import Pads, from_nhwc, plane, spatial_axes, to_nhwc, windowed, with_spatial
@@ -89,6 +90,8 @@ class ConvTranspose2dAttrs:
 
 
 def _from_onnx(node: OnnxNode) -> Value:
+    if node.has(2) and has_computed(node):
+        return biased(node, _from_onnx)
     axes = len(node.type(0).shape) - 2
     if axes not in (1, 2) or node.type(1).rank != axes + 2:
         node.fail(f"{axes}-D transposed convolution of {node.type(0)}; only 1-D and 2-D ones are supported")
@@ -103,6 +106,9 @@ def _from_onnx(node: OnnxNode) -> Value:
     )
     pads, added = _transposed_pads(node, x.shape[2:], (kh, kw), strides, dilations, extra)
     outputs = per_group * groups
+    if is_computed(weight):
+        window: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations, "added": added}
+        return spread(node, x, _output_major(node, weight, groups), **window, groups=groups)
     bias = node.value(2) if node.has(2) else node.constant("bias", np.zeros(outputs, x.dtype))
     return windowed(
         node,
