@@ -23,6 +23,7 @@ from qcompile.onnx_import.inline import subgraph
 from qcompile.onnx_import.open_steps import OpenSteps, steps_along, steps_counted
 from qcompile.onnx_import.rolled import RolledLoop
 from qcompile.onnx_import.rolled_flow import ScanForm, rolled_loop, rolled_scan
+from qcompile.onnx_import.sequences import Tensors
 from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.reshape import reshaped
@@ -61,6 +62,8 @@ def _if(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
         branches = [
             convert_body(view, host, subgraph(node, n), (), len(node.output), f"{view.name}/{n}/") for n in names
         ]
+        if any(isinstance(value, Tensors) for branch in branches for value in branch):
+            view.fail("its condition is computed at run time, and a branch makes a sequence")
         return chosen(view, given, *branches)
     branch = subgraph(node, names[0] if given.data.reshape(-1)[0] else names[1])
     return tuple(convert_body(view, host, branch, (), len(node.output), f"{view.name}/"))
@@ -88,17 +91,19 @@ def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
     running = bool(view.array(1, "its condition").reshape(-1)[0]) if view.has(1) else True
     counted = steps_counted(view, 0) if view.has(0) else None
     opened = None if counted is None or not running else OpenSteps(view, counted, view.name)
-    starts = [view.value(k) for k in range(2, len(view.inputs))]
-    states: list[Value | None] = list(starts)
+    starts: list[Any] = [view.value(k) for k in range(2, len(view.inputs))]
+    states: list[Any] = list(starts)
+    sequences = any(isinstance(start, Tensors) for start in starts)
     carried = len(states)
     history: list[list[Value | None]] = []
     collected: list[list[Value | None]] = [[] for _ in range(len(body.output) - 1 - carried)]
     counters = cache(lambda: find_counters(body, starts, trips, host.look_up, view.opset))
-    if running and _stays(view, body, lambda: counters().trips or 0):
+    if running and not sequences and _stays(view, body, lambda: counters().trips or 0):
         return rolled_loop(view, host, body, counters())
     iteration = 0
     while running and (trips is None or iteration < trips):
         if _is_long(view, body, iteration + 1 if trips is None else trips):
+            _refuse(view, sequences)
             return rolled_loop(view, host, body, counters())
         known = [s for s in states if s is not None]
         if len(known) != carried:
@@ -111,6 +116,7 @@ def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
         results = _iteration(view, host, body, [*handed, *known], prefix, opened)
         goes_on = results[0]
         if goes_on is not None and goes_on.data is None and iteration + 1 != trips:
+            _refuse(view, sequences)
             return rolled_loop(view, host, body, counters())
         running = goes_on is not None and goes_on.data is not None and bool(goes_on.data.reshape(-1)[0])
         states = results[1 : 1 + carried]
@@ -127,6 +133,12 @@ def _loop(node: Any, view: OnnxNode, host: Host) -> tuple[Value | None, ...]:
         states = _last(opened, history)
     stacked = [_stacked(view, parts, 0, carried + k, opened) for k, parts in enumerate(collected)]
     return (*states, *stacked)
+
+
+def _refuse(view: OnnxNode, sequences: bool) -> None:
+    """Refuse a loop that stays one and carries sequences, whose lengths the data decide then."""
+    if sequences:
+        view.fail("it carries a sequence, and how often it runs is decided at run time, or too often to unroll it")
 
 
 def _iteration(

@@ -27,6 +27,8 @@ from qcompile.onnx_import.load import Model
 from qcompile.onnx_import.old_forms import modernized
 from qcompile.onnx_import.open_shapes import OpenShapes, open_shapes
 from qcompile.onnx_import.operands import operand_problem
+from qcompile.onnx_import.sequences import OPERATORS as SEQUENCE_OPERATORS
+from qcompile.onnx_import.sequences import Tensors, convert_sequence
 from qcompile.onnx_import.shapes import resolve_inputs
 from qcompile.onnx_import.support import DEFAULT_DOMAINS, converters, is_supported, qualified, report_unsupported
 from qcompile.onnx_import.tensors import CONVERTED, MARKED, TensorReader, element_name
@@ -99,7 +101,7 @@ class _Conversion:
         self.keeps_loops = keeps_loops
         self.graph = Graph(model.name)
         self.reader = TensorReader(model)
-        self.environment: dict[str, Value | _Unavailable] = {}
+        self.environment: dict[str, Value | Tensors | _Unavailable] = {}
         self.missing: list[Any] = []
         self.problems: list[UnsupportedOpError] = []
         self.narrow: dict[str, str] = {}
@@ -150,9 +152,12 @@ class _Conversion:
         if lost:
             self._blame(lost, node, label)
             return
-        values = [o for o in operands if not isinstance(o, _Unavailable)]
-        results: tuple[Value | None, ...] | None
         own = node.domain in DEFAULT_DOMAINS
+        if self._is_of_sequences(node, operands):
+            self._convert_sequence(node, operands, label)
+            return
+        values: list[Any] = [o for o in operands if not isinstance(o, _Unavailable)]
+        results: tuple[Value | Tensors | None, ...] | None
         problem = operand_problem(node, values, self.opset) if own and node.op_type not in CONTROL_FLOW else None
         if problem is not None:
             results = None
@@ -181,7 +186,25 @@ class _Conversion:
                 self.problems.append(error)
         self._bind(node, label, results)
 
-    def _operand(self, name: str, node: Any, label: str) -> Value | _Unavailable | None:
+    def _is_of_sequences(self, node: Any, operands: Sequence[Any]) -> bool:
+        """Return whether a node reads or makes a sequence, except for a loop that carries one."""
+        if node.domain not in DEFAULT_DOMAINS or node.op_type == "Loop":
+            return False
+        return node.op_type in SEQUENCE_OPERATORS or any(isinstance(operand, Tensors) for operand in operands)
+
+    def _convert_sequence(self, node: Any, operands: Sequence[Any], label: str) -> None:
+        view = self._view(node, label, [None if isinstance(o, Tensors) else o for o in operands])
+        results: tuple[Value | Tensors | None, ...] | None = None
+        try:
+            if node.op_type not in (*SEQUENCE_OPERATORS, "Identity"):
+                view.fail("it reads a sequence")
+            with self._sensible(node, label):
+                results = (convert_sequence(view, operands),)
+        except UnsupportedOpError as error:
+            self.problems.append(error)
+        self._bind(node, label, results)
+
+    def _operand(self, name: str, node: Any, label: str) -> Value | Tensors | _Unavailable | None:
         if not name:
             return None
         if name not in self.environment:
@@ -207,9 +230,9 @@ class _Conversion:
         return OnnxNode(self.graph, node.op_type, label, values, attributes, names, *origin)
 
     def _host(self) -> Host:
-        def look_up(name: str) -> Value | None:
+        def look_up(name: str) -> Any:
             value = self.environment.get(name)
-            return value if isinstance(value, Value) else None
+            return None if isinstance(value, _Unavailable) else value
 
         return Host(self.environment.__setitem__, look_up, self._convert_body, self.reader.read, self.loops)
 
@@ -290,7 +313,7 @@ class _Conversion:
             for name, array in zip(node.output, arrays, strict=True)
         )
 
-    def _bind(self, node: Any, label: str, results: tuple[Value | None, ...] | None) -> None:
+    def _bind(self, node: Any, label: str, results: tuple[Value | Tensors | None, ...] | None) -> None:
         for index, name in enumerate(node.output):
             if not name:
                 continue
@@ -308,7 +331,8 @@ class _Conversion:
         """Pass on that operands are lost; name the node too if qcompile could not convert it anyway."""
         for operand in lost:
             self._complain(operand)
-        known = node.op_type in own_operators() or node.op_type in CONTROL_FLOW or has_definition(node, self.opset)
+        other = (*own_operators(), *CONTROL_FLOW, *SEQUENCE_OPERATORS)
+        known = node.op_type in other or has_definition(node, self.opset)
         if not is_supported(node) and not known:
             node.name = label
             self.missing.append(node)
@@ -325,6 +349,8 @@ class _Conversion:
         """Raise what was found, all at once."""
         for output in self.model.proto.graph.output:
             value = self.environment[output.name]
+            if isinstance(value, Tensors):
+                value = _Unavailable(f"output '{output.name}' of the model is a sequence")
             if isinstance(value, _Unavailable):
                 self._complain(value)
         if not self.missing and not self.problems:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from qcompile.report.columns import columns, show
 
-Way = Literal["operation", "several operations", "its definition", "its bodies"]
+Way = Literal["operation", "several operations", "its definition", "its bodies", "its tensors"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Operator:
     Args:
         name: with its domain where that is not ONNX's own.
         way: how it becomes operations of the IR: as one of its own file, as several, by its definition
-            in other operators, or, of branches and loops, by that of their bodies.
+            in other operators, of branches and loops by that of their bodies, of sequences by their tensors.
         integer: how its operation takes part in int8, "" where it does not or is several operations.
     """
 
@@ -31,11 +31,13 @@ def supported_operators() -> list[Operator]:
     from qcompile.ir.opdef import Quantization
     from qcompile.onnx_import.control_flow import CONTROL_FLOW
     from qcompile.onnx_import.definitions import own_operators, runtime_operators
+    from qcompile.onnx_import.sequences import OPERATORS as SEQUENCE_OPERATORS
     from qcompile.onnx_import.support import converters
     from qcompile.ops import all_ops
 
     own = {name: op for op in all_ops().values() for name in op.onnx}
     found = [Operator(name, "its bodies", "") for name in CONTROL_FLOW]
+    found += [Operator(name, "its tensors", "") for name in SEQUENCE_OPERATORS]
     for name in converters():
         op = own.get(name)
         if op is None:

@@ -16,6 +16,7 @@ def test_every_way_occurs_and_names_are_sorted() -> None:
     assert ways["Attention"] == "its definition"
     assert ways["DeformConv"] == "its definition"
     assert ways["Loop"] == "its bodies"
+    assert ways["SequenceAt"] == "its tensors"
     assert "SequenceMap" not in ways
     assert next(o.integer for o in operators if o.name == "MaxPool") == "shared"
 
