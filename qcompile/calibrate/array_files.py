@@ -132,9 +132,9 @@ def _stacked(shape: tuple[int, ...], spec: InputSpec, where: str) -> int:
     wanted = spec.shape
     if spec.accepts(shape) or (wanted[:1] == (1,) and spec.accepts((1, *shape))):
         return 1
-    if len(shape) == len(wanted) + 1 and shape[1:] == wanted:
+    if len(shape) == len(wanted) + 1 and spec.accepts(shape[1:]):
         count = shape[0]
-    elif wanted and len(shape) == len(wanted) and shape[1:] == wanted[1:] and wanted[0] > 0:
+    elif wanted and len(shape) == len(wanted) and wanted[0] > 0 and spec.accepts((wanted[0], *shape[1:])):
         count = shape[0] // wanted[0]
     else:
         listed = ", ".join(["N", *map(str, wanted[1:])])

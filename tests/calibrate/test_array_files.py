@@ -31,6 +31,23 @@ def test_a_stack(tmp_path, shape):
     assert np.array_equal(np.concatenate([s["x"] for s in samples]), array.reshape(7, 3, 4))
 
 
+@pytest.mark.parametrize("shape", [(7, 3, 6), (7, 1, 3, 6), (7, 1, 3, 8)])
+def test_a_stack_of_samples_that_are_not_the_largest(tmp_path, shape):
+    array = real(*shape)
+    np.save(tmp_path / "a.npy", array)
+    opened = InputSpec("x", "float32", (1, 3, 8), None, (None, None, range(4, 9)))
+    samples = list(open_calibration(tmp_path / "a.npy", [opened]))
+    assert [s["x"].shape for s in samples] == [(1, 3, shape[-1])] * 7
+    assert np.array_equal(np.concatenate([s["x"] for s in samples]), array.reshape(7, 3, shape[-1]))
+
+
+def test_a_stack_of_samples_beyond_an_open_extent_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", real(7, 1, 3, 9))
+    opened = InputSpec("x", "float32", (1, 3, 8), None, (None, None, range(4, 9)))
+    with pytest.raises(CalibrationError, match="does not fit"):
+        open_calibration(tmp_path / "a.npy", [opened])
+
+
 def test_a_stack_for_a_batch_of_two(tmp_path):
     array = real(7, 3)
     np.save(tmp_path / "a.npy", array)
