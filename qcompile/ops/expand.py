@@ -23,10 +23,12 @@ class ExpandAttrs:
     Args:
         shape: extents of the result, elements.
         fixed: axes that are repeated as often at every size, where others of that extent are open.
+        opens: axes that are repeated to an open extent, where the operand has none that would tell.
     """
 
     shape: tuple[int, ...]
     fixed: tuple[int, ...] = ()
+    opens: tuple[int, ...] = ()
 
 
 def _from_onnx(node: OnnxNode) -> Value:

@@ -75,7 +75,9 @@ def open_expanded(node: OnnxNode, x: Value, shape: Sequence[int]) -> Value:
     extents = {axis: node.open.wanted(wanted, axis - rank + wanted.type.size) for axis in repeated}
     cut = {a: e for a, e in extents.items() if e is not None and e != node.open.only_extent(shape[a])}
     fixed = tuple(axis for axis in repeated if extents[axis] is None or axis in cut)
-    y = node.add("expand", [x], shape=tuple(shape), fixed=fixed)
+    told = any(node.open.extent(x, axis) is not None for axis in range(len(x.shape)))
+    opens = () if told else tuple(axis for axis in repeated if axis not in fixed)
+    y = node.add("expand", [x], shape=tuple(shape), fixed=fixed, opens=opens)
     same_at_run_time = node.open.live(y) is y
     if y.is_constant and same_at_run_time:
         node.open.lead(y, tuple(extents.get(axis) for axis in range(rank)))

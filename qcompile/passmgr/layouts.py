@@ -71,7 +71,8 @@ def commuted(node: Node, perm: Perm) -> Any | None:
         before, after = attrs.pads[:rank], attrs.pads[rank:]
         return replace_fields(attrs, pads=(*_spread(before, perm), *_spread(after, perm)))
     if name == "expand" and len(node.inputs[0].shape) == rank:
-        return replace_fields(attrs, shape=_spread(attrs.shape, perm))
+        places = {f: tuple(sorted(perm[a] for a in getattr(attrs, f))) for f in ("fixed", "opens")}
+        return replace_fields(attrs, shape=_spread(attrs.shape, perm), **places)
     if name in _REDUCTIONS and attrs.keepdims:
         return replace_fields(attrs, axes=tuple(sorted(perm[a] for a in attrs.axes)))
     return None

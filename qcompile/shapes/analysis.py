@@ -59,7 +59,8 @@ def advance(analysis: Analysis, node: Node) -> None:
         UnsupportedOpError: the operation cannot serve all sizes.
     """
     step = Step(node, analysis)
-    if not any(any(axes) for axes in step.axes) and not node.op.sized and node.op.name not in GROWING:
+    opens = node.op.sized or node.op.name in GROWING or bool(getattr(node.attrs, "opens", ()))
+    if not opens and not any(any(axes) for axes in step.axes):
         return
     rule = rule_for(node.op.name)
     if rule is None:

@@ -93,6 +93,21 @@ CASES: dict[str, tuple[Any, str]] = {
                                    ("Gather", "table rr", "part"), ("Concat", "x x", "xx", {"axis": 1}),
                                    ("Add", "xx part", "y")],
                                   z=np.array(0), table=RNG.normal(0, 1, (12, WIDTH)).astype("f4"), **ONE), "1..9"),
+    "pooled and expanded": (
+        built([*LENGTH, ("ReduceMax", "x", "m", {"axes": [1], "keepdims": 1}), ("Unsqueeze", "n zero", "e"),
+               ("Concat", "vector e vector", "s", {"axis": 0}), ("Expand", "m s", "wide"),
+               ("Concat", "x wide", "y", {"axis": 2})], **ONE), "1..9"),
+    "pooled and tiled": (
+        built([*LENGTH, ("ReduceMax", "x", "m", {"axes": [1], "keepdims": 1}), ("Unsqueeze", "n zero", "e"),
+               ("Concat", "vector e vector", "s", {"axis": 0}), ("Tile", "m s", "wide"), ("Mul", "wide f", "twice"),
+               ("Concat", "twice x", "y", {"axis": 2})], f=np.float32(2), **ONE), "1..9"),
+    "pooled and tiled, the channels last": (
+        built([*LENGTH, ("Transpose", "x", "t", {"perm": [0, 2, 1]}), ("Conv", "t w", "c"),
+               ("GlobalMaxPool", "c", "m"), ("Unsqueeze", "n zero", "e"),
+               ("Concat", "vector vector e", "s", {"axis": 0}), ("Tile", "m s", "wide"),
+               ("Concat", "wide c", "both", {"axis": 1}), ("Conv", "both v", "y")],
+              w=RNG.normal(0, 1, (4, WIDTH, 1)).astype("f4"), v=RNG.normal(0, 1, (3, 8, 1)).astype("f4"), **ONE),
+        "1..9"),
     "range": (built([*LENGTH, ("Range", "z n one", "r"), ("Gather", "table r", "part"), ("Add", "x part", "y")],
                     z=np.array(0), table=RNG.normal(0, 1, (12, WIDTH)).astype("f4"), **ONE), "1..9"),
 }  # fmt: skip

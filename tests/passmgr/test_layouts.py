@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qcompile import ops
+from qcompile.ir.parser import parse_graph
 from qcompile.passmgr.layouts import (
+    commuted,
     inverse,
     moves_units_only,
     permuted_constant,
@@ -123,3 +126,17 @@ def test_permuted_constant(data: st.DataObject, case: tuple[tuple[int, ...], tup
     constant = numbered(tuple(e if data.draw(st.booleans()) else 1 for e in kept)) * 100
     before = permuted_constant(constant, perm)
     assert np.array_equal((x + before).transpose(perm), moved + constant)
+
+
+def test_the_axes_of_an_expansion_move_with_it() -> None:
+    text = """
+    graph "g" {
+      input %x : f32[1,2,1,1]
+      %t = transpose(%x) {perm=[0,2,3,1]} : f32[1,1,1,2]
+      %y = expand(%t) {shape=[1,5,7,2], fixed=[1], opens=[2]} : f32[1,5,7,2]
+      output "y" = %y
+    }
+    """
+    attrs = commuted(parse_graph(text, ops.all_ops()).nodes[-1], (0, 2, 3, 1))
+    assert attrs is not None
+    assert (attrs.shape, attrs.fixed, attrs.opens) == ((1, 2, 5, 7), (2,), (3,))

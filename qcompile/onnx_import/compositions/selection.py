@@ -8,6 +8,7 @@ from qcompile.ir.graph import Value
 from qcompile.ops.cast import dtype_of
 from qcompile.ops.layout import axis_index
 from qcompile.ops.onnx_node import OnnxNode
+from qcompile.ops.open_part import open_expanded
 from qcompile.ops.reshape import reshaped
 from qcompile.ops.scatter import scattered
 from qcompile.ops.sliced import sliced
@@ -30,6 +31,9 @@ def _tile(node: OnnxNode) -> Value:
         node.fail(f"{len(repeats)} repeats for {x.type}")
     if all(r == 1 for r in repeats):
         return x
+    if all(r == 1 or extent == 1 for extent, r in zip(x.shape, repeats, strict=True)):
+        shape = tuple(extent * r for extent, r in zip(x.shape, repeats, strict=True))
+        return node.add("expand", [x], shape=shape) if node.open is None else open_expanded(node, x, shape)
     # Each axis gets one in front of it that is stretched: [d] → [1, d] → [r, d] → [r·d].
     narrow = [d for extent in x.shape for d in (1, extent)]
     wide = tuple(d for extent, r in zip(x.shape, repeats, strict=True) for d in (r, extent))
