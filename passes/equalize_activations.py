@@ -80,7 +80,7 @@ class EqualizeActivations(Pass):
     tolerance: ClassVar[Tolerance] = AllClose(1e-4, 1e-5)
 
     samples: Annotated[int, Bounds(1)] = 32
-    gain: Annotated[float, Bounds(0.0)] = 1.2
+    gain: Annotated[float, Bounds(0.0)] = 1.15
     rounded: Annotated[float, Bounds(0.0)] = 1.0
     synthetic: Annotated[int, Bounds(0)] = 0
 

@@ -18,7 +18,7 @@ from qcompile.ops.reduction import GlobalPoolAttrs, global_axes
 Array = npt.NDArray[Any]
 
 _STEP = 1e-3
-"""Of a difference that stands for a derivative, as a part of what an operand is on average."""
+"""Of a difference that stands for a derivative, as a part of an element, or of all on average where it is small."""
 
 _FLAT = ("ceil", "floor", "round", "sign")
 """Functions that do not change where they have a derivative."""
@@ -115,6 +115,19 @@ def _summed(g: Array, shape: tuple[int, ...]) -> Array:
     return np.asarray(g.sum(axis=axes, keepdims=True))
 
 
+def step_at(x: Array) -> Array:
+    """Return the steps, float32, by which elements change in a difference that stands for a derivative.
+
+    Formula:
+        h = max(|x|, min(√(mean x²), 1)) / 1000; masks such as −3.4e38 say nothing of the elements beside them
+
+    Args:
+        x: real values.
+    """
+    usual = min(float(np.sqrt(_power(x) / max(x.size, 1))), 1.0)
+    return np.asarray(np.maximum(np.abs(x), max(usual, _TINY)) * _STEP, np.float32)
+
+
 # -- layers and products --------------------------------------------------------------------------------------
 
 
@@ -169,14 +182,14 @@ def _of_elements(of: Evaluated, given: Sequence[Array]) -> dict[int, Array]:
     found = {}
     for index in of.followed:
         x = operands[index]
-        step = np.float32(_STEP * max(float(np.sqrt(_power(x) / max(x.size, 1))), _TINY))
+        step = step_at(x)
         ends = []
-        for end in (x + step, x - step):
-            operands[index] = end
-            ends.append(node.op.evaluate(attrs, operands)[0])
-        operands[index] = x
         with np.errstate(all="ignore"):
+            for end in (x + step, x - step):
+                operands[index] = end
+                ends.append(node.op.evaluate(attrs, operands)[0])
             slopes = (ends[0] - ends[1]) / (2 * step)
+        operands[index] = x
         found[index] = _summed(given[0] * np.nan_to_num(slopes, posinf=0.0, neginf=0.0), x.shape)
     return found
 

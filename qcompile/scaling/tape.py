@@ -13,13 +13,10 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ops.arithmetic import activate_layer
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import sizes_from
-from qcompile.scaling.gradients import Evaluated, gradients
+from qcompile.scaling.gradients import Evaluated, gradients, step_at
 from qcompile.shapes.specialize import Specializer
 
 Array = npt.NDArray[Any]
-
-_STEP = 1e-3
-"""Of a difference that stands for the derivative of an activation, as a part of what it reads on average."""
 
 OnGradient = Callable[[Value, Array, Array, Array], None]
 """Called with a tensor, its array, its gradient, and the gradient before the activation fused into its producer."""
@@ -97,7 +94,6 @@ def _without_activation(attrs: Any) -> Any:
 
 def _slopes(attrs: Any, total: Array) -> Array:
     """Return the derivative of a fused activation at the sums that it reads."""
-    power = float(np.mean(np.square(total, dtype=np.float64))) if total.size else 0.0
-    step = np.float32(_STEP * max(np.sqrt(power), 1e-30))
+    step = step_at(total)
     rise = activate_layer(attrs, total + step) - activate_layer(attrs, total - step)
     return np.asarray(rise / (2 * step), np.float32)

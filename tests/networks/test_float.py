@@ -28,8 +28,8 @@ def test_agrees_with_onnx_runtime(name: str, tmp_path: Path) -> None:
 
 
 def test_size_of_an_int8_bundle(tmp_path: Path) -> None:
-    """The library holds the INT8 weights, at most 15 % more, and at most 300 KB of code and tables."""
+    """The library holds the INT8 weights, at most 15 % more, and at most 400 KB of code, tables and divisors."""
     graph = graphs("efficientnet_lite0", "int8")[1]
     weights = sum(v.type.size for v in graph.constants() if v.dtype == "int8")
     write_bundle(program("efficientnet_lite0", "int8", "host"), tmp_path / "bundle")
-    assert (tmp_path / "bundle" / "libmodel.so").stat().st_size <= 1.15 * weights + 300_000
+    assert (tmp_path / "bundle" / "libmodel.so").stat().st_size <= 1.15 * weights + 400_000

@@ -267,3 +267,17 @@ def test_the_last_iteration_of_a_loop_is_followed_and_what_it_started_from() -> 
     assert noise["new"] == pytest.approx(noise["last"])
     assert noise["a"] == pytest.approx(noise["s"])
     assert noise["s"] > 0.0
+
+
+def test_a_mask_hides_no_derivative_beside_it() -> None:
+    x = np.array([[0.5, -1.0, -3.4e38, 2.0]], np.float32)
+    graph = parse_graph(
+        'graph "g" {\n input %x : f32[1,4]\n %y = sigmoid(%x) : f32[1,4]\n output "y" = %y\n}',
+        ops.all_ops(),
+        source="t",
+    )
+    node = graph.nodes[0]
+    of = Evaluated(node, [x], node.op.evaluate(node.attrs, [x]))
+    found = gradients(of, [np.ones((1, 4), np.float32)], np.random.default_rng(0))[0]
+    y = of.results[0]
+    assert found == pytest.approx(y * (1 - y), abs=1e-3)
