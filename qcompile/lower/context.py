@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -163,7 +165,9 @@ class LoweringContext(TensorMemory):
         share = tuple(b for n, b in enumerate(buffers) if work.may_overwrite(n) and buffers.count(b) == 1)
         kernel = self.kernel(work, lambda: map_kernel(work, self.isa))
         made = (tuple(extents), self.open.walked(output))
-        self.emit(node, kernel, [*buffers, buffer], len(buffers), share, made=made, part=part)
+        times = math.prod(work.extents)
+        touched = (*_read(stored, order, times), times * ex.ITEMSIZE[dtypes[-1]])
+        self.emit(node, kernel, [*buffers, buffer], len(buffers), share, made=made, part=part, touched=touched)
 
     def reduce(
         self,
@@ -211,7 +215,8 @@ class LoweringContext(TensorMemory):
         )
         buffers = [self.memory(v) for v in values]
         kernel = self.kernel(work, lambda: reduce_kernel(work, self.isa))
-        self.emit(node, kernel, [*buffers, result], len(buffers))
+        touched = (*_read(both, order, output.type.size * math.prod(extents)), result.nbytes)
+        self.emit(node, kernel, [*buffers, result], len(buffers), touched=touched)
 
     def _few_operands(self, node: Node, element: Expr) -> tuple[Expr, list[int]]:
         """Return an expression that reads few enough tensors for one kernel, and their numbers."""
@@ -261,6 +266,7 @@ class LoweringContext(TensorMemory):
         precision: str | None = None,
         made: tuple[tuple[int, ...], Axes] | None = None,
         part: Value | None = None,
+        touched: tuple[int, ...] = (),
     ) -> None:
         """Append a step.
 
@@ -274,13 +280,14 @@ class LoweringContext(TensorMemory):
             precision: what it computes in; by default "int8", or the element type of the result.
             made: extents of what is made, and which are open; by default those of the node's result.
             part: the operand that it copies to its place in the result, where that is all it does.
+            touched: bytes of each argument that it reads or writes at most; () for all.
         """
         precision = precision or _precision(node)
         name = node.loc or node.outputs[0].name
         shape, axes = made or (node.outputs[0].shape, self.open.walked(node.outputs[0]))
         live = self.open.live(kernel, shape, axes) if len(shape) == len(axes) else None
         only = self.open.only(node.outputs if part is None else [part])
-        facts = (name, node.op.name, precision, macs, live, only, node.outputs[0].name)
+        facts = (name, node.op.name, precision, macs, live, only, node.outputs[0].name, touched)
         self.steps.append(DraftStep(kernel, tuple(args), output, share, *facts))
 
     def bind_outputs(self) -> None:
@@ -319,3 +326,12 @@ def _memory_dtypes(element: Expr, order: Sequence[int]) -> list[str]:
     """Return the element type in memory of each tensor that an expression reads."""
     dtypes = {node.data: node.dtype for node in ex.walk((element,)) if node.op in ("load", "load_or")}
     return [dtypes[number] for number in order]
+
+
+def _read(element: Expr, order: Sequence[int], times: int) -> list[int]:
+    """Return how many bytes of each tensor an expression reads at most when it is computed several times."""
+    reads: Counter[int] = Counter()
+    for node in ex.walk((element,)):
+        if node.op in ("load", "load_or"):
+            reads[node.data] += times * ex.ITEMSIZE[node.dtype]
+    return [reads[number] for number in order]

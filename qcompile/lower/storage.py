@@ -70,6 +70,7 @@ class DraftStep:
         live: the tiles that count at smaller sizes, None where all do.
         only: the sizes at which it is run, None for all.
         makes: name of the first tensor that its node makes.
+        touched: bytes of each argument that it reads or writes at most, whatever else lies there; () for all.
     """
 
     kernel: Kernel
@@ -83,6 +84,7 @@ class DraftStep:
     live: Live | None = None
     only: Only | None = None
     makes: str = ""
+    touched: tuple[int, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -91,9 +93,15 @@ class DraftStep:
 
     def bytes_of(self, times: int) -> int:
         """Return what it reads and writes when it runs several times, each of which makes a part of what is larger."""
-        sizes = {id(a): a.nbytes for a in self.args if a is not None}.values()
-        most = max(min(sizes, default=0), *(a.nbytes for a in (self.args[self.output],) if a is not None), 0)
-        return sum(size * times if size <= most else size for size in sizes)
+        sizes: dict[Buffer, int] = {}
+        for place, buffer in enumerate(self.args):
+            if buffer is not None:
+                size = self.touched[place] if self.touched else buffer.nbytes
+                sizes[buffer] = min(buffer.nbytes, sizes.get(buffer, 0) + size)
+        written = self.args[self.output]
+        most = max(min(sizes.values(), default=0), sizes[written] if written is not None else 0)
+        # What reads a row of a table reads one each time.
+        return sum(n * times if n <= most or n < buffer.nbytes else n for buffer, n in sizes.items())
 
     @property
     def grain(self) -> int:
