@@ -6,8 +6,10 @@ and nothing else has to be told.
 
 from __future__ import annotations
 
-from qcompile.targets.loader import host, is_file, load, names
+from qcompile.targets.loader import description, host, is_file, load, names
 from qcompile.targets.narrow import with_arithmetic, with_bfloat16, with_float16
 from qcompile.targets.target import Target
 
-__all__ = ["Target", "host", "is_file", "load", "names", "with_arithmetic", "with_bfloat16", "with_float16"]
+__all__ = [
+    "Target", "description", "host", "is_file", "load", "names", "with_arithmetic", "with_bfloat16", "with_float16",
+]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from qcompile.yaml_text import parse_yaml
 _FOLDER = Path(__file__).parent
 _HOST = "host"
 _MAX_BYTES = 1 << 20
+_WIDE = 1 << 20  # a line for each key
 
 
 def names() -> list[str]:
@@ -50,6 +52,12 @@ def load(name_or_path: str | Path) -> Target:
 def is_file(text: str) -> bool:
     """Return whether `load` takes a text as the path of a user's own description."""
     return "/" in text or text.endswith((".yaml", ".yml"))
+
+
+def description(target: Target) -> str:
+    """Return the YAML that describes a target: `load` makes the same of it."""
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(target).items()}
+    return yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, allow_unicode=True, width=_WIDE)
 
 
 def host() -> Target:

@@ -257,13 +257,10 @@ def print_targets() -> None:
 
 
 def print_target(name: str) -> None:
-    """Print one target with all its settings."""
-    from dataclasses import asdict
-
+    """Print one target with all its settings, in the form that describes one to `--target`."""
     from qcompile import targets
 
-    settings = asdict(targets.load(name))
-    facts([(key, ", ".join(v) if isinstance(v, (tuple, list)) else str(v)) for key, v in settings.items()])
+    print(targets.description(targets.load(name)), end="")
 
 
 def print_passes(registry: PassRegistry) -> None:
