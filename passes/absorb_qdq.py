@@ -154,7 +154,7 @@ class _Absorption:
         """Return why a node cannot run in int8, None if it can; its result's grid is noted then."""
         kind = node.op.integer
         if kind is Quantization.FLOAT_ONLY:
-            return f"{node.op.name} has no integer form"
+            return f"'{node.op.name}' has no integer form"
         if any(v.dtype != "float32" for v in node.outputs):
             return f"it computes {node.outputs[0].dtype}"
         if hides_sum(node):

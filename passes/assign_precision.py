@@ -144,7 +144,7 @@ def _scaled_by_extents(graph: Graph) -> set[Node]:
 
 def _obstacle(node: Node, context: PassContext, *, int16: bool) -> str | None:
     if node.op.integer is Quantization.FLOAT_ONLY:
-        return f"{node.op.name} has no integer form"
+        return f"'{node.op.name}' has no integer form"
     if any(v.dtype != "float32" for v in node.outputs):
         return f"it computes {node.outputs[0].dtype}"
     if node.op.integer is Quantization.ACCUMULATE and not all(v.is_constant for v in node.inputs[1:3]):

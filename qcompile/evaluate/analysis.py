@@ -158,6 +158,8 @@ class _Run:
         self.names |= {a: self.names[v] for a, v in _read_as_real(actual).items() if v in self.names}
         self.outputs = {name: NoisePower() for name in judged_outputs(reference, actual.output_names)}
         self.statistics = {node: s for node in actual.nodes if (s := self._watched(node)) is not None}
+        operands = [_made(value) for node in self.statistics for value in node.inputs if not value.is_constant]
+        self.arriving = {value: NoisePower() for value in operands if self._in_float(value)}
         self.done = 0
         self.sizes: dict[str, int] | None = None
 
@@ -168,12 +170,17 @@ class _Run:
             return None
         return NodeStatistics(node, value.qparams if value.dtype in ("int8", "int16") else None)
 
+    def _in_float(self, value: Value) -> bool:
+        """Return whether a node in float makes a tensor of the float graph: no statistics of that are gathered."""
+        made = value.producer
+        return value in self.names and value.dtype == "float32" and made is not None and not made.is_integer
+
     def include(self, sample: Mapping[str, Array]) -> None:
         """Run one sample."""
         exact: dict[str, Array] = {}
         real = self.float_run.run(sample, on_value=lambda value, array: exact.update({value.name: array}))
         accumulated: dict[Value, Array] = {}
-        watched = {node.outputs[0] for node in self.statistics}
+        watched = {*self.arriving, *(node.outputs[0] for node in self.statistics)}
         if self.done < _WEIGHT_SAMPLES:
             watched |= {node.inputs[0] for node in self.statistics if node.op.integer is Quantization.ACCUMULATE}
 
@@ -189,6 +196,8 @@ class _Run:
                 self.outputs[name].add(real[name], _real(value, result[name]))
         for node, statistics in self.statistics.items():
             self._include(node, statistics, exact, accumulated)
+        for value, power in self.arriving.items():
+            power.add(exact[self.names[value]], accumulated[value])
         self.done += 1
 
     def _include(
@@ -272,7 +281,7 @@ class _Run:
 
     def results(self) -> tuple[NodeAnalysis, ...]:
         """Return what was found, node by node."""
-        found: dict[Value, Findings] = {}
+        found = {value: Findings.real(power.db) for value, power in self.arriving.items() if power.signal}
         exclusions = Exclusions(self.float_run.graph, self.names, self.float_nodes())
         excluded: dict[Value, tuple[str, ...]] = {}
         analyses = []
@@ -288,10 +297,24 @@ class _Run:
             if origin(findings) in ("inherited", "fitted") and roundings:
                 # What takes the cause away from the node before takes it away from this one.
                 worst = _made(min(roundings, key=lambda value: roundings[value].accumulated_db))
-                names = excluded.get(worst, (findings.operand,))
+                names = self._excluded(worst, excluded) or exclusions.in_integers((findings.operand,))
             excluded[node.outputs[0]] = names
             analyses.append(self._analysis(node, statistics, findings, names))
         return tuple(analyses)
+
+    def _excluded(self, value: Value, excluded: Mapping[Value, tuple[str, ...]]) -> tuple[str, ...]:
+        """Return what takes the noise of a tensor away: past nodes in float, that of the worst in integers before."""
+        found: dict[Value, None] = {}
+        waiting = [value]
+        while waiting:
+            if (value := _made(waiting.pop())) in found:
+                continue
+            found[value] = None
+            if value not in excluded and value.producer is not None:
+                waiting += [v for v in value.producer.inputs if not v.is_constant]
+        known = [value for value in found if excluded.get(value)]
+        nodes = {node.outputs[0]: statistics for node, statistics in self.statistics.items()}
+        return excluded[min(known, key=lambda v: nodes[v].accumulated.db)] if known else ()
 
     def _maker(self, value: Value) -> str:
         """Return the node whose result an operand is, past what only moves it; "" for an input of the graph."""

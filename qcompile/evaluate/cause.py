@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,16 @@ class Findings:
     source_outlier: float = 1.0
     nearest_db: float | None = None
     offset_db: float | None = None
+
+    @classmethod
+    def real(cls, accumulated_db: float) -> Findings:
+        """Return the facts of a result that is not written in codes: of noise it has what arrived before it.
+
+        Args:
+            accumulated_db: SQNR with all errors before it.
+        """
+        none = (0.0, 0.0)
+        return cls(None, accumulated_db, math.inf, None, none, none, None, 0.0, 0.0, 0, (), (), ())
 
     @classmethod
     def of(cls, statistics: NodeStatistics, operands: Mapping[str, Findings], source: str | None = None) -> Findings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ops.arithmetic import CONVERSIONS
@@ -46,8 +46,11 @@ class Exclusions:
             # All results of a split hold what is rounded before it.
             results = result.producer.outputs if passive and result.producer is not None else [result]
             nodes = [*nodes, *(taker for value in results for taker in takers(value))]
-        named = dict.fromkeys(n.loc or n.outputs[0].name for n in nodes)
-        return tuple(name for name in named if name not in self._real)
+        return self.in_integers(dict.fromkeys(n.loc or n.outputs[0].name for n in nodes))
+
+    def in_integers(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of those nodes that do not compute in float already."""
+        return tuple(name for name in names if name not in self._real)
 
     def _counterpart(self, value: Value) -> Value | None:
         return self._tensors.get(self._names.get(value, ""))

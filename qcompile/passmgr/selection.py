@@ -125,7 +125,7 @@ def idle_selections(graph: Graph, keep_float: Sequence[str], keep_int16: Sequenc
         if node in real:
             idle.setdefault("--keep-float names it, too", []).append(node)
         elif node.op.integer is Quantization.FLOAT_ONLY:
-            idle.setdefault(f"{node.op.name} has no integer form", []).append(node)
+            idle.setdefault(f"'{node.op.name}' has no integer form", []).append(node)
     return [f"--keep-int16 does nothing for {_counted(nodes)}: {why}" for why, nodes in idle.items()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from qcompile.evaluate.cause import HEALTHY
@@ -85,7 +86,10 @@ def print_analysis(result: Analysis, *, top: int, as_json: bool) -> None:
             ("in float", "; ".join(f"{name} ({reason})" for name, reason in list(result.kept.items())[: top or None]))
         )
     hurting = [node for node in result.worst(3) if node.cause != HEALTHY]
-    rows += [("exclude", text) for text in dict.fromkeys(node.exclusion for node in hurting) if text]
+    ways: dict[frozenset[str], str] = {}
+    for node in hurting:
+        ways.setdefault(frozenset(shlex.split(node.exclusion)), node.exclusion)  # in whatever order nodes are named
+    rows += [("exclude", text) for text in ways.values() if text]
     facts(rows)
     for note in result.notes:
         print(f"note: {note}")

@@ -22,7 +22,7 @@ from qcompile.passmgr import PassContext, PassRecord
 from .quantized_styles import LAST, SHAPE, STYLES, QdqModel
 from .test_bit_exact import CORES
 
-IN_FLOAT = {"around everything": ["softmax has no integer form"]}
+IN_FLOAT = {"around everything": ["'softmax' has no integer form"]}
 """Why the roundings of a style that stay do so."""
 
 styles = pytest.mark.parametrize("style", STYLES)

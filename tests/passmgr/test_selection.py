@@ -133,7 +133,7 @@ def test_what_sixteen_bits_do_nothing_for_is_told(graph: Graph) -> None:
     assert idle_selections(graph, ["op:sigmoid"], ["/Add"]) == []
     assert idle_selections(graph, ["op:dense"], ["op:dense", "tail[0]"]) == [
         "--keep-int16 does nothing for 3 nodes (/stem/Gemm, …): --keep-float names it, too",
-        "--keep-int16 does nothing for tail[0]: softmax has no integer form",
+        "--keep-int16 does nothing for tail[0]: 'softmax' has no integer form",
     ]
 
 
