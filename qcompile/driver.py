@@ -216,6 +216,7 @@ def _samples(
         crops_per_image=config.crops_per_image,
         spare=spare,
         kept=kept,
+        leads=bool(kept),
         wrap=(lambda reader: SequenceSet(reader, graph)) if kept else CalibrationSet,
     )
 

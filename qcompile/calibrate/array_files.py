@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced, spaced_apart
+from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced_apart
 from qcompile.calibrate.sample import InputSpec, check_dtype, check_names, layout_hint, unknown_input
 from qcompile.errors import CalibrationError
 
@@ -46,11 +46,12 @@ class ArrayFiles(Reader):
         self._inputs = {spec.name: spec for spec in request.inputs}
         self._sources = list(self._found(Path(source)))
         flat = [(index, item) for index, s in enumerate(self._sources) for item in range(s.samples)]
-        chosen = spaced(len(flat), request.limit or MOST_SAMPLES)
-        if len(chosen) < len(flat):
-            self.notes.append(f"{len(chosen)} of {len(flat)} samples, evenly spaced")
-        self._plan = [flat[place] for place in chosen]
-        self._spares = [flat[place] for place in spaced_apart(len(flat), chosen, request.spare)]
+        chosen = request.choose(len(flat), request.limit or MOST_SAMPLES)
+        self.leading = chosen.leading
+        if chosen.count < len(flat):
+            self.notes.append(f"{chosen.count} of {len(flat)} samples, {chosen.how}")
+        self._plan = [flat[place] for place in chosen.indices]
+        self._spares = [flat[place] for place in spaced_apart(len(flat), chosen.indices, request.spare)]
 
     @classmethod
     def claims(cls, source: str) -> bool:
@@ -59,7 +60,7 @@ class ArrayFiles(Reader):
 
     def size(self) -> int:
         """Return the number of samples."""
-        return len(self._plan)
+        return len(self._plan) - len(self.leading)
 
     def __iter__(self) -> Iterator[tuple[str, object]]:
         return self._read(self._plan)

@@ -139,6 +139,7 @@ def open_calibration(
     crops_per_image: int | None = None,
     spare: int = 0,
     kept: Iterable[str] = (),
+    leads: bool = False,
     wrap: Callable[[Reader], CalibrationSet] = CalibrationSet,
     purpose: str = "calibration",
 ) -> CalibrationSet:
@@ -153,13 +154,14 @@ def open_calibration(
         crops_per_image: samples to cut from each photograph.
         spare: samples beyond the limit to set aside, where there are as many.
         kept: inputs of the model that no sample gives, because its own outputs supply them.
+        leads: whether what `wrap` makes knows samples that do no more than lead to others in a sequence.
         wrap: makes the set of a reader.
         purpose: of the samples, for messages.
 
     Raises:
         CalibrationError: the source is missing, empty, ambiguous, or does not fit the model.
     """
-    request = Request(tuple(inputs), preprocess or Preprocess(), limit, crops_per_image, spare, tuple(kept))
+    request = Request(tuple(inputs), preprocess or Preprocess(), limit, crops_per_image, spare, tuple(kept), leads)
     if not isinstance(source, (str, Path)):
         return wrap(InMemory(source, request))
     text = str(source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from qcompile.calibrate.image_frame import ImageFrame
 from qcompile.calibrate.preprocess import Preprocess
-from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced, spaced_apart
+from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced_apart
 from qcompile.calibrate.sample import InputSpec
 from qcompile.errors import CalibrationError
 
@@ -61,7 +62,7 @@ class ImageFolder(Reader):
 
     def size(self) -> int:
         """Return the number of samples."""
-        return len(self._plan) // self.frame.batch
+        return len(self._plan) // self.frame.batch - len(self.leading)
 
     def __iter__(self) -> Iterator[tuple[str, object]]:
         return self._read(self._plan)
@@ -92,9 +93,12 @@ class ImageFolder(Reader):
             pairs = [(index, crop) for crop in range(crops) for index in range(count)][:limit]
             self.notes.append(f"{len(pairs)} samples from {count} photographs, up to {crops} crops of each")
         else:
-            pairs = [(index, 0) for index in spaced(count, limit)]
-            if len(pairs) < count:
-                self.notes.append(f"{len(pairs)} of {count} photographs, evenly spaced by name")
+            # What leads to others is no part of a batch.
+            chosen = (self.request if batch == 1 else replace(self.request, leads=False)).choose(count, limit)
+            self.leading = chosen.leading
+            pairs = [(index, 0) for index in chosen.indices]
+            if chosen.count < count:
+                self.notes.append(f"{chosen.count} of {count} photographs by name, {chosen.how}")
         if len(pairs) < batch:
             raise CalibrationError(f"'{self.source}' gives {len(pairs)} samples, the model takes {batch} at a time")
         return pairs

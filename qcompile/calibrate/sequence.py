@@ -23,8 +23,8 @@ _BYTES = 2**28  # of kept tensors that are remembered from pass to pass
 class SequenceSet(CalibrationSet):
     """Takes the samples as successive inputs of one run through the float model.
 
-    Each pass yields them with the kept tensors as the sample before left them; the first gets the initial ones. What
-    was kept is remembered as far as memory allows.
+    Each pass yields them with the kept tensors as the sample before left them; the first gets the initial ones. Samples
+    that lead to others are run and not yielded. What was kept is remembered as far as memory allows.
 
     Args:
         reader: gives samples without the kept tensors.
@@ -47,12 +47,15 @@ class SequenceSet(CalibrationSet):
                 kept = self._known[number]
             elif sum(array.nbytes for array in kept.values()) * (number + 1) <= _BYTES:
                 self._known.append(kept)
-            yield {**sample, **kept}
+            if number not in self._reader.leading:
+                yield {**sample, **kept}
             # A pass may end anywhere, and the next one go further: what follows the last known ones is computed again.
             if number + 1 >= len(self._known):
                 kept = self._next(interpreter, {**sample, **kept})
         if self.summary is not None:
             self.summary.repeated = 0  # the same input after another one is another sample
+            self.summary.count -= len(self._reader.leading)
+            self.count = self.summary.count
 
     def _next(self, interpreter: Interpreter, sample: Sample) -> Sample:
         """Return the kept tensors as a sample leaves them, or the initial ones where they have no room for another."""

@@ -80,7 +80,7 @@ def test_many_photographs_are_thinned_out_evenly(tmp_path):
     assert len(numbers) == 256
     assert numbers == sorted(set(numbers))
     assert numbers[-1] > 295
-    assert samples.notes[0] == "256 of 300 photographs, evenly spaced by name"
+    assert samples.notes[0] == "256 of 300 photographs by name, evenly spaced"
 
 
 def test_batches(folder):
@@ -192,3 +192,15 @@ def test_a_link_to_nothing_is_said(tmp_path):
     (tmp_path / "b.png").symlink_to(tmp_path / "gone" / "b.png")
     with pytest.raises(CalibrationError, match=r"b\.png' cannot be read: .*No such file"):
         list(open_calibration(tmp_path, [InputSpec("x", "float32", (1, 3, 8, 8))]))
+
+
+def test_frames_of_a_sequence_are_taken_one_after_the_other(tmp_path):
+    for index in range(60):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index:03}.png")
+    spec = InputSpec("x", "float32", (1, 3, 8, 8))
+    plain = Preprocess.parse("resize=8,mean=0,std=1,range=255")
+    seen = open_calibration(tmp_path, [spec], plain, limit=24, kept=["s"])
+    assert [int(sample["x"][0, 0, 0, 0]) for sample in seen] == list(range(24))
+    runs = open_calibration(tmp_path, [spec], plain, limit=24, kept=["s"], leads=True)
+    assert runs.size == 24
+    assert [int(sample["x"][0, 0, 0, 0]) for sample in runs] == [*range(8), *range(18, 34), *range(44, 60)]

@@ -187,3 +187,14 @@ def test_pictures_without_labels_are_read_one_at_a_time(tmp_path: Path, monkeypa
     with pytest.raises(CalibrationError, match=r"evaluation set '.*' does not exist") as caught:
         LabelledSet(str(tmp_path / "nowhere"), GREY)
     assert "a list of files and labels" in (caught.value.hint or "")
+
+
+def test_of_a_sequence_without_labels_the_first_samples_are_taken(tmp_path: Path) -> None:
+    """As of one with labels: the model goes on from each to the next, and is compared where it has seen them all."""
+    np.save(tmp_path / "x.npy", np.arange(60, dtype=np.float32).reshape(60, 1))
+    inputs = [InputSpec("x", "float32", (1, 1))]
+    samples = LabelledSet(str(tmp_path / "x.npy"), inputs, limit=20, kept=["s"])
+    assert [float(s.inputs["x"][0, 0]) for s in samples] == list(range(20))
+    assert samples.notes == ["20 of 60 samples, the first, as each goes on where the one before it ended"]
+    apart = LabelledSet(str(tmp_path / "x.npy"), inputs, limit=20)
+    assert [float(s.inputs["x"][0, 0]) for s in apart] == list(range(0, 60, 3))
