@@ -138,11 +138,13 @@ def _closed(model: Model, entry: InputType) -> tuple[int, ...]:
         )
     open_axes = [(axis, dim) for axis, dim in enumerate(entry.dims) if isinstance(dim, str)]
     if open_axes:
-        names = [f"axis {axis} ({dim!r})" if dim else f"axis {axis} (unnamed)" for axis, dim in open_axes]
+        names = ", ".join(f"{axis} ({dim!r})" if dim else f"{axis} (unnamed)" for axis, dim in open_axes)
+        what, whose = ("axes", "their extents") if len(open_axes) > 1 else ("axis", "its extent")
         wanted = ",".join(str(d) if isinstance(d, int) else f"<axis {a}>" for a, d in enumerate(entry.dims))
         raise ModelImportError(
-            f"input '{entry.name}' of {model.source} has a dynamic {', '.join(names)}; its extent must be fixed",
-            hint=f"give it with --input-shape {entry.name}={wanted}, each <…> replaced by a number",
+            f"input '{entry.name}' of {model.source} has the dynamic {what} {names}; {whose} must be given",
+            hint=f"--input-shape {entry.name}={wanted}, each <…> replaced by a number, or by a name with bounds "
+            "where it is to stay open (H:64..640:32)",
         )
     return tuple(int(d) for d in entry.dims)
 

@@ -51,6 +51,14 @@ def test_other_open_axes_must_be_given(build: Any, dim: Any) -> None:
     if isinstance(dim, str):
         assert repr(dim) in str(error)
     assert "--input-shape x=1,3,<axis 2>,8" in str(error.hint)
+    assert "stay open (H:64..640:32)" in str(error.hint)
+
+
+def test_several_open_axes_are_told_together(build: Any) -> None:
+    with pytest.raises(ModelImportError) as caught:
+        import_onnx(build(RELU, {"x": ["N", 3, "H", None]}))
+    assert "has the dynamic axes 2 ('H'), 3 (unnamed); their extents must be given" in str(caught.value)
+    assert "--input-shape x=1,3,<axis 2>,<axis 3>" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("dim", ["K", 0])
