@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 _LEFT, _WIDTH, _HEIGHT = 44.0, 900.0, 220.0
 _MOST_NODES = 15
 _MOST_LINES = 8
+_MOST_MARKS = 6
 _LEAST_MARGIN_DB = 2.0
 _CEILING_DB = 80.0
 """Candidates better than this are drawn here: nobody can tell them from float."""
@@ -102,8 +104,7 @@ def search_section(result: SearchResult | None) -> SearchSection | None:
     front = " ".join(f"{x(a.score.ms)},{y(a.score.sqnr_db)}" for a in result.front())
     step = next(s for s in (1, 2, 5, 10, 20, 40, 100) if (top - low) / s <= _MOST_LINES)
     across = [Tick(y(db), f"{db} dB") for db in range(int(low // step) * step, int(top) + 1, step) if db >= low]
-    marks = [fastest + (slowest - fastest) * part / 5 for part in range(1, 5)]
-    along = [Tick(x(ms), f"{ms:.3g} ms") for ms in marks]
+    along = [Tick(x(ms), f"{label} ms") for ms, label in _marks(fastest, slowest)]
     wanted = result.goal.min_sqnr
     goal = Tick(y(wanted), f"goal {wanted:g} dB") if wanted is not None and low <= wanted <= top else None
     return SearchSection(
@@ -119,6 +120,15 @@ def _around(values: list[float], margin: float) -> tuple[float, float]:
     """
     space = max(0.1 * (max(values) - min(values)), margin) or 1.0
     return min(values) - space, max(values) + space
+
+
+def _marks(low: float, high: float) -> list[tuple[float, str]]:
+    """Return round numbers between two bounds, all as far apart, with as many decimals as tell them apart."""
+    least = (high - low) / _MOST_MARKS
+    powers = (math.floor(math.log10(least)) + more for more in (0, 0, 0, 1))
+    units, power = next((n, power) for n, power in zip((1, 2, 5, 1), powers, strict=True) if least <= n * 10.0**power)
+    step, decimals = units * 10.0**power, max(0, -power)
+    return [(n * step, f"{n * step:.{decimals}f}") for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _bars(result: SearchResult) -> list[tuple[Sensitivity, float]]:

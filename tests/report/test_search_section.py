@@ -37,6 +37,26 @@ def test_all_candidates_lie_within_the_chart(points: list[tuple[float, float]]) 
     assert all("-" not in tick.label for tick in section.along) or points[0][0] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("times", "labels"),
+    [
+        ((1.94, 2.01), ["1.90 ms", "1.95 ms", "2.00 ms", "2.05 ms"]),
+        ((0.0651, 0.0662), ["0.064 ms", "0.065 ms", "0.066 ms", "0.067 ms"]),
+        ((12.0, 95.0), ["20 ms", "40 ms", "60 ms", "80 ms", "100 ms"]),
+    ],
+)
+def test_times_on_the_axis_are_round_and_as_far_apart_as_they_say(
+    times: tuple[float, float], labels: list[str]
+) -> None:
+    section = search_section(result([(times[0], 30.0), (times[1], 40.0)]))
+    assert section is not None
+    shown = [tick.label for tick in section.along]
+    assert shown == labels
+    places, said = [tick.place for tick in section.along], [float(label.split()[0]) for label in shown]
+    scale = (places[-1] - places[0]) / (said[-1] - said[0])
+    assert all(abs(p - places[0] - (v - said[0]) * scale) < 0.2 for p, v in zip(places, said, strict=True))
+
+
 def test_candidates_that_differ_by_little_are_far_apart() -> None:
     section = search_section(result([(0.065, 43.0), (0.066, 45.4)]))
     assert section is not None
