@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from qcompile.errors import UsageError
 from qcompile.evaluate.classes import class_label, guesses
 from qcompile.evaluate.measure import Array, Measure, Observation, quotient
 
@@ -33,8 +34,17 @@ class Topk(Measure):
             raise ValueError(f"k must be at least 1, got {self.k}")
 
     def row(self, seen: Observation) -> Any:
-        """Return (hit, 1)."""
+        """Return (hit, 1).
+
+        Raises:
+            UsageError: there are no more classes than guesses, so that no guess could be wrong.
+        """
         best, classes = guesses(seen, self.output, self.k)
+        if self.k >= classes:
+            raise UsageError(
+                f"topk{{k={self.k}}}: the model has {classes} classes, so every label is among the best {self.k}",
+                hint=f"choose a k below {classes}" if classes > 2 else "choose top1",
+            )
         return float(class_label(seen, classes) in (best or ())), 1.0
 
     def value(self, sums: Array) -> Array:
