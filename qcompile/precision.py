@@ -192,8 +192,8 @@ def measure(reference: Graph, final: Graph, samples: CalibrationSet | None, cont
         return found
     empty = samples.summary.emptiness if samples.summary is not None else ""
     if unseen:
-        return replace(found, unseen=True, empty=empty if samples.count != 1 else "")
+        return replace(found, unseen=True, empty=(empty if samples.count != 1 else "") or found.empty)
     # Pruning and weights of few bits fit what remains to samples at even places.
     halves = context.original is not None or any(node.op.name == "unpack_groups" for node in final.nodes)
     fitted = (corrected and all_fitted(reference, samples)) or (halves and some_judged(samples))
-    return replace(found, fitted=fitted, empty=empty)
+    return replace(found, fitted=fitted, empty=empty or found.empty)

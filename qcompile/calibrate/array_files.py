@@ -48,8 +48,8 @@ class ArrayFiles(Reader):
         flat = [(index, item) for index, s in enumerate(self._sources) for item in range(s.samples)]
         chosen = request.choose(len(flat), request.limit or MOST_SAMPLES)
         self.leading = chosen.leading
-        if chosen.count < len(flat):
-            self.notes.append(f"{chosen.count} of {len(flat)} samples, {chosen.how}")
+        if chosen.taken < len(flat):
+            self.notes.append(f"{chosen.taken} of {len(flat)} samples, {chosen.how}")
         self._plan = [flat[place] for place in chosen.indices]
         self._spares = [flat[place] for place in spaced_apart(len(flat), chosen.indices, request.spare)]
 

@@ -97,8 +97,8 @@ class ImageFolder(Reader):
             chosen = (self.request if batch == 1 else replace(self.request, leads=False)).choose(count, limit)
             self.leading = chosen.leading
             pairs = [(index, 0) for index in chosen.indices]
-            if chosen.count < count:
-                self.notes.append(f"{chosen.count} of {count} photographs by name, {chosen.how}")
+            if chosen.taken < count:
+                self.notes.append(f"{chosen.taken} of {count} photographs by name, {chosen.how}")
         if len(pairs) < batch:
             raise CalibrationError(f"'{self.source}' gives {len(pairs)} samples, the model takes {batch} at a time")
         return pairs

@@ -76,7 +76,7 @@ class Choice(NamedTuple):
     how: str
 
     @property
-    def count(self) -> int:
+    def taken(self) -> int:
         """How many count."""
         return len(self.indices) - len(self.leading)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -156,7 +156,25 @@ def compare_graphs(
             progress(done, total, "comparing with float")
     # Of what is zero in all samples, such as a step that none reaches, there is no ratio.
     tensors = tuple(_tensor_error(counterparts[v], v, p) for v, p in powers.items() if p.signal)
-    return Comparison(done, verified, {n: p.db for n, p in outputs.items()}, tensors)
+    kind = "samples" if verified else "made-up inputs"
+    empty = _emptiness(list(outputs.values()), exact=verified or reference.is_quantized)
+    found = Comparison(done, verified, {n: p.db for n, p in outputs.items()}, tensors)
+    return replace(found, empty=f"{done} {kind} {empty}") if empty else found
+
+
+def _emptiness(outputs: Sequence[NoisePower], *, exact: bool) -> str:
+    """Return why nothing follows from what was compared, in words; empty where something does.
+
+    Args:
+        outputs: signal and noise of each.
+        exact: whether there may be no noise at all; else it tells that made-up lengths or masks left nothing of what is
+            rounded.
+    """
+    if not any(power.signal or power.noise for power in outputs):
+        return "whose answers are zero throughout"
+    if exact or any(power.noise for power in outputs):
+        return ""
+    return "whose answers rounding does not change"
 
 
 def judged_outputs(reference: Graph, names: Sequence[str]) -> list[str]:

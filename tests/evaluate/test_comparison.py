@@ -17,6 +17,7 @@ from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.quant.affine import dequantize
 from qcompile.quant.qparams import QParams
+from qcompile.report.terminal import accuracy_text
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
 
@@ -156,3 +157,49 @@ def test_indices_are_no_signal_with_noise() -> None:
     assert judged_outputs(reference, ["best", "y"]) == ["best", "y"]
     reference.outputs[0].qparams = None
     assert set(analyze_graphs(reference, actual, given).outputs) == {"y"}
+
+
+MASKED = """
+graph "masked" {
+  input %x : f32[1,8]
+  input %length : i64[1]
+  const @few : i64[1] = [FEW]
+  const @w : f32[8,8] = normal(1, 1)
+  const @b : f32[8] = normal(2, 1)
+  const @other : f32[1] = [OTHER]
+  %y = dense(%x, @w, @b) : f32[1,8] loc("scores")
+  %shown = greater(%length, @few) : i1[1]
+  %masked = where(%shown, %y, @other) : f32[1,8]
+  output "y" = %masked
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("few", "other", "empty"),
+    [
+        (5, 0.0, "4 made-up inputs whose answers are zero throughout"),
+        (5, -7.0, "4 made-up inputs whose answers rounding does not change"),
+        (-1, 0.0, ""),
+    ],
+)
+def test_nothing_follows_from_made_up_inputs_that_leave_nothing(few: int, other: float, empty: str) -> None:
+    """Made-up lengths are zeros and ones."""
+    text = MASKED.replace("FEW", str(few)).replace("OTHER", str(other))
+    reference = parse_graph(text, ops.all_ops())
+    actual = reference.clone()
+    weight = next(node for node in actual.nodes if node.op.name == "dense").inputs[1]
+    weight.data = weight.constant() + np.float32(0.01)
+    weight.data.setflags(write=False)
+    found = compare_graphs(reference, actual, None)
+    assert found.empty == empty
+    assert (found.worst_output_db < 100.0) == (not empty)
+    shown = accuracy_text({"outputs": found.outputs, "samples": 4, "verified": False, "empty": found.empty})
+    assert shown.startswith(f"unknown: nothing follows from {empty}" if empty else "unverified: SQNR")
+
+
+def test_samples_of_the_user_may_have_no_noise_but_not_no_signal() -> None:
+    reference = parse_graph(MASKED.replace("FEW", "5").replace("OTHER", "0.0"), ops.all_ops())
+    zeros = [{"x": np.ones((1, 8), np.float32), "length": np.array([n])} for n in (1, 2)]
+    assert compare_graphs(reference, reference, zeros).empty == "2 samples whose answers are zero throughout"
+    assert compare_graphs(reference, reference, [{**zeros[0], "length": np.array([9])}]).empty == ""

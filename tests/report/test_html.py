@@ -119,6 +119,13 @@ def test_missing_data_stands_out(tmp_path: Path) -> None:
     assert "accuracy is unverified" in page.text
 
 
+def test_an_accuracy_of_which_nothing_is_known_is_no_number(tmp_path: Path) -> None:
+    page, _ = compiled(tmp_path, calibration=samples()[:1])
+    assert "unknown" in page.text
+    assert "nothing follows from one calibration sample" in page.text
+    assert "SQNR against float" not in page.text
+
+
 def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
     page, _ = compiled(tmp_path)
     text = (tmp_path / "b/report.html").read_text(encoding="utf-8")
