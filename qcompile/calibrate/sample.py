@@ -156,7 +156,7 @@ def fit_array(array: Array, spec: InputSpec, where: str) -> Array:
             raise CalibrationError(
                 f"{where}: input {spec} has {int(bad.sum())} value(s) that are no finite numbers,"
                 f" the first is {array[place]} at {list(place)}",
-                hint="remove the sample, or clean it before calibration",
+                hint="remove or clean the sample: no model answers what is no number",
             )
     elif spec.bound is not None:
         _check_indices(array, spec, where)

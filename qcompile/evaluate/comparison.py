@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -158,8 +158,8 @@ def compare_graphs(
     tensors = tuple(_tensor_error(counterparts[v], v, p) for v, p in powers.items() if p.signal)
     kind = "samples" if verified else "made-up inputs"
     empty = _emptiness(list(outputs.values()), exact=verified or reference.is_quantized)
-    found = Comparison(done, verified, {n: p.db for n, p in outputs.items()}, tensors)
-    return replace(found, empty=f"{done} {kind} {empty}") if empty else found
+    levels = {n: p.db for n, p in outputs.items()}
+    return Comparison(done, verified, levels, tensors, empty=f"{done} {kind} {empty}" if empty else "")
 
 
 def _emptiness(outputs: Sequence[NoisePower], *, exact: bool) -> str:

@@ -101,6 +101,8 @@ def run_bundle(bundle: Path, inputs: Sequence[str], *, threads: int = 1, save: P
     session = runtime.load(bundle, threads)
     with session:
         named = _assign(inputs, [t.name for t in session.inputs], [t.name for t in session.states])
+        if save is not None:
+            _check_apart(save, named)
         preprocess = session.manifest.get("preprocess")
         if preprocess is None:
             notes = _guesses(named, session.inputs)
@@ -111,6 +113,13 @@ def run_bundle(bundle: Path, inputs: Sequence[str], *, threads: int = 1, save: P
         _save(save, outputs)
     listed = tuple(Output(n, a) for n, a in outputs.items())
     return Answer(listed, session.manifest.get("labels"), tuple(notes))
+
+
+def _check_apart(save: Path, named: Mapping[str, str]) -> None:
+    """Refuse to write the outputs where an input is read."""
+    for name, file in named.items():
+        if save.exists() and Path(file).exists() and save.samefile(file):
+            raise UsageError(f"'{save}' is the file of input '{name}' itself", hint="give another file with -o")
 
 
 def _guesses(named: Mapping[str, str], tensors: Sequence[Any]) -> list[str]:

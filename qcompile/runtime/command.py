@@ -58,6 +58,15 @@ def _write_npz(run: Any, path: str, arrays: Mapping[str, np.ndarray[Any, Any]]) 
             os.unlink(fresh)
 
 
+def _check_apart(run: Any, output: str, inputs: Sequence[str]) -> None:
+    """Refuse to write the outputs where an input was read."""
+    for value in inputs:
+        name, sign, path = value.partition("=")
+        path = path if sign else name
+        if os.path.exists(output) and os.path.samefile(output, path):
+            raise run.InputError(f"{output} is the file of an input itself", "give another file with --output")
+
+
 def _bench(session: Any, inputs: Mapping[str, np.ndarray[Any, Any]], runs: int) -> None:
     times = []
     for _ in range(runs):
@@ -120,6 +129,8 @@ def execute(run: Any, arguments: Sequence[str] | None) -> None:
             takes = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in session.inputs)
             raise run.InputError("no input was given", f"--input FILE.npy; the model takes {takes}")
         inputs = _read_inputs(run, options.input, session) if options.input else session.zeros()
+        if options.output:
+            _check_apart(run, options.output, options.input)
         outputs = session.run(inputs)
         for tensor in session.outputs if options.input else []:
             _print_top(outputs[tensor.name], tensor, session.manifest.get("labels", []), options.top)

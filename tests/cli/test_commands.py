@@ -197,6 +197,19 @@ def test_run_reads_arrays(cli: Cli, bundle: Path, tmp_path: Path, kind: str) -> 
     assert {p.name for p in tmp_path.iterdir()} == {path.name, "y.npz"}, "temporary files were left"
 
 
+def test_run_does_not_write_over_its_input(cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, x=samples()[2])
+    before = path.read_bytes()
+    (tmp_path / "link.npz").symlink_to(path)
+    for output in (path, tmp_path / "link.npz"):
+        refused = cli("run", bundle, "--input", path, "-o", output)
+        assert refused.code == 2
+        assert f"'{output}' is the file of input 'x' itself" in refused.err
+        assert "hint: give another file with -o" in refused.err
+    assert path.read_bytes() == before
+
+
 def test_bench(cli: Cli, bundle: Path) -> None:
     result = cli("bench", bundle, "--runs", 20, "--profile")
     assert result.code == 0, result.err

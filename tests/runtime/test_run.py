@@ -286,6 +286,10 @@ def test_errors_of_the_script(built: Path, tmp_path: Path, tiny_input: np.ndarra
     assert "2 inputs were given" in script(moved, "--input", "x.npy", "--input", "x.npy", code=2)
     assert "no input 'z'" in script(moved, "--input", "z=x.npy", code=2)
     assert "cannot write no/y.npz" in script(moved, "--input", "x.npy", "--output", "no/y.npz", code=2)
+    before = (tmp_path / "x.npy").read_bytes()
+    for given in ("x.npy", "x=x.npy"):
+        assert "x.npy is the file of an input" in script(moved, "--input", given, "--output", "x.npy", code=2)
+    assert (tmp_path / "x.npy").read_bytes() == before
     truncate(moved)
     assert "error: " in script(moved, "--bench", 1, code=2)
 
