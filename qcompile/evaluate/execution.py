@@ -163,7 +163,9 @@ def _assign(texts: Sequence[str], names: Sequence[str], kept: Sequence[str]) -> 
         if equals and name in kept:
             hint = "leave it out; from Python session.set_state() sets it"
             raise UsageError(f"input '{name}' takes no data: the bundle keeps it as a state between runs", hint=hint)
-        if not equals or (name not in names and len(names) == 1):
+        # The name of a file may hold the sign, too.
+        whole = name not in names and len(names) == 1 and (Path(text).exists() or not Path(file).exists())
+        if not equals or whole:
             if len(names) != 1:
                 raise UsageError(f"which input is '{text}'?", hint=f"give NAME=FILE; inputs: {', '.join(names)}")
             name, file = names[0], text

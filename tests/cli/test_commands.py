@@ -210,6 +210,16 @@ def test_run_does_not_write_over_its_input(cli: Cli, bundle: Path, tmp_path: Pat
     assert path.read_bytes() == before
 
 
+def test_run_names_an_input_that_is_none(cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", samples()[2])
+    refused = cli("run", bundle, "--input", f"image={tmp_path / 'x.npy'}")
+    assert refused.code == 2
+    assert "error: the model has no input 'image'" in refused.err
+    odd = tmp_path / "image=1.npy"
+    np.save(odd, samples()[2])
+    assert cli("run", bundle, "--input", odd).code == 0
+
+
 def test_bench(cli: Cli, bundle: Path) -> None:
     result = cli("bench", bundle, "--runs", 20, "--profile")
     assert result.code == 0, result.err
