@@ -36,6 +36,7 @@ def export_qdq(
     from qcompile.config_texts import read_shapes, read_values
     from qcompile.export import export_qdq as run
     from qcompile.progress import ProgressReporter
+    from qcompile.report.terminal import bytes_text
 
     settings: dict[str, Any] = {
         "calib": calib,
@@ -50,8 +51,9 @@ def export_qdq(
         done = run(model, output, config=config, settings=settings, source=COMMAND_LINE, progress=progress)
     if quiet:
         return
-    size = done.path.stat().st_size / 2**20
+    size = bytes_text(done.path.stat().st_size)
+    roundings = f"{done.roundings} rounding{'s' * (done.roundings != 1)}"
     kept = f", {done.real} in float32" if done.real else ""
-    print(f"model  {done.path}, {size:.2f} MiB: {done.integer} nodes in integers{kept}, {done.roundings} roundings")
+    print(f"model  {done.path}, {size}: {done.integer} nodes in integers{kept}, {roundings}")
     for note in done.notes:
         print(f"note: {note}")

@@ -167,7 +167,12 @@ def race(
             if name in own:
                 paths[name] = own[name]
             elif model is not None:
-                paths[name] = _prepared(name, model, precision, shapes, folder, python)
+                try:
+                    paths[name] = _prepared(name, model, precision, shapes, folder, python)
+                except BundleError as error:
+                    remedy = "--model takes the file that the bundle was made from, which this is not"
+                    own_model = f"give it a model of its own: --against {name}=FILE{PEERS[name][0]}"
+                    raise BundleError(error.message, hint=remedy if notes else own_model) from error
         contenders = []
         for name, path in paths.items():
             contender = _Contender(name, path, threads, precision, _python(name, pythons), environment)

@@ -108,8 +108,23 @@ def test_a_model_that_a_runtime_cannot_take_is_reported(tiny: tuple[Path, Path],
     pytest.importorskip("onnxruntime")
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"\x08\x08garbage")
-    with pytest.raises(BundleError, match="onnxruntime cannot take"):
+    with pytest.raises(BundleError, match="onnxruntime cannot take") as caught:
         racing.race(tiny[0], broken, ["onnxruntime"], folder=tmp_path, pythons={"onnxruntime": sys.executable})
+    assert caught.value.hint == "--model takes the file that the bundle was made from, which this is not"
+
+
+def test_of_the_bundles_own_model_a_runtime_that_cannot_take_it_needs_another(
+    tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+
+    def refuse(name: str, *_: object) -> Path:
+        raise BundleError(f"{name} cannot take it")
+
+    monkeypatch.setattr(racing, "_prepared", refuse)
+    with pytest.raises(BundleError) as caught:
+        racing.race(*tiny, ["onnxruntime"])
+    assert caught.value.hint == "give it a model of its own: --against onnxruntime=FILE.onnx"
 
 
 LITERT = """
