@@ -24,8 +24,16 @@ def true_values(seen: Observation, wanted: str, metric: str) -> tuple[Array, Arr
     name = output_name(seen, wanted)
     answer = np.asarray(seen.outputs[name])
     target = np.asarray(_number(seen.label) if seen.label is not None else _by_float(seen, name, metric))
-    if target.size != answer.size or target.dtype.kind not in "fiu":
-        raise UsageError(f"{seen.where}: label of shape {list(target.shape)} for an output of {list(answer.shape)}")
+    if target.dtype.kind not in "fiu":
+        said = repr(seen.label) if isinstance(seen.label, str) else f"of {target.dtype}"
+        hint = f"{metric} compares numbers: give one for each value of output '{name}'"
+        raise UsageError(f"{seen.where}: the label {said} is no number", hint=hint)
+    if target.size != answer.size:
+        hint = f"{metric} compares each value of output '{name}' with one of the label"
+        raise UsageError(
+            f"{seen.where}: label of shape {list(target.shape)} for an output of {list(answer.shape)}",
+            hint=f"{hint}; where the label is a class, --metric top1" if target.size == 1 else hint,
+        )
     return target.reshape(answer.shape), answer
 
 

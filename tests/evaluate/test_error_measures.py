@@ -51,6 +51,12 @@ def test_errors_of_numbers_against_the_float_model(metric: str) -> None:
         value(metric, seen({"y": np.ones(3)}))
     with pytest.raises(UsageError, match=r"label of shape \[2\] for an output of \[3\]"):
         value(metric, seen({"y": np.ones(3)}, np.ones(2)))
+    with pytest.raises(UsageError, match="label of shape") as caught:
+        value(metric, seen({"y": np.ones(3)}, 2))
+    assert "where the label is a class, --metric top1" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match="the label 'cat' is no number") as caught:
+        value(metric, seen({"y": np.ones(1)}, "cat"))
+    assert caught.value.hint == f"{metric} compares numbers: give one for each value of output 'y'"
     assert make_measure(metric).higher_is_better == (metric == "r2")
 
 
