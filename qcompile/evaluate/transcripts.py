@@ -87,7 +87,7 @@ def truth_like(read: str | list[int], label: Any, where: str) -> str | list[int]
     if not isinstance(read, str) and not isinstance(label, (str, np.str_)) and np.asarray(label).dtype.kind in "iu":
         return [int(i) for i in np.asarray(label).reshape(-1)]
     hint = "give the characters with --labels, one a line" if not isinstance(read, str) else "give texts as labels"
-    said = str(label) if isinstance(label, str) else label
+    said = str(label) if isinstance(label, str) else label.tolist() if isinstance(label, np.generic) else label
     raise UsageError(f"{where}: the label {said!r} is not comparable with what was read: {read!r}", hint=hint)
 
 

@@ -226,6 +226,8 @@ def test_words_and_characters() -> None:
     assert value("cer", seen({"y": np.array([[7, 8]])}, [7, 9])) == pytest.approx(1 / 2)
     with pytest.raises(UsageError, match="not comparable"):
         value("wer", seen({"y": scores}, "hi ho"))
+    with pytest.raises(UsageError, match="the label 7 is not comparable"):
+        value("wer", seen({"y": scores}, np.int64(7), None, names))
 
 
 def test_a_function_of_the_users(tmp_path: Path) -> None:
