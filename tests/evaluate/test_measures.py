@@ -63,11 +63,8 @@ def test_classes() -> None:
     observations = [seen(o, label) for o, label in zip(scores, labels, strict=True)]
     assert value("top1", *observations) == pytest.approx(1 / 3)
     assert value("topk{k=2}", *observations) == pytest.approx(2 / 3)
-    with pytest.raises(
-        UsageError, match=r"topk\{k=3\}: the model has 3 classes, so every label is among the best 3"
-    ) as caught:
+    with pytest.raises(UsageError, match=r"topk\{k=3\}: the model has 3 classes, so every label is among the best 3"):
         value("topk{k=3}", *observations)
-    assert caught.value.hint == "choose a k below 3"
     same = [seen(o, None, scores[0]) for o in scores]
     assert value("agreement", *same) == pytest.approx(1 / 3)
 
