@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy.typing as npt
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from qcompile.quant.qparams import QParams
 
 Array = npt.NDArray[Any]
+
+_TABLES = 1024
+"""Tables to remember, of at most 16 KiB."""
 
 
 class Quantization(enum.Enum):
@@ -55,6 +59,7 @@ class OpDef:
         rounds: whether its real form rounds to few bits, as layers quantized at run time do.
         takes_int16: whether its integer form is defined on 16-bit activations too.
         selects: whether it reads only those elements of its first operand that it returns.
+        overwrites: whether it can compute its real form in the memory of its first operand (`evaluate_over`).
         sized: whether the result follows from open extents, not from the operands alone.
         region: "begin" or "end" of a loop, whose results are those of all iterations; "" for all else.
         onnx: ONNX operator types whose conversion this file provides, with the converter of each.
@@ -69,6 +74,7 @@ class OpDef:
     rounds: ClassVar[bool] = False
     takes_int16: ClassVar[bool] = False
     selects: ClassVar[bool] = False
+    overwrites: ClassVar[bool] = False
     sized: ClassVar[bool] = False
     region: ClassVar[Literal["", "begin", "end"]] = ""
     onnx: ClassVar[dict[str, Callable[..., Any]]] = {}
@@ -85,6 +91,10 @@ class OpDef:
         """Compute the results in NumPy: the meaning of the operation on real (or index) tensors."""
         raise InternalError(f"op '{self.name}' does not define evaluate")
 
+    def evaluate_over(self, attrs: Any, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Compute what `evaluate` does, and put the result where the first operand is."""
+        raise InternalError(f"op '{self.name}' does not define evaluate_over")
+
     def evaluate_integer(self, node: Node, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Compute the results on quantized tensors, exactly as every kernel does.
 
@@ -99,16 +109,14 @@ class OpDef:
             return self.evaluate(node.attrs, inputs)
         if self.integer is Quantization.TABLE:
             from qcompile.quant import int16
-            from qcompile.quant.requantize import table
 
             qx, qy = node.inputs[0].qparams, node.output.qparams
             if qx is None or qy is None:
                 raise InternalError(f"{node}: a table needs QParams on both sides")
+            entries = _table(self, node.attrs, qx, qy)
             if qx.dtype == int16.INT16:
-                entries = int16.table(lambda x: self.function(node.attrs, x), qx, qy)
                 return (int16.look_up(inputs[0], entries, qy.dtype),)
-            lut = table(lambda x: self.function(node.attrs, x), qx, qy)
-            return (lut[inputs[0].astype("int16") + 128],)
+            return (entries[inputs[0].astype("int16") + 128],)
         raise ValueError(f"'{self.name}' has no integer form")
 
     def function(self, attrs: Any, x: Array) -> Array:
@@ -174,6 +182,18 @@ class OpDef:
         if self.activations is not None:
             return self.activations
         return tuple(range(len(node.inputs)))
+
+
+@lru_cache(_TABLES)
+def _table(op: OpDef, attrs: Any, qx: QParams, qy: QParams) -> Array:
+    """Return the entries of a unary operation; loops and samples ask for the same ones again and again."""
+    from qcompile.quant import int16
+    from qcompile.quant.requantize import table
+
+    rule = int16.table if qx.dtype == int16.INT16 else table
+    entries = rule(lambda x: op.function(attrs, x), qx, qy)
+    entries.setflags(write=False)
+    return entries
 
 
 def qparams_of(node: Node) -> tuple[list[QParams], list[QParams]]:

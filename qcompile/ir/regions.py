@@ -140,6 +140,7 @@ def run_in_course(
     step: Callable[[Node], None],
     read: Callable[[Value], Array],
     put: Callable[[Value, Array], None],
+    release: Callable[[Value], object],
 ) -> None:
     """Run nodes one after the other, those of loops as often as it takes.
 
@@ -148,6 +149,7 @@ def run_in_course(
         step: computes the results of a node and keeps them.
         read: returns a value that is known.
         put: makes a value known.
+        release: forgets what an iteration made once the next one has it.
     """
     at = first = 0
     while at < len(nodes):
@@ -163,4 +165,5 @@ def run_in_course(
             if done < begin.attrs.trips and not (node.attrs.conditional and not read(node.inputs[1]).any()):
                 for value, result in zip(begin.outputs, node.outputs, strict=True):
                     put(value, read(result))
+                    release(result)
                 at = first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -342,9 +343,19 @@ def activation_table(attrs: Any, before: QParams, result: QParams) -> npt.NDArra
         before: QParams of the activation's input.
         result: QParams of its output.
     """
-    return rq.table(lambda x: activate(x, attrs.activation, attrs.alpha, attrs.beta), before, result)
+    return _activation_table(attrs.activation, attrs.alpha, attrs.beta, before, result)
 
 
+@lru_cache(rq.REMEMBERED)
+def _activation_table(
+    activation: str, alpha: float, beta: float, before: QParams, result: QParams
+) -> npt.NDArray[np.int8]:
+    table = rq.table(lambda x: activate(x, activation, alpha, beta), before, result)
+    table.setflags(write=False)
+    return table
+
+
+@lru_cache(rq.REMEMBERED)
 def accumulator_scales(x: QParams, w: QParams) -> npt.NDArray[np.float32]:
     """Return the real value of one accumulator LSB per output channel.
 
@@ -355,7 +366,9 @@ def accumulator_scales(x: QParams, w: QParams) -> npt.NDArray[np.float32]:
         x: QParams of the activation, per tensor.
         w: QParams of the weight, per tensor or per output channel.
     """
-    return np.asarray(np.float64(x.scalar_scale) * np.asarray(w.scale, np.float64), np.float32)
+    scales = np.asarray(np.float64(x.scalar_scale) * np.asarray(w.scale, np.float64), np.float32)
+    scales.setflags(write=False)
+    return scales
 
 
 def check_accumulator(node: Node, terms: int) -> None:

@@ -82,6 +82,11 @@ class Gather(OpDef):
         """Return the elements picked."""
         x, indices = inputs
         extent = x.shape[attrs.axis]
+        if indices.size == 1 and extent:  # as loops do it at each step
+            place = indices.item()
+            place = min(max(place + extent if place < 0 else place, 0), extent - 1)
+            shape = (*x.shape[: attrs.axis], *indices.shape, *x.shape[attrs.axis + 1 :])
+            return (x[(slice(None),) * attrs.axis + (place,)].copy().reshape(shape),)
         wrapped = np.where(indices < 0, indices + extent, indices)
         return (np.take(x, np.clip(wrapped, 0, max(extent - 1, 0)), attrs.axis),)
 

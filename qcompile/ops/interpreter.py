@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 from qcompile.ir.graph import Graph, Node
-from qcompile.ops.evaluation import Array, FixedRun, OnValue, evaluate_node
+from qcompile.ops.evaluation import Apply, Array, FixedRun, OnValue, evaluate_node, prepared
 from qcompile.ops.sized_run import SizedRun
 
 
@@ -34,7 +34,12 @@ class Interpreter:
         Raises:
             UsageError: an input is missing or unknown, or has another shape or dtype.
         """
-        return self._run.run(inputs, on_value, self.evaluate)
+        return self._run.run(inputs, on_value, self._prepared)
+
+    def _prepared(self, node: Node) -> Apply:
+        if type(self).evaluate is Interpreter.evaluate:
+            return prepared(node, over=True)
+        return partial(self.evaluate, node)
 
     @cached_property
     def _run(self) -> FixedRun | SizedRun:

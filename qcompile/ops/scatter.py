@@ -139,6 +139,7 @@ class Scatter(OpDef):
 
     name = "scatter"
     Attrs = ScatterAttrs
+    overwrites = True
     onnx: ClassVar[dict[str, Any]] = {"Scatter": _elements, "ScatterElements": _elements, "ScatterND": _nd}
 
     def infer(self, attrs: ScatterAttrs, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -150,10 +151,14 @@ class Scatter(OpDef):
         return (x,)
 
     def evaluate(self, attrs: ScatterAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        """Write row after row."""
-        x, numbers, updates = inputs
-        inside = (numbers >= 0) & (numbers < x.shape[0])
-        y, at, rows = x.copy(), numbers[inside], updates[inside]
+        """Write row after row into a copy of x."""
+        return self.evaluate_over(attrs, (inputs[0].copy(), *inputs[1:]))
+
+    def evaluate_over(self, attrs: ScatterAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Write row after row into x itself: a loop that fills a tensor takes no copy of it at each step."""
+        y, numbers, updates = inputs
+        inside = (numbers >= 0) & (numbers < y.shape[0])
+        at, rows = numbers[inside], updates[inside]
         if attrs.reduction == "none":
             for number, row in zip(at, rows, strict=True):
                 y[number] = row

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ops.evaluation import Array, Evaluate, FixedRun, OnValue, evaluate_node
+from qcompile.ops.evaluation import Array, FixedRun, OnValue, Prepare, prepared
 from qcompile.shapes.analysis import positions
 from qcompile.shapes.specialize import Specializer, padded, sizes_of
 
@@ -46,14 +46,34 @@ class NodeRun:
             operands: of the actual extents; None for a constant as the graph has it.
             sizes: of the sample.
         """
+        return tuple(self.prepared(node, sizes)(list(operands)))
+
+    def prepared(self, node: Node, sizes: Sizes | None, over: bool = False) -> Callable[..., Sequence[Array]]:
+        """Return what computes one node from a list of operands, None for constants, which it fills in there.
+
+        Args:
+            node: as for `evaluate`.
+            sizes: as there.
+            over: as for `qcompile.ops.evaluation.prepared`.
+        """
         if self._specializer is not None and sizes is not None:
-            if sizes != self._at:
-                self._at, self._known = sizes, {}
-            key = (node, tuple(node.inputs))
-            if key not in self._known:
-                self._known[key] = self._specializer.node_at(node, sizes)
-            node = self._known[key]
-        return evaluate_node(node, [_operand(x, v) for x, v in zip(operands, node.inputs, strict=True)])
+            node = self._node_at(node, sizes)
+        apply, values = prepared(node, over), node.inputs
+
+        def filled(operands: list[Array | None]) -> Sequence[Array]:
+            operands[:] = [_operand(x, v) for x, v in zip(operands, values, strict=True)]
+            return apply(operands)  # type: ignore[arg-type]
+
+        return filled
+
+    def _node_at(self, node: Node, sizes: Sizes) -> Node:
+        assert self._specializer is not None
+        if sizes != self._at:
+            self._at, self._known = sizes, {}
+        key = (node, tuple(node.inputs))
+        if key not in self._known:
+            self._known[key] = self._specializer.node_at(node, sizes)
+        return self._known[key]
 
 
 def _operand(given: Array | None, value: Value) -> Array:
@@ -83,21 +103,21 @@ class SizedRun:
         self,
         inputs: Mapping[str, Array],
         on_value: OnValue | None,
-        evaluate: Evaluate,
+        prepare: Prepare,
     ) -> dict[str, Array]:
         """Evaluate the graph once; see `Interpreter.run`.
 
         Args:
             inputs: one array per graph input, by name; open axes have their actual extents.
             on_value: called with every tensor of the graph, without what lies past the end.
-            evaluate: computes one node.
+            prepare: returns what computes a node.
         """
         sizes = sizes_from(self._graph, inputs)
         if self._graph.extents:
-            return self._masked(sizes, inputs, on_value, evaluate)
+            return self._masked(sizes, inputs, on_value, prepare)
         graph, originals = self._specializer.at(sizes)
         show = None if on_value is None else lambda value, array: on_value(originals[value], array)
-        results = FixedRun(graph).run(inputs, show, evaluate)
+        results = FixedRun(graph).run(inputs, show, prepare)
         return {n: padded(results[n], v.shape) if n in self._caches else results[n] for n, v in self._outputs.items()}
 
     def extents(self, sizes: Mapping[str, int]) -> Array:
@@ -110,7 +130,7 @@ class SizedRun:
         sizes: Mapping[str, int],
         inputs: Mapping[str, Array],
         on_value: OnValue | None,
-        evaluate: Evaluate,
+        prepare: Prepare,
     ) -> dict[str, Array]:
         shapes = {v.name: (v, self._specializer.shape(v, sizes)) for v in self._graph.inputs[:-1]}
         full = {n: _filled(a, *shapes[n]) if n in shapes else a for n, a in inputs.items()}
@@ -120,7 +140,7 @@ class SizedRun:
             return np.ascontiguousarray(array[tuple(map(slice, self._specializer.shape(value, sizes)))])
 
         show = None if on_value is None else lambda value, array: on_value(value, cut(value, array))
-        results = FixedRun(self._graph).run(full, show, evaluate)
+        results = FixedRun(self._graph).run(full, show, prepare)
         return {n: results[n] if n in self._caches else cut(v, results[n]) for n, v in self._outputs.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +37,16 @@ class SliceAttrs:
             raise ValueError("starts, steps and sizes must have one entry per axis")
         if 0 in self.steps:
             raise ValueError("a slice cannot have a step of 0")
+
+    @cached_property
+    def index(self) -> tuple[slice, ...]:
+        """What takes the elements out of an array; kept, since loops take them at each step."""
+        index = []
+        for start, step, size in zip(self.starts, self.steps, self.sizes, strict=True):
+            stop = start + size * step
+            # A stop before the first element cannot be written as a number: −1 would count from the end.
+            index.append(slice(start, None if stop < 0 else stop, step))
+        return tuple(index)
 
 
 def _from_onnx(node: OnnxNode) -> Value:
@@ -101,12 +112,7 @@ class Slice(OpDef):
 
     def evaluate(self, attrs: SliceAttrs, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Return the elements taken."""
-        index = []
-        for start, step, size in zip(attrs.starts, attrs.steps, attrs.sizes, strict=True):
-            stop = start + size * step
-            # A stop before the first element cannot be written as a number: −1 would count from the end.
-            index.append(slice(start, None if stop < 0 else stop, step))
-        return (np.ascontiguousarray(inputs[0][tuple(index)]).reshape(attrs.sizes),)
+        return (np.ascontiguousarray(inputs[0][attrs.index]).reshape(attrs.sizes),)
 
     def lower(self, node: Node, context: Any) -> None:
         """Emit a copy."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,9 @@ import numpy.typing as npt
 from qcompile.quant.qparams import QParams
 
 FloatArray = npt.NDArray[np.floating[Any]]
+_REMEMBERED = 4096
+"""Parameters to keep as arrays: loops and samples ask for the same ones again and again."""
+
 IntArray = npt.NDArray[np.signedinteger[Any]]
 
 
@@ -22,6 +27,25 @@ def _along_axis(
     shape = [1] * ndim
     shape[axis] = array.size
     return array.reshape(shape)
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """QParams as arrays that broadcast to a tensor; the bounds are relative to the zero point."""
+
+    scale: npt.NDArray[np.float32]
+    inverse: npt.NDArray[np.float32]
+    zero_point: npt.NDArray[np.int32]
+    low: npt.NDArray[np.float32]
+    high: npt.NDArray[np.float32]
+
+
+@lru_cache(_REMEMBERED)
+def _constants(qparams: QParams, ndim: int) -> _Constants:
+    scale = _along_axis(qparams.scale, "float32", qparams.axis, ndim)
+    zp = _along_axis(qparams.zero_point, "int32", qparams.axis, ndim)
+    low, high = ((bound - zp).astype(np.float32) for bound in (qparams.qmin, qparams.qmax))
+    return _Constants(scale, np.asarray(np.float32(1.0) / scale), zp, np.asarray(low), np.asarray(high))
 
 
 def quantize(x: FloatArray, qparams: QParams) -> IntArray:
@@ -41,12 +65,8 @@ def quantize(x: FloatArray, qparams: QParams) -> IntArray:
         ONNX QuantizeLinear, with the division replaced by one float32 multiplication so that every
         instruction set gives the same bits.
     """
-    scale = np.asarray(qparams.scale, np.float32)
-    inverse = tuple(float(v) for v in np.float32(1.0) / scale)
-    inv = _along_axis(inverse, "float32", qparams.axis, x.ndim)
-    zp = _along_axis(qparams.zero_point, "int32", qparams.axis, x.ndim)
-    lo = (qparams.qmin - zp).astype(np.float32)
-    hi = (qparams.qmax - zp).astype(np.float32)
+    constants = _constants(qparams, x.ndim)
+    inv, zp, lo, hi = constants.inverse, constants.zero_point, constants.low, constants.high
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = np.asarray(x, np.float32) * inv
     clamped = np.fmin(np.fmax(scaled, lo), hi)
@@ -66,10 +86,9 @@ def dequantize(q: IntArray, qparams: QParams) -> FloatArray:
     Source:
         ONNX DequantizeLinear.
     """
-    scale = _along_axis(qparams.scale, "float32", qparams.axis, q.ndim)
-    zp = _along_axis(qparams.zero_point, "int32", qparams.axis, q.ndim)
-    centred = q.astype(np.int32) - zp
-    return np.asarray(centred.astype(np.float32) * scale, np.float32)
+    constants = _constants(qparams, q.ndim)
+    centred = q.astype(np.int32) - constants.zero_point
+    return np.asarray(centred.astype(np.float32) * constants.scale, np.float32)
 
 
 def fake_quantize(x: FloatArray, qparams: QParams) -> FloatArray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ _SUM_BITS = 7
 """Most fraction bits of the operands of an addition, in steps of the result."""
 
 _LEAST_SHIFT = -15
+
+_TERM = QParams((1.0,), (0,), "int32", -rq.WIDE_LIMIT, rq.WIDE_LIMIT)
+"""Parameters of the operands of an addition."""
 
 
 def split(q: Array) -> tuple[Array, Array]:
@@ -129,6 +133,7 @@ class SumConstants:
         return 1 << (16 + self.shift)
 
 
+@lru_cache(rq.REMEMBERED)
 def sum_constants(a: QParams, b: QParams, result: QParams, signs: tuple[int, int] = (1, 1)) -> SumConstants:
     """Choose the constants of y = a + b (or a − b, with signs (1, −1)).
 
@@ -176,9 +181,8 @@ def add(qa: Array, qb: Array, a: QParams, b: QParams, result: QParams, signs: tu
         signs: (1, −1) subtracts.
     """
     constants = sum_constants(a, b, result, signs)
-    fine = QParams((1.0,), (0,), "int32", -rq.WIDE_LIMIT, rq.WIDE_LIMIT)
     terms = [
-        rq.requantize(q.astype(np.int32) - np.int32(p.scalar_zero_point), np.float32(m), fine)
+        rq.requantize(q.astype(np.int32) - np.int32(p.scalar_zero_point), np.float32(m), _TERM)
         for q, p, m in zip((qa, qb), (a, b), constants.multipliers, strict=True)
     ]
     total, shift = terms[0] + terms[1], constants.shift
@@ -186,8 +190,7 @@ def add(qa: Array, qb: Array, a: QParams, b: QParams, result: QParams, signs: tu
         shifted = (total + np.int32(1 << (shift - 1))) >> np.int32(shift)
     else:
         shifted = np.clip(total, -constants.limit, constants.limit) << np.int32(-shift)
-    zp = result.scalar_zero_point
-    return np.asarray(np.clip(shifted, result.qmin - zp, result.qmax - zp) + zp).astype(result.dtype)
+    return rq.bounded(shifted, result)
 
 
 def fraction_bits(dtype: str) -> int:

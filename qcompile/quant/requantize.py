@@ -8,6 +8,7 @@ contracted into a fused multiply-add on one instruction set and not on another.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ WIDE_SHIFT = 12
 
 WIDE_LIMIT = 2**22
 """Clamp of such a tensor, in LSB: ±1024 steps of the sum, and small enough to round by adding 1.5 · 2^23."""
+
+REMEMBERED = 4096
+"""Constants of nodes to remember: loops and samples ask for the same ones again and again."""
 
 RESIZE_BITS = 11
 """Fraction bits of an interpolation coefficient along one axis."""
@@ -60,7 +64,9 @@ def requantize(
     scaled = np.asarray(acc.astype(np.float32) * np.asarray(m, np.float32))
     if activation is not None:
         scaled = activation(scaled)
-    np.clip(scaled, np.float32(qparams.qmin - zp), np.float32(qparams.qmax - zp), out=scaled)
+    # Not np.clip, which takes longer than all else here on the small tensors of loops.
+    np.maximum(scaled, np.float32(qparams.qmin - zp), out=scaled)
+    np.minimum(scaled, np.float32(qparams.qmax - zp), out=scaled)
     q = np.rint(scaled, out=scaled).astype(np.int32)
     q += zp
     return q.astype(qparams.dtype)
@@ -92,6 +98,7 @@ class AddConstants:
     shift: int
 
 
+@lru_cache(REMEMBERED)
 def add_constants(a: QParams, b: QParams, result: QParams, signs: tuple[int, int] = (1, 1)) -> AddConstants:
     """Choose the fixed-point constants of y = a + b (or a − b, with signs (1, −1)).
 
@@ -148,8 +155,22 @@ def add(
     total = (qa.astype(np.int32) - np.int32(a.scalar_zero_point)) * np.int32(constants.multipliers[0])
     total = total + (qb.astype(np.int32) - np.int32(b.scalar_zero_point)) * np.int32(constants.multipliers[1])
     shifted = (total + np.int32(1 << (constants.shift - 1))) >> np.int32(constants.shift)
+    return bounded(shifted, result)
+
+
+def bounded(steps: Int32Array, result: QParams) -> IntArray:
+    """Return integers of a result from its steps relative to the zero point.
+
+    Formula:
+        q = clamp(steps, qmin − zp, qmax − zp) + zp
+
+    Args:
+        steps: int32, LSB of the result.
+        result: parameters, per tensor.
+    """
     zp = result.scalar_zero_point
-    return np.asarray(np.clip(shifted, result.qmin - zp, result.qmax - zp) + zp).astype(result.dtype)
+    clamped = np.minimum(np.maximum(steps, np.int32(result.qmin - zp)), np.int32(result.qmax - zp))
+    return np.asarray(clamped + np.int32(zp)).astype(result.dtype)
 
 
 def prelu_multipliers(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 
 from qcompile.calibrate.calibration_set import usual_count
@@ -190,7 +191,8 @@ class _Net:
         checked, fitted = (usual_count(calibrated, count) for count in (CHECKED, FITTED))
         new, mixed = judges(context.samples(), checked, fitted)
         self._samples, self._has_new = new or mixed, bool(new)
-        self._evaluators = [Evaluator(calibrated, some, threads=context.threads) for some in (new, mixed) if some]
+        evaluator = partial(Evaluator, calibrated, jobs=context.processes, threads=context.threads)
+        self._evaluators = [evaluator(some) for some in (new, mixed) if some]
         self._targets = targets(calibrated)
         self._parts = [index for index, use in enumerate(output_uses(calibrated)) if use.places is not None]
         self._costs = NodeCosts.of(context)
@@ -265,6 +267,7 @@ class _Net:
             self._assigned,
             PassManager("quantize").run(self._assigned, context),
             spread(self._samples, usual_count(self._calibrated, MEASURED)),
+            jobs=context.processes,
             threads=context.threads,
             work=min(max(work, _LEAST_RUNS), _MOST_RUNS),
             uses=True,

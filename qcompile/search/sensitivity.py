@@ -8,6 +8,7 @@ measured for the others.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,8 @@ import numpy.typing as npt
 
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
-from qcompile.ir.regions import computed_bytes, last_readers, regions, run_in_course, times_run
+from qcompile.ir.regions import computed_bytes, regions, run_in_course, times_run
+from qcompile.ops.evaluation import freed_by_node
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import NodeRun
 from qcompile.parallel import threads_within
@@ -198,7 +200,7 @@ class _Paths:
         self.uses = output_uses(graph) if uses else whole_outputs(graph)
         self._run = NodeRun(graph)
         self.order = {node: index for index, node in enumerate(graph.nodes)}
-        self.last_reader = last_readers(graph)
+        self._freed = freed_by_node(graph)
         costs = NodeCosts()  # how long the interpreter takes, roughly: no target counts
         self._time = {node: times * costs.node(node).ns for node, times in times_run(graph).items()}
         self._total = sum(self._time.values()) or 1.0
@@ -238,37 +240,43 @@ class _Paths:
             Interpreter(self.graph).run(sample, on_value=known.__setitem__)
         return known
 
-    def _evaluate(self, node: Node, operands: list[Array | None], known: Mapping[Value, Array]) -> tuple[Array, ...]:
+    def _prepared(self, node: Node, known: Mapping[Value, Array]) -> Callable[..., Sequence[Array]]:
         sizes = self._run.sizes({value.name: known[value] for value in self.graph.inputs})
-        return self._run.evaluate(node, operands, sizes)
+        return self._run.prepared(node, sizes, over=True)
+
+    def _round(self, source: Source, known: Mapping[Value, Array]) -> Callable[[Mapping[Value, Array]], Array]:
+        """Return what rounds a source, given the tensors before it: the tensor that it is, or that it changes."""
+        node, qparams = source.node, source.qparams
+        if not source.constants or node is None:
+            assert qparams is not None
+            return lambda at: dequantize(quantize(at[source.value], qparams), qparams)
+        apply, place = self._prepared(node, known), node.outputs.index(source.value)
+        return lambda at: apply([source.constants.get(i, at.get(v)) for i, v in enumerate(node.inputs)])[place]
 
     def rounded(self, source: Source, known: Mapping[Value, Array]) -> Array:
         """Return the tensor at a source once the source is rounded."""
         with np.errstate(all="ignore"):
-            if not source.constants or source.node is None:
-                assert source.qparams is not None
-                return dequantize(quantize(known[source.value], source.qparams), source.qparams)
-            operands = [source.constants.get(i, known.get(v)) for i, v in enumerate(source.node.inputs)]
-            return self._evaluate(source.node, operands, known)[source.node.outputs.index(source.value)]
+            return self._round(source, known)(known)
 
     def outputs(self, source: Source, known: Mapping[Value, Array]) -> list[Array]:
         """Return the graph's outputs when only one source is rounded."""
+        nodes, round_source = self.behind(source.value), self._round(source, known)
+        apply = {node: self._prepared(node, known) for node in nodes}
         changed = {source.value: self.rounded(source, known)}
-        kept = set(self.graph.outputs)
+        latest = ChainMap(changed, known)  # type: ignore[arg-type]  # nothing is written to what is known
 
         def step(node: Node) -> None:
+            rounds = source.value in node.outputs  # within a loop, in each of its iterations
             operands = [changed[v] if v in changed else known.get(v) for v in node.inputs]
-            changed.update(zip(node.outputs, self._evaluate(node, operands, known), strict=True))
-            if source.value in node.outputs:  # within a loop, in each of its iterations
-                changed[source.value] = self.rounded(source, {**known, **changed})
-            for value in node.inputs:
-                if self.last_reader[value] is node and value not in kept and not node.op.region:
-                    changed.pop(value, None)
+            before = {v: changed[v] for v in node.inputs if v in changed} if rounds else {}
+            for value in self._freed[node]:
+                changed.pop(value, None)
+            changed.update(zip(node.outputs, apply[node](operands), strict=True))
+            if rounds:
+                changed[source.value] = round_source(ChainMap(before, latest))
 
         with np.errstate(all="ignore"):
-            run_in_course(
-                self.behind(source.value), step, lambda v: changed[v] if v in changed else known[v], changed.__setitem__
-            )
+            run_in_course(nodes, step, latest.__getitem__, changed.__setitem__, lambda v: changed.pop(v, None))
         return [changed[v] if v in changed else _content(v, known) for v in self.graph.outputs]
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
 from qcompile import ops
 from qcompile.cost import NodeCosts
 from qcompile.errors import InternalError
-from qcompile.ir.graph import Graph
+from qcompile.ir.graph import Graph, Value
 from qcompile.ir.parser import parse_graph
 from qcompile.ir.printer import print_graph
 from qcompile.ir.regions import regions, times_run, total_macs
 from qcompile.ir.rewrite import Rewriter
 from qcompile.ir.verify import verify
+from qcompile.ops.evaluation import held_alone
 from qcompile.ops.interpreter import Interpreter
+from qcompile.ops.scatter import Scatter
+from qcompile.ops.sigmoid import Sigmoid
 from qcompile.passmgr import run_pipeline
 
 LOOP = """graph "loop" {
@@ -68,6 +74,122 @@ def test_work_of_a_loop_counts_once_a_trip() -> None:
     assert NodeCosts().graph_ms(graph) > 2 * NodeCosts().graph_ms(loop(text.replace("trips=4", "trips=1")))
     # How often a loop runs that only its condition ends, nobody knows.
     assert total_macs(loop(text.replace("trips=4", "trips=2147483647"))) == 2 * 2
+
+
+FILLING = """graph "filling" {
+  input %x : f32[6,2]
+  input %start : f32[1,6,2]
+  %t, %s = loop_begin(%start) {trips=6} : i64[], f32[1,6,2]
+  %at = reshape(%t) {shape=[1]} : i64[1]
+  %row = gather(%x, %at) {axis=0} : f32[1,2]
+  %rows = reshape(%s) {shape=[6,2]} : f32[6,2]
+  %filled = scatter(%rows, %at, %row) : f32[6,2]
+  %new = reshape(%filled) {shape=[1,6,2]} : f32[1,6,2]
+  %n, %y = loop_end(%t, %new) : i64[], f32[1,6,2]
+  output "y" = %y
+}
+"""
+
+
+def _filling() -> dict[str, np.ndarray]:
+    return {"x": np.arange(12, dtype=np.float32).reshape(6, 2), "start": np.full((1, 6, 2), -1, np.float32)}
+
+
+def test_a_loop_that_fills_a_tensor_copies_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = []
+    evaluate = Scatter.evaluate
+
+    def counted(self: Scatter, attrs: Any, inputs: Sequence[Any]) -> Any:
+        copies.append(inputs)
+        return evaluate(self, attrs, inputs)
+
+    monkeypatch.setattr(Scatter, "evaluate", counted)
+    inputs = _filling()
+    found = Interpreter(loop(FILLING)).run(inputs)
+    np.testing.assert_array_equal(found["y"][0], inputs["x"])
+    np.testing.assert_array_equal(inputs["start"], np.full((1, 6, 2), -1, np.float32))
+    assert len(copies) == 1, "the tensor that the loop starts from is the caller's, all others nobody's"
+
+
+@pytest.mark.parametrize("kept", [("new",), ("s",), ("y",), ("filled", "rows")])
+def test_what_an_observer_keeps_of_an_iteration_stays_as_it_was(kept: tuple[str, ...]) -> None:
+    seen: list[tuple[str, np.ndarray, np.ndarray]] = []
+
+    def keep(value: Value, array: np.ndarray) -> None:
+        if value.name in kept:
+            seen.append((value.name, array, array.copy()))
+
+    Interpreter(loop(FILLING)).run(_filling(), keep)
+    assert len(seen) >= 6
+    for name, array, then in seen:
+        np.testing.assert_array_equal(array, then, err_msg=name)
+
+
+REREAD = """graph "reread" {
+  input %x : f32[6,2]
+  input %start : f32[6,2]
+  %t, %s, %d = loop_begin(%start, %start) {trips=6} : i64[], f32[6,2], f32[6,2]
+  %at = reshape(%t) {shape=[1]} : i64[1]
+  %row = gather(%x, %at) {axis=0} : f32[1,2]
+  %filled = scatter(%s, %at, %row) : f32[6,2]
+  %change = sub(%filled, %s) : f32[6,2]
+  %n, %y, %last = loop_end(%t, %filled, %change) : i64[], f32[6,2], f32[6,2]
+  output "y" = %y
+  output "last" = %last
+}
+"""
+
+
+def test_a_tensor_that_is_read_again_is_not_written_over() -> None:
+    inputs = {name: array.reshape(6, 2) for name, array in _filling().items()}
+    found = Interpreter(loop(REREAD)).run(inputs)
+    np.testing.assert_array_equal(found["y"], inputs["x"])
+    np.testing.assert_array_equal(found["last"], [[0, 0]] * 5 + [[11, 12]])
+
+
+def test_memory_that_somebody_sees_is_not_alone() -> None:
+    assert held_alone([np.zeros(4)])
+    assert held_alone([np.zeros(4).reshape(2, 2)])
+    seen = np.zeros(4)
+    assert not held_alone([seen])
+    assert not held_alone([seen[:2]])
+    view = np.zeros(4).reshape(2, 2)
+    assert not held_alone([view])
+    whole = np.zeros((3, 4))
+    part = whole[1]
+    del whole
+    assert not held_alone([part[:2]]), "two views of one memory"
+    fixed = [np.zeros(4)]
+    fixed[0].setflags(write=False)
+    assert not held_alone(fixed)
+    assert not held_alone([np.frombuffer(bytearray(8), np.uint8)])
+
+
+TABLE = """graph "table" {
+  input %x : f32[4]
+  %t, %s = loop_begin(%x) {trips=5} : i64[], f32[4]
+  %q = quantize(%s) : i8[4] q(scale=0.0375, zp=2)
+  %f = sigmoid(%q) : i8[4] q(scale=0.0075, zp=-3)
+  %new = dequantize(%f) : f32[4]
+  %n, %y = loop_end(%t, %new) : i64[], f32[4]
+  output "y" = %y
+}
+"""
+
+
+@pytest.mark.parametrize("dtype", ["i8", "i16"])
+def test_the_table_of_a_function_is_made_once_for_all_iterations(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    asked = []
+    function = Sigmoid.function
+    monkeypatch.setattr(Sigmoid, "function", lambda *args: asked.append(args) or function(*args))
+    text = TABLE.replace("i8[", f"{dtype}[")
+    if dtype == "i16":
+        text = text.replace("zp=2)", "zp=2, dtype=int16)").replace("zp=-3)", "zp=-3, dtype=int16)")
+    run = Interpreter(loop(text))
+    for start in (0.0, 0.5):
+        found = run.run({"x": np.full(4, start, np.float32)})["y"]
+        assert np.abs(found - 0.657).max() < 0.03, "the number that is its own sigmoid"
+    assert len(asked) <= 1, "or none, where a run before this one asked"
 
 
 def test_observers_see_every_iteration() -> None:
