@@ -23,7 +23,7 @@ T = TypeVar("T")
 _MACS_PER_NODE = 1e5
 """Multiply-accumulates of an average node from which on NumPy, not Python, takes the time: Python runs one thread."""
 
-_STEPS = 5000
+_STEPS = 2000
 """Evaluations of nodes in a run, of about 10 µs, from which on a process is started in a part of its time."""
 
 _BYTES = 2**29

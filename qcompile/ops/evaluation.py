@@ -124,12 +124,7 @@ def keep_steps(op: OpDef, attrs: Any, inputs: Sequence[Value], made: Sequence[Va
 
 
 def _reads_or_makes_narrow(node: Node) -> bool:
-    # A loop, not any(…): in networks of small tensors this is run as often as NumPy.
-    for values in (node.inputs, node.outputs):
-        for value in values:
-            if value.type.dtype in NARROW:
-                return True
-    return False
+    return any(value.type.dtype in NARROW for value in (*node.inputs, *node.outputs))
 
 
 def freed_by_node(graph: Graph) -> dict[Node, tuple[Value, ...]]:
@@ -193,24 +188,30 @@ def prepared(node: Node, over: bool = False) -> Apply:
     Raises:
         InternalError: the results do not have the types the graph says.
     """
-    half, op = _reads_or_makes_narrow(node), node.op
+    op = node.op
     types = [(value.type.shape, DTYPES[value.type.dtype]) for value in node.outputs]
     compute: Apply = partial(op.evaluate_integer, node) if node.is_integer else partial(op.evaluate, node.attrs)
-    if over and op.overwrites and not half and not node.is_integer:
+    if _reads_or_makes_narrow(node):
+        compute = partial(_narrow, node.outputs, compute)
+    elif over and op.overwrites and not node.is_integer:
         compute = partial(_over, compute, partial(op.evaluate_over, node.attrs))
 
     def apply(inputs: list[Array]) -> list[Array]:
-        if half:
-            inputs = [x.astype(np.float32) if x.dtype.name in NARROW else x for x in inputs]
-        results = [np.asarray(result) for result in compute(inputs)]
-        if half:
-            results = [_rounded(result, value) for value, result in zip(node.outputs, results, strict=True)]
-        for result, (shape, dtype) in zip(results, types, strict=True):
-            if result.shape != shape or result.dtype != dtype:
-                raise InternalError(f"{node}: evaluation gave {result.dtype}{result.shape}, not {dtype}{shape}")
-        return results
+        arrays = []
+        for result, (shape, dtype) in zip(compute(inputs), types, strict=True):
+            # In networks of small tensors this is run as often as NumPy: an identity is asked for first.
+            array = result if type(result) is np.ndarray else np.asarray(result)
+            if array.shape != shape or (array.dtype is not dtype and array.dtype != dtype):
+                raise InternalError(f"{node}: evaluation gave {array.dtype}{array.shape}, not {dtype}{shape}")
+            arrays.append(array)
+        return arrays
 
     return apply
+
+
+def _narrow(outputs: Sequence[Value], compute: Apply, inputs: list[Array]) -> Sequence[Array]:
+    results = compute([x.astype(np.float32) if x.dtype.name in NARROW else x for x in inputs])
+    return [_rounded(result, value) for value, result in zip(outputs, results, strict=True)]
 
 
 def _over(compute: Apply, over: Apply, inputs: list[Array]) -> Sequence[Array]:

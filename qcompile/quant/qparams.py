@@ -64,6 +64,15 @@ class QParams:
             raise ValueError(f"zero_point {zero_points} is out of {self.dtype}")
 
     @cached_property
+    def _hash(self) -> int:
+        # Of numbers only: the hash of a text is another one in the next process, and this one may be sent there.
+        return hash((self.scale, self.zero_point, self.qmin, self.qmax, -1 if self.axis is None else self.axis))
+
+    def __hash__(self) -> int:
+        """Return a hash that is computed once: constants of nodes are remembered by their parameters."""
+        return self._hash
+
+    @cached_property
     def text(self) -> str:
         """All fields; kept, since the scales of many channels take long to print and are asked for after every pass."""
         return repr(self)
