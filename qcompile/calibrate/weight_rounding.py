@@ -174,11 +174,16 @@ def _in_order(w: Array, h: Array, qmax: int) -> Array:
     for start in range(0, terms, _BLOCK):
         stop = min(start + _BLOCK, terms)
         before = shares[:, start:stop, :start].transpose(0, 2, 1)
-        wanted = w[:, :, start:stop] + np.matmul(errors[:, :, :start], before)
-        for k in range(start, stop):
-            z[:, :, k] = np.clip(np.rint(wanted[:, :, k - start]), -qmax, qmax)
-            errors[:, :, k] = w[:, :, k] - z[:, :, k]
-            wanted[:, :, k - start + 1 :] += errors[:, :, k, None] * shares[:, None, k + 1 : stop, k]
+        # One row for each term: what an iteration reads and writes is in one piece.
+        part = np.ascontiguousarray(w[:, :, start:stop].transpose(0, 2, 1))
+        wanted = part + np.matmul(errors[:, :, :start], before).transpose(0, 2, 1)
+        rounded, error = np.empty_like(part), np.empty_like(part)
+        for k in range(stop - start):
+            np.minimum(np.maximum(np.rint(wanted[:, k]), -qmax), qmax, out=rounded[:, k])
+            np.subtract(part[:, k], rounded[:, k], out=error[:, k])
+            wanted[:, k + 1 :] += error[:, None, k] * shares[:, start + k + 1 : stop, start + k, None]
+        z[:, :, start:stop] = rounded.transpose(0, 2, 1)
+        errors[:, :, start:stop] = error.transpose(0, 2, 1)
     return z
 
 
@@ -187,12 +192,16 @@ def _descend(w: Array, z: Array, h: Array, qmax: int, step: Array | None = None)
     gradient = np.matmul(w - z, h)
     for start in range(0, w.shape[2], _BLOCK):
         stop = min(start + _BLOCK, w.shape[2])
-        block = gradient[:, :, start:stop].copy()
         before = z[:, :, start:stop].copy()
-        for k in range(start, stop):
-            wanted = z[:, :, k] + block[:, :, k - start] / h[:, k, k, None]
-            unit = 1 if step is None else step[:, :, k]
-            change = np.clip(unit * np.rint(wanted / unit), qmax % unit - qmax, qmax - qmax % unit) - z[:, :, k]
-            z[:, :, k] += change
-            block -= change[:, :, None] * h[:, None, k, start:stop]
+        # One row for each term: what an iteration reads and writes is in one piece.
+        block, found = (np.ascontiguousarray(x[:, :, start:stop].transpose(0, 2, 1)) for x in (gradient, z))
+        for k in range(stop - start):
+            at = start + k
+            wanted = found[:, k] + block[:, k] / h[:, at, at, None]
+            unit = 1 if step is None else step[:, :, at]
+            change = np.clip(unit * np.rint(wanted / unit), qmax % unit - qmax, qmax - qmax % unit) - found[:, k]
+            found[:, k] += change
+            # The terms before it have had their turn.
+            block[:, k + 1 :] -= change[:, None] * h[:, at, at + 1 : stop, None]
+        z[:, :, start:stop] = found.transpose(0, 2, 1)
         gradient -= np.matmul(z[:, :, start:stop] - before, h[:, start:stop, :])

@@ -61,3 +61,20 @@ def test_weights_without_crowded_pairs_stay() -> None:
     found, loss = round_pairs(integers * 0.1, np.full((1, 3), 0.1), integers, np.eye(8)[None], 8)
     np.testing.assert_array_equal(found, integers)
     assert loss == 0.0
+
+
+def test_rounded_weights_cannot_be_improved_one_by_one() -> None:
+    """More terms than a block has: what one block changes reaches the terms of the others."""
+    rng = np.random.default_rng(3)
+    groups, outputs, terms = 2, 5, 150
+    w = rng.normal(size=(groups, outputs, terms))
+    x = rng.normal(size=(groups, 400, terms)) @ rng.normal(size=(groups, terms, terms))
+    h = np.matmul(x.transpose(0, 2, 1), x) / 400 + 0.1 * np.eye(terms)
+    scale = np.abs(w).max(axis=2) / 127
+    z = round_weights(w, scale, h, qmax=127, sweeps=200)
+    gradient = np.matmul(w / scale[:, :, None] - z, h) / np.diagonal(h, axis1=1, axis2=2)[:, None]
+    np.testing.assert_array_equal(np.clip(np.rint(z + gradient), -127, 127), z)
+    start = round_weights(w, scale, h, qmax=127, sweeps=0)
+    costs = [(np.matmul(e, h) * e).sum(axis=2) for e in (w / scale[:, :, None] - one for one in (start, z))]
+    assert (costs[1] <= costs[0]).all()
+    assert (costs[1] < costs[0]).any()
