@@ -15,7 +15,7 @@ from qcompile.config import CompileConfig
 from qcompile.config_files import read_config, read_labels, read_sidecar
 from qcompile.config_texts import whole_shapes
 from qcompile.errors import UsageError
-from qcompile.parallel import one_blas_thread, worth_processes, worth_threads
+from qcompile.parallel import one_blas_thread, worth_threads
 from qcompile.precision import comparable, measure, run_passes, to_precision, with_observers
 from qcompile.progress import Progress
 
@@ -228,7 +228,6 @@ def simplify(
     context.imported = graph
     simplified, records = run_passes(pipelines.SIMPLIFY, graph, config, context, instruments)
     context.threads = worth_threads(simplified, config.jobs)
-    context.processes = worth_processes(simplified, config.jobs)
     if not config.passes:
         return simplified, records
     context.original = simplified

@@ -23,9 +23,6 @@ T = TypeVar("T")
 _MACS_PER_NODE = 1e5
 """Multiply-accumulates of an average node from which on NumPy, not Python, takes the time: Python runs one thread."""
 
-_STEPS = 2000
-"""Evaluations of nodes in a run, of about 10 µs, from which on a process is started in a part of its time."""
-
 _BYTES = 2**29
 """What the samples that are computed ahead may hold in memory."""
 
@@ -51,18 +48,6 @@ def worth_threads(graph: Graph, jobs: int) -> int:
     if graph.symbols or regions(graph.nodes) or total_macs(graph) < _MACS_PER_NODE * len(graph.nodes):
         return 1
     return jobs
-
-
-def worth_processes(graph: Graph, jobs: int) -> int:
-    """Return by how many processes samples of a graph are best run where nothing large is handed back.
-
-    Args:
-        graph: float, integer or mixed. Python evaluates the steps of loops, and one thread of it at a time.
-        jobs: processes to use at most.
-    """
-    from qcompile.ir.regions import times_run
-
-    return jobs if sum(times_run(graph).values()) >= _STEPS else 1
 
 
 def threads_within(threads: int, size: int) -> int:

@@ -60,7 +60,6 @@ class PassContext:
         on_progress: called with (done, total, what) by `progress`; total is 0 where it is not known.
         seed: of every pseudo-random choice.
         threads: on which to run samples side by side; results do not depend on it.
-        processes: that do so where a run leaves no more than a few numbers, instead of the threads if more than one.
         records: how long layers take, as measured.
         used_records: those that decided how a layer of the program is cut.
 
@@ -80,7 +79,6 @@ class PassContext:
     on_progress: Progress | None = None
     seed: int = 0
     threads: int = 1
-    processes: int = 1
     records: Database = field(default_factory=Database)
     used_records: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import takewhile
 
 from qcompile.calibrate.calibration_set import usual_count
@@ -191,8 +190,7 @@ class _Net:
         checked, fitted = (usual_count(calibrated, count) for count in (CHECKED, FITTED))
         new, mixed = judges(context.samples(), checked, fitted)
         self._samples, self._has_new = new or mixed, bool(new)
-        evaluator = partial(Evaluator, calibrated, jobs=context.processes, threads=context.threads)
-        self._evaluators = [evaluator(some) for some in (new, mixed) if some]
+        self._evaluators = [Evaluator(calibrated, some, threads=context.threads) for some in (new, mixed) if some]
         self._targets = targets(calibrated)
         self._parts = [index for index, use in enumerate(output_uses(calibrated)) if use.places is not None]
         self._costs = NodeCosts.of(context)
@@ -267,7 +265,6 @@ class _Net:
             self._assigned,
             PassManager("quantize").run(self._assigned, context),
             spread(self._samples, usual_count(self._calibrated, MEASURED)),
-            jobs=context.processes,
             threads=context.threads,
             work=min(max(work, _LEAST_RUNS), _MOST_RUNS),
             uses=True,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +16,8 @@ from qcompile import driver, parallel
 from qcompile.config import MOST_JOBS, usual_jobs
 from qcompile.ir.parser import parse_graph
 from qcompile.ops import all_ops
-from qcompile.parallel import in_order, one_blas_thread, threads_within, worth_processes, worth_threads
+from qcompile.parallel import in_order, one_blas_thread, threads_within, worth_threads
 from qcompile.precision import comparable, measure, to_precision
-from qcompile.search import processes
 
 PRODUCT = """graph "product" {{
   input %x : f32[{rows},1024]
@@ -129,12 +127,6 @@ def test_what_takes_python_longest_stays_on_one_thread() -> None:
     assert found == [4, 1, 1]
 
 
-def test_loops_of_many_steps_are_run_by_processes() -> None:
-    assert worth_processes(parse_graph(LOOP, all_ops()), 4) == 1
-    assert worth_processes(parse_graph(LOOP.replace("trips=4", "trips=2000"), all_ops()), 4) == 4
-    assert worth_processes(parse_graph(PRODUCT.format(rows=64), all_ops()), 4) == 1
-
-
 def test_threads_keep_within_memory() -> None:
     assert threads_within(4, 1000) == 4
     assert threads_within(4, 2**28) == 2
@@ -160,24 +152,3 @@ def test_results_do_not_depend_on_threads(model: Path, monkeypatch: pytest.Monke
         comparison = measure(comparable(simplified, context), final, data, context)
         found.append((final.structural_hash(), comparison, context.notes))
     assert found[0] == found[1]
-
-
-def test_results_do_not_depend_on_processes(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_STEPS", 0)
-    started, results = [], processes._results
-
-    def counted(work: Callable[[int], Any], count: int, jobs: int) -> Iterator[Any]:
-        started.append(jobs)
-        return results(work, count, jobs)
-
-    monkeypatch.setattr(processes, "_results", counted)
-    found = []
-    for jobs in (1, 2):
-        config = driver.resolve_config(model, None, {"jobs": jobs})
-        context, _, imported = driver.prepare(model, config, [{"x": sample} for sample in samples(40)], None)
-        simplified, _ = driver.simplify(imported, config, context, ())
-        assert context.processes == jobs
-        final, _ = to_precision(simplified, config, context, ())
-        found.append((final.structural_hash(), context.notes))
-    assert found[0] == found[1]
-    assert set(started) == {2}
