@@ -55,16 +55,25 @@ UPSAMPLED = """graph "g" {
 Gains = dict[str, Array]
 
 
-def measured(network: str, names: list[str]) -> tuple[Gains, Gains]:
-    """Return gains as predicted, and from noise that is added to one channel at a time."""
+def followed(
+    network: str, shape: tuple[int, ...], count: int
+) -> tuple[Graph, list[dict[str, Array]], ChannelStatistics, NoiseGains]:
+    """Return a graph, random samples of a shape, and what they tell of its channels."""
     graph = parse_graph(network, ops.all_ops(), source="test")
     rng = np.random.default_rng(0)
-    samples = [{"x": rng.normal(0, 1, (1, 8, 8, 3)).astype(np.float32)} for _ in range(256)]
+    samples = [{"x": rng.normal(0, 1, shape).astype(np.float32)} for _ in range(count)]
     classes = ScaleClasses(graph)
     statistics = ChannelStatistics(classes.numbers)
     statistics.gather(graph, samples, lambda done: None)
     gains = NoiseGains(graph, classes, statistics)
-    gains.gather(samples, lambda done: None)
+    gains.gather(samples, lambda done: None, threads=2)
+    return graph, samples, statistics, gains
+
+
+def measured(network: str, names: list[str]) -> tuple[Gains, Gains]:
+    """Return gains as predicted, and from noise that is added to one channel at a time."""
+    graph, samples, _, gains = followed(network, (1, 8, 8, 3), 256)
+    rng = np.random.default_rng(1)
     values = {value.name: value for value in graph.values()}
     predicted = {name: gains.of(values[name]).ravel() * values[name].shape[1] ** 2 for name in names}
     found: Gains = {name: np.zeros(values[name].shape[-1]) for name in names}
@@ -114,14 +123,7 @@ RECTIFIED = """graph "g" {
 
 
 def test_what_an_activation_cut_off_takes_no_noise_and_lets_none_through() -> None:
-    graph = parse_graph(RECTIFIED, ops.all_ops(), source="test")
-    rng = np.random.default_rng(0)
-    samples = [{"x": rng.normal(0, 1, (1, 4, 4, 2)).astype(np.float32)} for _ in range(64)]
-    classes = ScaleClasses(graph)
-    statistics = ChannelStatistics(classes.numbers)
-    statistics.gather(graph, samples, lambda done: None)
-    gains = NoiseGains(graph, classes, statistics)
-    gains.gather(samples, lambda done: None, threads=2)
+    graph, samples, statistics, gains = followed(RECTIFIED, (1, 4, 4, 2), 64)
     layer, last = graph.nodes
     seen: list[Array] = []
     for sample in samples:
@@ -147,13 +149,7 @@ JOINED = """graph "g" {
 
 
 def test_noise_keeps_its_ratio_to_the_signal_where_its_way_is_not_followed() -> None:
-    graph = parse_graph(JOINED, ops.all_ops(), source="test")
-    classes = ScaleClasses(graph)
-    statistics = ChannelStatistics(classes.numbers)
-    sample = {"x": np.random.default_rng(0).normal(0, 1, (1, 4, 4, 2)).astype(np.float32)}
-    statistics.gather(graph, [sample], lambda done: None)
-    gains = NoiseGains(graph, classes, statistics)
-    gains.gather([sample], lambda done: None)
+    graph, _, statistics, gains = followed(JOINED, (1, 4, 4, 2), 1)
     a, y = (node.output for node in graph.nodes)
     power = {value: statistics.power[value].mean() * value.type.size for value in (a, y)}
     assert gains.of(a).max() * power[a] == pytest.approx(gains.of(y).mean() * power[y])
