@@ -72,6 +72,8 @@ def convolved(
         groups: channel groups.
     """
     base, (outputs, channels, *kernel) = node.outputs[0], weight.shape
+    if min(*strides, *dilations) < 1 or min(pads) < 0:
+        node.fail(f"strides {tuple(strides)}, dilations {tuple(dilations)}, pads {tuple(pads)}")
     if groups < 1 or channels * groups != x.shape[1] or outputs % groups:
         node.fail(f"weight {weight.type} does not fit {x.type} in {groups} groups")
     if any(pads):
@@ -129,6 +131,8 @@ def spread(
         groups: channel groups.
     """
     base, (n, c, h, w) = node.outputs[0], x.shape
+    if min(*strides, *dilations) < 1:
+        node.fail(f"strides {tuple(strides)}, dilations {tuple(dilations)}")
     if max(strides) > 1:
         apart = reshaped(node, x, (n, c, h, 1, w, 1), f"{base}.apart")
         behind = (0, 0, 0, strides[0] - 1, 0, strides[1] - 1)

@@ -86,7 +86,7 @@ class Gather(OpDef):
             place = indices.item()
             place = min(max(place + extent if place < 0 else place, 0), extent - 1)
             shape = (*x.shape[: attrs.axis], *indices.shape, *x.shape[attrs.axis + 1 :])
-            return (x[(slice(None),) * attrs.axis + (place,)].copy().reshape(shape),)
+            return (x[(slice(None),) * attrs.axis + (slice(place, place + 1),)].copy().reshape(shape),)
         wrapped = np.where(indices < 0, indices + extent, indices)
         return (np.take(x, np.clip(wrapped, 0, max(extent - 1, 0)), attrs.axis),)
 
