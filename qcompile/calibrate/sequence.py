@@ -58,20 +58,23 @@ class SequenceSet(CalibrationSet):
             self.count = self.summary.count
 
     def _next(self, interpreter: Interpreter, sample: Sample) -> Sample:
-        """Return the kept tensors as a sample leaves them, or the initial ones where they have no room for another."""
         with np.errstate(all="ignore"):
-            made = interpreter.run(sample)
-        kept = {state.input: made[state.output] for state in self._graph.states}
-        return kept if has_room(self._graph, kept) else initial_states(self._graph)
+            return passed_on(self._graph, interpreter.run(sample))
 
 
-def has_room(graph: Graph, kept: Mapping[str, Array]) -> bool:
-    """Return whether a growing sequence has room for another run of any size.
+def passed_on(graph: Graph, made: Mapping[str, Array]) -> Sample:
+    """Return the kept tensors as a run leaves them, or the initial ones where they have no room for another run.
 
     Args:
-        graph: with states.
-        kept: what a run left of them.
+        graph: with states or without.
+        made: outputs of the run.
     """
+    kept = {state.input: made[state.output] for state in graph.states}
+    return kept if _has_room(graph, kept) else initial_states(graph)
+
+
+def _has_room(graph: Graph, kept: Mapping[str, Array]) -> bool:
+    """Return whether a growing sequence has room for another run of any size."""
     most = {symbol.name: symbol.most for symbol in graph.symbols}
     return all(
         int(kept[s.past][0]) + (int(s.new) if s.new.isdigit() else most[s.new]) <= s.most

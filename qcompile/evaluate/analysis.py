@@ -313,8 +313,12 @@ class _Run:
             if value not in excluded and value.producer is not None:
                 waiting += [v for v in value.producer.inputs if not v.is_constant]
         known = [value for value in found if excluded.get(value)]
-        nodes = {node.outputs[0]: statistics for node, statistics in self.statistics.items()}
-        return excluded[min(known, key=lambda v: nodes[v].accumulated.db)] if known else ()
+        return excluded[min(known, key=self._accumulated)] if known else ()
+
+    def _accumulated(self, value: Value) -> float:
+        """Return the SQNR, dB, of the first result of an analysed node."""
+        assert value.producer is not None
+        return self.statistics[value.producer].accumulated.db
 
     def _maker(self, value: Value) -> str:
         """Return the node whose result an operand is, past what only moves it; "" for an input of the graph."""

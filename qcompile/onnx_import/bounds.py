@@ -116,15 +116,16 @@ def import_bounded(
     """
     from qcompile.onnx_import.load import load_model  # which loads ONNX
 
-    shapes = with_same_names(load_model(model).proto.graph.input, shapes, values or {})
+    loaded = load_model(model)
+    shapes = with_same_names(loaded.proto.graph.input, shapes, values or {})
     largest, symbols = read_bounds(shapes)
-    graph = import_onnx(model, largest, values, symbols=symbols)
+    graph = import_onnx(loaded, largest, values, symbols=symbols)
     if len(symbols) > 1:
         separate_rows(graph)
     specializer = Specializer(graph)
     for size in _probes(symbols):
         given = {n: tuple(d if isinstance(d, int) else size[d.partition(":")[0]] for d in s) for n, s in shapes.items()}
-        wanted = import_onnx(model, given, values, keeps_loops=False)
+        wanted = import_onnx(loaded, given, values, keeps_loops=False)
         _compare(specializer, size, wanted)
     listed = ", ".join(f"'{s.name}' from {s.least} to {s.most}" for s in symbols)
     graph.notes.append(f"open extents: {listed}; memory is planned for the largest")

@@ -46,12 +46,14 @@ def resolve_inputs(model: Model, inputs: Sequence[Any], given: Mapping[str, tupl
     """
     known = [_read_input(model, value) for value in inputs]
     names = [i.name for i in known]
+    constants = {tensor.name for tensor in model.proto.graph.initializer}
     for name in given:
-        if name in [tensor.name for tensor in model.proto.graph.initializer if name not in names]:
+        if name in names:
+            continue
+        if name in constants:
             hint = "an initializer of the model or --input-value gives its elements, and with them the shape"
             raise UsageError(f"{model.source} has no input named '{name}' but a constant", hint=hint)
-        if name not in names:
-            raise UsageError(f"{model.source} has no input named '{name}'", hint=did_you_mean(name, names))
+        raise UsageError(f"{model.source} has no input named '{name}'", hint=did_you_mean(name, names))
     symbols: dict[str, tuple[int, str]] = {}
     for entry in known:
         if entry.name in given:

@@ -13,7 +13,7 @@ from qcompile.ir.opdef import OpDef, Quantization
 from qcompile.quant import int16
 from qcompile.quant import requantize as rq
 from qcompile.quant.affine import dequantize
-from qcompile.quant.qparams import QParams
+from qcompile.quant.qparams import REMEMBERED, QParams
 from qcompile.quant.scaled import DIVIDED, PER_CHANNEL, SCALED, ScaledActivation, channel_steps, scaled_activation
 
 Array = npt.NDArray[Any]
@@ -346,7 +346,7 @@ def activation_table(attrs: Any, before: QParams, result: QParams) -> npt.NDArra
     return _activation_table(attrs.activation, attrs.alpha, attrs.beta, before, result)
 
 
-@lru_cache(rq.REMEMBERED)
+@lru_cache(REMEMBERED)
 def _activation_table(
     activation: str, alpha: float, beta: float, before: QParams, result: QParams
 ) -> npt.NDArray[np.int8]:
@@ -355,7 +355,7 @@ def _activation_table(
     return table
 
 
-@lru_cache(rq.REMEMBERED)
+@lru_cache(REMEMBERED)
 def accumulator_scales(x: QParams, w: QParams) -> npt.NDArray[np.float32]:
     """Return the real value of one accumulator LSB per output channel.
 

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.quant.qparams import QParams
+from qcompile.quant.qparams import REMEMBERED, QParams
 
 FloatArray = npt.NDArray[np.floating[Any]]
-_REMEMBERED = 4096
-"""Parameters to keep as arrays: loops and samples ask for the same ones again and again."""
-
 IntArray = npt.NDArray[np.signedinteger[Any]]
 
 
@@ -40,7 +37,7 @@ class _Constants:
     high: npt.NDArray[np.float32]
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(REMEMBERED)
 def _constants(qparams: QParams, ndim: int) -> _Constants:
     scale = _along_axis(qparams.scale, "float32", qparams.axis, ndim)
     zp = _along_axis(qparams.zero_point, "int32", qparams.axis, ndim)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.quant import requantize as rq
-from qcompile.quant.qparams import QParams
+from qcompile.quant.qparams import REMEMBERED, QParams
 from qcompile.quant.scaled import ScaledActivation
 
 Array = npt.NDArray[Any]
@@ -133,7 +133,7 @@ class SumConstants:
         return 1 << (16 + self.shift)
 
 
-@lru_cache(rq.REMEMBERED)
+@lru_cache(REMEMBERED)
 def sum_constants(a: QParams, b: QParams, result: QParams, signs: tuple[int, int] = (1, 1)) -> SumConstants:
     """Choose the constants of y = a + b (or a − b, with signs (1, −1)).
 

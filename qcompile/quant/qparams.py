@@ -15,6 +15,9 @@ INT_RANGE: dict[str, tuple[int, int]] = {
     "int32": (-(2**31), 2**31 - 1),
 }
 
+REMEMBERED = 4096
+"""Constants made from parameters that are kept: loops and samples ask for the same ones again and again."""
+
 
 @dataclass(frozen=True)
 class QParams:

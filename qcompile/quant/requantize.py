@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.quant.qparams import QParams
+from qcompile.quant.qparams import REMEMBERED, QParams
 from qcompile.quant.scaled import ScaledActivation
 
 Int32Array = npt.NDArray[np.int32]
@@ -25,9 +25,6 @@ WIDE_SHIFT = 12
 
 WIDE_LIMIT = 2**22
 """Clamp of such a tensor, in LSB: ±1024 steps of the sum, and small enough to round by adding 1.5 · 2^23."""
-
-REMEMBERED = 4096
-"""Constants of nodes to remember: loops and samples ask for the same ones again and again."""
 
 RESIZE_BITS = 11
 """Fraction bits of an interpolation coefficient along one axis."""

@@ -143,8 +143,8 @@ class Session:
         self._info = self._function("describe", ctypes.POINTER(_CInfo))().contents
         self.inputs = [_tensor(self._info.inputs[i]) for i in range(self._info.n_inputs)]
         self.outputs = [_tensor(self._info.outputs[i]) for i in range(self._info.n_outputs)]
-        # A bundle of an older qcompile has no such table.
-        self.states = [_tensor(self._info.states[i]) for i in range("states" in self.manifest and self._info.n_states)]
+        n_states = self._info.n_states if "states" in self.manifest else 0  # older bundles have no such table
+        self.states = [_tensor(self._info.states[i]) for i in range(n_states)]
         self.symbols: list[dict[str, Any]] = self.manifest.get("symbols", [])
         self._first_run = [t["name"] for t in self.manifest.get("inputs", ()) if t.get("first_run")]
         self._lock = threading.Lock()

@@ -99,8 +99,18 @@ def _of_ratio(of: Evaluated, given: Sequence[Array], generator: np.random.Genera
     for index in of.followed:
         x = of.operands[index]
         size = np.float32(np.sqrt(noise / max(_power(x), _TINY)))
-        found[index] = (generator.integers(0, 2, x.shape).astype(np.float32) * 2 - 1) * size
+        found[index] = random_signs(generator, x.shape) * size
     return found
+
+
+def random_signs(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Return an array of −1 and 1, float32.
+
+    Args:
+        generator: of random numbers.
+        shape: of the array.
+    """
+    return generator.integers(0, 2, shape).astype(np.float32) * 2 - 1
 
 
 def _power(x: Array) -> float:
@@ -115,17 +125,27 @@ def _summed(g: Array, shape: tuple[int, ...]) -> Array:
     return np.asarray(g.sum(axis=axes, keepdims=True))
 
 
-def step_at(x: Array) -> Array:
-    """Return the steps, float32, by which elements change in a difference that stands for a derivative.
+def derivative(function: Callable[[Array], Array], x: Array) -> Array:
+    """Return the derivative of a function at each element, as a difference.
 
     Formula:
-        h = max(|x|, min(√(mean x²), 1)) / 1000; masks such as −3.4e38 say nothing of the elements beside them
+        (f(x + h) − f(x − h)) / 2h, h = max(|x|, min(√(mean x²), 1)) / 1000; masks such as −3.4e38 say nothing of the
+        elements beside them
 
     Args:
-        x: real values.
+        function: of arrays of the shape of x, element by element.
+        x: real values, float32.
     """
     usual = min(float(np.sqrt(_power(x) / max(x.size, 1))), 1.0)
-    return np.asarray(np.maximum(np.abs(x), max(usual, _TINY)) * _STEP, np.float32)
+    step = np.asarray(np.maximum(np.abs(x), max(usual, _TINY)) * _STEP, np.float32)
+    with np.errstate(all="ignore"):
+        return np.asarray((function(x + step) - function(x - step)) / (2 * step))
+
+
+def without_activation(attrs: Any) -> Any:
+    """Return attributes of the same operation with nothing fused into it."""
+    more = {"divisors": ()} if getattr(attrs, "divisors", ()) else {}
+    return replace(attrs, activation="none", **more) if hasattr(attrs, "activation") else attrs
 
 
 # -- layers and products --------------------------------------------------------------------------------------
@@ -175,31 +195,28 @@ def _of_matmul(of: Evaluated, given: Sequence[Array]) -> dict[int, Array] | None
 
 
 def _of_elements(of: Evaluated, given: Sequence[Array]) -> dict[int, Array]:
-    node, operands = of.node, list(of.operands)
+    node, operands = of.node, of.operands
     if node.op.name in _FLAT:
         return {index: np.zeros_like(operands[index]) for index in of.followed}
-    attrs = replace(node.attrs, activation="none") if hasattr(node.attrs, "activation") else node.attrs
+    attrs = without_activation(node.attrs)
     found = {}
     for index in of.followed:
         x = operands[index]
-        step = step_at(x)
-        ends = []
-        with np.errstate(all="ignore"):
-            for end in (x + step, x - step):
-                operands[index] = end
-                ends.append(node.op.evaluate(attrs, operands)[0])
-            slopes = (ends[0] - ends[1]) / (2 * step)
-        operands[index] = x
-        found[index] = _summed(given[0] * np.nan_to_num(slopes, posinf=0.0, neginf=0.0), x.shape)
+
+        def result(changed: Array, index: int = index) -> Array:
+            return node.op.evaluate(attrs, [*operands[:index], changed, *operands[index + 1 :]])[0]
+
+        slopes = np.nan_to_num(derivative(result, x), posinf=0.0, neginf=0.0)
+        found[index] = _summed(given[0] * slopes, x.shape)
     return found
 
 
 def _of_moves(of: Evaluated, given: Sequence[Array]) -> dict[int, Array]:
     """Number all elements, and let the node itself say which of them each element of its results is."""
-    node, attrs, numbered, first = of.node, of.node.attrs, [], {}
+    node, attrs, followed, numbered, first = of.node, of.node.attrs, of.followed, [], {}
     count = 1
     for index, x in enumerate(of.operands):
-        if index in of.followed:
+        if index in followed:
             first[index] = count
             numbered.append(np.arange(count, count + x.size, dtype=np.float64).reshape(x.shape))
             count += x.size

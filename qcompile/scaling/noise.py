@@ -11,7 +11,8 @@ import numpy.typing as npt
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.parallel import in_order
 from qcompile.scaling.classes import ScaleClasses
-from qcompile.scaling.statistics import ChannelStatistics
+from qcompile.scaling.gradients import random_signs
+from qcompile.scaling.statistics import ChannelStatistics, mean_squares
 from qcompile.scaling.tape import Tape
 from qcompile.shapes.specialize import Specializer
 
@@ -70,8 +71,9 @@ class NoiseGains:
 
             def on_gradient(value: Value, array: Array, after: Array, before: Array) -> None:
                 if value in self._classes.numbers:
+                    shape = self._classes.numbers[value].shape
                     rounded = np.where((array == 0.0) | (before == 0.0), np.float32(0.0), after)
-                    _add(found, value, (self._squared(value, rounded), self._squared(value, before)))
+                    _add(found, value, (mean_squares(shape, rounded), mean_squares(shape, before)))
 
             with np.errstate(all="ignore"):
                 for _ in range(_PROBES):
@@ -98,17 +100,7 @@ class NoiseGains:
         return np.asarray(self._sums[value][which] / self._count)
 
     def _signs(self, tape: Tape, generator: np.random.Generator) -> dict[Value, Array]:
-        shapes = {value: tape.shape(value) for value in self._sizes}
-        return {
-            value: (generator.integers(0, 2, shapes[value]).astype(np.float32) * 2 - 1) * size
-            for value, size in self._sizes.items()
-        }
-
-    def _squared(self, value: Value, gradient: Array) -> Array:
-        """Return the mean squares along the axes that are not told apart."""
-        shape = self._classes.numbers[value].shape
-        axes = tuple(axis for axis, extent in enumerate(shape) if extent == 1)
-        return np.asarray(np.mean(np.square(gradient, dtype=np.float64), axes, keepdims=True))
+        return {value: random_signs(generator, tape.shape(value)) * size for value, size in self._sizes.items()}
 
 
 def _add(sums: _Sums, value: Value, more: tuple[Array, Array]) -> None:

@@ -114,11 +114,23 @@ class ChannelStatistics:
 
 def _look(shape: tuple[int, ...], array: Array) -> _Look:
     """Return the extremes and the power of an array along the axes of extent 1."""
-    axes = tuple(axis for axis, extent in enumerate(shape) if extent == 1)
+    axes = _not_told_apart(shape)
     real = array if np.isfinite(array).all() else np.nan_to_num(array, posinf=0.0, neginf=0.0)
-    power = np.mean(np.square(real, dtype=np.float64), axes, keepdims=True)
-    ends = real.max(axes, keepdims=True), real.min(axes, keepdims=True)
-    return _Look(*ends, power)
+    return _Look(real.max(axes, keepdims=True), real.min(axes, keepdims=True), mean_squares(shape, real))
+
+
+def mean_squares(shape: tuple[int, ...], array: Array) -> Array:
+    """Return the mean squares of an array along the axes that are not told apart, float64.
+
+    Args:
+        shape: of the numbers of a tensor, of extent 1 along these axes.
+        array: of that tensor, finite.
+    """
+    return np.asarray(np.mean(np.square(array, dtype=np.float64), _not_told_apart(shape), keepdims=True))
+
+
+def _not_told_apart(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis, extent in enumerate(shape) if extent == 1)
 
 
 def _reach(largest: Array) -> Array:

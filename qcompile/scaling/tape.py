@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ops.arithmetic import activate_layer
 from qcompile.ops.interpreter import Interpreter
 from qcompile.ops.sized_run import sizes_from
-from qcompile.scaling.gradients import Evaluated, gradients, step_at
+from qcompile.scaling.gradients import Evaluated, derivative, gradients, without_activation
 from qcompile.shapes.specialize import Specializer
 
 Array = npt.NDArray[Any]
@@ -52,9 +52,9 @@ class Tape(Interpreter):
         if getattr(attrs, "activation", "none") == "none" or node.output.dtype != "float32":
             results = super().evaluate(node, inputs)
         else:
-            (total,) = node.op.evaluate(_without_activation(attrs), inputs)
+            (total,) = node.op.evaluate(without_activation(attrs), inputs)
             results = (np.asarray(activate_layer(attrs, total), np.float32),)
-            slopes = _slopes(attrs, total)
+            slopes = np.asarray(derivative(partial(activate_layer, attrs), total), np.float32)
         self._evaluated[node] = Evaluated(node, inputs, results, slopes)
         return results
 
@@ -85,15 +85,3 @@ class Tape(Interpreter):
 
     def _original(self, value: Value) -> Value:
         return value if self._originals is None else self._originals[value]
-
-
-def _without_activation(attrs: Any) -> Any:
-    more = {"divisors": ()} if getattr(attrs, "divisors", ()) else {}
-    return replace(attrs, activation="none", **more)
-
-
-def _slopes(attrs: Any, total: Array) -> Array:
-    """Return the derivative of a fused activation at the sums that it reads."""
-    step = step_at(total)
-    rise = activate_layer(attrs, total + step) - activate_layer(attrs, total - step)
-    return np.asarray(rise / (2 * step), np.float32)

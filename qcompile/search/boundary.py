@@ -15,9 +15,16 @@ Array = npt.NDArray[Any]
 
 
 def bound_sample(graph: Graph, sample: Mapping[str, Array]) -> dict[str, Array]:
-    """Return a sample as the inputs of a graph take it: some may be kept in integers."""
+    """Return a sample as the inputs of a graph take it: some may be kept in integers.
+
+    Args:
+        graph: to run.
+        sample: real values; inputs that it does not hold are left out.
+    """
     return {
-        v.name: quantize(sample[v.name], v.qparams) if v.qparams is not None else sample[v.name] for v in graph.inputs
+        v.name: quantize(sample[v.name], v.qparams) if v.qparams is not None else sample[v.name]
+        for v in graph.inputs
+        if v.name in sample
     }
 
 

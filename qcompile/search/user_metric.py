@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.sample import graph_inputs
-from qcompile.calibrate.sequence import has_room
+from qcompile.calibrate.sequence import passed_on
 from qcompile.errors import UsageError
 from qcompile.evaluate.evaluation import check_alike
 from qcompile.evaluate.labelled_set import Labelled, LabelledSet
@@ -21,8 +21,7 @@ from qcompile.ir.graph import Graph
 from qcompile.ir.initial import initial_states
 from qcompile.ops.interpreter import Interpreter
 from qcompile.progress import Progress
-from qcompile.quant.affine import quantize
-from qcompile.search.boundary import real_outputs
+from qcompile.search.boundary import bound_sample, real_outputs
 from qcompile.search.processes import run_tasks
 
 Array = npt.NDArray[Any]
@@ -205,12 +204,9 @@ class _Runs:
 
     def __call__(self, sample: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Return real values of some outputs."""
-        given = {value.name: value for value in self._graph.inputs if value.name in sample}
-        bound = {n: quantize(sample[n], v.qparams) if v.qparams is not None else sample[n] for n, v in given.items()}
         with np.errstate(all="ignore"):
-            made = self._interpreter.run({**bound, **self._kept})
-        kept = {state.input: made[state.output] for state in self._graph.states}
-        self._kept = kept if has_room(self._graph, kept) else initial_states(self._graph)
+            made = self._interpreter.run({**bound_sample(self._graph, sample), **self._kept})
+        self._kept = passed_on(self._graph, made)
         return dict(zip(outputs, real_outputs(self._graph, outputs, made), strict=True))
 
 
