@@ -41,8 +41,8 @@ def expected() -> list[dict[str, Any]]:
 
 @cache
 def lowered(precision: str) -> Graph:
-    """Return the graph that is lowered."""
-    config, context = CompileConfig(precision=precision), PassContext()
+    """Return the graph that is lowered for this machine, whose costs decide what stays in float."""
+    config, context = CompileConfig(precision=precision), PassContext(target=targets.load("host"))
     context.samples = lambda: iter(images(8)[1:])
     graph, _ = driver.simplify(import_onnx(ssd()), config, context, ())
     return driver.to_precision(graph, config, context, ())[0]
@@ -100,7 +100,8 @@ def test_quantized_bundles_answer_as_the_interpreter(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     qcompile.compile(tmp_path / "ssd.onnx", target="host", precision="int8", calibration=samples, output=bundle)
     graph = lowered("int8")
-    assert sum(node.op.name == "conv2d" and node.is_integer for node in graph.nodes) == 3
+    # Costs decide: of this machine, one more may be faster in float.
+    assert sum(node.op.name == "conv2d" and node.is_integer for node in graph.nodes) >= 2
     counts = set()
     with qcompile.runtime.load(bundle) as session:
         for image, wanted in zip(images(8), expected(), strict=True):

@@ -41,11 +41,13 @@ def integers(model: Any) -> tuple[Graph, list[str]]:
     return driver.to_precision(graph, config, context, ())[0], context.notes
 
 
-def expected(model: Any, names: Sequence[str], inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return what ONNX Runtime makes of the model as it is written: without fusions of its own."""
+def expected(model: Any, names: Sequence[str], inputs: dict[str, Any], level: Any) -> dict[str, Any]:
+    """Return what ONNX Runtime makes of the model, with fusions of its own up to a level."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = level
+    # Without VNNI its products of uint8 and int8 saturate at 16 bits, unless it is told not to.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return dict(zip(names, session.run(list(names), inputs), strict=True))
 
@@ -69,7 +71,10 @@ def test_every_rounded_tensor(seed: int, form: str, tmp_path: Path) -> None:
         model = with_integer_operators(model, tmp_path / "m.onnx")
     graph, notes = integers(model)
     inputs = {"x": np.random.default_rng(seed).normal(0, 1, SHAPE).astype(np.float32)}
-    wanted, found = expected(model, list(s.m.outputs), inputs), Interpreter(graph).run(inputs)
+    levels = onnxruntime.GraphOptimizationLevel
+    # Its operators on integers are all there is to fuse, and only an optimizer exchanges those that saturate.
+    level = levels.ORT_DISABLE_ALL if form == "pairs" else levels.ORT_ENABLE_EXTENDED
+    wanted, found = expected(model, list(s.m.outputs), inputs, level), Interpreter(graph).run(inputs)
     exact: dict[str, bool] = {}
     wide = 5.01 if form == "pairs" else 32.01
     most, behind = (wide, 256.01) if s.m.dtype in ("int16", "uint16") else (1.01, 6.01)

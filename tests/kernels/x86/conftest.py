@@ -38,3 +38,9 @@ def machine(request: pytest.FixtureRequest) -> Target:
 def float_machine(request: pytest.FixtureRequest) -> Target:
     """Those with float kernels of their own; a test asserts that the others share them."""
     return _machine(request.param)
+
+
+@pytest.fixture(scope="session", params=["avx512_vnni", "avx2", "sse2"])
+def pairs_machine(request: pytest.FixtureRequest) -> Target:
+    """Those that multiply pairs of 16-bit numbers."""
+    return _machine(request.param)

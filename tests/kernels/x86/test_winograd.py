@@ -20,6 +20,7 @@ from qcompile.kernels.conv_plan import Blocking, ConvPlan, Tiling
 from qcompile.kernels.conv_workload import ConvWorkload
 from qcompile.kernels.tuned import is_possible, numbers_of, plan_of
 from qcompile.kernels.winograd_plan import items, shared_plan, shared_plans
+from qcompile.targets import Target
 
 
 def layer(height: int, width: int, channels: int, filters: int, **more: object) -> ConvWorkload:
@@ -78,9 +79,8 @@ def _square(weights: np.ndarray, square: tuple[int, int]) -> np.ndarray:
     return found.reshape(square[0] + 2, square[1] + 2, *found.shape[1:])
 
 
-@pytest.mark.parametrize("isa", ["avx2", "sse2", "avx512_vnni"])
-def test_every_geometry_and_epilogue(isa: str) -> None:
-    target, rng = x86_machines.x86_target(isa), np.random.default_rng(1)
+def test_every_geometry_and_epilogue(pairs_machine: Target) -> None:
+    target, isa, rng = pairs_machine, pairs_machine.isa, np.random.default_rng(1)
     layers = [conv_reference.make_layer(case[0], rng) for case in CASES]
     plans = [on_lanes(plan_of_case(*case), case[0].filters, instruction_sets.load(isa).pairs.lanes) for case in CASES]
     calls = [layers_x86.kernel_and_arguments(one, target, plan) for one, plan in zip(layers, plans, strict=True)]
