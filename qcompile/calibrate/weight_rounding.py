@@ -14,6 +14,7 @@ Array = npt.NDArray[Any]
 _BLOCK = 64
 _TRIALS = (16, 32), (64, 16), (256, 6), (1 << 30, 1)  # up to so many terms, try so many scales
 _SMALLEST_FACTOR = 0.75
+_MANY = 0.1  # share of the terms that move, above which all outputs go through the terms together
 _LEAST_VARIANCE = 1e-30  # below, an input is constant and any rounding is as good as another
 
 
@@ -80,10 +81,13 @@ def round_weights(weight: Array, scale: Array, hessian: Array, *, qmax: int = 12
     w = np.take_along_axis(weight / scale[:, :, None], order[:, None, :], 2)
     z = _in_order(w, h, qmax)
     nearest = np.clip(np.rint(w), -qmax, qmax)
-    worse = _cost(w - z, h) > _cost(w - nearest, h)
-    z = np.where(worse[:, :, None], nearest, z)
+    known: Array | None
+    (cost, known), (cost_nearest, gradient_nearest) = (_cost_and_gradient(w - one, h) for one in (z, nearest))
+    worse = (cost > cost_nearest)[:, :, None]
+    z, known = np.where(worse, nearest, z), np.where(worse, gradient_nearest, known)
     for _ in range(sweeps):
-        _descend(w, z, h, qmax)
+        _descend(w, z, h, qmax, gradient=known)
+        known = None
     result = np.empty_like(z)
     np.put_along_axis(result, np.broadcast_to(order[:, None, :], z.shape), z, 2)
     return result
@@ -117,6 +121,8 @@ def best_scales(
     flat = trials.astype(np.float32).astype(np.float64).reshape(scale.shape[0], -1)
     copies = np.tile(weight, (1, count, 1))
     z = round_weights(copies, flat, hessian, qmax=qmax, sweeps=sweeps)
+    if count == 1:
+        return z, flat
     cost = _cost(copies - z * flat[:, :, None], hessian)
     best = cost.reshape(-1, count, outputs).argmin(axis=1) * outputs + np.arange(outputs)
     return np.take_along_axis(z, best[:, :, None], 1), np.take_along_axis(flat, best, 1)
@@ -144,21 +150,31 @@ def round_pairs(
         Integers in LSB, and by how many dB the error at the output grows.
     """
     w, z = weight / scale[:, :, None], np.array(integers, np.float64)
-    even = np.zeros(z.shape, np.bool_)
+    odd = even = needing_halves(z, run)
+    if not odd.any():
+        return z, 0.0
+    known: Array | None
+    cost, known = _cost_and_gradient(w - z, hessian)
     for _ in range(rounds):
-        odd = needing_halves(z, run)
+        even = even | odd
+        _descend(w, z, hessian, qmax, np.where(even, 2.0, 1.0), known)
+        odd, known = needing_halves(z, run), None
         if not odd.any():
             break
-        even |= odd
-        _descend(w, z, hessian, qmax, np.where(even, 2.0, 1.0))
     z = nearest_even(z, z, run)
-    before, after = ((_cost(w - one, hessian) * scale**2).sum() for one in (integers, z))
+    before, after = ((one * scale**2).sum() for one in (cost, _cost(w - z, hessian)))
     return z, 10 * float(np.log10(after / before)) if before > 0.0 else 0.0
 
 
 def _cost(error: Array, h: Array) -> Array:
     """Return e ᵀ H e of each output, [groups, outputs]."""
-    return np.asarray((np.matmul(error, h) * error).sum(axis=2))
+    return _cost_and_gradient(error, h)[0]
+
+
+def _cost_and_gradient(error: Array, h: Array) -> tuple[Array, Array]:
+    """Return e ᵀ H e of each output, and e ᵀ H, of which `_descend` begins."""
+    gradient = np.matmul(error, h)
+    return np.asarray((gradient * error).sum(axis=2)), gradient
 
 
 def _in_order(w: Array, h: Array, qmax: int) -> Array:
@@ -187,21 +203,86 @@ def _in_order(w: Array, h: Array, qmax: int) -> Array:
     return z
 
 
-def _descend(w: Array, z: Array, h: Array, qmax: int, step: Array | None = None) -> None:
-    """Improve z in place, one term after the other; ``step``, of the same shape, is what each is a multiple of."""
-    gradient = np.matmul(w - z, h)
-    for start in range(0, w.shape[2], _BLOCK):
-        stop = min(start + _BLOCK, w.shape[2])
-        before = z[:, :, start:stop].copy()
-        # One row for each term: what an iteration reads and writes is in one piece.
-        block, found = (np.ascontiguousarray(x[:, :, start:stop].transpose(0, 2, 1)) for x in (gradient, z))
-        for k in range(stop - start):
-            at = start + k
-            wanted = found[:, k] + block[:, k] / h[:, at, at, None]
-            unit = 1 if step is None else step[:, :, at]
-            change = np.clip(unit * np.rint(wanted / unit), qmax % unit - qmax, qmax - qmax % unit) - found[:, k]
-            found[:, k] += change
-            # The terms before it have had their turn.
-            block[:, k + 1 :] -= change[:, None] * h[:, at, at + 1 : stop, None]
-        z[:, :, start:stop] = found.transpose(0, 2, 1)
-        gradient -= np.matmul(z[:, :, start:stop] - before, h[:, start:stop, :])
+def _descend(w: Array, z: Array, h: Array, qmax: int, step: Array | None = None, gradient: Array | None = None) -> None:
+    """Improve z in place, one term after the other.
+
+    Args:
+        w: real weights, LSB.
+        z: integers.
+        h: H of each group.
+        qmax: largest integer, LSB.
+        step: what each integer is a multiple of, 1 or 2, of the shape of z; None for 1.
+        gradient: H·(w − z), which is written over, where it is known.
+    """
+    if gradient is None:
+        gradient = np.matmul(w - z, h)
+    terms = w.shape[2]
+    for start in range(0, terms, _BLOCK):
+        stop = min(start + _BLOCK, terms)
+        part, near = slice(start, stop), h[:, start:stop, start:stop]
+        found, block = z[:, :, part].copy(), np.ascontiguousarray(gradient[:, :, part])
+        unit = None if step is None else np.ascontiguousarray(step[:, :, part])
+        moves = _moves(found, block, np.diagonal(near, axis1=1, axis2=2)[:, None, :], qmax, unit)
+        if np.count_nonzero(moves) > _MANY * moves.size:
+            _descend_by_term(found, block, near, qmax, unit)
+        else:
+            _descend_by_move(found, block, near, qmax, unit, moves)
+        change = found - z[:, :, part]
+        z[:, :, part] = found
+        if stop < terms and change.any():
+            gradient[:, :, stop:] -= np.matmul(change, h[:, part, :])[:, :, stop:]
+
+
+def _moves(z: Array, gradient: Array, diagonal: Array, qmax: int, unit: Array | None) -> Array:
+    """Return how far each term is from where the error is least while the others stay, LSB."""
+    wanted = z + gradient / diagonal
+    if unit is None:
+        return np.asarray(np.minimum(np.maximum(np.rint(wanted), -qmax), qmax) - z)
+    most = qmax - qmax % unit
+    return np.asarray(np.minimum(np.maximum(unit * np.rint(wanted / unit), -most), most) - z)
+
+
+def _descend_by_term(z: Array, gradient: Array, h: Array, qmax: int, unit: Array | None) -> None:
+    """Improve the terms of a block in place, each of all outputs at once; the gradient is written over."""
+    # One row for each term: what an iteration reads and writes is in one piece.
+    block, found = (np.ascontiguousarray(x.transpose(0, 2, 1)) for x in (gradient, z))
+    units = None if unit is None else np.ascontiguousarray(unit.transpose(0, 2, 1))
+    for k in range(h.shape[1]):
+        of = None if units is None else units[:, k]
+        change = _moves(found[:, k], block[:, k], h[:, k, k, None], qmax, of)
+        found[:, k] += change
+        # The terms before it have had their turn.
+        block[:, k + 1 :] -= change[:, None] * h[:, k, k + 1 :, None]
+    z[:] = found.transpose(0, 2, 1)
+
+
+def _descend_by_move(z: Array, gradient: Array, h: Array, qmax: int, unit: Array | None, moves: Array) -> None:
+    """Do the same where few terms move: each output goes from one that does to the next.
+
+    A term that stays changes nothing for those behind it, so that the results are those of `_descend_by_term`.
+
+    Args:
+        z: integers of a block of terms, [groups, outputs, terms].
+        gradient: of the same terms.
+        h: H among them.
+        qmax: as for `_descend`.
+        unit: as there.
+        moves: of `_moves`.
+    """
+    outputs, terms = z.shape[1:]
+    later, diagonal, places = np.triu(h, 1), np.diagonal(h, axis1=1, axis2=2), np.arange(terms)
+    flat = z.reshape(-1, terms)
+    rows = np.flatnonzero(moves.any(axis=2))
+    found, block, moves = (x.reshape(-1, terms)[rows] for x in (z, gradient, moves))
+    unit = None if unit is None else unit.reshape(-1, terms)[rows]
+    while rows.size:
+        every, first = np.arange(len(rows)), (moves != 0.0).argmax(axis=1)
+        groups, change = rows // outputs, moves[every, first]
+        found[every, first] += change
+        block -= change[:, None] * later[groups, first]
+        moves = _moves(found, block, diagonal[groups], qmax, unit)
+        moves[places <= first[:, None]] = 0.0  # these have had their turn
+        goes_on = moves.any(axis=1)
+        flat[rows[~goes_on]] = found[~goes_on]
+        rows, found, block, moves = (x[goes_on] for x in (rows, found, block, moves))
+        unit = None if unit is None else unit[goes_on]

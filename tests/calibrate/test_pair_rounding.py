@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qcompile.calibrate import weight_rounding
 from qcompile.calibrate.weight_rounding import damped, round_pairs, round_weights
 from qcompile.quant.byte_pairs import crowded, halvable, nearest_even, needing_halves
 
@@ -78,3 +79,22 @@ def test_rounded_weights_cannot_be_improved_one_by_one() -> None:
     costs = [(np.matmul(e, h) * e).sum(axis=2) for e in (w / scale[:, :, None] - one for one in (start, z))]
     assert (costs[1] <= costs[0]).all()
     assert (costs[1] < costs[0]).any()
+
+
+def test_outputs_that_go_from_move_to_move_end_where_those_that_go_term_by_term_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(4)
+    for groups, outputs, terms in ((1, 7, 150), (3, 5, 70), (40, 1, 9)):
+        w = rng.normal(size=(groups, outputs, terms))
+        x = rng.normal(size=(groups, 300, terms)) @ rng.normal(size=(groups, terms, terms))
+        h = np.matmul(x.transpose(0, 2, 1), x) / 300 + 0.1 * np.eye(terms)
+        scale = np.abs(w).max(axis=2) / 127
+        found = []
+        for share in (0.0, 1.0):
+            monkeypatch.setattr(weight_rounding, "_MANY", share)
+            integers = round_weights(w, scale, h)
+            found.append((integers, *round_pairs(w, scale, integers, h, terms)))
+        for by_term, by_move in zip(*found, strict=True):
+            np.testing.assert_array_equal(by_term, by_move)
+        assert needing_halves(found[0][0], terms).any()
