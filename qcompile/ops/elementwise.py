@@ -230,13 +230,14 @@ def erf(x: Array) -> Array:
 def _erf(x: Array) -> Array:
     coefficients = _erf_coefficients()
     magnitude = np.minimum(np.abs(x).astype(np.float64), _ERF_REACH)
-    nodes = np.rint(np.nan_to_num(magnitude) / _ERF_STEP).astype(np.int32)
-    offset = magnitude - nodes * _ERF_STEP
+    known = np.nan_to_num(magnitude) if np.isnan(magnitude).any() else magnitude
+    nearest = np.rint(known / _ERF_STEP)
+    nodes, offset = nearest.astype(np.intp), magnitude - nearest * _ERF_STEP
     order = _ERF_ORDER if x.dtype == np.float64 else _ERF_SHORT
-    y = coefficients[order][nodes]
+    y, part = coefficients[order].take(nodes), np.empty(nodes.shape)
     for row in coefficients[order - 1 :: -1]:
         y *= offset
-        y += row[nodes]
+        y += row.take(nodes, out=part, mode="clip")  # all are within: with an array to write to, no mode is faster
     return np.asarray(np.copysign(y, x).astype(x.dtype))
 
 
