@@ -47,6 +47,9 @@ CONVERSIONS = ("quantize", "dequantize", "requantize")
 
 ACCUMULATOR_LIMIT = 2**31 - 1
 
+_MANY_ROWS = 32
+"""Of a product from which on it is worth a look at the other matrix."""
+
 
 def check_activation(activation: str) -> None:
     """Refuse an activation that nothing can fuse.
@@ -190,19 +193,24 @@ def integer_matmul(a: Array, b: Array, reach: int = 255 * 128) -> Array:
     """Multiply integer matrices exactly, through BLAS.
 
     float32 products and sums of integers are exact below 2^24, float64 ones below 2^53; the smaller type that
-    is safe for the worst case is used.
+    is safe for the worst case is used, or for what b holds: for 255 · max Σ|b| over its columns.
 
     Args:
-        a: integers [..., M, K].
+        a: integers [..., M, K], within ±255.
         b: integers [..., K, N].
         reach: bound of |a·b| for one product.
 
     Returns:
         int32 [..., M, N].
     """
-    exact_in_single = a.shape[-1] * reach < 2**24
+    exact_in_single = a.shape[-1] * reach < 2**24 or (a.size >= _MANY_ROWS * a.shape[-1] and _is_light(b))
     kind = np.float32 if exact_in_single else np.float64
     return np.asarray(np.matmul(a.astype(kind), b.astype(kind)).astype(np.int32))
+
+
+def _is_light(b: Array) -> bool:
+    """Return whether sums of products of integers within ±255 with any column are exact in float32."""
+    return 255 * int(np.abs(b.astype(np.int32)).sum(axis=-2).max(initial=0)) < 2**24
 
 
 def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:

@@ -8,7 +8,7 @@ import pytest
 from qcompile import ops
 from qcompile.errors import InternalError, QCompileError
 from qcompile.ir.types import TensorType
-from qcompile.ops.arithmetic import CLAMPS, activate, clamp_bounds
+from qcompile.ops.arithmetic import CLAMPS, activate, clamp_bounds, integer_matmul
 from qcompile.ops.evaluation import evaluate_node
 from qcompile.quant.qparams import QParams
 from qcompile.quant.requantize import wide_qparams
@@ -389,3 +389,13 @@ def test_dense_raw_accumulator_and_real_result(one_node, random_qparams):
     node.output.type = TensorType("float32", (3, 5))
     (direct,) = evaluate_node(node, arrays)
     np.testing.assert_allclose(direct, y, rtol=1e-6)
+
+
+@pytest.mark.parametrize("most", [30, 127])
+def test_long_sums_of_integers_are_exact_for_light_and_heavy_weights(most):
+    rng = np.random.default_rng(5)
+    a = rng.integers(-255, 256, (2, 40, 2000)).astype(np.int16)
+    b = rng.integers(most - 10, most + 1, (2000, 3)).astype(np.int8)
+    np.testing.assert_array_equal(integer_matmul(a, b), np.matmul(a.astype(np.int64), b.astype(np.int64)))
+    ends = np.full((40, 2000), 255, np.int16)
+    np.testing.assert_array_equal(integer_matmul(ends, b), np.matmul(ends.astype(np.int64), b.astype(np.int64)))
