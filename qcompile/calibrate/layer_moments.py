@@ -73,7 +73,8 @@ class LayerMoments:
         means_only: leave out what takes a matrix of terms by terms, as always above `MOST_TERMS`.
 
     Attributes:
-        means_only: whether covariances and variances are not known.
+        means_only: whether covariances and variances are not known; nor are the variances of a layer that adds a
+            residual, for they are not those of its result.
     """
 
     def __init__(self, node: Node, weight: Array, rows: int, seed: int, *, means_only: bool = False) -> None:
@@ -91,7 +92,7 @@ class LayerMoments:
         self._sums = [np.zeros((g, k)), np.zeros((g, k)), np.zeros((g, o))]
         kept = 0 if self.means_only else k
         self._products = [np.zeros((g, kept, kept)), np.zeros((g, kept, kept)), np.zeros((g, o, kept))]
-        self._squares = np.zeros((g, o))
+        self._squares = None if self.means_only or node.attrs.residual else np.zeros((g, o))
         self._origin: Array | None = None
         self._waiting: list[_Drawn] = []
         self._rows_waiting = 0
@@ -201,6 +202,8 @@ class LayerMoments:
         if self.means_only:
             return _Sums(origin, sums, [], None)
         products = [np.matmul(part.transpose(0, 2, 1), quantized) for part in (quantized, real - quantized, *residual)]
+        if self._squares is None:
+            return _Sums(origin, sums, products, None)
         results = np.matmul(real, self._weight.transpose(0, 2, 1))
         return _Sums(origin, sums, products, np.square(results, dtype=np.float64).sum(axis=1))
 
@@ -212,7 +215,7 @@ class LayerMoments:
         for totals, parts in ((self._sums, sums.sums), (self._products, sums.products)):
             for total, part in zip(totals, parts, strict=False):  # layers without a residual have no error
                 total += part
-        if sums.squares is not None:
+        if self._squares is not None and sums.squares is not None:
             self._squares += sums.squares
 
     @property
@@ -267,6 +270,8 @@ class LayerMoments:
     @property
     def variances(self) -> Array:
         """var(W·p) of each output, [groups, outputs per group], float64."""
+        if self._squares is None:
+            raise InternalError(f"{self._node}: variances, which were not kept")
         mean = np.matmul(self._weight.astype(np.float64), self._means()[0][:, :, None])[:, :, 0]
         return np.asarray(np.maximum(self._squares / max(1, self.count) - np.square(mean), 0.0))
 

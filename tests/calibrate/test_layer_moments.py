@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -78,3 +80,14 @@ def test_means_alone() -> None:
     assert full.covariances[0].shape == (1, 8, 8)
     with pytest.raises(InternalError, match="after its covariances were taken"):
         full.update(inputs)
+
+
+def test_variances_of_a_layer_that_adds_a_residual_are_not_kept() -> None:
+    node = dense(64, 8)
+    node.attrs = replace(node.attrs, residual=True)
+    moments = LayerMoments(node, node.inputs[1].constant()[None], 64, 0)
+    x = np.random.default_rng(0).normal(1, 1, (64, 8)).astype(np.float32)
+    moments.update(LayerInputs(x, x, np.zeros((64, 2), np.float32)))
+    assert moments.covariances[0].shape == (1, 8, 8)
+    with pytest.raises(InternalError, match="variances, which were not kept"):
+        _ = moments.variances
