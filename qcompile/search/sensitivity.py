@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ WORK = 250.0
 """Most work for one sample, in runs of the whole network; what exceeds it is estimated."""
 
 _CHUNK = 8.0
-"""Work of one task, in runs of the whole network; each task also runs the network once."""
+"""Work of one task, in runs of the whole network."""
 
 _MATTERS = 0.01
 """Share of all noise at an output from which on a tensor is measured with 16 bits, too; and share of its own from
@@ -280,6 +281,31 @@ class _Paths:
         return [changed[v] if v in changed else _content(v, known) for v in self.graph.outputs]
 
 
+class _Runs:
+    """The float network on one sample after the other: the tasks of a sample share what the first of them computes.
+
+    Args:
+        paths: of the network.
+        samples: inputs.
+    """
+
+    def __init__(self, paths: _Paths, samples: Sequence[Sample]) -> None:
+        self._paths, self._samples = paths, samples
+        self._lock = Lock()
+        self._latest: tuple[int, dict[Value, Array]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Runs, (self._paths, self._samples)  # another machine runs the network itself
+
+    def of(self, index: int) -> dict[Value, Array]:
+        """Return every tensor of the float network for one sample."""
+        with self._lock:
+            if self._latest is None or self._latest[0] != index:
+                self._latest = None  # what it holds may be large
+                self._latest = index, self._paths.run(self._samples[index])
+            return self._latest[1]
+
+
 def _content(value: Value, known: Mapping[Value, Array]) -> Array:
     return value.data if value.data is not None else known[value]
 
@@ -300,10 +326,11 @@ def _measure(
     """Return the noise at the outputs of the chosen sources, by index."""
     chunks = _chunks(chosen, shares)
     tasks = [(sample, chunk) for sample in range(len(samples)) for chunk in chunks]
+    runs = _Runs(paths, samples)
 
     def work(index: int) -> list[Powers]:
         sample, chunk = tasks[index]
-        known = paths.run(samples[sample])
+        known = runs.of(sample)
         expected = [_content(v, known) for v in paths.graph.outputs]
         rounded = (paths.outputs(sources[i], known) for i in chunk)
         return [[use.powers(expected, outputs) for use in paths.uses] for outputs in rounded]
