@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -96,14 +97,16 @@ class EqualizeActivations(Pass):
             size = computed_bytes(graph) / 2**30
             context.skip(None, f"its tensors take {size:.1f} GiB, too much to hold all of a sample's at once")
             return
-        statistics = ChannelStatistics(classes.numbers)
+        useful = _useful(graph, classes, places, free)
+        statistics = ChannelStatistics({value: classes.numbers[value] for value in useful})
         count = usual_count(graph, self.samples)
         samples = some_samples(graph, context, count, self.synthetic)
         statistics.gather(graph, samples, lambda n: context.progress(n, count, "looking at channels"), context.threads)
         if not statistics.samples:
             context.skip(None, "there are no calibration samples")
             return
-        found = self._factors(self._gains(graph, context, classes, statistics), classes, statistics, places, free)
+        gains = self._gains(graph, context, classes, statistics, useful)
+        found = self._factors(gains, classes, statistics, places, free)
         gain = found.before / found.after if found.after else 1.0
         if gain < self.gain:
             context.skip(None, f"its channels are even enough: {gain:.2f} times less noise only")
@@ -111,10 +114,15 @@ class EqualizeActivations(Pass):
         _Scaling(context.rewriter(graph), classes, found.factors[places]).apply()
 
     def _gains(
-        self, graph: Graph, context: PassContext, classes: ScaleClasses, statistics: ChannelStatistics
+        self,
+        graph: Graph,
+        context: PassContext,
+        classes: ScaleClasses,
+        statistics: ChannelStatistics,
+        tensors: Collection[Value],
     ) -> NoiseGains:
-        """Follow noise from all tensors to the outputs, on some of the samples."""
-        gains, count = NoiseGains(graph, classes, statistics), usual_count(graph, _FOLLOWED)
+        """Follow noise from some tensors to the outputs, on some of the samples."""
+        gains, count = NoiseGains(graph, classes, statistics, tensors), usual_count(graph, _FOLLOWED)
         samples = some_samples(graph, context, count, self.synthetic)
         threads = threads_within(context.threads, computed_bytes(graph))
         gains.gather(samples, lambda n: context.progress(n, count, "following noise"), threads)
@@ -126,7 +134,7 @@ class EqualizeActivations(Pass):
         """Find the factors of all classes.
 
         Args:
-            gains: of all tensors.
+            gains: of the tensors that matter.
             classes: of its channels.
             statistics: of them.
             places: index of the class of each number.
@@ -145,6 +153,18 @@ class EqualizeActivations(Pass):
             if free[indices].any():
                 weights += _rounded_weights(layer, indices, gains.before(layer.node) * self.rounded, statistics)
         return ChannelFactors(tensors, weights, free)
+
+
+def _useful(graph: Graph, classes: ScaleClasses, places: Array, free: Array) -> set[Value]:
+    """Return the tensors of which ranges, powers or gains decide about factors; arguments as for `_factors`."""
+    found = {value for value in graph.outputs if value in classes.numbers}
+    for value, numbers in classes.numbers.items():
+        if _is_rounded(value) and free[places[numbers.ravel()]].any():
+            found.add(value)
+    for layer in classes.layers:
+        if free[places[layer.inputs]].any():
+            found.update((layer.node.inputs[0], layer.node.output))
+    return found
 
 
 def _is_rounded(value: Value) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,14 +38,17 @@ class NoiseGains:
     Args:
         graph: float, activations fused.
         classes: of the graph.
-        statistics: of all of its tensors.
+        statistics: of its outputs at least.
+        tensors: whose gains are wanted.
 
     Source:
         Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1989 (random signs).
     """
 
-    def __init__(self, graph: Graph, classes: ScaleClasses, statistics: ChannelStatistics) -> None:
-        self._graph, self._classes = graph, classes
+    def __init__(
+        self, graph: Graph, classes: ScaleClasses, statistics: ChannelStatistics, tensors: Collection[Value]
+    ) -> None:
+        self._graph, self._classes, self._tensors = graph, classes, frozenset(tensors)
         self._sizes = {
             value: np.float32(1 / np.sqrt(max(float(statistics.power[value].mean()) * value.type.size, _TINY)))
             for value in graph.outputs
@@ -70,7 +73,7 @@ class NoiseGains:
             generator = np.random.default_rng(seed)
 
             def on_gradient(value: Value, array: Array, after: Array, before: Array) -> None:
-                if value in self._classes.numbers:
+                if value in self._tensors:
                     shape = self._classes.numbers[value].shape
                     rounded = np.where((array == 0.0) | (before == 0.0), np.float32(0.0), after)
                     _add(found, value, (mean_squares(shape, rounded), mean_squares(shape, before)))

@@ -65,7 +65,7 @@ def followed(
     classes = ScaleClasses(graph)
     statistics = ChannelStatistics(classes.numbers)
     statistics.gather(graph, samples, lambda done: None)
-    gains = NoiseGains(graph, classes, statistics)
+    gains = NoiseGains(graph, classes, statistics, classes.numbers)
     gains.gather(samples, lambda done: None, threads=2)
     return graph, samples, statistics, gains
 
