@@ -193,6 +193,7 @@ class _Net:
         self._targets = targets(calibrated)
         self._parts = [index for index, use in enumerate(output_uses(calibrated)) if use.places is not None]
         self._costs = NodeCosts.of(context)
+        self._quickly: dict[Kept, tuple[Graph, list[PassRecord], Graph | None]] = {}
         self._plain = self._checked(Kept(), whole=False)
         self._quick = {Kept(): self._plain.use}
         self._made: dict[Kept, _Checked] = {}
@@ -205,12 +206,19 @@ class _Net:
     def _checked(self, kept: Kept, *, whole: bool = True) -> _Checked:
         if whole and kept in self._made:
             return self._made[kept]
-        made = Protected(*self._run(kept, whole), kept)
+        made = Protected(*(self._run(kept, True) if whole else self._run_quickly(kept)), kept)
         ratios, use = zip(*(evaluator.use_db(made.graph) for evaluator in self._evaluators), strict=True)
         found = _Checked(made, *([min(of) for of in zip(*some, strict=True)] for some in (ratios, use)))
         if whole:
             self._made[kept] = found
         return found
+
+    def _run_quickly(self, kept: Kept) -> tuple[Graph, list[PassRecord]]:
+        """Return the network without the slow passes; each is made once, and its float graph is the reference again."""
+        if kept not in self._quickly:
+            self._quickly[kept] = (*self._run(kept, False), self._context.reference)
+        graph, records, self._context.reference = self._quickly[kept]
+        return graph, records
 
     def secured(self) -> Protected:
         """Return the network as it is, or a better one."""
@@ -298,7 +306,7 @@ class _Net:
         return steps[:exceeds]
 
     def _fits(self, kept: Kept, ns: float, share: float) -> bool:
-        before, after = self._plain.made.graph, self._run(kept, False)[0]
+        before, after = self._plain.made.graph, self._run_quickly(kept)[0]
         added = (self._costs.graph_ms(after) - self._costs.graph_ms(before)) * 1e6
         taken = mac_shares(before)["int8"] - mac_shares(after)["int8"]
         return added <= ns and taken <= share
@@ -421,7 +429,7 @@ class _Net:
         before, after = min(plain.ratios), min(best.ratios)
         if best.made.kept:
             # The slow passes change tables, too, which says nothing of the nodes that left int8.
-            graph = self._run(best.made.kept, False)[0]
+            graph = self._run_quickly(best.made.kept)[0]
             took = self._costs.graph_ms(graph)
             time = took / self._costs.graph_ms(self._plain.made.graph) - 1
             shares = [f"{100 * s:.1f} % in {p}" for p, s in mac_shares(graph).items() if s or p == "int8"]
