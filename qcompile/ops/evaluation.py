@@ -196,17 +196,24 @@ def prepared(node: Node, over: bool = False) -> Apply:
     elif over and op.overwrites and not node.is_integer:
         compute = partial(_over, compute, partial(op.evaluate_over, node.attrs))
 
-    def apply(inputs: list[Array]) -> list[Array]:
-        arrays = []
-        for result, (shape, dtype) in zip(compute(inputs), types, strict=True):
-            # In networks of small tensors this is run as often as NumPy: an identity is asked for first.
-            array = result if type(result) is np.ndarray else np.asarray(result)
-            if array.shape != shape or (array.dtype is not dtype and array.dtype != dtype):
-                raise InternalError(f"{node}: evaluation gave {array.dtype}{array.shape}, not {dtype}{shape}")
-            arrays.append(array)
-        return arrays
+    def checked(result: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        # In networks of small tensors this is run as often as NumPy: an identity is asked for first.
+        array = result if type(result) is np.ndarray else np.asarray(result)
+        if array.shape != shape or (array.dtype is not dtype and array.dtype != dtype):
+            raise InternalError(f"{node}: evaluation gave {array.dtype}{array.shape}, not {dtype}{shape}")
+        return array
 
-    return apply
+    def apply(inputs: list[Array]) -> list[Array]:
+        return [checked(result, *of) for result, of in zip(compute(inputs), types, strict=True)]
+
+    def apply_to_one(inputs: list[Array]) -> list[Array]:
+        (result,) = compute(inputs)
+        return [checked(result, shape, dtype)]
+
+    if len(types) != 1:
+        return apply
+    ((shape, dtype),) = types
+    return apply_to_one
 
 
 def _narrow(outputs: Sequence[Value], compute: Apply, inputs: list[Array]) -> Sequence[Array]:

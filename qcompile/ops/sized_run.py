@@ -59,12 +59,15 @@ class NodeRun:
         if self._specializer is not None and sizes is not None:
             node = self._node_at(node, sizes)
         apply, values = prepared(node, over), node.inputs
+        # Loops run this often: of an operand that is computed there is nothing to ask.
+        constants = [(index, value) for index, value in enumerate(values) if value.is_constant]
 
         def filled(operands: list[Array | None]) -> Sequence[Array]:
-            operands[:] = [_operand(x, v) for x, v in zip(operands, values, strict=True)]
+            for index, value in constants:
+                operands[index] = _operand(operands[index], value)
             return apply(operands)  # type: ignore[arg-type]
 
-        return filled
+        return filled if constants else apply
 
     def _node_at(self, node: Node, sizes: Sizes) -> Node:
         assert self._specializer is not None
@@ -77,10 +80,10 @@ class NodeRun:
 
 
 def _operand(given: Array | None, value: Value) -> Array:
-    """Return an operand; what stands for a constant of the largest size is cut as that is."""
+    """Return what stands for a constant; what does for one of the largest size is cut as that is."""
     if given is None:
         return value.constant()
-    return given if given.shape == value.shape or not value.is_constant else given[tuple(map(slice, value.shape))]
+    return given if given.shape == value.shape else given[tuple(map(slice, value.shape))]
 
 
 class SizedRun:

@@ -262,17 +262,18 @@ class _Paths:
     def outputs(self, source: Source, known: Mapping[Value, Array]) -> list[Array]:
         """Return the graph's outputs when only one source is rounded."""
         nodes, round_source = self.behind(source.value), self._round(source, known)
-        apply = {node: self._prepared(node, known) for node in nodes}
+        plans = {node: (self._prepared(node, known), self._freed[node], source.value in node.outputs) for node in nodes}
         changed = {source.value: self.rounded(source, known)}
         latest = ChainMap(changed, known)  # type: ignore[arg-type]  # nothing is written to what is known
 
         def step(node: Node) -> None:
-            rounds = source.value in node.outputs  # within a loop, in each of its iterations
+            apply, freed, rounds = plans[node]  # it rounds within a loop, in each of its iterations
             operands = [changed[v] if v in changed else known.get(v) for v in node.inputs]
             before = {v: changed[v] for v in node.inputs if v in changed} if rounds else {}
-            for value in self._freed[node]:
+            for value in freed:
                 changed.pop(value, None)
-            changed.update(zip(node.outputs, apply[node](operands), strict=True))
+            for value, result in zip(node.outputs, apply(operands), strict=True):
+                changed[value] = result
             if rounds:
                 changed[source.value] = round_source(ChainMap(before, latest))
 
