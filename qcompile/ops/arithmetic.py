@@ -158,7 +158,8 @@ def activate(x: Array, activation: str, alpha: float, beta: float) -> Array:
     if activation == "relu":
         return np.asarray(np.maximum(x, x.dtype.type(0)))
     if activation == "clip":
-        return np.asarray(np.minimum(np.maximum(x, x.dtype.type(alpha)), x.dtype.type(beta)))
+        bounded = np.asarray(np.maximum(x, x.dtype.type(alpha)))
+        return np.asarray(np.minimum(bounded, x.dtype.type(beta), out=bounded))
     op, attrs = activation_op(activation, alpha, beta)
     with np.errstate(all="ignore"):
         return np.asarray(op.function(attrs, x), x.dtype)

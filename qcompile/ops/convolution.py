@@ -178,6 +178,11 @@ def _channels_last_depthwise(x: Array, weight: Array, attrs: Window, y: Array) -
     (sh, sw), (dh, dw) = attrs.strides, attrs.dilations
     rows, columns, channels = y.shape
     taps = np.ascontiguousarray(weight[:, :, :, 0].transpose(1, 2, 0))
+    merged = sw == 1
+    if merged:
+        # The pixels of a row are neighbours then: one long product instead of one for each pixel's few channels.
+        taps = np.tile(taps, columns)
+        x, y = x.reshape(len(x), -1), y.reshape(rows, -1)
     for rs in _blocks(rows, columns * channels * 2):
         total = y[rs]
         part = np.empty_like(total)
@@ -185,7 +190,10 @@ def _channels_last_depthwise(x: Array, weight: Array, attrs: Window, y: Array) -
             top = rs.start * sh + i * dh
             band = x[top : top + (total.shape[0] - 1) * sh + 1 : sh]
             for j in range(kw):
-                seen = band[:, j * dw : j * dw + (columns - 1) * sw + 1 : sw]
+                if merged:
+                    seen = band[:, j * dw * channels : (j * dw + columns) * channels]
+                else:
+                    seen = band[:, j * dw : j * dw + (columns - 1) * sw + 1 : sw]
                 if i == j == 0:
                     np.multiply(seen, taps[i, j], out=total)
                 else:
