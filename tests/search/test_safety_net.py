@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from search_graphs import heads, samples
 
-from qcompile import driver, ops
+from qcompile import driver, ops, precision
 from qcompile.config import CompileConfig
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Value
@@ -393,6 +393,19 @@ def test_scales_of_weights_are_found_once(monkeypatch: pytest.MonkeyPatch):
     assert any("for accuracy" in note for note in context.notes), "several trials were needed"
     assert len(asked) == len(set(asked)) == 2
     assert context.memory is None
+
+
+def test_each_choice_of_nodes_is_quantized_once_without_the_slow_passes(monkeypatch: pytest.MonkeyPatch):
+    ran, run = [], precision.run_passes
+
+    def recorded(pipeline: str, *rest: Any) -> Any:
+        ran.append(pipeline)
+        return run(pipeline, *rest)
+
+    monkeypatch.setattr(precision, "run_passes", recorded)
+    compiled(parse_graph(SPECTRUM, ops.all_ops()), samples(12))
+    quick = [text for text in ran if "fuse-requantize" in text and "round-weights" not in text]
+    assert len(quick) == len(set(quick)) > 1
 
 
 def test_the_result_does_not_depend_on_chance():

@@ -13,6 +13,7 @@ from qcompile.ir.parser import parse_graph
 from qcompile.ops.interpreter import Interpreter
 from qcompile.passmgr import PassManager
 from qcompile.quant.affine import dequantize, quantize
+from qcompile.search import sensitivity
 from qcompile.search.plan import plan_steps
 from qcompile.search.sensitivity import measure_noise, sensitivities
 from qcompile.search.sources import Source, find_sources
@@ -67,6 +68,22 @@ def assert_noise_of_a_run(graph: Graph, source: Source, given: list[dict[str, np
     assert found.exact
     assert noise > 0.0
     assert found.outputs[graph.output_names.index(name)] == pytest.approx(noise / signal, rel=1e-9)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_float_network_is_run_once_for_each_sample(threads: int, monkeypatch: pytest.MonkeyPatch):
+    graph, sources = calibrated(heads())
+    expected = measure_noise(graph, sources, samples(3))
+    monkeypatch.setattr(sensitivity, "_CHUNK", 0.0)  # each source is a task of its own
+    run, runs = sensitivity._Paths.run, []
+
+    def counted(paths: sensitivity._Paths, sample: dict[str, np.ndarray]) -> object:
+        runs.append(sample)
+        return run(paths, sample)
+
+    monkeypatch.setattr(sensitivity._Paths, "run", counted)
+    assert measure_noise(graph, sources, samples(3), threads=threads) == expected
+    assert threads > 1 or len(runs) == 3  # of several threads one may come late to the sample before
 
 
 def test_noise_of_one_tensor_equals_a_run_with_only_this_tensor_rounded():
