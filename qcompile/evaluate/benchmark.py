@@ -153,7 +153,7 @@ def _layers(subject: _Local | _Remote, threads: int, roofs: Roofs | None) -> tup
 
 _REPEATS = 11
 _RESULT = re.compile(
-    r"median (\S+) ms, p90 (\S+) ms, fastest (\S+) ms, first (\S+) ms, \d+ runs, "
+    r"median (\S+) ms, p90 (\S+) ms, fastest (\S+) ms, first (\S+) ms, \d+ runs?, "
     r"peak memory ([\d.]+) MB(?:, load ([\d.]+) ms)?"
 )
 

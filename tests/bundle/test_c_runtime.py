@@ -134,11 +134,38 @@ def test_wrong_raw_file(native: Path, tmp_path: Path, content: bytes, message: s
     assert message in run(native / "bin/qcrun", tmp_path / "x.bin", code=2)
 
 
-def test_wrong_command_lines(native: Path, tmp_path: Path) -> None:
-    for words in ([], ["--bench"], ["--bench", "many"], ["--threads", "-1", "x"], ["--frobnicate"], ["a", "b"]):
-        assert "usage:" in run(native / "bin/qcrun", *words, code=2)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "error: 0 input file(s) given, the model has 1 input(s)"),
+        (["a", "b"], "error: 2 input file(s) given, the model has 1 input(s)"),
+        (["--bench"], "error: --bench takes a whole number from 0 to 1000000, not ''"),
+        (["--bench", "many"], "error: --bench takes a whole number from 0 to 1000000, not 'many'"),
+        (["--threads", "-1", "x"], "error: --threads takes a whole number from 0 to 1000000, not '-1'"),
+        (["--frobnicate"], "error: --frobnicate: no such option"),
+        (["--size", "S=5", "x"], "error: S=5: NAME=N is expected, with the name of an open extent of this model"),
+        (["x", "--output"], "error: --output: the name of a file is missing"),
+    ],
+)
+def test_wrong_command_lines(native: Path, words: list[str], message: str) -> None:
+    text = run(native / "bin/qcrun", *words, code=2)
+    assert message in text
+    assert "hint: " in text or "input 'x' has 4000 bytes, f4 [1,1000]" in text
+
+
+def test_help_is_no_error(native: Path) -> None:
+    text = run(native / "bin/qcrun", "--help")
+    assert text.startswith("usage:")
+    assert "input 'x' has 4000 bytes, f4 [1,1000]" in text
+    assert "1 run, peak memory" in run(native / "bin/qcrun", "--bench", 1)
+
+
+def test_files_and_threads_that_do_not_serve(native: Path, tmp_path: Path, tiny_input: np.ndarray) -> None:
     assert "cannot be opened" in run(native / "bin/qcrun", tmp_path / "absent.npy", code=2)
     assert "threads is not within 0 and 64" in run(native / "bin/qcrun", "--bench", 1, "--threads", 65, code=1)
+    np.save(tmp_path / "x.npy", tiny_input[None])
+    words = ("--sequence", tmp_path / "x.npy", "--output", "/dev/full")
+    assert "error: cannot write /dev/full" in run(native / "bin/qcrun", *words, code=1)
 
 
 def test_the_documented_command_compiles_the_example(native: Path, tmp_path: Path, tiny_input: np.ndarray) -> None:
