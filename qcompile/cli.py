@@ -98,9 +98,9 @@ def run(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write all outputs to this .npz file.")
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="Write all outputs to this .npz file.")
     ] = None,
-    top: Annotated[int, number("Largest values to print.")] = 5,
+    top: Annotated[int, typer.Option(metavar="N", min=0, help="Largest values to print; 0 for all.")] = 5,
     threads: Annotated[int, number("Threads to use; 0 for one a core.")] = 1,
 ) -> None:
     """Run a bundle on one input and print what it answers.
@@ -108,9 +108,13 @@ def run(
     Example: qcompile run build/ --input photo.jpg
     """
     from qcompile.evaluate.execution import run_bundle
+    from qcompile.files import check_writable
     from qcompile.report.terminal import print_answer
 
-    print_answer(run_bundle(bundle, input, threads=threads, save=output), top=top)
+    if output is not None:
+        check_writable(output, "outputs.npz")
+    save = Path(output) if output is not None else None
+    print_answer(run_bundle(bundle, input, threads=threads, save=save), top=top)
 
 
 app.command("bench")(cli_speed.bench)

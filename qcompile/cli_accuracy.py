@@ -101,7 +101,7 @@ def analyze(
         Path | None, typer.Option(metavar="FILE", help="YAML file with any setting of the compiler.")
     ] = None,
     top: Annotated[int, typer.Option(metavar="N", min=0, help="Worst nodes to print; 0 for all, in order.")] = 15,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with plots here.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a report with plots here.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show which nodes lose accuracy in INT8, why, and how to exclude them.
@@ -130,4 +130,4 @@ def analyze(
         result = run(model, config=config, settings=settings, count=samples, progress=progress)
     print_analysis(result, top=top, as_json=json)
     if html is not None:
-        write_analysis(result, html)
+        write_analysis(result, Path(html))

@@ -12,7 +12,7 @@ from qcompile.cli_options import Calib, InputShape, InputValue, KeepFloat, Obser
 
 def export_qdq(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file. Settings in MODEL.yaml beside it apply.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="ONNX file to write.")],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="ONNX file to write.")],
     calib: Calib = None,
     samples: Annotated[
         int | None,

@@ -18,7 +18,7 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Also each layer: time, speed, share of the processor's peak, bytes.")
     ] = False,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the profile with its roofline here.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write the profile with its roofline here.")] = None,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Where to run it: local, or ssh://user@host.")
     ] = None,
@@ -65,4 +65,4 @@ def bench(
     )
     print_benchmark(result, as_json=json)
     if html is not None:
-        write_benchmark(result, html)
+        write_benchmark(result, Path(html))

@@ -63,10 +63,10 @@ def export_qdq(
     """
     from qcompile.onnx_export import check_operations, write_qdq
 
-    model, output = Path(model), Path(output)
+    model, place, output = Path(model), output, Path(output)
     if output.resolve() == model.resolve():
         raise UsageError(f"'{output}' is the model itself", hint="give another file with -o")
-    check_writable(output, f"{model.stem}.qdq.onnx")
+    check_writable(place, f"{model.stem}.qdq.onnx")
     given = {**(settings or {}), "precision": "int8", "io": "float"}
     if isinstance(calibration, (str, Path)):
         given["calib"], calibration = str(calibration), None

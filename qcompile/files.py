@@ -1,8 +1,10 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, and the folder of the user's own."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,24 +12,27 @@ from pathlib import Path
 from qcompile.errors import UsageError
 
 
-def check_writable(path: Path, example: str) -> None:
+def check_writable(path: str | Path, example: str) -> None:
     """Refuse the path of a file that cannot be written, before the work whose result it will hold.
 
     Args:
-        path: of the file to be made.
+        path: of the file to be made; as text it may end with a slash, and then means a folder.
         example: a name that such a file may have, for the hint where the path is that of a folder.
 
     Raises:
         UsageError: it is a folder, or its folder is missing, is none, or cannot be written to.
     """
+    text, path = str(path), Path(path)
     folder = path.parent
-    if path.is_dir():
-        raise UsageError(f"cannot write '{path}': it is a folder", hint=f"name a file in it: {path / example}")
+    if path.is_dir() or text.endswith("/"):
+        raise UsageError(f"cannot write '{text}': it is a folder", hint=f"name a file in it: {path / example}")
     if not folder.is_dir():
         problem = f"'{folder}' is not a folder" if folder.exists() else f"there is no folder '{folder}'"
         raise UsageError(f"cannot write '{path}': {problem}", hint="make the folder first, or give another")
+    if _is_special(path):
+        return
     # Whether the user may write there is more than a folder's permissions tell: it may be on a read-only disk.
-    probe = _temporary(path)
+    probe = _temporary(_followed(path))
     try:
         probe.touch()
         probe.unlink()
@@ -40,6 +45,9 @@ def check_writable(path: Path, example: str) -> None:
 def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
     """Give a path beside another; what was written there takes the other's place when the block ends.
 
+    A link stays one, and the file that it names is replaced. A device or a pipe stays what it is, too, and gets the
+    bytes.
+
     Args:
         path: of the file to make.
         problem: what to say where that fails; by default that it cannot be written.
@@ -47,10 +55,19 @@ def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
     Raises:
         UsageError: it cannot be written; nothing has changed then.
     """
-    temporary = _temporary(path)
+    special = _is_special(path)
+    temporary = _temporary(_followed(path))
     try:
+        if special:
+            handle, name = tempfile.mkstemp(prefix="qcompile-")
+            os.close(handle)
+            temporary = Path(name)
         yield temporary
-        temporary.replace(path)
+        if special:
+            with temporary.open("rb") as source, path.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        else:
+            temporary.replace(_followed(path))
     except OSError as error:
         problem = problem or f"cannot write '{path}'"
         raise UsageError(f"{problem}: {error.strerror or error}") from error
@@ -60,6 +77,29 @@ def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
             temporary.unlink()
 
 
+def own_folder(variable: str, default: str) -> Path | None:
+    """Return the folder that qcompile may use in one of the user's, None for a user without a home.
+
+    Args:
+        variable: environment variable that names the user's folder, such as "XDG_CACHE_HOME".
+        default: what it is without, such as "~/.cache".
+    """
+    try:
+        return Path(os.environ.get(variable) or default).expanduser() / "qcompile"
+    except RuntimeError:
+        return None
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is that of a device or a pipe, such as /dev/stdout, whose place no file may take."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _followed(path: Path) -> Path:
+    """Return the file that a link names."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def _temporary(path: Path) -> Path:
     """Return a hidden name beside a file, which no other process uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    return path.with_name(f".{path.name[:200]}.{os.getpid()}")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qcompile.errors import BundleError, InternalError
+from qcompile.files import own_folder
 from qcompile.targets import Target
 
 _MODULE = "ziglang"
@@ -84,13 +85,10 @@ def build_program(files: Mapping[str, bytes], target: Target, *, static: bool = 
         return (Path(folder) / "program").read_bytes()
 
 
-def cache_folder() -> Path:
-    """Return where zig keeps the C library it compiled: $QCOMPILE_CACHE, or the user's cache folder."""
+def cache_folder() -> Path | None:
+    """Return where zig keeps the C library it compiled: $QCOMPILE_CACHE, or the user's cache folder if there is one."""
     chosen = os.environ.get("QCOMPILE_CACHE")
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "qcompile"
+    return Path(chosen) if chosen else own_folder("XDG_CACHE_HOME", "~/.cache")
 
 
 @contextmanager
@@ -137,6 +135,8 @@ def _zig(folder: str, arguments: Sequence[str]) -> None:
 def _usable_cache(folder: str) -> Path:
     """Return the user's cache if it can be written, else one that lasts as long as this build."""
     cache = cache_folder()
+    if cache is None:
+        return Path(folder) / "global-cache"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         if os.access(cache, os.W_OK | os.X_OK):

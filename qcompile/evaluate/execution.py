@@ -48,14 +48,14 @@ class Output:
     values: Array
 
     def best(self, count: int) -> list[Score] | None:
-        """Return the largest values of a vector with their places, largest first; None for other shapes."""
+        """Return the largest values of a vector (0: all) with their places, largest first; None for other shapes."""
         vector = np.asarray(self.values, np.float64).reshape(-1)
         if vector.size < 2 or vector.size != max(self.values.shape) or not np.isfinite(vector).all():
             return None
         powers = np.exp(vector - vector.max())
         normalized = vector.min() >= 0 and abs(vector.sum() - 1) < 1e-2
         shares = vector if normalized else powers / powers.sum()
-        chosen = np.argsort(-vector, kind="stable")[:count]
+        chosen = np.argsort(-vector, kind="stable")[: count or None]
         return [Score(int(i), float(vector[i]), float(shares[i])) for i in chosen]
 
     def summary(self) -> str:

@@ -203,7 +203,7 @@ def print_benchmark(result: Benchmark, *, as_json: bool) -> None:
         *([("load", _milliseconds(result.load_ms))] if result.load_ms is not None else []),
         ("peak memory", f"{result.peak_mb:.1f} MB"),
         ("speed", f"{result.gmacs:.1f} GMAC/s ({macs_text(result.macs)} MACs)"),
-        ("measured", f"{result.runs} runs, {result.threads} thread{'s' * (result.threads != 1)}, {_where(result)}"),
+        ("measured", f"{_counted(result.runs, 'run')}, {_threads(result.threads)}, {_where(result)}"),
     ]
     facts([row for row in rows if row[0] != "speed" or result.macs])
     if result.roofs is not None:
@@ -211,6 +211,14 @@ def print_benchmark(result: Benchmark, *, as_json: bool) -> None:
     if result.layers:
         print()
         show(_layers(result))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _threads(count: int) -> str:
+    return _counted(count, "thread") if count else "a thread for each core"
 
 
 def _where(result: Benchmark) -> str:

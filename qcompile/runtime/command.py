@@ -6,6 +6,7 @@ Like `run.py` this file lies in every bundle and needs NumPy alone; `run` in it 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import runpy
 import time
@@ -44,13 +45,22 @@ def _print_top(values: np.ndarray[Any, Any], tensor: Any, labels: Sequence[str],
 
 def _write_npz(run: Any, path: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Write arrays of any names (numpy.savez takes some for its own arguments)."""
-    fresh = f"{path}.{os.getpid()}.tmp"
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    real = os.path.realpath(path)
+    fresh = f"{real}.{os.getpid()}.tmp"
     try:
-        with zipfile.ZipFile(fresh, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
-        os.replace(fresh, path)
+        if os.path.exists(path) and not os.path.isfile(path):
+            # A device or a pipe, such as /dev/null, stays what it is.
+            with open(path, "wb") as sink:
+                sink.write(data.getbuffer())
+            return
+        with open(fresh, "wb") as sink:
+            sink.write(data.getbuffer())
+        os.replace(fresh, real)
     except OSError as error:
         raise run.InputError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
@@ -77,7 +87,7 @@ def _bench(session: Any, inputs: Mapping[str, np.ndarray[Any, Any]], runs: int) 
         peak = next((int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM:")), 0.0)
     print(
         f"median {np.median(times):.3f} ms, p90 {np.percentile(times, 90):.3f} ms, "
-        f"fastest {min(times):.3f} ms, {runs} runs, peak memory {peak:.1f} MB (with Python and NumPy)"
+        f"fastest {min(times):.3f} ms, {runs} run{'s' * (runs != 1)}, peak memory {peak:.1f} MB (with Python and NumPy)"
     )
 
 
@@ -97,6 +107,13 @@ def _self_test(run: Any, session: Any, folder: str) -> None:
     print(f"self-test passed: {how}")
 
 
+def _count(text: str) -> int:
+    """Read a whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, 0 or more")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Run the compiled model in this directory.")
     add = parser.add_argument
@@ -104,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--input", action="append", default=[], metavar="[NAME=]FILE.npy", help="once for each input")
     add("--output", metavar="FILE.npz", help="write the outputs")
     add("--threads", type=int, default=1, help="0: one for each core (default 1)")
-    add("--top", type=int, default=5, help="how many of the largest elements to print (default 5)")
-    add("--bench", type=int, default=0, metavar="N", help="run N times more and print the times")
+    add("--top", type=_count, default=5, help="how many of the largest elements to print (default 5)")
+    add("--bench", type=_count, default=0, metavar="N", help="run N times more and print the times")
     add("--profile", action="store_true", help="print the time of each step")
     add("--self-test", action="store_true", help="compare with the answer that the compiler foresaw")
     return parser

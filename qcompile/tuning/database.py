@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from qcompile.errors import UsageError
+from qcompile.files import own_folder
 from qcompile.tuning.record import Record, read_record
 
 SHIPPED = Path(__file__).parent / "records"
 AUTO, OFF = "auto", "off"
+_NAME = "tuning.jsonl"
 _MOST_BYTES = 1 << 26
+_ELSEWHERE = "let XDG_DATA_HOME name a folder that can be written, or give a file with --tuning"
 
 
 class Database:
@@ -42,9 +45,15 @@ class Database:
 
 
 def user_file() -> Path:
-    """Return where the user's records are kept: $XDG_DATA_HOME/qcompile/tuning.jsonl."""
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "qcompile" / "tuning.jsonl"
+    """Return where the user's records are kept: $XDG_DATA_HOME/qcompile/tuning.jsonl.
+
+    Raises:
+        UsageError: the user has no home.
+    """
+    folder = own_folder("XDG_DATA_HOME", "~/.local/share")
+    if folder is None:
+        raise UsageError("there is no home folder to keep tuning records in", hint=_ELSEWHERE)
+    return folder / _NAME
 
 
 def open_database(choice: str = AUTO, *, new: bool = False) -> Database:
@@ -67,8 +76,13 @@ def open_database(choice: str = AUTO, *, new: bool = False) -> Database:
             raise UsageError(f"there is no file of tuning records '{choice}'", hint="`--tune` makes one")
         return Database(read_records(Path(choice)))
     shipped = [record for path in sorted(SHIPPED.glob("*.jsonl")) for record in read_records(path)]
-    own = user_file()
-    return Database([*shipped, *(read_records(own) if own.is_file() else [])])
+    return Database([*shipped, *_own_records()])
+
+
+def _own_records() -> list[Record]:
+    """Return the user's records; a user without a home, or with one that is closed to this process, has none."""
+    folder = own_folder("XDG_DATA_HOME", "~/.local/share")
+    return read_records(folder / _NAME) if folder is not None and os.path.isfile(folder / _NAME) else []
 
 
 def read_records(path: Path) -> list[Record]:
@@ -104,5 +118,4 @@ def append_record(path: Path, record: Record) -> None:
             whole = size == 0 or file.read(1) == b"\n"
             file.write(("" if whole else "\n").encode() + record.line().encode() + b"\n")
     except OSError as error:
-        hint = "let XDG_DATA_HOME name a folder that can be written, or give a file with --tuning"
-        raise UsageError(f"cannot write tuning records '{path}': {error.strerror}", hint=hint) from error
+        raise UsageError(f"cannot write tuning records '{path}': {error.strerror}", hint=_ELSEWHERE) from error

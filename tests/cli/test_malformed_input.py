@@ -397,7 +397,7 @@ def test_more_faults_of_run_and_bench(cli: Cli, bundle: Path, tmp_path: Path) ->
     refused(cli("run", bundle, "--input", tmp_path / "x.png"), "x.png", "not an image")
     refused(cli("run", bundle, "--input", tmp_path / "x.npz"), "x.npz' has no array 'x'", "it has: a, b")
     refused(cli("run", bundle, "--input", x, "--input", x), "'x' is given twice")
-    refused(cli("run", bundle, "--input", x, "-o", tmp_path / "none/y.npz"), "y.npz", "No such file")
+    refused(cli("run", bundle, "--input", x, "-o", tmp_path / "none/y.npz"), "y.npz", "there is no folder")
     refused(cli("run", bundle, "--input", x, "--threads", 99), "threads is 99")
     refused(cli("run", tmp_path, "--input", x), "is not a bundle")
     refused(cli("bench", tmp_path), "is not a bundle")

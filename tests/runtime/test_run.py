@@ -273,6 +273,20 @@ def test_the_copy_in_the_bundle_runs_alone(built: Path, tmp_path: Path, tiny_inp
     assert sorted(os.listdir(tmp_path)) == ["moved", "x.npy", "y.npz"]
 
 
+def test_outputs_go_through_links_and_pipes(built: Path, tmp_path: Path, tiny_input: np.ndarray) -> None:
+    moved = Path(shutil.copytree(built, tmp_path / "moved"))
+    np.save(tmp_path / "x.npy", tiny_input)
+    (tmp_path / "link.npz").symlink_to(tmp_path / "there.npz")
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    for name in ("link.npz", "pipe"):
+        script(moved, "--input", "x.npy", "--output", name)
+    assert (tmp_path / "link.npz").is_symlink()
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.read(reader, 1 << 16) == (tmp_path / "there.npz").read_bytes()
+    os.close(reader)
+
+
 def test_errors_of_the_script(built: Path, tmp_path: Path, tiny_input: np.ndarray) -> None:
     moved = Path(shutil.copytree(built, tmp_path / "moved"))
     np.save(tmp_path / "x.npy", tiny_input)
@@ -284,6 +298,8 @@ def test_errors_of_the_script(built: Path, tmp_path: Path, tiny_input: np.ndarra
     for name in ("t.npy", "p.npy", "e.npy"):
         assert "is not a .npy file" in script(moved, "--input", name, code=2)
     assert "2 inputs were given" in script(moved, "--input", "x.npy", "--input", "x.npy", code=2)
+    for option in ("--bench", "--top"):
+        assert "'-1' is not a whole number, 0 or more" in script(moved, "--input", "x.npy", option, "-1", code=2)
     assert "no input 'z'" in script(moved, "--input", "z=x.npy", code=2)
     assert "cannot write no/y.npz" in script(moved, "--input", "x.npy", "--output", "no/y.npz", code=2)
     before = (tmp_path / "x.npy").read_bytes()

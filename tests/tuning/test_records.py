@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from qcompile.bundle import link
 from qcompile.errors import UsageError
 from qcompile.tuning import database
 from qcompile.tuning.database import Database, append_record, open_database, read_records, user_file
@@ -78,6 +79,20 @@ def test_the_users_records_win_over_those_that_come_along(tmp_path: Path, monkey
     assert sorted(r.ns for r in open_database()) == [2.0, 5.0]
     assert len(open_database("off")) == 0
     assert [r.ns for r in open_database(str(user_file()))] == [2.0]
+
+
+def test_a_user_without_a_home_has_no_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "QCOMPILE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert len(open_database()) > 0
+    assert link.cache_folder() is None
+    assert link._usable_cache("/somewhere") == Path("/somewhere/global-cache")
+    with pytest.raises(UsageError, match="no home folder to keep tuning records in"):
+        user_file()
 
 
 def test_a_missing_file_is_refused_and_an_unwritable_one_too(tmp_path: Path) -> None:

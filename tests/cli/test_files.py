@@ -1,0 +1,71 @@
+"""Files that commands write: through links, into pipes, and never in place of a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_classifier import Cli, samples
+
+from qcompile.errors import UsageError
+from qcompile.files import check_writable, replaced
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link, real = tmp_path / "link", tmp_path / "elsewhere" / "real"
+    link.symlink_to(real)
+    for text in ("first", "second"):
+        check_writable(link, "example")
+        with replaced(link) as temporary:
+            temporary.write_text(text)
+        assert link.is_symlink()
+        assert real.read_text() == text
+    assert sorted(os.listdir(tmp_path / "elsewhere")) == ["real"]
+
+
+def test_a_pipe_stays_one(tmp_path: Path) -> None:
+    """As a device does: renaming a file to /dev/null would leave a machine without it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    check_writable(pipe, "example")
+    with replaced(pipe) as temporary:
+        temporary.write_text("text")
+    assert pipe.is_fifo()
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_full_device_is_said() -> None:
+    full = pytest.raises(UsageError, match="cannot write '/dev/full': No space left")
+    with full, replaced(Path("/dev/full")) as there:
+        there.write_text("text")
+    assert Path("/dev/full").is_char_device()
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    check_writable(path, "example")
+    with replaced(path) as temporary:
+        temporary.write_text("text")
+    assert path.read_text() == "text"
+
+
+def test_the_name_of_a_folder_is_refused(cli: Cli, model: Path, bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", samples()[0])
+    commands = {
+        "model.qdq.onnx": ("export-qdq", model, "-o"),
+        "analysis.html": ("analyze", model, "--html"),
+        "bench.html": ("bench", bundle, "--html"),
+        "outputs.npz": ("run", bundle, "--input", tmp_path / "x.npy", "-o"),
+    }
+    for name, words in commands.items():
+        refused = cli(*words, f"{tmp_path}/new/")
+        assert refused.code == 2
+        assert f"error: cannot write '{tmp_path}/new/': it is a folder" in refused.err
+        assert f"hint: name a file in it: {tmp_path}/new/{name.replace('model', model.stem)}" in refused.err
+    assert os.listdir(tmp_path) == ["x.npy"]
