@@ -100,7 +100,7 @@ def run(
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="FILE", help="Write all outputs to this .npz file.")
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", min=0, help="Largest values to print; 0 for all.")] = 5,
+    top: Annotated[int, number("Largest values to print; 0 for all.", least=0)] = 5,
     threads: Annotated[int, number("Threads to use; 0 for one a core.")] = 1,
 ) -> None:
     """Run a bundle on one input and print what it answers.

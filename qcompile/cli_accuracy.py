@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from qcompile.cli_options import Calib, InputShape, InputValue, KeepFloat, KeepInt16, Observer, Preprocess
+from qcompile.cli_options import (
+    Calib,
+    InputShape,
+    InputValue,
+    KeepFloat,
+    KeepInt16,
+    Observer,
+    Preprocess,
+    decimal,
+    number,
+)
 
 
 def evaluate(
@@ -33,16 +43,13 @@ def evaluate(
             "module:function. Lower is better: mae, rmse, wer, cer.",
         ),
     ] = "top1",
-    threads: Annotated[int, typer.Option(metavar="N", min=0, help="Threads to use; 0 for one a core.")] = 1,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Samples to use at most (all).")] = None,
+    threads: Annotated[int, number("Threads to use; 0 for one a core.")] = 1,
+    limit: Annotated[int | None, number("Samples to use at most (all).", least=1)] = None,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Run the bundle there: ssh://user@host; the reference runs here.")
     ] = None,
     fail_under: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X", help="Fail (exit code 2) if the metric is worse than X: lower or higher, see --metric."
-        ),
+        float | None, decimal("X", "Fail (exit code 2) if the metric is worse than X: lower or higher, see --metric.")
     ] = None,
     preprocess: Annotated[
         str | None, typer.Option(metavar="STEPS", help="Image to input, where the bundle does not say it.")
@@ -90,7 +97,7 @@ def evaluate(
 def analyze(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file. Settings in MODEL.yaml beside it apply.")],
     calib: Calib = None,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Samples to analyze.")] = 8,
+    samples: Annotated[int, number("Samples to analyze.", least=1)] = 8,
     preprocess: Preprocess = None,
     input_shape: InputShape = None,
     input_value: InputValue = None,
@@ -100,7 +107,7 @@ def analyze(
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML file with any setting of the compiler.")
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", min=0, help="Worst nodes to print; 0 for all, in order.")] = 15,
+    top: Annotated[int, number("Worst nodes to print; 0 for all, in order.", least=0)] = 15,
     html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a report with plots here.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

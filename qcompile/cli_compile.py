@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qcompile.cli_options import Calib, InputShape, InputValue, KeepFloat, KeepInt16, Observer, Preprocess, number
+from qcompile.cli_options import (
+    Calib,
+    InputShape,
+    InputValue,
+    KeepFloat,
+    KeepInt16,
+    Observer,
+    Preprocess,
+    decimal,
+    number,
+)
 from qcompile.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,11 +104,10 @@ def compile_model(
         str | None, typer.Option(metavar="PATH", help="Labelled samples to measure that on, as for `qcompile eval`.")
     ] = None,
     min_sqnr: Annotated[
-        float | None, typer.Option(metavar="DB", help="Lowest SQNR at the worst output; else nodes stay in float.")
+        float | None, decimal("DB", "Lowest SQNR at the worst output; else nodes stay in float.")
     ] = None,
     max_ms: Annotated[
-        float | None,
-        typer.Option(metavar="MS", help="Longest inference, one core: measured layers as measured, others modelled."),
+        float | None, decimal("MS", "Longest inference, one core: measured layers as measured, others modelled.")
     ] = None,
     tune: Annotated[bool, typer.Option("--tune", help="Measure how each layer is cut best; kept for later.")] = False,
     budget: Annotated[

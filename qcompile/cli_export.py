@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qcompile.cli_options import Calib, InputShape, InputValue, KeepFloat, Observer, Preprocess
+from qcompile.cli_options import Calib, InputShape, InputValue, KeepFloat, Observer, Preprocess, number
 
 
 def export_qdq(
@@ -15,8 +15,7 @@ def export_qdq(
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="ONNX file to write.")],
     calib: Calib = None,
     samples: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Calibration samples to use at most (64; more of tiny networks)."),
+        int | None, number("Calibration samples to use at most (64; more of tiny networks).", least=1)
     ] = None,
     preprocess: Preprocess = None,
     input_shape: InputShape = None,

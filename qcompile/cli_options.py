@@ -32,16 +32,31 @@ class SamplesOnce(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' is not a whole number") from None
+def number(text: str, least: int | None = None) -> Any:
+    """Return an option that takes a whole number, of some least value."""
+
+    def parse(given: str) -> int:
+        try:
+            value = int(given)
+        except ValueError:
+            raise typer.BadParameter(f"'{given}' is not a whole number") from None
+        if least is not None and value < least:
+            raise typer.BadParameter(f"{value} is less than {least}")
+        return value
+
+    return typer.Option(metavar="N", parser=parse, help=text)
 
 
-def number(text: str) -> Any:
-    """Return an option that takes a whole number."""
-    return typer.Option(metavar="N", parser=_whole_number, help=text)
+def decimal(metavar: str, text: str) -> Any:
+    """Return an option that takes a number with a point."""
+
+    def parse(given: str) -> float:
+        try:
+            return float(given)
+        except ValueError:
+            raise typer.BadParameter(f"'{given}' is not a number") from None
+
+    return typer.Option(metavar=metavar, parser=parse, help=text)
 
 
 InputShape = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ Progress = Callable[[int, int, str], None]
 
 _LINE_INTERVAL = 10.0
 """Seconds between two plain lines of one piece of work."""
+_NO_BARS = ("dumb", "unknown")
+"""Values of TERM with which no line can be written over."""
 
 
 class ProgressReporter:
@@ -24,12 +27,13 @@ class ProgressReporter:
 
     Args:
         quiet: show nothing.
-        terminal: draw bars; None asks standard error.
+        terminal: draw bars; None asks standard error and TERM, since a terminal that cannot move up shows no bars.
     """
 
     def __init__(self, *, quiet: bool = False, terminal: bool | None = None) -> None:
         self._quiet = quiet
-        self._terminal = sys.stderr.isatty() if terminal is None else terminal
+        capable = os.environ.get("TERM", "").lower() not in _NO_BARS
+        self._terminal = sys.stderr.isatty() and capable if terminal is None else terminal
         self._bars: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}

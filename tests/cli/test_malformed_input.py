@@ -233,6 +233,20 @@ def test_options(
     refused(cli(model, "-o", untouched, *given), *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("eval", "b", "--data", "d", "--fail-under", "90%"), "'--fail-under': '90%' is not a number"),
+        (("eval", "b", "--data", "d", "--limit", "0"), "'--limit': 0 is less than 1"),
+        (("analyze", "m.onnx", "--top", "-1"), "'--top': -1 is less than 0"),
+        (("run", "b", "--input", "x.npy", "--top", "-1"), "'--top': -1 is less than 0"),
+        (("m.onnx", "-o", "b", "--min-sqnr", "30dB"), "'--min-sqnr': '30dB' is not a number"),
+    ],
+)
+def test_numbers_are_named_as_given(cli: Cli, words: tuple[str, ...], message: str) -> None:
+    refused(cli(*words), f"error: invalid value for {message}")
+
+
 CONFIGURATIONS = {
     "key": ("tagret: rpi4", ("unknown setting 'tagret'", "did you mean 'target'?")),
     "text for a number": ("samples: many", ("samples is 'many', expected a whole number",)),

@@ -70,6 +70,16 @@ def test_a_terminal_gets_bars(capsys: pytest.CaptureFixture[str]) -> None:
     assert "linking" in err
 
 
+def test_a_terminal_that_shows_no_bars_gets_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    with ProgressReporter() as report:
+        report(4, 4, "calibrating")
+    assert capsys.readouterr().err == "calibrating: 4/4 (0 s)\n"
+
+
 def test_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressReporter(quiet=True, terminal=True) as report:
         report(1, 1, "calibrating")
