@@ -9,6 +9,7 @@ import argparse
 import io
 import os
 import runpy
+import sys
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -137,8 +138,16 @@ def execute(run: Any, arguments: Sequence[str] | None) -> None:
 
     Raises:
         run.BundleError: the bundle or an input is at fault.
+        SystemExit: the arguments are wrong, or the user stopped it: with exit code 130.
     """
-    options = _parser().parse_args(arguments)
+    try:
+        _execute(run, _parser().parse_args(arguments))
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _execute(run: Any, options: argparse.Namespace) -> None:
     with run.load(options.bundle, options.threads) as session:
         if options.self_test:
             _self_test(run, session, options.bundle)

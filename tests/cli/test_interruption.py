@@ -79,6 +79,25 @@ def test_during_calibration(model: Path, tmp_path: Path, number: signal.Signals)
     check(process, tmp_path, {"slow.py", "reached"})
 
 
+def test_a_search_ends_the_same_after_it(model: Path, calibration: Path, tmp_path: Path) -> None:
+    words = (model, "--int8", "--calib", calibration, "--accuracy", "auto", "--min-sqnr", "60", "-o")
+    process = start(tmp_path, *words, "out")
+    wait_for((tmp_path / "out.search").exists, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "error: interrupted; unfinished output was removed" in err.splitlines()
+    assert not (tmp_path / "out").exists()
+    for name in ("out", "whole"):
+        assert run_command([str(word) for word in (*words, tmp_path / name, "-q")]) == 0
+    assert not (tmp_path / "out.search").exists()
+    first, second = (
+        {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+        for folder in (tmp_path / "out", tmp_path / "whole")
+    )
+    assert first == second
+
+
 def test_while_linking(model: Path, tmp_path: Path) -> None:
     process = start(tmp_path, model, "--fp32", "-o", "out")
     wait_for(lambda: any((tmp_path / "tmp").glob("qcompile-*/cache")), process)

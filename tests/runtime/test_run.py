@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -308,6 +309,22 @@ def test_errors_of_the_script(built: Path, tmp_path: Path, tiny_input: np.ndarra
     assert (tmp_path / "x.npy").read_bytes() == before
     truncate(moved)
     assert "error: " in script(moved, "--bench", 1, code=2)
+
+
+def test_it_can_be_stopped(built: Path, tmp_path: Path, tiny_input: np.ndarray) -> None:
+    np.save(tmp_path / "x.npy", tiny_input)
+    words = [sys.executable, "-u", built / "run.py", "--input", tmp_path / "x.npy", "--bench", "1000000000"]
+    # Where the tests run in the background of a shell, SIGINT is ignored, and that would be inherited.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "y:\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "error: interrupted\n")
 
 
 def test_the_file_keeps_to_old_syntax() -> None:
