@@ -1,4 +1,12 @@
-"""qcompile: ONNX models to fast, runtime-free INT8 code for ARM and x86 CPUs."""
+"""qcompile: ONNX models to fast, runtime-free INT8 code for ARM and x86 CPUs.
+
+    bundle = qcompile.compile("model.onnx", target="rpi4", calibration="photos/", output="build/")
+    session = qcompile.runtime.load("build/", threads=4)
+    outputs = session.run({"image": array})
+
+`qcompile.import_onnx` reads a model as a `qcompile.Graph`, `qcompile.run_pipeline` runs passes on it, and
+`qcompile.Pass` is what a pass of one's own is made from.
+"""
 
 from __future__ import annotations
 
@@ -42,3 +50,8 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'qcompile' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """Return what `help`, `dir` and completion show."""
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,6 +113,10 @@ def test_names_of_the_package() -> None:
         assert getattr(qcompile, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'compiel'"):
         _ = qcompile.compiel  # type: ignore[attr-defined]
+    assert {*qcompile.__all__} <= {*dir(qcompile)}
+    text = pydoc.render_doc(qcompile, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
+    for words in ("compile(model: ", "class Graph", "class Pass", "import_onnx(", "run_pipeline("):
+        assert words in text
 
 
 def test_the_loader_needs_no_compiler(bundle: Path) -> None:
