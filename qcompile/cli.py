@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from difflib import get_close_matches
@@ -229,6 +231,12 @@ def run_command(arguments: list[str]) -> int:
         # The reader of our output (such as `head`) has seen enough; Python must not complain at exit.
         sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - stays open until exit
         return 0
+    except OSError as error:
+        if error.filename is None or error.errno not in _SURROUNDINGS:
+            _print_internal(error, None)
+            return 1
+        _print_error(f"cannot use '{os.fsdecode(error.filename)}': {error.strerror}", _SURROUNDINGS[error.errno])
+        return 2
     except Exception as error:
         if hasattr(error, "format_message"):  # a parser error; its class lives in a private module of typer
             _print_error(*_parser_error(error))
@@ -237,6 +245,18 @@ def run_command(arguments: list[str]) -> int:
         return 1
     return 0
 
+
+_SURROUNDINGS = {
+    errno.EACCES: "its folders must be open to the user who runs qcompile, and what is read be readable: see chmod",
+    errno.EPERM: "its folders must be open to the user who runs qcompile, and what is read be readable: see chmod",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "links must end at a file or a folder",
+    errno.EIO: "check the disk",
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some space on that disk",
+    errno.EROFS: "name a place that can be written",
+}
+"""What a system refuses whatever a program does, with what helps."""
 
 _HINTS: dict[type[QCompileError], str] = {
     UnsupportedOpError: "leave that part to your own code: onnx.utils.extract_model cuts a model at any tensor",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qcompile.errors import UsageError
+
+_ELSEWHERE = "name a file in a folder that you may write to"
 
 
 def check_writable(path: str | Path, example: str) -> None:
@@ -38,7 +41,7 @@ def check_writable(path: str | Path, example: str) -> None:
         probe.unlink()
     except OSError as error:
         problem = f"cannot write '{path}': {error.strerror or error}"
-        raise UsageError(problem, hint="name a file in a folder that you may write to") from error
+        raise UsageError(problem, hint=_ELSEWHERE) from error
 
 
 @contextmanager
@@ -70,7 +73,8 @@ def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
             temporary.replace(_followed(path))
     except OSError as error:
         problem = problem or f"cannot write '{path}'"
-        raise UsageError(f"{problem}: {error.strerror or error}") from error
+        hint = "free some space on that disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else _ELSEWHERE
+        raise UsageError(f"{problem}: {error.strerror or error}", hint=hint) from error
     finally:
         # Where the folder is a file there is nothing to remove either.
         with suppress(FileNotFoundError, NotADirectoryError):

@@ -183,6 +183,8 @@ def _nothing_there(path: Path, purpose: str) -> CalibrationError:
         return CalibrationError(f"{purpose} set '{path}' does not exist", hint=kinds)
     if path.is_file():
         return CalibrationError(f"{purpose} file '{path}' is neither an image nor an array", hint=kinds)
+    if not path.is_dir():
+        return CalibrationError(f"{purpose} set '{path}' is a pipe or a device, not a file or a folder", hint=kinds)
     found = sorted({p.suffix or "files without suffix" for p in path.iterdir() if p.is_file()})
     if not found:
         return CalibrationError(f"{purpose} folder '{path}' is empty", hint=kinds)

@@ -82,6 +82,9 @@ def _read(path: Path, source: str) -> bytes:
         models = sorted(p.name for p in path.glob("*.onnx"))
         hint = f"it holds {', '.join(models)}: name one of them" if models else "name the .onnx file"
         raise ModelImportError(f"{source} is a directory, not a model file", hint=hint)
+    if path.exists() and not path.is_file():
+        hint = "write the model to a file first: it is read more than once"
+        raise ModelImportError(f"{source} is a pipe or a device, not a model file", hint=hint)
     try:
         size = path.stat().st_size
         if size > PROTOBUF_LIMIT:

@@ -153,6 +153,30 @@ FOLDERS: dict[str, tuple[Damage, tuple[str, ...]]] = {
 }
 
 
+def test_what_is_no_file(cli: Cli, model: Path, tmp_path: Path, untouched: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused(cli(model, "--calib", tmp_path / "pipe", "-o", untouched), "pipe' is a pipe or a device, not a file")
+    refused(cli(tmp_path / "pipe", "-o", untouched), "pipe is a pipe or a device, not a model file")
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.EACCES, "chmod"), (errno.EIO, "check the disk")])
+def test_what_the_system_refuses(
+    cli: Cli, model: Path, untouched: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    """A folder closed to the user makes even the question fail whether a file is there."""
+
+    usual = Path.exists
+
+    def closed(path: Path) -> bool:
+        if path.name == "data":
+            raise OSError(number, os.strerror(number), str(path))
+        return usual(path)
+
+    monkeypatch.setattr(Path, "exists", closed)
+    result = cli(model, "--calib", "closed/data", "-o", untouched)
+    refused(result, f"error: cannot use 'closed/data': {os.strerror(number)}", words)
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_calibration_folders(cli: Cli, model: Path, tmp_path: Path, untouched: Path, name: str) -> None:
     (tmp_path / "data").mkdir()
