@@ -29,7 +29,7 @@ from qcompile.errors import (
     did_you_mean,
 )
 
-_COMMANDS = ("compile", "run", "bench", "eval", "analyze", "export-qdq", "inspect", "targets", "passes")
+_COMMANDS = ("compile", "run", "bench", "eval", "analyze", "export-qdq", "inspect", "targets", "passes", "ops")
 
 EPILOG = """Examples:
 

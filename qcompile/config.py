@@ -199,8 +199,11 @@ class CompileConfig:
         if self.searches and self.precision != "int8":
             hint = "scales found at run time leave nothing to search" if self.precision == "dynamic" else None
             raise UsageError("a search for accuracy needs --int8", hint=hint or "a float bundle loses none")
-        if self.executor is not None and not self.searches:
-            raise UsageError("--executor is for a search", hint="add --accuracy auto, or a goal: --max-drop 0.5%")
+        for name, value in (("executor", self.executor), ("work-dir", self.work_dir), ("eval-data", self.eval_data)):
+            if value is not None and not self.searches:
+                raise UsageError(f"--{name} is for a search", hint="add --accuracy auto, or a goal: --max-drop 0.5%")
+        if self.group_size != type(self).group_size and self.weight_bits is None:
+            raise UsageError("--group-size is of weights alone in few bits", hint="add --weight-bits 4")
         if self.weight_bits is not None and self.precision in ("int8", "dynamic"):
             other = f"--{self.precision}"
             raise UsageError(f"--weight-bits keeps activations in float32, {other} does not", hint="give one of them")
@@ -214,8 +217,6 @@ class CompileConfig:
             )
         if self.metric is not None and self.eval_data is None:
             raise UsageError("--metric needs labelled samples", hint="give them with --eval-data")
-        if self.eval_data is not None and not self.searches:
-            raise UsageError("--eval-data is for a search", hint="add --accuracy auto, or a goal: --max-drop 0.5%")
         if self.keep_int16 and self.precision != "int8":
             raise UsageError("--keep-int16 needs --int8", hint="only there do activations have a chosen width")
         if self.precision not in PRECISIONS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -53,6 +54,35 @@ def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
     with replaced(path) as temporary:
         temporary.write_text("text")
     assert path.read_text() == "text"
+
+
+def test_what_is_no_file(cli: Cli, model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused = cli(model, "--calib", tmp_path / "pipe", "-o", tmp_path / "out")
+    assert refused.code == 2
+    assert "pipe' is a pipe or a device, not a file or a folder" in refused.err
+    refused = cli(tmp_path / "pipe", "-o", tmp_path / "out")
+    assert refused.code == 2
+    assert "pipe is a pipe or a device, not a model file" in refused.err
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.EACCES, "chmod"), (errno.EIO, "check the disk")])
+def test_what_the_system_refuses(
+    cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    """A folder closed to the user makes even the question fail whether a file is there."""
+    usual = Path.exists
+
+    def closed(path: Path) -> bool:
+        if path.name == "data":
+            raise OSError(number, os.strerror(number), str(path))
+        return usual(path)
+
+    monkeypatch.setattr(Path, "exists", closed)
+    refused = cli(model, "--calib", "closed/data", "-o", tmp_path / "out")
+    assert refused.code == 2
+    assert f"error: cannot use 'closed/data': {os.strerror(number)}\nhint: " in refused.err
+    assert words in refused.err
 
 
 def test_the_name_of_a_folder_is_refused(cli: Cli, model: Path, bundle: Path, tmp_path: Path) -> None:

@@ -153,30 +153,6 @@ FOLDERS: dict[str, tuple[Damage, tuple[str, ...]]] = {
 }
 
 
-def test_what_is_no_file(cli: Cli, model: Path, tmp_path: Path, untouched: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    refused(cli(model, "--calib", tmp_path / "pipe", "-o", untouched), "pipe' is a pipe or a device, not a file")
-    refused(cli(tmp_path / "pipe", "-o", untouched), "pipe is a pipe or a device, not a model file")
-
-
-@pytest.mark.parametrize(("number", "words"), [(errno.EACCES, "chmod"), (errno.EIO, "check the disk")])
-def test_what_the_system_refuses(
-    cli: Cli, model: Path, untouched: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
-) -> None:
-    """A folder closed to the user makes even the question fail whether a file is there."""
-
-    usual = Path.exists
-
-    def closed(path: Path) -> bool:
-        if path.name == "data":
-            raise OSError(number, os.strerror(number), str(path))
-        return usual(path)
-
-    monkeypatch.setattr(Path, "exists", closed)
-    result = cli(model, "--calib", "closed/data", "-o", untouched)
-    refused(result, f"error: cannot use 'closed/data': {os.strerror(number)}", words)
-
-
 @pytest.mark.parametrize("name", FOLDERS)
 def test_calibration_folders(cli: Cli, model: Path, tmp_path: Path, untouched: Path, name: str) -> None:
     (tmp_path / "data").mkdir()
@@ -241,6 +217,8 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "goal": (["--min-sqnr", "nan"], ("--min-sqnr is nan", "a finite number")),
     "no time": (["--max-ms", "0"], ("--max-ms is 0", "more than 0")),
     "search of what is dynamic": (["--dynamic", "--max-drop", "0.5%"], ("needs --int8", "nothing to search")),
+    "folder of no search": (["--work-dir", "w"], ("--work-dir is for a search", "add --accuracy auto")),
+    "groups of whole layers": (["--group-size", "64"], ("--group-size is of weights alone", "add --weight-bits")),
     "seed": (["--seed", "-1"], ("--seed is -1",)),
     "jobs": (["--jobs", "0"], ("--jobs is 0",)),
     "labels": (["--labels", "none.txt"], ("none.txt", "No such file")),
