@@ -1,23 +1,36 @@
-"""What the nodes of ONNX graphs read."""
+"""What the nodes of ONNX graphs hold and read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import onnx
 
 
+def subgraphs(node: Any) -> Iterator[Any]:
+    """Iterate over the graphs that a node holds."""
+    for attribute in node.attribute:
+        yield from [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
+
+
+def with_nested(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Iterate over nodes, and over those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for graph in subgraphs(node):
+            yield from with_nested(graph.node)
+
+
 def reads(node: Any) -> list[str]:
     """Return the names a node reads, those that its subgraphs take from outside included."""
     names = list(node.input)
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-            own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-            for inner in graph.node:
-                names += [name for name in reads(inner) if name not in own]
-                own.update(inner.output)
-            names += [v.name for v in graph.output if v.name not in own]
+    for graph in subgraphs(node):
+        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        for inner in graph.node:
+            names += [name for name in reads(inner) if name not in own]
+            own.update(inner.output)
+        names += [v.name for v in graph.output if v.name not in own]
     return names
 
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import checker, defs, inliner
 
 from qcompile.errors import ModelImportError
-from qcompile.onnx_graph import reads
+from qcompile.onnx_graph import reads, with_nested
 from qcompile.onnx_import.definitions import DOMAINS, INTERNAL
 from qcompile.onnx_import.load import Model
 from qcompile.onnx_import.old_forms import MODERN, replace_experimental
@@ -205,9 +205,20 @@ def _shapeless(graph: Any) -> list[Any]:
 def _inline_functions(model: Model) -> None:
     if not model.proto.functions:
         return
+    _give_defaults(model.proto)
     try:
         model.proto = inliner.inline_local_functions(model.proto, convert_version=True)
     except (RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ModelImportError(f"the local functions of {model.source} cannot be inlined: {text}") from error
     _sort_nodes(model)
+
+
+def _give_defaults(proto: Any) -> None:
+    """Write the default attributes of local functions into their calls, since ONNX's inliner forgets them."""
+    defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in proto.functions}
+    bodies = [proto.graph.node, *(function.node for function in proto.functions)]
+    for node in (node for body in bodies for node in with_nested(body)):
+        given = {attribute.name for attribute in node.attribute}
+        absent = defaults.get((node.domain, node.op_type, node.overload), ())
+        node.attribute.extend(attribute for attribute in absent if attribute.name not in given)

@@ -248,6 +248,35 @@ def test_local_functions_are_inlined(build: Any) -> None:
     assert Interpreter(graph).run({"x": x})["y"].tolist() == [-0.5, 8.0, -1.5, 16.0]
 
 
+def test_local_functions_have_default_attributes(build: Any) -> None:
+    leaky = helper.make_node("LeakyRelu", ["a"], ["b"])
+    leaky.attribute.add(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    default = [helper.make_attribute("slope", 0.5)]
+    inner = helper.make_function("local", "Inner", ["a"], ["b"], [leaky], sets[:1], attribute_protos=default)
+    call = helper.make_node("Inner", ["a"], ["b"], domain="local")
+    outer = helper.make_function("local", "Outer", ["a"], ["b"], [call], sets)
+    branches = {
+        name: helper.make_graph(
+            [helper.make_node(op, ["x"], [name], domain="local", **given)],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])],
+        )
+        for name, op, given in [("then_branch", "Inner", {}), ("else_branch", "Inner", {"slope": 0.25})]
+    }
+    nodes = [
+        helper.make_node("Outer", ["x"], ["u"], domain="local"),
+        helper.make_node("If", ["yes"], ["v"], **branches),
+        helper.make_node("If", ["no"], ["w"], **branches),
+        helper.make_node("Sum", ["u", "v", "w"], ["y"]),
+    ]
+    constants = {"yes": np.array(True), "no": np.array(False)}
+    functions = {"functions": [inner, outer], "opsets": sets[1:]}
+    graph = import_onnx(build(nodes, {"x": [2]}, constants=constants, **functions))
+    assert Interpreter(graph).run({"x": np.array([-8, 2], np.float32)})["y"].tolist() == [-4 - 4 - 2, 6]
+
+
 def test_unsupported_operator_within_a_function(build: Any) -> None:
     error = refused(function_model(build, [helper.make_node("RandomNormalLike", ["a"], ["b"])]), "RandomNormalLike")
     assert isinstance(error, UnsupportedOpError)
