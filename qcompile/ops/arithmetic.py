@@ -198,7 +198,7 @@ def integer_matmul(a: Array, b: Array, reach: int = 255 * 128) -> Array:
 
     Args:
         a: integers [..., M, K], within ±255.
-        b: integers [..., K, N].
+        b: integers [..., K, N] or [K].
         reach: bound of |a·b| for one product.
 
     Returns:
@@ -211,7 +211,8 @@ def integer_matmul(a: Array, b: Array, reach: int = 255 * 128) -> Array:
 
 def _is_light(b: Array) -> bool:
     """Return whether sums of products of integers within ±255 with any column are exact in float32."""
-    return 255 * int(np.abs(b.astype(np.int32)).sum(axis=-2).max(initial=0)) < 2**24
+    sums = np.abs(b.astype(np.int32)).sum(axis=max(b.ndim - 2, 0))  # a vector is one column
+    return 255 * int(sums.max(initial=0)) < 2**24
 
 
 def finish_accumulator(node: Node, acc: Array, residual: Array | None) -> Array:

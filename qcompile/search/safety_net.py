@@ -78,6 +78,9 @@ _RETURNS = 8
 _SHOWN = 4
 """Nodes named in a note."""
 
+_REMEMBERED = 2**29
+"""Bytes of constants of the networks without the slow passes that are remembered."""
+
 Run = Callable[[Kept, bool], tuple[Graph, list[PassRecord]]]
 """Quantizes, keeping nodes out of int8; False leaves out what takes long behind it."""
 
@@ -214,9 +217,16 @@ class _Net:
         return found
 
     def _run_quickly(self, kept: Kept) -> tuple[Graph, list[PassRecord]]:
-        """Return the network without the slow passes; each is made once, and its float graph is the reference again."""
+        """Return the network without the slow passes, and make its float graph the reference again.
+
+        The latest ones are remembered, as far as memory allows.
+        """
         if kept not in self._quickly:
-            self._quickly[kept] = (*self._run(kept, False), self._context.reference)
+            made = self._run(kept, False)
+            self._quickly[kept] = (*made, self._context.reference)
+            most = _REMEMBERED // max(1, sum(value.type.nbytes for value in made[0].constants()))
+            while len(self._quickly) > max(1, most):
+                self._quickly.pop(next(iter(self._quickly)))
         graph, records, self._context.reference = self._quickly[kept]
         return graph, records
 

@@ -399,3 +399,4 @@ def test_long_sums_of_integers_are_exact_for_light_and_heavy_weights(most):
     np.testing.assert_array_equal(integer_matmul(a, b), np.matmul(a.astype(np.int64), b.astype(np.int64)))
     ends = np.full((40, 2000), 255, np.int16)
     np.testing.assert_array_equal(integer_matmul(ends, b), np.matmul(ends.astype(np.int64), b.astype(np.int64)))
+    np.testing.assert_array_equal(integer_matmul(a, b[:, 0]), np.matmul(a.astype(np.int64), b[:, 0].astype(np.int64)))
