@@ -140,6 +140,31 @@ def test_a_softmax_that_the_last_digits_decide(tmp_path: Path) -> None:
     assert list(foresee(import_onnx(tmp_path / "m.onnx"), 5)["outputs"]) == ["z"]
 
 
+def test_a_sum_whose_terms_cancel() -> None:
+    """Large weights that have no mean and no trend: the answer is how each exponential was rounded."""
+    random = np.random.default_rng(0)
+    points, weights = np.linspace(-1, 1, 64), 1e7 * random.normal(size=64)
+    powers = np.stack([points**k for k in range(4)], 1)
+    weights -= powers @ np.linalg.lstsq(powers, weights)[0]
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 1] x) => (float[1, 1] y, float[1, 1] low, float[1, 1] high, float[1, 64] k)
+    { t = Mul (x, points) k = Exp (t) y = MatMul (k, weights) high = Relu (y) n = Neg (y) low = Relu (n) }"""
+    model = onnx.parser.parse_model(text)
+    for name, data in {"points": 1e-3 * points[None], "weights": weights[:, None]}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(data.astype(np.float32), name))
+    graph = import_onnx(model)
+    assert [list(foresee(graph, seed)["outputs"]) for seed in range(4)] == [["k"]] * 4
+
+
+def test_what_is_picked_does_not_hang_on_the_last_digits() -> None:
+    """Maxima that are found again by their values, and parts of numbers."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[4, 32] x) => (bool[4, 32] found, float[4, 32] y) <float tenth = {0.1}, float steps = {12.0}>
+    { e = Exp (x) m = ReduceMax <axes = [1]> (e) found = Equal (e, m) t = Mul (x, tenth) f = Ceil (t)
+      y = Mul (f, steps) }"""
+    assert list(foresee(import_onnx(onnx.parser.parse_model(text)), 5)["outputs"]) == ["found", "y"]
+
+
 def test_masks_that_leave_nothing(tmp_path: Path) -> None:
     """A softmax of nothing but -inf is not a number, of which kernels make what they like."""
     text = """<ir_version: 8, opset_import: ["" : 17]>
