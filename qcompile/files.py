@@ -27,6 +27,11 @@ def check_writable(path: str | Path, example: str) -> None:
     """
     text, path = str(path), Path(path)
     folder = path.parent
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except OSError as error:  # such as of too long a name
+        raise _refused(path, error) from error
     if path.is_dir() or text.endswith("/"):
         raise UsageError(f"cannot write '{text}': it is a folder", hint=f"name a file in it: {path / example}")
     if not folder.is_dir():
@@ -40,8 +45,11 @@ def check_writable(path: str | Path, example: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        problem = f"cannot write '{path}': {error.strerror or error}"
-        raise UsageError(problem, hint=_ELSEWHERE) from error
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"cannot write '{path}': {error.strerror or error}", hint=_ELSEWHERE)
 
 
 @contextmanager

@@ -347,7 +347,7 @@ def test_what_cannot_be_written_is_refused_before_calibration(tmp_path: Path, mo
         ("none/q.onnx", "there is no folder"),
         ("s.onnx/q.onnx", "is not a folder"),
         (".", "it is a folder"),
-        (f"{'q' * 250}.onnx", "File name too long"),
+        (f"{'q' * 251}.onnx", "File name too long"),
     ):
         with pytest.raises(UsageError, match=f"cannot write.*{problem}") as refused:
             export_qdq(sums, tmp_path / place, calibration=samples(4))
