@@ -37,7 +37,7 @@ def check_writable(path: str | Path, example: str) -> None:
     if not folder.is_dir():
         problem = f"'{folder}' is not a folder" if folder.exists() else f"there is no folder '{folder}'"
         raise UsageError(f"cannot write '{path}': {problem}", hint="make the folder first, or give another")
-    if _is_special(path):
+    if is_special(path):
         return
     # Whether the user may write there is more than a folder's permissions tell: it may be on a read-only disk.
     probe = _temporary(_followed(path))
@@ -66,7 +66,7 @@ def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
     Raises:
         UsageError: it cannot be written; nothing has changed then.
     """
-    special = _is_special(path)
+    special = is_special(path)
     temporary = _temporary(_followed(path))
     try:
         if special:
@@ -102,8 +102,12 @@ def own_folder(variable: str, default: str) -> Path | None:
         return None
 
 
-def _is_special(path: Path) -> bool:
-    """Return whether a path is that of a device or a pipe, such as /dev/stdout, whose place no file may take."""
+def is_special(path: Path) -> bool:
+    """Return whether a path is that of a device or a pipe, such as /dev/stdout, whose place no file may take.
+
+    Args:
+        path: of anything, or of nothing.
+    """
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from qcompile.errors import ModelImportError
+from qcompile.files import is_special
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message can have; larger models keep their weights in side files."""
@@ -82,7 +83,7 @@ def _read(path: Path, source: str) -> bytes:
         models = sorted(p.name for p in path.glob("*.onnx"))
         hint = f"it holds {', '.join(models)}: name one of them" if models else "name the .onnx file"
         raise ModelImportError(f"{source} is a directory, not a model file", hint=hint)
-    if path.exists() and not path.is_file():
+    if is_special(path):
         hint = "write the model to a file first: it is read more than once"
         raise ModelImportError(f"{source} is a pipe or a device, not a model file", hint=hint)
     try:
