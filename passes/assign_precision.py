@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -10,6 +11,7 @@ import numpy as np
 from qcompile.calibrate.histogram import TensorStatistics
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node, Value
+from qcompile.ir.missing_values import may_miss
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.range_source import range_source
 from qcompile.ir.regions import times_run
@@ -40,6 +42,7 @@ _NORM = "it makes a norm or divides by one: inputs beyond the samples have large
 _SCALING = "it makes or applies a scale that the data decide: what that loses, all values lose"
 _DIVISOR = "it makes what another node divides by: rounded, a small divisor is another one, or zero"
 _PLACING = "its result says where another node reads: steps of 8 bits would move that"
+_MISSING = "another node asks which elements of its result are NaN, which no integer says"
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class AssignPrecision(Pass):
     what a mask leaves, or divides a sum by such a count, since a longer input would leave the range of the samples;
     where it makes the scale of a quantization at run time, or multiplies with one; where it makes a norm, or divides by
     one; where it makes a divisor that samples vary; where all that follows from it is coordinates of a sampling or
-    boxes of a selection; where it is a logarithm, or a spectrum or power that is seen through logarithms alone.
+    boxes of a selection; where it is a logarithm, or a spectrum or power that is seen through logarithms alone;
+    where another node asks which elements of its result are NaN, or some were for a sample.
     """
 
     name: ClassVar[str] = "assign-precision"
@@ -109,6 +113,7 @@ class AssignPrecision(Pass):
             (divisor_nodes(graph) - wide, _DIVISOR),
             (nodes_before_logarithms(graph) - wide, _QUIET),
             (placing_nodes(graph) - wide, _PLACING),
+            ({value.producer for value in may_miss(graph) if value.producer is not None}, _MISSING),
         )
         for nodes, why in delicate:
             for node in nodes:
@@ -158,6 +163,8 @@ def _obstacle(node: Node, context: PassContext, *, int16: bool) -> str | None:
     if unknown:
         return f"the range of {unknown[0].name} is not known"
     marked = [(v, marker) for v in tensors if (marker := _marker(v, context)) is not None]
+    if marked and math.isnan(marked[0][1]):
+        return f"{marked[0][0].name} is NaN for some samples, which no integer says"
     if marked:
         return f"{marked[0][0].name} holds {marked[0][1]:.3g} as a mark, too far from its other values for one range"
     return node.op.integer_obstacle(node) or (node.op.int16_obstacle(node) if int16 else None)

@@ -176,9 +176,7 @@ def _schema() -> dict[str, Any]:
 
 def _tensor(tensor: TensorInfo) -> dict[str, Any]:
     known = {**dataclasses.asdict(tensor), "shape": list(tensor.shape)}
-    if not tensor.first_run:
-        del known["first_run"]
-    return known
+    return {name: fact for name, fact in known.items() if fact or name not in ("first_run", "missing")}
 
 
 def _step(step: Step) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from qcompile.calibrate.distribution import Distribution
 from qcompile.calibrate.extremes import Extremes
-from qcompile.errors import CalibrationError, InternalError
+from qcompile.errors import InternalError
 
 Array = npt.NDArray[Any]
 
@@ -41,9 +41,8 @@ class Seen(NamedTuple):
         high: the largest of them, real units.
         rows: sign and exponent to counts of its cells.
         few: values that are not in there: small arrays of several samples are counted at once.
-        markers: values of magnitude LIMIT or more.
-        marker: one of them.
-        nan: whether there was a NaN; then nothing else is known.
+        markers: values of magnitude LIMIT or more, and NaN.
+        marker: one of them, NaN above all.
     """
 
     counted: int
@@ -53,7 +52,6 @@ class Seen(NamedTuple):
     few: Array | None
     markers: int
     marker: float
-    nan: bool
 
 
 class TensorStatistics:
@@ -69,8 +67,8 @@ class TensorStatistics:
     Attributes:
         samples: number of arrays seen.
         count: number of values in the histogram.
-        markers: values left out because their magnitude is LIMIT or more, infinities included.
-        marker: one of them; 0 where there is none.
+        markers: values left out because their magnitude is LIMIT or more, infinities included, or because they are NaN.
+        marker: one of them, NaN above all; 0 where there is none.
         minimum: smallest value, real units, exact.
         maximum: largest value, real units, exact.
         moving_minimum: moving average of the minima in sample order, real units.
@@ -101,9 +99,6 @@ class TensorStatistics:
 
         Args:
             array: floating-point values in real units, any shape.
-
-        Raises:
-            CalibrationError: the array holds NaN.
         """
         self.take(look(array, self.name))
 
@@ -112,19 +107,11 @@ class TensorStatistics:
 
         Args:
             seen: by `look`.
-
-        Raises:
-            CalibrationError: there was a NaN.
         """
         self.samples += 1
-        if seen.nan:
-            raise CalibrationError(
-                f"tensor '{self.name}' is NaN for calibration sample {self.samples}",
-                hint="run the float model on this sample: it has no valid result for it",
-            )
         if seen.markers:
             self.markers += seen.markers
-            self.marker = seen.marker
+            self.marker = self.marker if math.isnan(self.marker) else seen.marker
         self.count += seen.counted
         self._add(seen.rows)
         if seen.few is not None:
@@ -210,12 +197,11 @@ def look(array: Array, name: str) -> Seen:
     for start in range(0, values.size, _CHUNK):
         chunk = values[start : start + _CHUNK]
         least, largest = float(chunk.min()), float(chunk.max())
-        if math.isnan(least) or math.isnan(largest):
-            return Seen(0, low, high, {}, None, 0, 0.0, True)
-        if least <= -LIMIT or largest >= LIMIT:
+        if not (least > -LIMIT and largest < LIMIT):
             kept = chunk[np.abs(chunk) < LIMIT]
             markers += chunk.size - kept.size
-            marker = least if least <= -LIMIT else largest
+            if not math.isnan(marker):
+                marker = least if not least > -LIMIT else largest
             chunk = kept
             least, largest = float(chunk.min(initial=np.inf)), float(chunk.max(initial=-np.inf))
         low, high, count = min(low, least), max(high, largest), count + chunk.size
@@ -223,7 +209,7 @@ def look(array: Array, name: str) -> Seen:
             counts = _counts(chunk) if counts is None else counts + _counts(chunk)
         elif chunk.size:
             few = chunk.copy() if few is None else np.concatenate([few, chunk])
-    return Seen(count, low, high, {} if counts is None else _rows(counts), few, markers, marker, False)
+    return Seen(count, low, high, {} if counts is None else _rows(counts), few, markers, marker)
 
 
 def _counts(values: Array) -> Array:

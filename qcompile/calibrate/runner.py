@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,11 +54,11 @@ def calibrate(
         Value name to statistics, in the order of `observers`.
 
     Raises:
-        CalibrationError: there is no sample, or a tensor became NaN.
+        CalibrationError: there is no sample, or an output became NaN.
     """
     statistics = {name: observer.new_statistics(name) for name, observer in observers.items()}
 
-    def observed(sample: Mapping[str, Array]) -> list[tuple[str, Seen]]:
+    def observed(sample: Mapping[str, Array]) -> tuple[list[tuple[str, Seen]], list[str]]:
         found: list[tuple[str, Seen]] = []
 
         def on_value(value: Value, array: Array) -> None:
@@ -65,14 +66,16 @@ def calibrate(
                 found.append((value.name, look(array, value.name)))
 
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            executor.run(sample, on_value=on_value)
-        return found
+            outputs = executor.run(sample, on_value=on_value)
+        return found, [name for name, array in outputs.items() if array.dtype.kind == "f" and np.isnan(array).any()]
 
     total = _length(samples)
     if progress is not None:
         progress(0, total)
     done = 0
-    for found in in_order(observed, samples, threads):
+    for found, lost in in_order(observed, samples, threads):
+        if lost:
+            raise _no_answer(lost[0], done + 1, [name for name, seen in found if math.isnan(seen.marker)])
         for name, seen in found:
             statistics[name].take(seen)
         done += 1
@@ -85,6 +88,15 @@ def calibrate(
     if unseen:
         raise InternalError(f"calibration saw no value for {', '.join(unseen)}")
     return statistics
+
+
+def _no_answer(output: str, sample: int, tensors: Sequence[str]) -> CalibrationError:
+    """Return what to say of an output that is NaN, and of the tensors that were NaN on the way to it."""
+    origin = f", tensor '{tensors[0]}' is the first on the way there" if tensors and tensors[0] != output else ""
+    return CalibrationError(
+        f"output '{output}' is NaN for calibration sample {sample}{origin}",
+        hint="run the float model on this sample: it has no valid result for it",
+    )
 
 
 def _length(samples: Iterable[Mapping[str, Array]]) -> int | None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qcompile.errors import CalibrationError, did_you_mean
 from qcompile.ir.graph import Graph, Value
+from qcompile.ir.missing_values import may_miss
 
 Array = npt.NDArray[Any]
 Sample = dict[str, Array]
@@ -28,6 +29,7 @@ class InputSpec:
         shape: extent of each axis, elements.
         bound: integers at this input stay below it, being indices into a table; None where nothing is known.
         axes: the extents that each axis may have, None where `shape` says it; () where it does for all.
+        missing: whether NaN stands for a value that is not known.
     """
 
     name: str
@@ -35,6 +37,7 @@ class InputSpec:
     shape: tuple[int, ...]
     bound: int | None = None
     axes: tuple[range | None, ...] = ()
+    missing: bool = False
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Return whether an array of a shape fits."""
@@ -49,17 +52,23 @@ class InputSpec:
 def graph_inputs(graph: Graph) -> tuple[InputSpec, ...]:
     """Return what each input of a graph takes."""
     given = graph.inputs[:-1] if graph.extents else graph.inputs
-    return tuple(_spec(graph, value) for value in given)
+    missing = may_miss(graph)
+    return tuple(_spec(graph, value, missing=value in missing) for value in given)
 
 
-def _spec(graph: Graph, value: Value) -> InputSpec:
+def _spec(graph: Graph, value: Value, *, missing: bool) -> InputSpec:
     """Return what one input takes; an open batch axis is shown with its smallest extent, others with the largest."""
     ranges = {axis: s.values for s in graph.symbols for name, axis in s.places if name == value.name}
     if not ranges:
-        return InputSpec(value.name, value.dtype, value.shape, _index_bound(value))
+        return InputSpec(value.name, value.dtype, value.shape, _index_bound(value), missing=missing)
     shape = (ranges[0].start, *value.shape[1:]) if 0 in ranges else value.shape
     axes = tuple(ranges.get(axis) for axis in range(len(shape)))
-    return InputSpec(value.name, value.dtype, shape, _index_bound(value), axes)
+    return InputSpec(value.name, value.dtype, shape, _index_bound(value), axes, missing)
+
+
+def missing_allowed(manifest: Mapping[str, Any]) -> frozenset[str]:
+    """Return the inputs of a bundle at which NaN stands for a value that is not known."""
+    return frozenset(tensor["name"] for tensor in manifest.get("inputs", ()) if tensor.get("missing"))
 
 
 def _index_bound(value: Value) -> int | None:
@@ -88,7 +97,7 @@ def check_sample(given: object, inputs: Sequence[InputSpec], where: str, kept: S
 
     Raises:
         CalibrationError: an input is missing, unknown or kept; an array has another kind of elements, another
-            shape, NaN or infinities, or indices beyond the table that they look up.
+            shape, infinities or NaN that nothing fills in, or indices beyond the table that they look up.
     """
     if not isinstance(given, Mapping):
         if len(inputs) != 1:
@@ -150,13 +159,13 @@ def fit_array(array: Array, spec: InputSpec, where: str) -> Array:
             hint=_shape_hint(array.shape, spec),
         )
     if array.dtype.kind == "f":
-        bad = ~np.isfinite(array)
+        bad = np.isinf(array) if spec.missing else ~np.isfinite(array)
         if bad.any():
             place = tuple(int(i) for i in np.argwhere(bad)[0])
             raise CalibrationError(
                 f"{where}: input {spec} has {int(bad.sum())} value(s) that are no finite numbers,"
                 f" the first is {array[place]} at {list(place)}",
-                hint="remove or clean the sample: no model answers what is no number",
+                hint="remove or clean the sample: this model has no answer to what is no number",
             )
     elif spec.bound is not None:
         _check_indices(array, spec, where)

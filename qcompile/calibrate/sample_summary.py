@@ -57,17 +57,18 @@ class SampleSummary:
         """Take one sample into account.
 
         Args:
-            sample: checked: finite, contiguous.
+            sample: checked: contiguous; NaN where a value is missing.
         """
         self.count += 1
         digest = hashlib.blake2b(digest_size=16)
         steady = []
         for name, array in sample.items():
             digest.update(array.data)
-            if not array.size:
+            known = array[~np.isnan(array)] if array.dtype.kind == "f" else array
+            if not known.size:
                 continue
-            lo, hi = float(array.min()), float(array.max())
-            if array.size > 1:
+            lo, hi = float(known.min()), float(known.max())
+            if known.size > 1:
                 steady.append(lo == hi)
             if self.count <= _LOOKED_AT and _is_picture(array):
                 self._neighbours[name] = self._neighbours.get(name, np.zeros(4)) + _differences(array)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompile.calibrate.sample import InputSpec
+from qcompile.calibrate.sample import InputSpec, missing_allowed
 from qcompile.quant.affine import dequantize, quantize
 from qcompile.quant.qparams import QParams
 from qcompile.runtime.self_test import whole
@@ -40,8 +40,9 @@ class BundleEngine:
         self.manifest: dict[str, Any] = self._session.manifest
         self._to = {t.name: _qparams(t) for t in self._session.inputs}
         self._from = {t.name: _qparams(t) for t in self._session.outputs}
+        missing = missing_allowed(self.manifest)
         self.inputs = tuple(
-            InputSpec(t.name, "float32" if t.scale is not None else t.dtype, shape, axes=axes)
+            InputSpec(t.name, "float32" if t.scale is not None else t.dtype, shape, None, axes, t.name in missing)
             for t in self._session.inputs
             for shape, axes in [self._session.open_axes(t)]
         )

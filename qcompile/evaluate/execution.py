@@ -103,10 +103,11 @@ def run_bundle(bundle: Path, inputs: Sequence[str], *, threads: int = 1, save: P
         named = _assign(inputs, [t.name for t in session.inputs], [t.name for t in session.states])
         if save is not None:
             _check_apart(save, named)
-        preprocess = session.manifest.get("preprocess")
-        if preprocess is None:
+        if session.manifest.get("preprocess") is None:
             notes = _guesses(named, session.inputs)
-        arrays = {t.name: load_input(Path(named[t.name]), t, preprocess, session.open_axes(t)) for t in session.inputs}
+        arrays = {
+            t.name: load_input(Path(named[t.name]), t, session.manifest, session.open_axes(t)) for t in session.inputs
+        }
         results = session.run({t.name: _to_bundle(arrays[t.name], t) for t in session.inputs})
         outputs = {t.name: _from_bundle(results[t.name], t) for t in session.outputs}
     if save is not None:
@@ -183,7 +184,7 @@ def _assign(texts: Sequence[str], names: Sequence[str], kept: Sequence[str]) -> 
 def load_input(
     path: Path,
     tensor: Any,
-    preprocess: dict[str, Any] | None,
+    manifest: Mapping[str, Any],
     opened: tuple[tuple[int, ...], tuple[range | None, ...]] | None = None,
 ) -> Array:
     """Read one input from an image, a .npy file or a .npz file with one array.
@@ -191,7 +192,7 @@ def load_input(
     Args:
         path: the file.
         tensor: name, dtype and shape wanted.
-        preprocess: how an image becomes the input, from the manifest; None takes the defaults.
+        manifest: of the bundle: how an image becomes the input, and where values may be missing.
         opened: shape and allowed extents of an input with open axes, as `runtime.Session.open_axes` says.
 
     Raises:
@@ -199,14 +200,14 @@ def load_input(
     """
     from qcompile.calibrate.image_folder import SUFFIXES, load_image
     from qcompile.calibrate.preprocess import Preprocess
-    from qcompile.calibrate.sample import fit_array
+    from qcompile.calibrate.sample import fit_array, missing_allowed
 
-    spec = _spec(tensor)
+    spec = replace(_spec(tensor), missing=tensor.name in missing_allowed(manifest))
     if opened is not None:
         spec = replace(spec, shape=opened[0], axes=opened[1])
     try:
         if path.suffix.lower() in SUFFIXES:
-            array = load_image(path, Preprocess.from_mapping(preprocess or {}), spec)
+            array = load_image(path, Preprocess.from_mapping(manifest.get("preprocess") or {}), spec)
         else:
             array = _load_array(path, spec)
         return fit_array(array, spec, str(path))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.bundle import read_manifest
-from qcompile.calibrate.sample import InputSpec
+from qcompile.calibrate.sample import InputSpec, missing_allowed
 from qcompile.device import Answer, Device, open_device
 from qcompile.errors import BundleError, DeviceError
 from qcompile.evaluate import processes
@@ -128,8 +128,9 @@ class RemoteEngine:
         self._bundle = RemoteBundle(path, device)
         self.manifest: dict[str, Any] = self._bundle.manifest
         self._symbols: list[dict[str, Any]] = self.manifest.get("symbols", [])
+        missing = missing_allowed(self.manifest)
         self.inputs = tuple(
-            InputSpec(t.name, "float32" if t.qparams is not None else t.dtype, shape, axes=axes)
+            InputSpec(t.name, "float32" if t.qparams is not None else t.dtype, shape, None, axes, t.name in missing)
             for t in self._bundle.inputs
             for shape, axes in [open_extents(t.name, t.shape, self._symbols)]
         )

@@ -140,6 +140,7 @@ class TensorInfo:
         zero_point: see `scale`.
         layout: what the axes mean where that is known ("NCHW"), else "" (always the ONNX model's own order).
         first_run: whether nothing but the run that starts a growing sequence reads it.
+        missing: whether NaN stands for a value that is not known.
     """
 
     name: str
@@ -149,6 +150,7 @@ class TensorInfo:
     zero_point: int | None = None
     layout: str = ""
     first_run: bool = False
+    missing: bool = False
 
 
 @dataclass(frozen=True)

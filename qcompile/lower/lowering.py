@@ -8,6 +8,7 @@ from dataclasses import replace
 from qcompile.errors import LoweringError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.initial import initial_array, state_input
+from qcompile.ir.missing_values import may_miss
 from qcompile.ir.opdef import OpDef
 from qcompile.ir.program import BufferRef, Loop, Program, Single, StateInfo, Step, TensorInfo
 from qcompile.ir.state import State
@@ -51,12 +52,14 @@ def lower_graph(
     kernels = [step.kernel for step in (*context.steps, *(other.steps if other is not None else []))]
     read, made = {state.input for state in graph.states}, {state.output for state in graph.states}
     given = [v for v in (graph.inputs[:-1] if graph.extents else graph.inputs) if v.name not in read]
-    first = needed_first(graph)
+    first, missing = needed_first(graph), may_miss(graph)
     shown = {n: v for n, v in zip(graph.output_names, graph.outputs, strict=True) if n not in made}
     objects = compile_kernels(kernels, target, jobs=jobs, progress=progress)
     return Program(
         name=graph.name,
-        inputs=tuple(replace(_info(value.name, value), first_run=value in first) for value in given),
+        inputs=tuple(
+            replace(_info(value.name, value), first_run=value in first, missing=value in missing) for value in given
+        ),
         outputs=tuple(_info(name, value) for name, value in shown.items()),
         steps=tuple(_finished(step, plan, _repeats(context.loops, n)) for n, step in enumerate(context.steps)),
         arena_bytes=max(plan.size, other_plan.size),

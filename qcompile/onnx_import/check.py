@@ -11,9 +11,10 @@ from onnx import checker, defs, inliner
 
 from qcompile.errors import ModelImportError
 from qcompile.onnx_graph import reads, with_nested
-from qcompile.onnx_import.definitions import DOMAINS, INTERNAL
+from qcompile.onnx_import.definitions import INTERNAL, RUNTIME
 from qcompile.onnx_import.load import Model
 from qcompile.onnx_import.old_forms import MODERN, replace_experimental
+from qcompile.onnx_import.plain_outputs import make_outputs_plain
 from qcompile.onnx_import.support import DEFAULT_DOMAINS, is_supported, report_unsupported
 from qcompile.onnx_import.tensors import has_external_data
 
@@ -38,6 +39,7 @@ def prepare(model: Model) -> int:
     if opset < MODERN:
         replace_experimental(model.proto.graph)
     _sort_nodes(model)
+    make_outputs_plain(model)
     _correct_domains(model)
     _refuse_unknown_operators(model, opset)
     _check_onnx(model)
@@ -141,11 +143,10 @@ def _correct_domains(model: Model) -> None:
     """Give operators of ONNX Runtime's own their domain, and declare it, which its optimizer omits."""
     for node in model.proto.graph.node:
         if node.domain in DEFAULT_DOMAINS and node.op_type in INTERNAL:
-            node.domain = DOMAINS[0]
+            node.domain = RUNTIME
     declared = {entry.domain for entry in model.proto.opset_import}
-    for domain in sorted({node.domain for node in model.proto.graph.node} - declared - set(DEFAULT_DOMAINS)):
-        if domain in DOMAINS:
-            model.proto.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    if RUNTIME not in declared and any(node.domain == RUNTIME for node in model.proto.graph.node):
+        model.proto.opset_import.append(onnx.helper.make_opsetid(RUNTIME, 1))
 
 
 def _refuse_unknown_operators(model: Model, opset: int) -> None:

@@ -20,7 +20,7 @@ from qcompile.onnx_import.check import prepare
 from qcompile.onnx_import.control_flow import CONTROL_FLOW, expand_control_flow
 from qcompile.onnx_import.counted import Counts
 from qcompile.onnx_import.counted_forms import counted_form
-from qcompile.onnx_import.definitions import definition, own_operators
+from qcompile.onnx_import.definitions import definition, foreign_operators, own_operators
 from qcompile.onnx_import.folding import attribute_values, can_evaluate, evaluate_reference
 from qcompile.onnx_import.inline import function_body, has_definition
 from qcompile.onnx_import.load import Model
@@ -331,8 +331,8 @@ class _Conversion:
         """Pass on that operands are lost; name the node too if qcompile could not convert it anyway."""
         for operand in lost:
             self._complain(operand)
-        other = (*own_operators(), *CONTROL_FLOW, *SEQUENCE_OPERATORS)
-        known = node.op_type in other or has_definition(node, self.opset)
+        other = (*own_operators(), *foreign_operators(), *CONTROL_FLOW, *SEQUENCE_OPERATORS)
+        known = qualified(node) in other or has_definition(node, self.opset)
         if not is_supported(node) and not known:
             node.name = label
             self.missing.append(node)

@@ -30,7 +30,7 @@ def supported_operators() -> list[Operator]:
     """Return every ONNX operator that can be imported, sorted by name."""
     from qcompile.ir.opdef import Quantization
     from qcompile.onnx_import.control_flow import CONTROL_FLOW
-    from qcompile.onnx_import.definitions import own_operators, runtime_operators
+    from qcompile.onnx_import.definitions import foreign_operators, own_operators
     from qcompile.onnx_import.sequences import OPERATORS as SEQUENCE_OPERATORS
     from qcompile.onnx_import.support import converters
     from qcompile.ops import all_ops
@@ -47,7 +47,7 @@ def supported_operators() -> list[Operator]:
             found.append(Operator(name, "operation", integer))
     defined = {*_defined(set(converters())), *own_operators()} - set(converters())
     found += [Operator(name, "its definition", "") for name in defined]
-    found += [Operator(f"com.microsoft.{name}", "its definition", "") for name in runtime_operators()]
+    found += [Operator(name, "its definition", "") for name in foreign_operators()]
     return sorted(found, key=lambda operator: operator.name)
 
 

@@ -56,7 +56,7 @@ def test_a_value_that_does_not_exist(graph):
 
 def test_nan_names_the_tensor(graph):
     bad = [*samples(1), {"x": np.full((1, 4), np.nan, np.float32)}]
-    with pytest.raises(CalibrationError, match="tensor 'x' is NaN for calibration sample 2"):
+    with pytest.raises(CalibrationError, match="output 'y' is NaN for calibration sample 2, tensor 'x' is"):
         calibrate(Interpreter(graph), bad, {"x": MinMax(), "y": MinMax()})
 
 

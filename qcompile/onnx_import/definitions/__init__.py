@@ -1,8 +1,9 @@
 """Operators, and forms of operators, that are several nodes of ONNX's own.
 
-Two kinds: those that ONNX Runtime's optimizer puts into models (domain com.microsoft), and windows over three axes,
-which become windows over two. A file holds a family of them in its `DEFINITIONS`: the operator's name, and the
-function that writes its definition into a `Body`; its `DOMAIN` says whose operators they are.
+Three kinds: those that ONNX Runtime's optimizer puts into models (domain com.microsoft), those of classical machine
+learning (ai.onnx.ml), and windows over three axes, which become windows over two. A file holds a family of them in its
+`DEFINITIONS`: the operator's name, and the function that writes its definition into a `Body`; its `DOMAIN` says whose
+operators they are.
 
 The integer operators of ONNX Runtime (QLinearAdd, QGemm, …) are not here: `compositions/quantized.py` has them.
 
@@ -19,7 +20,7 @@ from typing import Any
 from qcompile.ir.graph import Value
 from qcompile.onnx_import.definitions.body import OPSET, Body
 
-DOMAINS = ("com.microsoft",)
+RUNTIME = "com.microsoft"
 INTERNAL = ("SimplifiedLayerNormalization",)
 """Operators that ONNX Runtime writes into ONNX's own domain, which does not have them."""
 
@@ -37,9 +38,9 @@ def _definitions() -> dict[tuple[str, str], Definition]:
     return {(module.DOMAIN, op): define for module in modules for op, define in module.DEFINITIONS.items()}
 
 
-def runtime_operators() -> list[str]:
-    """Return the operators of ONNX Runtime that have a definition, sorted."""
-    return sorted(op for domain, op in _definitions() if domain in DOMAINS)
+def foreign_operators() -> list[str]:
+    """Return the operators of other domains than ONNX's own that have a definition, with their domains, sorted."""
+    return sorted(f"{domain}.{op}" for domain, op in _definitions() if domain)
 
 
 def own_operators() -> list[str]:

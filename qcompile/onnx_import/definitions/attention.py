@@ -43,7 +43,7 @@ def _key_mask(body: Body, index: int, batch: int, total: int) -> list[str]:
         places[shape] = (batch, 1, shape[1], total)
     if shape not in places:
         body.fail(f"a mask of shape {list(shape)} for {total} keys is not supported")
-    mask = body.reshape(body.add("Cast", [body.input(index)], to=1), places[shape])
+    mask = body.reshape(body.cast(body.input(index), "float32"), places[shape])
     low = float(body.attr("mask_filter_value", -10000.0))
     return [body.add("Mul", [body.add("Sub", [body.constant(1.0), mask]), body.constant(low)])]
 

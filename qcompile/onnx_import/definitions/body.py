@@ -98,6 +98,15 @@ class Body:
         """Append a constant and return its name."""
         return self.add("Constant", [], value=numpy_helper.from_array(np.asarray(data, dtype)))
 
+    def cast(self, x: str, dtype: str, output: str | None = None) -> str:
+        """Append a Cast to an element type by NumPy's name, and return the name of the result."""
+        return self.add("Cast", [x], output, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def real(self, index: int) -> str:
+        """Return input `index` in float32."""
+        x = self.input(index)
+        return x if self.value(index).type.dtype == "float32" else self.cast(x, "float32")
+
     def reshape(self, x: str, shape: Sequence[int]) -> str:
         """Append a Reshape; 0 keeps an extent."""
         return self.add("Reshape", [x, self.constant(list(shape), "int64")])

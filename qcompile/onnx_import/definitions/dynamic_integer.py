@@ -9,13 +9,11 @@ from __future__ import annotations
 from qcompile.onnx_import.definitions.attention import attend_projected
 from qcompile.onnx_import.definitions.body import Body
 
-_FLOAT = 1
-
 
 def _product(body: Body, integers: tuple[str, str], zero_points: tuple[str, str], scales: tuple[str, str],
              bias: str | None, output: str | None = None) -> str:  # fmt: skip
     """Return (q_a − z_a) · (q_b − z_b) · s_a · s_b + bias; zero points may be "", for 0."""
-    sums = body.add("Cast", [body.add("MatMulInteger", [*integers, *zero_points])], to=_FLOAT)
+    sums = body.cast(body.add("MatMulInteger", [*integers, *zero_points]), "float32")
     real = body.add("Mul", [sums, body.add("Mul", list(scales))], None if bias else output)
     return body.add("Add", [real, bias], output) if bias else real
 
@@ -51,9 +49,9 @@ def _quantized_attention(body: Body) -> None:
 
 def _dequantized(body: Body, weights: int, scale: int, zero_point: int) -> str:
     """Return recurrent weights [directions, columns, gates] as ONNX has them: real, [directions, gates, columns]."""
-    real = body.add("Cast", [body.input(weights)], to=_FLOAT)
+    real = body.cast(body.input(weights), "float32")
     for op, index in (("Sub", zero_point), ("Mul", scale)):
-        operand = body.add("Cast", [body.input(index)], to=_FLOAT)
+        operand = body.cast(body.input(index), "float32")
         real = body.add(op, [real, body.reshape(operand, (body.shape(weights)[0], 1, -1))])
     return body.add("Transpose", [real], perm=[0, 2, 1])
 

@@ -106,7 +106,7 @@ def _lengths(body: Body, past: int, length: int) -> str | None:
             " must be equally long; give the attention mask a value (--input-value attention_mask=1), or keep the"
             " caches of one sequence (--state auto)"
         )
-    return body.reshape(body.add("Cast", [body.input(5)], to=7), (-1, 1, 1, 1))
+    return body.reshape(body.cast(body.input(5), "int64"), (-1, 1, 1, 1))
 
 
 def _operands(body: Body, sizes: tuple[int, int, int, int]) -> tuple[str, str, str]:

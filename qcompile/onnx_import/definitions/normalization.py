@@ -56,7 +56,7 @@ def _embedding(body: Body) -> None:
     epsilon = float(body.attr("epsilon", 1e-12))
     body.add("LayerNormalization", [total, body.input(5), body.input(6)], body.output(0), axis=-1, epsilon=epsilon)
     if body.output(1) and body.has(7):
-        mask = body.add("Cast", [body.input(7)], to=6)
+        mask = body.cast(body.input(7), "int32")
         body.add("ReduceSum", [mask, body.constant([1], "int64")], body.output(1), keepdims=0)
     elif body.output(1):
         body.add("Constant", [], body.output(1), value_ints=[0] * body.shape(0)[0])
