@@ -52,6 +52,10 @@ def _opset(model: Model) -> int:
     versions = [o.version for o in model.proto.opset_import if o.domain in DEFAULT_DOMAINS]
     if not versions and 0 < model.proto.ir_version < 3:
         return OLDEST_OPSET  # Files of that age cannot say.
+    if not versions and not any(node.domain in DEFAULT_DOMAINS for node in model.proto.graph.node):
+        # Linear models of scikit-learn have nodes of another domain only.
+        versions = [defs.onnx_opset_version()]
+        model.proto.opset_import.append(onnx.helper.make_opsetid("", versions[0]))
     if not versions:
         raise ModelImportError(f"{model.source} does not say which ONNX operator set it uses")
     version = int(versions[0])

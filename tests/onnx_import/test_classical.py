@@ -44,6 +44,10 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], list[str]]] = {
     "labels": ("LabelEncoder", [CODES], {"keys_int64s": [1, 5, 1], "values_int64s": [7, 8, 9]}, ["i"]),
     "labels_real": ("LabelEncoder", [ROWS], {"keys_floats": [-2.0, 3], "values_floats": [7.0, 8],
                                               "default_float": 0.25}, ["f"]),
+    "labels_tensors": ("LabelEncoder", [CODES.astype(np.int64)],
+                       {"keys_tensor": numpy_helper.from_array(np.array([1, 5])),
+                        "values_tensor": numpy_helper.from_array(np.array([0.5, 8], np.float32)),
+                        "default_tensor": numpy_helper.from_array(np.array([7], np.float32))}, ["f"]),
     "labels_to_real": ("LabelEncoder", [CODES], {"keys_int64s": [1, 5], "values_floats": [0.5, 8]}, ["f"]),
     "regressor": ("LinearRegressor", [ROWS], {"coefficients": SIX, "intercepts": [1.0, 2], "targets": 2}, ["f"]),
     "regressor_row": ("LinearRegressor", [ROWS[0]], {"coefficients": SIX[:3]}, ["f"]),
@@ -71,7 +75,7 @@ def model(nodes: list[Any], given: dict[str, Any], outputs: list[Any], constants
              for n, a in given.items()]  # fmt: skip
     tensors = [numpy_helper.from_array(a, n) for n, a in (constants or {}).items()]
     graph = helper.make_graph(nodes, "g", infos, outputs, tensors)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 3)]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 4)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
@@ -104,7 +108,7 @@ def test_every_operator_is_tested() -> None:
         ("Normalizer", {"norm": "L3"}, "unknown norm 'L3'"),
         ("OneHotEncoder", {"cats_strings": ["a"]}, "categories of text"),
         ("OneHotEncoder", {"cats_int64s": [1], "zeros": 0}, "zeros = 0"),
-        ("LabelEncoder", {"keys_floats": [1.0], "values_strings": ["a"]}, "values_int64s or values_floats"),
+        ("LabelEncoder", {"keys_floats": [1.0], "values_strings": ["a"]}, "its values are not given once, as numbers"),
         ("LabelEncoder", {"keys_floats": [float("nan")], "values_floats": [1.0]}, "a key that is NaN"),
         ("LinearRegressor", {"coefficients": SIX, "targets": 1}, "6 coefficients for 3 columns and 1 targets"),
         ("LinearRegressor", {"coefficients": SIX, "targets": 2, "post_transform": "PROBIT"}, "'PROBIT' of 2 targets"),
@@ -117,6 +121,14 @@ def test_forms_beyond_a_definition_are_refused(op: str, attributes: dict[str, An
     types = ["i", "f"] if op == "LinearClassifier" else ["f"]
     with pytest.raises(UnsupportedOpError, match=says):
         import_onnx(single(op, [ROWS], attributes, types)[0])
+
+
+def test_a_model_of_nothing_else_needs_no_other_operator_set() -> None:
+    proto, feed = single(*CASES["classifier"])
+    del proto.opset_import[0]
+    got = Interpreter(import_onnx(proto)).run(feed)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(got["o0"], session.run(["o0"], feed)[0])
 
 
 def classifier(classes: Any, *, zipmap: bool) -> tuple[Any, dict[str, Any]]:

@@ -15,6 +15,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from onnx import numpy_helper
+
 from qcompile.onnx_import.definitions.body import Body
 
 
@@ -98,7 +102,7 @@ def _feature_vectorizer(body: Body) -> None:
     body.add("Concat", tables, body.output(0), axis=1)
 
 
-def _equal_to_each(body: Body, x: str, keys: Sequence[Any], dtype: str) -> str:
+def _equal_to_each(body: Body, x: str, keys: npt.ArrayLike, dtype: str) -> str:
     """Append whether x equals each key, as 0 and 1 [..., keys]."""
     wide = body.add("Unsqueeze", [x, body.constant([-1], "int64")])
     return body.cast(body.add("Equal", [wide, body.constant(keys, dtype)]), "float32")
@@ -117,12 +121,14 @@ def _one_hot_encoder(body: Body) -> None:
 
 def _label_encoder(body: Body) -> None:
     """Define values[k] where x is keys[k], the default elsewhere; the first of equal keys counts."""
-    keys, of = _given(body, {"keys_int64s": "int64", "keys_floats": "float32"})
-    values, to = _given(body, {"values_int64s": "int64", "values_floats": "float32"})
-    if len(keys) != len(values) or any(math.isnan(key) for key in keys):
+    keys, values = _numbers(body, "keys"), _numbers(body, "values")
+    if len(keys) != len(values) or np.isnan(keys).any():
         body.fail(f"{len(keys)} keys for {len(values)} values, or a key that is NaN")
-    default = body.attr("default_int64", -1) if to == "int64" else body.attr("default_float", -0.0)
-    same = _equal_to_each(body, body.input(0), keys, of)
+    of, to = "int64" if keys.dtype.kind in "iu" else "float32", values.dtype.name
+    default = body.attr("default_int64", -1) if values.dtype.kind in "iu" else body.attr("default_float", -0.0)
+    if body.attr("default_tensor") is not None:
+        default = numpy_helper.to_array(body.attr("default_tensor")).item()
+    same = _equal_to_each(body, body.cast(body.input(0), of), keys, of)
     place = body.add("ArgMax", [same], axis=-1, keepdims=0)
     known = body.add("ReduceMax", [same, body.constant([-1], "int64")], keepdims=0)
     value = body.add("Gather", [body.constant(values, to), place], axis=0)
@@ -130,12 +136,15 @@ def _label_encoder(body: Body) -> None:
     body.add("Where", [found, value, body.constant(default, to)], body.output(0))
 
 
-def _given(body: Body, names: dict[str, str]) -> tuple[list[Any], str]:
-    """Return the numbers of the one of several attributes that is given, and their type."""
-    name = next((name for name in names if body.attr(name) is not None), None)
-    if name is None:
-        body.fail(f"only numbers are supported, given as {' or '.join(names)}")
-    return list(body.attr(name)), names[name]
+def _numbers(body: Body, which: str) -> npt.NDArray[Any]:
+    """Return what one of several attributes holds: the numbers of a list or a tensor."""
+    lists = {f"{which}_int64s": "int64", f"{which}_floats": "float32"}
+    found = [np.asarray(body.attr(name), dtype) for name, dtype in lists.items() if body.attr(name) is not None]
+    if body.attr(f"{which}_tensor") is not None:
+        found.append(numpy_helper.to_array(body.attr(f"{which}_tensor")).reshape(-1))
+    if len(found) != 1 or found[0].dtype.kind not in "iuf":
+        body.fail(f"its {which} are not given once, as numbers; text is not supported")
+    return found[0]
 
 
 DOMAIN = "ai.onnx.ml"
