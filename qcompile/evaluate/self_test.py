@@ -52,7 +52,10 @@ _FEW, _CLOSER = 16, 16
 """An output of few elements may be the same for two roundings by chance: cut off at zero, or within the tolerance. It
 is believed where it moves, but by far less than the tolerance."""
 
-_COPIES = frozenset({"reshape", "transpose", "identity", "slice", "split", "concat", "gather", "pad", "max_pool"})
+_COPIES = frozenset({
+    *("concat", "expand", "gather", "gather_elements", "gather_nd", "identity", "loop_begin", "loop_end", "max_pool"),
+    *("pad", "reshape", "slice", "split", "transpose", "where"),
+})  # fmt: skip
 """Float operations that only move values: their bits are the same everywhere."""
 
 
@@ -96,11 +99,19 @@ def foresee(graph: Graph, seed: int) -> dict[str, Any]:
 
 
 def _tolerance(graph: Graph) -> float:
-    integers = [node.is_integer or _rounds(node) for node in graph.nodes if node.op.name not in _COPIES]
+    integers = [node.is_integer or _rounds(node) for node in graph.nodes if not _copies(node)]
     tolerance = 0.0 if all(integers) else MIXED_TOLERANCE if any(integers) else FLOAT_TOLERANCE
     if any(value.dtype in NARROW for value in graph.values()):
         tolerance = max(tolerance, HALF_TOLERANCE)
     return tolerance
+
+
+def _copies(node: Node) -> bool:
+    """Return whether a node only moves values, or counts in integers."""
+    if node.op.name in _COPIES or (node.op.name == "scatter" and node.attrs.reduction == "none"):
+        return True
+    counts = not any(np.dtype(v.dtype).kind == "f" or v.dtype in NARROW for v in (*node.inputs, *node.outputs))
+    return counts and not node.is_integer
 
 
 def _rounds(node: Node) -> bool:
@@ -151,7 +162,9 @@ class _Coarse(Interpreter):
         self.key = np.uint32(attempt * _MIX % 2**32)
 
     def evaluate(self, node: Node, inputs: list[Array]) -> tuple[Array, ...]:
-        """Evaluate one node, and round what it gives."""
+        """Evaluate one node, and round what it gives; a tensor that a loop fills is not rounded at every step."""
+        if _copies(node):
+            return super().evaluate(node, inputs)
         return tuple(self._rounded(a) if a.dtype == np.float32 else a for a in super().evaluate(node, inputs))
 
     def _rounded(self, array: Array) -> Array:

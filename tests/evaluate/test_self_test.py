@@ -92,6 +92,17 @@ def test_tolerance_follows_from_the_operations(integer: Graph) -> None:
     assert foresee(graphs(keep_float=["op:dense"]), 0)["tolerance"] == 0.2
 
 
+@pytest.mark.parametrize(("reduction", "tolerance"), [("none", 0.0), ("add", 1e-3)])
+def test_what_only_moves_is_compared_bit_for_bit(reduction: str, tolerance: float) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[4,3] x, int64[2,1] rows, bool[1,3] some) => (float[4,3] y)
+    { u = Slice (x, zero, two) w = Where (some, u, half) y = ScatterND <reduction: string = "%s"> (x, rows, w) }"""
+    model = onnx.parser.parse_model(text % reduction)
+    for name, array in (("zero", [0]), ("two", [2]), ("half", np.float32(0.5))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    assert foresee(import_onnx(model), 0)["tolerance"] == tolerance
+
+
 def rounded(steady: bool) -> onnx.ModelProto:
     """Return a network whose first output hangs on the last digits of its input; a second one does not."""
     text = """<ir_version: 8, opset_import: ["" : 17]>

@@ -28,7 +28,7 @@ from .test_bit_exact import CORES
 
 LONG = {
     "lstm": lambda: recurrent("LSTM", "bidirectional", steps=3000, batch=1),
-    "loop": lambda: summing(30_000),
+    "loop": lambda: summing(9_000),
     "ended early": lambda: conditional(20.0, trips=12, collect=True),
     "decoder": lambda: greedy(9, 0.75),
     "ended late": lambda: conditional(1e9, trips=5, collect=True),
