@@ -1,29 +1,26 @@
-"""Compile and link a model's sources for its target with the zig toolchain, which pip installs.
+"""Compile and link a model's sources for its target with the zig toolchain.
 
 The result depends on the sources and on zig's version alone: no path, time or build id gets in.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from qcompile.errors import BundleError, InternalError
-from qcompile.files import own_folder
+from qcompile.bundle.zig import cc, usable_cache, version, workplace
 from qcompile.targets import Target
 
-_MODULE = "ziglang"
-_TIMEOUT_S = 900
-_MORE_ROOM = "let TMPDIR and QCOMPILE_CACHE name folders with more room"
-_FLAGS = ("-std=c11", "-O2", "-g0", "-fPIC", "-mcpu=baseline", "-fvisibility=hidden", "-ffunction-sections",
-          "-fdata-sections", "-fno-sanitize=all", "-fno-stack-protector", "-s", "-Wl,--gc-sections",
-          "-Wl,--build-id=none", "-Wl,-z,noexecstack")  # fmt: skip
-_C_FILES = ("model.c", "qc_cpu.c", "qc_model.c", "qc_pool.c", "qc_sizes.c", "weights.S")
+_COMPILE = ("-std=c11", "-O2", "-g0", "-fPIC", "-mcpu=baseline", "-fvisibility=hidden", "-ffunction-sections",
+            "-fdata-sections", "-fno-sanitize=all", "-fno-stack-protector")  # fmt: skip
+_FLAGS = (*_COMPILE, "-s", "-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-z,noexecstack")
+_MODEL = ("model.c", "weights.S")
+_SHARED = "qc_"
+"""How the names of the runtime's files begin, which are the same for all models."""
 
 
 def build(files: Mapping[str, bytes], target: Target) -> dict[str, bytes]:
@@ -38,11 +35,11 @@ def build(files: Mapping[str, bytes], target: Target) -> dict[str, bytes]:
         InternalError: zig refuses the sources; with its output.
     """
     triple = f"{target.triple}.{target.glibc}"
-    with _workplace(files) as folder:
-        objects = sorted(name for name in files if name.endswith(".o"))
+    with workplace(files) as folder:
+        objects = _objects(files, folder, triple)
         shared = ["-shared", "-Wl,--version-script=exports.map", "-Wl,-z,defs", "-o", "libmodel.so"]
-        _zig(folder, ["-target", triple, *_FLAGS, *shared, *_C_FILES, *objects, "-lm", "-lpthread"])
-        _zig(folder, ["-target", triple, *_FLAGS, "-o", "qcrun", "main.c", "libmodel.so",
+        cc(folder, ["-target", triple, *_FLAGS, *shared, *_MODEL, *objects, "-lm", "-lpthread"])
+        cc(folder, ["-target", triple, *_FLAGS, "-o", "qcrun", "main.c", "libmodel.so",
                       "-Wl,-rpath,$ORIGIN/.."])  # fmt: skip
         return {name: (Path(folder) / name).read_bytes() for name in ("libmodel.so", "qcrun")}
 
@@ -60,10 +57,11 @@ def build_static(files: Mapping[str, bytes], target: Target) -> bytes:
     Raises:
         BundleError, InternalError: as `build`.
     """
-    with _workplace(files) as folder:
-        objects = sorted(name for name in files if name.endswith(".o"))
-        _zig(folder, ["-target", f"{target.arch}-linux-musl", "-static", *_FLAGS, "-o", "qcrun", "main.c",
-                      *_C_FILES, *objects, "-lm", "-lpthread"])  # fmt: skip
+    triple = f"{target.arch}-linux-musl"
+    with workplace(files) as folder:
+        objects = _objects(files, folder, triple)
+        cc(folder, ["-target", triple, "-static", *_FLAGS, "-o", "qcrun", "main.c", *_MODEL, *objects,
+                    "-lm", "-lpthread"])  # fmt: skip
         return (Path(folder) / "qcrun").read_bytes()
 
 
@@ -79,68 +77,42 @@ def build_program(files: Mapping[str, bytes], target: Target, *, static: bool = 
         BundleError, InternalError: as `build`.
     """
     triple = f"{target.arch}-linux-musl" if static else f"{target.triple}.{target.glibc}"
-    with _workplace(files) as folder:
+    with workplace(files) as folder:
         parts = sorted(name for name in files if name.endswith((".c", ".o")))
-        _zig(folder, ["-target", triple, *(["-static"] if static else []), *_FLAGS, "-o", "program", *parts, "-lm"])
+        cc(folder, ["-target", triple, *(["-static"] if static else []), *_FLAGS, "-o", "program", *parts, "-lm"])
         return (Path(folder) / "program").read_bytes()
 
 
-def cache_folder() -> Path | None:
-    """Return where zig keeps the C library it compiled: $QCOMPILE_CACHE, or the user's cache folder if there is one."""
-    chosen = os.environ.get("QCOMPILE_CACHE")
-    return Path(chosen) if chosen else own_folder("XDG_CACHE_HOME", "~/.cache")
+def _objects(files: Mapping[str, bytes], folder: str, triple: str) -> list[str]:
+    """Return the names of a model's objects in a folder, those of the runtime included.
 
-
-@contextmanager
-def _workplace(files: Mapping[str, bytes]) -> Iterator[str]:
-    """Write the files into a folder that is gone afterwards."""
-    try:
-        holder = tempfile.TemporaryDirectory(prefix="qcompile-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise _no_room(tempfile.gettempdir(), error) from None
-    with holder as folder:
+    The runtime is compiled once for a C library and taken from the user's cache afterwards.
+    """
+    shared = {name: content for name, content in sorted(files.items()) if name.startswith(_SHARED)}
+    digest = hashlib.sha256(repr((triple, _COMPILE, version(), shared)).encode()).hexdigest()
+    kept = usable_cache(folder) / "runtime" / digest[:32]
+    made = []
+    for source in (name for name in shared if name.endswith(".c")):
+        made.append(f"{Path(source).stem}.o")
         try:
-            for name, content in files.items():
-                (Path(folder) / name).write_bytes(content)
-        except OSError as error:
-            raise _no_room(folder, error) from None
-        yield folder
+            content = (kept / made[-1]).read_bytes()
+        except OSError:
+            cc(folder, ["-target", triple, *_COMPILE, "-c", source, "-o", made[-1]])
+            _keep(kept / made[-1], (Path(folder) / made[-1]).read_bytes())
+        else:
+            (Path(folder) / made[-1]).write_bytes(content)
+    return [*made, *sorted(name for name in files if name.endswith(".o"))]
 
 
-def _no_room(folder: str, error: OSError) -> BundleError:
-    return BundleError(f"cannot write temporary files in {folder}: {error.strerror}", hint=_MORE_ROOM)
-
-
-def _zig(folder: str, arguments: Sequence[str]) -> None:
-    """Run `zig cc` in a folder, with paths relative to it, so that none of ours can show in the output."""
-    cache = _usable_cache(folder)
-    # The local cache lasts as long as the folder: objects with weights must not pile up in the user's.
-    caches = {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": f"{folder}/cache"}
-    command = [sys.executable, "-m", _MODULE, "cc", *arguments]
-    try:
-        done = subprocess.run(command, cwd=folder, env={**os.environ, **caches}, capture_output=True,
-                              text=True, errors="replace", timeout=_TIMEOUT_S, check=False)  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise InternalError(f"zig did not finish in {_TIMEOUT_S} s: zig cc {' '.join(arguments)}") from None
-    if done.returncode == 0:
-        return
-    output = (done.stderr + done.stdout).strip()[-4000:]
-    if f"No module named {_MODULE}" in output:
-        raise BundleError("the Python package 'ziglang' is missing", hint="pip install ziglang")
-    if any(word in output for word in ("NoSpaceLeft", "No space left", "DiskQuota")):
-        raise BundleError(f"no space left while linking, in {folder} or {cache}", hint=_MORE_ROOM)
-    raise InternalError(f"zig cc failed with status {done.returncode}:\n{output}")
-
-
-def _usable_cache(folder: str) -> Path:
-    """Return the user's cache if it can be written, else one that lasts as long as this build."""
-    cache = cache_folder()
-    if cache is None:
-        return Path(folder) / "global-cache"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        if os.access(cache, os.W_OK | os.X_OK):
-            return cache
-    except OSError:
-        pass
-    return Path(folder) / "global-cache"
+def _keep(path: Path, content: bytes) -> None:
+    """Write a file that others may read or write at any time; where that fails, they compile by themselves."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise

@@ -9,14 +9,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 from qcompile import bundle
-from qcompile.bundle import directory, link, manifest, source
+from qcompile.bundle import directory, link, manifest, source, zig
 from qcompile.errors import BundleError, InternalError
 from qcompile.ir.program import BufferRef, Program, TensorInfo
 
@@ -91,6 +91,41 @@ def test_other_weights_of_the_same_size_are_not_taken_from_a_cache(tiny_program:
     first, second = (link.build(source.sources(p), p.target)["libmodel.so"] for p in (program, other))
     assert program.weights in first
     assert other.weights in second
+
+
+def test_the_runtime_is_compiled_once_for_all_models(
+    tiny_program: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first build keeps its objects, another model's build takes them, and the bytes are those without a cache."""
+    compiled: list[str] = []
+
+    def recorded(folder: str, arguments: Sequence[str]) -> None:
+        compiled.extend(word for word in arguments if word.endswith(".c"))
+        zig.cc(folder, arguments)
+
+    monkeypatch.setattr(link, "cc", recorded)
+    program = tiny_program("host")
+    other = dataclasses.replace(program, name="another")
+    libraries = []
+    for cache, built in (("a", program), ("a", other), ("a", program), ("b", program)):
+        # The C library that zig itself compiles is the user's.
+        monkeypatch.setattr(link, "usable_cache", lambda _, cache=cache: tmp_path / cache)
+        libraries.append(link.build(source.sources(built), built.target))
+    runtime = ["qc_cpu.c", "qc_model.c", "qc_pool.c", "qc_sizes.c"]
+    own = ["model.c", "main.c"]
+    assert compiled == [*runtime, *own, *own, *own, *runtime, *own]
+    assert libraries[0] == libraries[2] == libraries[3]
+    assert sorted(p.name for p in (tmp_path / "a").rglob("*.*")) == [f"{Path(name).stem}.o" for name in runtime]
+
+
+def test_a_runtime_that_cannot_be_kept_is_compiled_each_time(
+    tiny_program: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runtime").write_text("a file where a folder is to be")
+    monkeypatch.setattr(link, "usable_cache", lambda _: tmp_path)
+    program = tiny_program("host")
+    first, second = (link.build(source.sources(program), program.target) for _ in range(2))
+    assert first == second
 
 
 def test_the_library_exports_the_models_functions_and_nothing_else(tiny_program: Maker, tmp_path: Path) -> None:
@@ -337,8 +372,8 @@ def test_a_missing_zig_and_a_refused_source(tiny_program: Maker, monkeypatch: py
     files = source.sources(program)
     with pytest.raises(InternalError, match=r"zig cc failed with status 1:\n(.|\n)*k_increment"):
         link.build({name: data for name, data in files.items() if not name.endswith(".o")}, program.target)
-    monkeypatch.setattr(link, "_MODULE", "ziglang_that_is_not_there")
-    with pytest.raises(BundleError, match="'ziglang' is missing"):
+    monkeypatch.setattr(zig, "MODULE", "ziglang_that_is_not_there")
+    with pytest.raises(BundleError, match="'ziglang_that_is_not_there' is missing"):
         link.build(files, program.target)
 
 
@@ -347,8 +382,8 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("QCOMPILE_CACHE", str(tmp_path / "file/cache"))
-    assert link.cache_folder() == tmp_path / "file/cache"
-    assert link._usable_cache(str(tmp_path)) == tmp_path / "global-cache"
+    assert zig.cache_folder() == tmp_path / "file/cache"
+    assert zig.usable_cache(str(tmp_path)) == tmp_path / "global-cache"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qcompile.bundle import link
+from qcompile.bundle import zig
 from qcompile.errors import UsageError
 from qcompile.tuning import database
 from qcompile.tuning.database import Database, append_record, open_database, read_records, user_file
@@ -89,8 +89,8 @@ def test_a_user_without_a_home_has_no_records(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
     assert len(open_database()) > 0
-    assert link.cache_folder() is None
-    assert link._usable_cache("/somewhere") == Path("/somewhere/global-cache")
+    assert zig.cache_folder() is None
+    assert zig.usable_cache("/somewhere") == Path("/somewhere/global-cache")
     with pytest.raises(UsageError, match="no home folder to keep tuning records in"):
         user_file()
 
