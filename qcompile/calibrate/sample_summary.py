@@ -64,11 +64,12 @@ class SampleSummary:
         steady = []
         for name, array in sample.items():
             digest.update(array.data)
-            known = array[~np.isnan(array)] if array.dtype.kind == "f" else array
-            if not known.size:
+            if not array.size:
                 continue
-            lo, hi = float(known.min()), float(known.max())
-            if known.size > 1:
+            lo, hi = float(np.fmin.reduce(array, None)), float(np.fmax.reduce(array, None))
+            if np.isnan(lo):
+                continue
+            if array.size > 1:
                 steady.append(lo == hi)
             if self.count <= _LOOKED_AT and _is_picture(array):
                 self._neighbours[name] = self._neighbours.get(name, np.zeros(4)) + _differences(array)
