@@ -218,9 +218,11 @@ def run_command(arguments: list[str]) -> int:
             command.invoke(context)
     except QCompileError as error:
         _print_error(str(error), error.hint or _general_hint(error))
+        if isinstance(error, PassError) and error.reproducer is not None:
+            print(f"Its traceback, and the graph that it was given, are in {_written(error)}", file=sys.stderr)
         return error.exit_code
     except InternalError as error:
-        _print_internal(error, error.reproducer)
+        _print_internal(error)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort) as stop:
         _print_error("interrupted; unfinished output was removed", str(stop) or None)
@@ -233,7 +235,7 @@ def run_command(arguments: list[str]) -> int:
         return 0
     except OSError as error:
         if error.filename is None or error.errno not in _SURROUNDINGS:
-            _print_internal(error, None)
+            _print_internal(error)
             return 1
         _print_error(f"cannot use '{os.fsdecode(error.filename)}': {error.strerror}", _SURROUNDINGS[error.errno])
         return 2
@@ -241,7 +243,7 @@ def run_command(arguments: list[str]) -> int:
         if hasattr(error, "format_message"):  # a parser error; its class lives in a private module of typer
             _print_error(*_parser_error(error))
             return 2
-        _print_internal(error, None)
+        _print_internal(error)
         return 1
     return 0
 
@@ -299,12 +301,17 @@ def _print_error(message: str, hint: str | None) -> None:
         print(f"hint: {_one_line(hint)}", file=sys.stderr)
 
 
-def _print_internal(error: BaseException, reproducer: str | None) -> None:
-    from qcompile.report.reproducer import write_reproducer
-
-    path = write_reproducer(error, reproducer, sys.argv)
+def _print_internal(error: BaseException) -> None:
+    path = _written(error)
     print(f"internal error: {type(error).__name__}: {_one_line(str(error))}", file=sys.stderr)
     print(f"This is a fault of qcompile, not of your input. Please report it with {path}", file=sys.stderr)
+
+
+def _written(error: BaseException) -> Path:
+    """Write down how to see an error again, and return where."""
+    from qcompile.report.reproducer import write_reproducer
+
+    return write_reproducer(error, getattr(error, "reproducer", None), sys.argv)
 
 
 def _terminate(*_: Any) -> None:

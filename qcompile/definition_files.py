@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType
 
-from qcompile.errors import QCompileError, UsageError
+from qcompile.errors import QCompileError, UsageError, with_line
 
 
 def modules_of(package: ModuleType, without: frozenset[str] = frozenset()) -> Iterator[tuple[str, ModuleType]]:
@@ -31,8 +31,7 @@ def modules_of(package: ModuleType, without: frozenset[str] = frozenset()) -> It
             raise
         except (Exception, SystemExit) as error:
             where = f"{getattr(info.module_finder, 'path', package.__name__)}/{info.name}.py"
-            problem = f"cannot be loaded: {type(error).__name__}: {error}"
-            raise UsageError(problem, loc=where, hint=_remedy(error)) from error
+            raise UsageError(f"cannot be loaded: {with_line(error)}", loc=where, hint=remedy(error)) from error
         yield info.name, module
 
 
@@ -46,12 +45,17 @@ def refuse_file(module: ModuleType, problem: str) -> UsageError:
     return UsageError(problem, loc=module.__file__, hint=_REPAIR)
 
 
-def _remedy(error: BaseException) -> str:
-    """Return what to do about a file that cannot be imported, which need not be a user's nor at fault."""
+_REPAIR = "repair the file, or take it out of the folder"
+
+
+def remedy(error: BaseException, repair: str = _REPAIR) -> str:
+    """Return what to do about a file that cannot be imported, which need not be a user's nor at fault.
+
+    Args:
+        error: what importing it raised.
+        repair: what to do where nothing is missing.
+    """
     missing = error.name if isinstance(error, ImportError) else None
     if missing is None or missing.partition(".")[0] in ("qcompile", *sys.stdlib_module_names):
-        return _REPAIR  # what is not there is no package to install
+        return repair  # what is not there is no package to install
     return f"the file needs the module '{missing}': install it, or another version of it, for this Python"
-
-
-_REPAIR = "repair the file, or take it out of the folder"

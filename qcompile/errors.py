@@ -18,6 +18,10 @@ Every message names the file, node, op and value it is about; the hint says what
 
 from __future__ import annotations
 
+import os
+import sysconfig
+import traceback
+
 
 class QCompileError(Exception):
     """Something is wrong with what the user gave us.
@@ -107,3 +111,28 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def with_line(error: BaseException) -> str:
+    """Return what a user's own code raised, in words, with the line that did: "KeyError: 'x' (mine.py, line 3)".
+
+    Of several lines it is the innermost that is neither ours nor of a library that was installed.
+
+    Args:
+        error: caught where that code was called.
+    """
+    text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    lines = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(error.__traceback__)]
+    foreign = [(file, number) for file, number in lines if not file.startswith((_OURS, _STANDARD, "<"))]
+    own = [(file, number) for file, number in foreign if not _is_installed(file)] or foreign
+    if not own or isinstance(error, SyntaxError):  # whose text has the line
+        return text
+    return f"{text} ({own[-1][0]}, line {own[-1][1]})"
+
+
+def _is_installed(file: str) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(file.split(os.sep))
+
+
+_OURS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
+_STANDARD = os.path.join(sysconfig.get_path("stdlib"), "")

@@ -89,6 +89,37 @@ def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
             temporary.unlink()
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Return the files of a folder and of those in it, sorted by path; what starts with a dot is left out.
+
+    Links to folders are followed, but no folder is read twice.
+
+    Args:
+        folder: where to look; what is no folder has none.
+
+    Raises:
+        OSError: one of the folders cannot be read: going on without its files would be noticed by nobody.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    starts = [str(folder)] if folder.is_dir() else []
+    for start in starts:  # grows by the links that are found
+        for base, folders, names in os.walk(start, onerror=_raise):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            real = os.path.realpath(base)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            starts += [path for name in folders if os.path.islink(path := os.path.join(base, name))]
+            found += [Path(base, name) for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def own_folder(variable: str, default: str) -> Path | None:
     """Return the folder that qcompile may use in one of the user's, None for a user without a home.
 

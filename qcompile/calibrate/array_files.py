@@ -14,6 +14,7 @@ import numpy.typing as npt
 from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced_apart
 from qcompile.calibrate.sample import InputSpec, check_dtype, check_names, layout_hint, unknown_input
 from qcompile.errors import CalibrationError
+from qcompile.files import files_below
 
 Array = npt.NDArray[Any]
 Header = tuple[tuple[int, ...], np.dtype[Any]]
@@ -124,8 +125,7 @@ def array_files(path: Path) -> list[Path]:
     """Return the .npy and .npz files of a folder and the folders in it, sorted; or the file itself."""
     if path.is_file():
         return [path] if path.suffix in (".npy", ".npz") else []
-    found = (p for p in path.rglob("*.np[yz]") if p.is_file() and not p.name.startswith("."))
-    return sorted(found, key=lambda p: p.relative_to(path).as_posix())
+    return [p for p in files_below(path) if p.suffix in (".npy", ".npz") and p.is_file()]
 
 
 def _stacked(shape: tuple[int, ...], spec: InputSpec, where: str) -> int:

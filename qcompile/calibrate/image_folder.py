@@ -17,6 +17,7 @@ from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.reader import MOST_SAMPLES, Reader, Request, spaced_apart
 from qcompile.calibrate.sample import InputSpec
 from qcompile.errors import CalibrationError
+from qcompile.files import files_below
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -118,9 +119,7 @@ def image_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix.lower() in SUFFIXES else []
     # A link to nothing is no reason to go on with fewer images than the user sees.
-    found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and (p.is_file() or not p.exists()))
-    visible = (p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts))
-    return sorted(visible, key=lambda p: p.relative_to(path).as_posix())
+    return [p for p in files_below(path) if p.suffix.lower() in SUFFIXES and (p.is_file() or not p.exists())]
 
 
 def read_image(file: Path) -> Image:

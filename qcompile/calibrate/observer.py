@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from qcompile.calibrate.distribution import Distribution
 from qcompile.calibrate.histogram import TensorStatistics
-from qcompile.errors import QCompileError, UsageError, did_you_mean
+from qcompile.errors import QCompileError, UsageError, did_you_mean, with_line
 
 _SMALLEST_WIDTH = 2.0**-100
 """A range below this has a scale that is no normal float32: such a tensor counts as zero."""
@@ -83,8 +83,8 @@ class Observer(ABC):
             chosen = self.choose(distribution, levels)
         except QCompileError:
             raise
-        except Exception as error:
-            problem = f"{what} fails on '{statistics.name}': {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            problem = f"{what} fails on '{statistics.name}': {with_line(error)}"
             raise UsageError(problem, loc=where, hint=_CHOICE) from error
         try:
             lo, hi = (float(end) for end in chosen)

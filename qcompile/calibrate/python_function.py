@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import ClassVar
 
 from qcompile.calibrate.reader import Reader, Request
-from qcompile.errors import CalibrationError, QCompileError, did_you_mean
+from qcompile.definition_files import remedy
+from qcompile.errors import CalibrationError, QCompileError, did_you_mean, with_line
 
 _HINT = "give package.module:function or file.py:function"
 _FORM = re.compile(r"(?P<module>[^:]+):(?P<function>[A-Za-z_]\w*)")
@@ -59,7 +60,7 @@ class PythonFunction(Reader):
                 return
             except QCompileError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._failed(error) from error
             yield f"{self.source}, sample {index}", sample
             index += 1
@@ -67,7 +68,7 @@ class PythonFunction(Reader):
     def _called(self) -> Iterable[object]:
         try:
             result = self._function()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failed(error) from error
         if not isinstance(result, Iterable) or isinstance(result, (str, bytes, dict)):
             raise CalibrationError(
@@ -76,8 +77,8 @@ class PythonFunction(Reader):
             )
         return result
 
-    def _failed(self, error: Exception) -> CalibrationError:
-        return CalibrationError(f"'{self.source}' raised {type(error).__name__}: {error}")
+    def _failed(self, error: BaseException) -> CalibrationError:
+        return CalibrationError(f"'{self.source}' raised {with_line(error)}", hint="repair the function")
 
 
 def load_function(source: str, refusal: type[QCompileError] = CalibrationError) -> Callable[..., object]:
@@ -128,11 +129,14 @@ def _imported(module: str, source: str) -> ModuleType:
         return loaded
     except QCompileError:
         raise
-    except Exception as error:
-        raise CalibrationError(
-            f"'{module}' cannot be imported: {type(error).__name__}: {error}",
-            hint=_HINT,
-        ) from error
+    except (Exception, SystemExit) as error:
+        hint = _HINT if _is_missing(error, module) else remedy(error, "repair the file")
+        raise CalibrationError(f"'{module}' cannot be imported: {with_line(error)}", hint=hint) from error
+
+
+def _is_missing(error: BaseException, module: str) -> bool:
+    """Return whether a module, or the package that it is said to be in, is not there at all."""
+    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.python_function import load_function
-from qcompile.errors import UsageError
+from qcompile.errors import UsageError, with_line
 
 Array = npt.NDArray[Any]
 
@@ -41,8 +41,8 @@ def detections(outputs: Mapping[str, Array], decode: str, where: str) -> Array:
         function: Any = _decoder(decode)
         try:
             found = np.asarray(function(dict(outputs)), np.float64)
-        except Exception as error:
-            problem = f"decoder '{decode}' raised {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            problem = f"decoder '{decode}' raised {with_line(error)}"
             raise UsageError(problem, loc=where, hint=_CALL) from error
         if found.size == 0:
             return np.zeros((0, _DETECTION))

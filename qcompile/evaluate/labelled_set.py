@@ -19,7 +19,7 @@ from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.python_function import PythonFunction, load_function
 from qcompile.calibrate.reader import spaced
 from qcompile.calibrate.sample import InputSpec, Sample, check_sample, unknown_input
-from qcompile.errors import CalibrationError, QCompileError, UsageError, did_you_mean
+from qcompile.errors import CalibrationError, QCompileError, UsageError, did_you_mean, with_line
 from qcompile.evaluate.classes import misnumbered, named_classes
 
 Array = npt.NDArray[Any]
@@ -249,8 +249,8 @@ class LabelledSet:
                 yield Labelled(where, check_sample(sample, self.inputs, where, self._kept), label)
         except QCompileError:
             raise
-        except Exception as error:
-            raise UsageError(f"'{self.source}' raised {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"'{self.source}' raised {with_line(error)}") from error
 
 
 def _class_folders(path: Path) -> list[Path]:

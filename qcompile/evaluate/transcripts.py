@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompile.calibrate.python_function import load_function
-from qcompile.errors import UsageError
+from qcompile.errors import UsageError, with_line
 from qcompile.evaluate.measure import Array, Measure, Observation, output_name
 
 Tokens = Sequence[Any]
@@ -44,8 +44,8 @@ def transcript(seen: Observation, outputs: Mapping[str, Any], decode: str, outpu
         function: Any = _decoder(decode)
         try:
             read = function(dict(outputs))
-        except Exception as error:
-            problem = f"decoder '{decode}' raised {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            problem = f"decoder '{decode}' raised {with_line(error)}"
             raise UsageError(problem, loc=seen.where, hint=_CALL) from error
         return read if isinstance(read, str) else [int(i) for i in read]
     name = output_name(seen, output)

@@ -10,7 +10,7 @@ from functools import cache
 from numbers import Real
 from typing import Any
 
-from qcompile.errors import UsageError, did_you_mean
+from qcompile.errors import UsageError, did_you_mean, with_line
 from qcompile.ir.printer import print_literal
 
 
@@ -65,6 +65,8 @@ def build(cls: type, given: dict[str, Any], what: str) -> Any:
     for name, value in given.items():
         if name not in known:
             hint = did_you_mean(name, known) if known else f"{what} has no options"
+            if name in vars(cls) and not callable(vars(cls)[name]):
+                hint = f"an attribute is an option once it has a type: write `{name}: float = ...`, or the like"
             raise UsageError(f"{what} has no option '{name}'", hint=hint)
         if not accepts(hints[name], value):
             wanted = describe_type(hints[name])
@@ -76,6 +78,8 @@ def build(cls: type, given: dict[str, Any], what: str) -> Any:
         return made
     except (TypeError, ValueError) as error:
         raise UsageError(f"{what}: {error}") from error
+    except Exception as error:  # of a user's own class, which may check its fields in any way
+        raise UsageError(f"{what}: {with_line(error)}") from error
 
 
 def check_bounds(made: Any) -> None:

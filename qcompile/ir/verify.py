@@ -6,14 +6,16 @@ from qcompile.errors import InternalError
 from qcompile.ir.graph import Graph, Node, Value
 from qcompile.ir.opdef import Quantization
 from qcompile.ir.regions import verify_regions
+from qcompile.ir.types import DTYPES
 
 
 def verify(graph: Graph) -> None:
     """Check that a graph is well formed.
 
-    Invariants: names are unique; every operand is an input, a constant or the result of an earlier node; uses
-    and producers agree with the nodes; types are those the operation infers; QParams fit dtype and shape; SHARED
-    operations keep the grid of operand 0; loops are closed and leak nothing; the operation's own check passes.
+    Invariants: names are unique; constants hold what their types say; every operand is an input, a constant or the
+    result of an earlier node; uses and producers agree with the nodes; types are those the operation infers;
+    QParams fit dtype and shape; SHARED operations keep the grid of operand 0; loops are closed and leak nothing;
+    the operation's own check passes.
 
     Args:
         graph: read only.
@@ -26,6 +28,9 @@ def verify(graph: Graph) -> None:
     for value in graph.values():
         if names.setdefault(value.name, value) is not value:
             raise InternalError(f"two values are named {value.name}")
+        data = value.data
+        if data is not None and (data.dtype != DTYPES[value.dtype] or data.shape != value.shape):
+            raise InternalError(f"constant {value.name} is {value.type}, its data are {data.dtype} {list(data.shape)}")
     for node in graph.nodes:
         _verify_operands(node, known)
         _verify_results(node, known)

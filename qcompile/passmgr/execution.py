@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qcompile.errors import CalibrationError, InternalError, PassError, QCompileError
+from qcompile.errors import CalibrationError, InternalError, PassError, QCompileError, with_line
 from qcompile.ir.graph import Graph
 from qcompile.ir.verify import verify
 from qcompile.passmgr.context import PassContext, Skip
@@ -141,16 +141,20 @@ class PassManager:
             returned: object = item.run(clone, context)
             seconds = time.perf_counter() - started
             if returned is not None:
-                problem = f"pass '{item.name}' returned {type(returned).__name__} from run"
+                problem = f"run returned {type(returned).__name__}"
                 raise PassError(problem, hint="change the graph in place: what run returns is not looked at")
-            verify(clone)
         except CalibrationError:
             raise  # of a sample, whichever pass happens to read it first
         except QCompileError as error:
             error.loc = error.loc or f"pass '{item.name}'"
             raise
         except (Exception, SystemExit) as error:
-            raise self._failure(index, graph, f"{type(error).__name__}: {error}") from error
+            raise self._failure(index, graph, with_line(error)) from error
+        try:
+            verify(clone)
+        except Exception as error:  # attributes and types of the user's own making may be anything
+            problem = str(error) if isinstance(error, InternalError) else with_line(error)
+            raise self._failure(index, graph, f"it leaves a graph that is not well formed: {problem}") from error
         for fact in item.establishes:
             offender = fact.offender(clone)
             if offender is not None:

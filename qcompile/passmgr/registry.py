@@ -16,7 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qcompile.errors import PassError, UsageError, did_you_mean
+from qcompile.definition_files import remedy
+from qcompile.errors import PassError, UsageError, did_you_mean, with_line
 from qcompile.ir.fields import check_bounds, describe_type, is_written
 from qcompile.passmgr.facts import Fact
 from qcompile.passmgr.options import Option, options_of
@@ -156,9 +157,13 @@ class PassRegistry:
         if not directory.is_dir():
             problem = f"pass path '{directory}' is not a directory"
             raise UsageError(problem, hint="give a directory of .py files")
-        for file in sorted(directory.glob("*.py")):
-            if not file.name.startswith("_"):
-                self._add(_pass_name(file.stem), str(file), lambda f=file: _only_pass(_load_file(f), str(f)))  # type: ignore[misc]
+        # Not glob, which takes a folder that cannot be read for an empty one.
+        files = [f for f in sorted(directory.iterdir()) if f.suffix == ".py" and not f.name.startswith(("_", "."))]
+        if not files:
+            problem = f"pass path '{directory}' holds no pass"
+            raise UsageError(problem, hint="give the folder that the .py files lie in: folders in it are not searched")
+        for file in files:
+            self._add(_pass_name(file.stem), str(file), lambda f=file: _only_pass(_load_file(f), str(f)))  # type: ignore[misc]
 
 
 def _pass_name(stem: str) -> str:
@@ -169,8 +174,9 @@ def _load_entry(entry: Any, package: str) -> type[Pass]:
     try:
         return entry.load()  # type: ignore[no-any-return]
     except (Exception, SystemExit) as error:
-        problem = f"cannot be loaded from '{entry.value}': {type(error).__name__}: {error}"
-        raise PassError(f"pass '{entry.name}' of package {package} {problem}") from error
+        problem = f"cannot be loaded from '{entry.value}': {with_line(error)}"
+        hint = remedy(error, f"repair the package, or go on without it: pip uninstall {package}")
+        raise PassError(f"pass '{entry.name}' of package {package} {problem}", hint=hint) from error
 
 
 def _load_file(file: Path) -> ModuleType:
@@ -185,16 +191,22 @@ def _load_file(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise PassError(f"cannot be loaded: {type(error).__name__}: {error}", loc=str(file)) from error
+        raise PassError(f"cannot be loaded: {with_line(error)}", loc=str(file), hint=remedy(error)) from error
     return module
 
 
 def _only_pass(module: ModuleType, where: str) -> type[Pass]:
     classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-    found = [c for c in classes if issubclass(c, Pass) and "name" in vars(c)]
+    passes = [c for c in classes if issubclass(c, Pass)]
+    found = [c for c in passes if "name" in vars(c)]
     if len(found) != 1:
         names = ", ".join(sorted(c.__name__ for c in found)) or "none"
-        raise PassError(f"must define exactly one pass, defines {names}", loc=where)
+        hint = "give each a file of its own; a name that starts with _ keeps a file from being taken for a pass"
+        if not found:
+            nameless = next((c.__name__ for c in passes), None)
+            names += f": {nameless} has no `name`" if nameless else ""
+            hint = f'write `name: ClassVar[str] = "{_pass_name(Path(where).stem)}"` in a subclass of qcompile.Pass'
+        raise PassError(f"must define exactly one pass, defines {names}", loc=where, hint=hint)
     return found[0]
 
 
@@ -212,20 +224,22 @@ def _validated(cls: Any, name: str, origin: str) -> type[Pass]:
     if not isinstance(getattr(cls, "tolerance", None), Tolerance):
         raise PassError(f"{where} declares no tolerance", hint="Exact(), AllClose(), MaxLsb() or MinSqnrDb()")
     if not (cls.__doc__ or "").strip() or (cls.__doc__ or "").startswith(f"{cls.__name__}("):
-        raise PassError(f"{where} has no docstring")
+        raise PassError(f"{where} has no docstring", hint="say in one what it does: `qcompile passes` shows it")
     for fact in (*cls.requires, *cls.establishes):
         if not isinstance(fact, Fact):
             raise PassError(f"{where} names {fact!r}, not a Fact", hint="see qcompile.passmgr.facts")
     if missing := sorted(cls.__abstractmethods__):
-        raise PassError(f"{where} does not define {', '.join(f'{method}()' for method in missing)}")
+        lacking = ", ".join(f"{method}()" for method in missing)
+        raise PassError(f"{where} does not define {lacking}", hint="`run(self, graph, context)` changes the graph")
     _check_options(cls, where)
     try:
         check_bounds(cls())
     except ValueError as error:
         raise PassError(f"{where} has a default that it refuses: {error}") from error
-    except TypeError as error:
+    except Exception as error:
         required = ", ".join(f.name for f in fields(cls))
-        raise PassError(f"{where} cannot be made without options ({required}): {error}") from error
+        problem = f"{where} cannot be made without options ({required}): {with_line(error)}"
+        raise PassError(problem, hint="give every option a default that it takes") from error
     return cls
 
 
@@ -234,7 +248,7 @@ def _check_options(cls: type[Pass], where: str) -> None:
     try:
         hints = typing.get_type_hints(cls)
     except Exception as error:
-        problem = f"{where} has an annotation that cannot be read: {type(error).__name__}: {error}"
+        problem = f"{where} has an annotation that cannot be read: {with_line(error)}"
         raise PassError(problem, hint="import what annotations name outside of `if TYPE_CHECKING`") from error
     for option in fields(cls):
         if not is_written(hints[option.name]):

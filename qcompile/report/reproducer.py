@@ -1,4 +1,4 @@
-"""Writes down how to see a fault of ours again."""
+"""Writes down how to see a fault again: one of ours, or of a pass of the user's own."""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from qcompile.calibrate.array_files import array_files
 from qcompile.calibrate.calibration_set import open_calibration
-from qcompile.calibrate.image_folder import load_image, window
+from qcompile.calibrate.image_folder import image_files, load_image, window
 from qcompile.calibrate.preprocess import Preprocess
 from qcompile.calibrate.sample import InputSpec
 from qcompile.errors import CalibrationError
@@ -204,3 +207,30 @@ def test_frames_of_a_sequence_are_taken_one_after_the_other(tmp_path):
     runs = open_calibration(tmp_path, [spec], plain, limit=24, kept=["s"], leads=True)
     assert runs.size == 24
     assert [int(sample["x"][0, 0, 0, 0]) for sample in runs] == [*range(8), *range(18, 34), *range(44, 60)]
+
+
+def test_folders_behind_links_count_once(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    save(elsewhere / "z.png", 5)
+    (folder / "again").symlink_to(folder / "sub")
+    (folder / "sub" / "loop").symlink_to(folder)
+    (folder / "more").symlink_to(elsewhere)
+    (folder / ".cache").mkdir()
+    save(folder / ".cache" / "e.png", 6)
+    names = [str(path.relative_to(folder)) for path in image_files(folder)]
+    assert names == ["a.jpg", "b.png", "d.bmp", "more/z.png", "sub/c.PNG"]
+
+
+@pytest.mark.parametrize("find", [image_files, array_files])
+def test_a_folder_that_cannot_be_read_is_not_passed_over(folder, find, monkeypatch):
+    """Permissions stop everybody but root, who may run this."""
+    usual = os.scandir
+
+    def listing(path):
+        if Path(path).name == "sub":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return usual(path)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    with pytest.raises(PermissionError, match="sub"):
+        find(folder)

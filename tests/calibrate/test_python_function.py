@@ -8,6 +8,7 @@ from qcompile.errors import CalibrationError
 
 X = InputSpec("x", "float32", (1, 2))
 MODULE = """
+import sys
 import numpy as np
 from neighbour import VALUE
 
@@ -21,6 +22,9 @@ def arrays():
 def breaks():
     yield np.zeros(2, np.float32)
     raise RuntimeError("no more disk")
+
+def leaves():
+    sys.exit(0)
 
 def number():
     return 7
@@ -71,7 +75,8 @@ def test_arrays_and_limit(module):
         ("no_such_module:f", "'no_such_module' cannot be imported: ModuleNotFoundError", "package.module"),
         ("missing.py:f", "there is no file 'missing.py'", "file.py:function"),
         ("my_samples:dict", "no function 'dict'", "dicts"),
-        ("my_samples:breaks", "raised RuntimeError: no more disk", None),
+        ("my_samples:breaks", r"raised RuntimeError: no more disk .*my_samples.py, line 15\)", "repair"),
+        ("my_samples:leaves", r"raised SystemExit: 0 .*my_samples.py, line 18\)", "repair"),
         ("my_samples:number", "returned int, not an iterable", "yield"),
         ("my_samples:with_arguments", "raised TypeError", None),
         ("my_samples:nothing", "gives no calibration sample", None),
@@ -101,3 +106,14 @@ def test_a_module_that_does_not_parse(module):
     for source in ("broken:f", "broken.py:f"):
         with pytest.raises(CalibrationError, match="cannot be imported: SyntaxError"):
             open_calibration(source, [X])
+
+
+def test_a_module_that_leaves_or_lacks_another(module):
+    (module / "leaving.py").write_text("import sys\nsys.exit(4)\n")
+    (module / "lacking.py").write_text("import no_such_module\n")
+    for ending in ("", ".py"):
+        with pytest.raises(CalibrationError, match=r"cannot be imported: SystemExit: 4 .*leaving.py, line 2\)"):
+            open_calibration(f"leaving{ending}:f", [X])
+        with pytest.raises(CalibrationError, match=r"ModuleNotFoundError: .*lacking.py, line 1\)") as caught:
+            open_calibration(f"lacking{ending}:f", [X])
+        assert "needs the module 'no_such_module'" in (caught.value.hint or "")

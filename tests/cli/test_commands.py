@@ -305,6 +305,24 @@ def test_passes_of_the_user_run(cli: Cli, model: Path, tmp_path: Path) -> None:
     assert "my-pass{alpha=2}" in read_manifest(tmp_path / "b")["recipe"]["passes"]
 
 
+def test_a_pass_of_the_user_that_fails(cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its author needs, the traceback, goes to a file."""
+    test_passes(cli, tmp_path)
+    file = tmp_path / "my_pass.py"
+    file.write_text(file.read_text() + "        graph.nodes[0].attribute\n    size = 3\n")
+    monkeypatch.chdir(tmp_path)
+    refused = cli("inspect", model, "--passes", "my-pass", "--pass-path", tmp_path)
+    assert refused.code == 2
+    line = len(file.read_text().splitlines()) - 1
+    assert f"'Node' object has no attribute 'attribute' ({file}, line {line})\nhint: " in refused.err
+    (written,) = tmp_path.glob("qcompile-reproducer-*.txt")
+    assert f"are in {written}\n" in refused.err
+    assert "graph.nodes[0].attribute" in written.read_text()
+    assert "// pipeline: my-pass\n" in written.read_text()
+    refused = cli("inspect", model, "--passes", "my-pass{size=4}", "--pass-path", tmp_path)
+    assert "has no option 'size'\nhint: an attribute is an option once it has a type" in refused.err
+
+
 def test_watching_the_passes(cli: Cli, model: Path, calibration: Path, tmp_path: Path) -> None:
     words = ("--calib", calibration, "--dump-ir", tmp_path / "ir", "--print-ir-after", "quantize", "--time-passes")
     result = cli(model, *words, "--verify-numerics", "--verbose", "-o", tmp_path / "b")

@@ -98,6 +98,16 @@ def operands_that_do_not_fit(graph: Graph) -> None:
     conv.attrs = replace(conv.attrs, groups=2)
 
 
+def data_of_another_shape(graph: Graph) -> None:
+    weight = node(graph, "conv2d").inputs[1]
+    weight.data = np.zeros((4, 4), np.float32)
+
+
+def data_of_another_type(graph: Graph) -> None:
+    weight = node(graph, "conv2d").inputs[1]
+    weight.data = weight.constant().astype(np.float64)
+
+
 def output_not_computed(graph: Graph) -> None:
     graph.outputs = [Value("stray", TensorType("float32", (1,)))]
 
@@ -126,6 +136,8 @@ def outputs_of_the_same_name(graph: Graph) -> None:
         (wrong_shape, r"results are f32\[1,4,4,5\], the operation gives f32\[1,4,4,4\]"),
         (wrong_element_type, r"results are f64\[1,4,4,4\]"),
         (operands_that_do_not_fit, "conv2d c: weight .* does not fit 4 channels in 2 groups"),
+        (data_of_another_shape, r"constant w is f32\[4,4,1,1\], its data are float32 \[4, 4\]"),
+        (data_of_another_type, r"constant w is f32\[4,4,1,1\], its data are float64"),
         (output_not_computed, "graph output stray is not computed"),
         (output_without_a_name, "are not named one by one"),
         (outputs_of_the_same_name, "are not named one by one"),

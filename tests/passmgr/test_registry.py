@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +79,7 @@ def test_a_file_is_not_imported_before_it_is_needed(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (HEAD, "must define exactly one pass, defines none"),
+        (HEAD + BODY.replace('    name: ClassVar[str] = "mine"\n', ""), "defines none: Mine has no `name`"),
         (HEAD + BODY + BODY.replace("Mine", "Other"), "defines Mine, Other"),
         (HEAD + BODY.replace('"mine"', '"yours"'), "calls itself 'yours'"),
         (HEAD + BODY.replace("@dataclass(frozen=True)", ""), "is not a frozen dataclass"),
@@ -86,6 +90,7 @@ def test_a_file_is_not_imported_before_it_is_needed(tmp_path: Path) -> None:
         (HEAD + BODY.replace("Exact()\n", "Exact()\n    size: int\n"), "cannot be made without options (size)"),
         (HEAD + BODY.replace("Exact()\n", "Exact()\n    table: ClassVar['Thing'] = {}\n"), "NameError: name 'Thing'"),
         (HEAD + BODY.replace("def run", "def walk"), "does not define run()"),
+        (HEAD + BODY + "    def __post_init__(self):\n        assert 0\n", "without options (): AssertionError"),
         ("def (", "cannot be loaded: SyntaxError"),
         (HEAD + "import sys\nsys.exit(0)\n" + BODY, "cannot be loaded: SystemExit"),
         (HEAD + BODY.replace("    def run", "    sizes: list[int] | dict = ()\n\n    def run"), "no text gives"),
@@ -103,6 +108,23 @@ def test_faulty_files(text: str, message: str, tmp_path: Path) -> None:
     assert "mine" in str(caught.value)
 
 
+def test_what_a_file_raises_is_said_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "_other.py").write_text("def fail():\n    return [][0]\n")
+    (tmp_path / "mine.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom _other import fail\nfail()\n"
+    )
+    with pytest.raises(PassError) as caught:
+        PassRegistry([tmp_path]).get("mine")
+    sys.path.remove(str(tmp_path))
+    told = f"cannot be loaded: IndexError: list index out of range ({tmp_path}/_other.py, line 2)"
+    assert caught.value.message == told
+    assert caught.value.hint == "repair the file, or take it out of the folder"
+    (tmp_path / "mine.py").write_text("import there_is_no_such_module\n")
+    with pytest.raises(PassError, match=rf"\({tmp_path}/mine.py, line 1\)") as caught:
+        PassRegistry([tmp_path]).get("mine")
+    assert "needs the module 'there_is_no_such_module': install it" in (caught.value.hint or "")
+
+
 def test_a_file_that_is_not_named_after_its_pass(tmp_path: Path) -> None:
     (tmp_path / "first.py").write_text("1 / 0")
     (tmp_path / "other.py").write_text(HEAD + BODY)
@@ -116,6 +138,27 @@ def test_a_file_that_is_not_named_after_its_pass(tmp_path: Path) -> None:
 def test_not_a_directory(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a directory"):
         PassRegistry([tmp_path / "nowhere"])
+
+
+def test_a_directory_without_passes(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "mine.py").write_text(HEAD + BODY)
+    (tmp_path / ".mine.py").write_text("what an editor left")
+    with pytest.raises(UsageError, match="holds no pass"):
+        PassRegistry([tmp_path])
+
+
+def test_a_directory_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions stop everybody but root, who may run this."""
+
+    def closed(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    (tmp_path / "mine.py").write_text(HEAD + BODY)
+    for listing in ("listdir", "scandir"):
+        monkeypatch.setattr(os, listing, closed)
+    with pytest.raises(PermissionError):
+        PassRegistry([tmp_path])
 
 
 def test_clash_with_a_built_in_pass(tmp_path: Path) -> None:

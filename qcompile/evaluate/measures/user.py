@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qcompile.calibrate.python_function import load_function
-from qcompile.errors import UsageError
+from qcompile.errors import UsageError, with_line
 from qcompile.evaluate.classes import class_index, named_classes, written_number
 from qcompile.evaluate.measure import Array, Measure, Observation, quotient
 
@@ -50,8 +50,8 @@ class User(Measure):
         function: Any = _loaded(self.function)
         try:
             number = float(function(dict(seen.outputs), self._label(seen), seen.reference))
-        except Exception as error:
-            problem = f"metric '{self.function}' raised {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            problem = f"metric '{self.function}' raised {with_line(error)}"
             raise UsageError(problem, loc=seen.where, hint=_CALL) from error
         if not np.isfinite(number):
             hint = "return a finite number for every sample"
