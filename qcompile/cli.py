@@ -233,6 +233,9 @@ def run_command(arguments: list[str]) -> int:
         # The reader of our output (such as `head`) has seen enough; Python must not complain at exit.
         sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - stays open until exit
         return 0
+    except MemoryError as error:
+        _print_error(f"there is not enough memory: {error}".removesuffix(": "), _MEMORY)
+        return 2
     except OSError as error:
         if error.filename is None or error.errno not in _SURROUNDINGS:
             _print_internal(error)
@@ -259,6 +262,8 @@ _SURROUNDINGS = {
     errno.EROFS: "name a place that can be written",
 }
 """What a system refuses whatever a program does, with what helps."""
+
+_MEMORY = "give fewer samples (--samples), or one thread (--jobs 1), or use a machine with more memory"
 
 _HINTS: dict[type[QCompileError], str] = {
     UnsupportedOpError: "leave that part to your own code: onnx.utils.extract_model cuts a model at any tensor",

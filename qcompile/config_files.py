@@ -7,6 +7,7 @@ from typing import Any
 
 from qcompile.config import SCHEMA, validate
 from qcompile.errors import UsageError
+from qcompile.files import read_text
 
 _FORM = "a configuration is a YAML file with one setting a line, such as `target: rpi4`"
 
@@ -60,7 +61,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     from qcompile.yaml_text import parse_yaml
 
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(path))
     except OSError as error:
         raise UsageError(f"cannot read configuration '{path}': {error.strerror}", hint=_FORM) from None
     except UnicodeDecodeError:
@@ -103,7 +104,7 @@ def read_labels(path: str) -> list[str]:
         UsageError: the file cannot be read or is empty.
     """
     try:
-        names = Path(path).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+        names = read_text(Path(path), "utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         message = f"cannot read labels '{path}': {reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import tempfile
@@ -87,6 +88,30 @@ def replaced(path: Path, problem: str | None = None) -> Iterator[Path]:
         # Where the folder is a file there is nothing to remove either.
         with suppress(FileNotFoundError, NotADirectoryError):
             temporary.unlink()
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Return the text in a file or a pipe.
+
+    Args:
+        path: of the file.
+        encoding: "utf-8-sig" leaves out the mark that some editors put first.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is not text.
+        UsageError: it goes on and on, as devices do, and files that are something else.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MOST_TEXT + 1)
+    if len(content) > _MOST_TEXT:
+        problem = f"'{path}' is too long: a text of more than {_MOST_TEXT >> 20} MiB"
+        raise UsageError(problem, hint="give a file that people can read")
+    return io.TextIOWrapper(io.BytesIO(content), encoding).read()
+
+
+_MOST_TEXT = 64 << 20
+"""Bytes of the longest text that is read: a hundred times the names of the largest vocabularies."""
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ import yaml
 
 import qcompile
 from qcompile.errors import TargetError, did_you_mean
+from qcompile.files import read_text
 from qcompile.targets import features
 from qcompile.targets.detect import detect
 from qcompile.targets.target import Target
@@ -74,7 +75,7 @@ def _read(path: Path) -> Target:
         size = path.stat().st_size
         if size > _MAX_BYTES:
             raise TargetError(f"{path} has {size} bytes: not a target description")
-        content = parse_yaml(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(path))
     except OSError as error:
         raise TargetError(f"cannot read target file {path}: {error.strerror}") from None
     except UnicodeDecodeError:

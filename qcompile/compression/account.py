@@ -43,9 +43,31 @@ def account(name: str, before: Graph, after: Graph, context: PassContext, extra:
         extra: more to say, such as ", 50% of them zero".
     """
     samples, of = _judges(before, context)
-    work = f"{total_macs(before) / 1e6:.1f} to {total_macs(after) / 1e6:.1f} million MACs"
-    size = f"{weight_bytes(before) / 1e6:.2f} to {weight_bytes(after) / 1e6:.2f} MB of constants{extra}"
-    context.note(f"{name}: {work}, {size}, SQNR {sqnr_db(before, after, samples):.1f} dB {of}")
+    work = change_text(total_macs(before), total_macs(after), COUNTS)
+    size = change_text(weight_bytes(before), weight_bytes(after), SIZES)
+    context.note(f"{name}: {work} MACs, {size} of constants{extra}, SQNR {sqnr_db(before, after, samples):.1f} dB {of}")
+
+
+COUNTS = ((1e6, ",.1f", " million"), (1, ",.0f", ""))
+SIZES = ((1e6, ",.2f", " MB"), (1e3, ",.2f", " kB"), (1, ",.0f", " bytes"))
+"""Units from the largest down: how many it is, and how numbers of it are written."""
+
+
+def change_text(before: int, after: int, units: Sequence[tuple[float, str, str]]) -> str:
+    """Return "BEFORE to AFTER UNIT" in the largest unit in which they differ, and neither is less than one.
+
+    Args:
+        before: MACs or bytes.
+        after: the same, of what a pass made.
+        units: COUNTS or SIZES.
+    """
+    text = ""
+    for factor, form, unit in units:
+        first, second = format(before / factor, form), format(after / factor, form)
+        text = f"{first} to {second}{unit}"
+        if min(before, after) >= factor and (first != second or before == after):
+            break
+    return text
 
 
 def _judges(graph: Graph, context: PassContext) -> tuple[Sequence[Sample], str]:

@@ -21,6 +21,7 @@ from qcompile.calibrate.reader import spaced
 from qcompile.calibrate.sample import InputSpec, Sample, check_sample, unknown_input
 from qcompile.errors import CalibrationError, QCompileError, UsageError, did_you_mean, with_line
 from qcompile.evaluate.classes import misnumbered, named_classes
+from qcompile.files import read_text
 
 Array = npt.NDArray[Any]
 
@@ -177,7 +178,7 @@ class LabelledSet:
     def _listed(self, path: Path) -> list[tuple[str, Any, Any]]:
         """Read lines of FILE and LABEL, separated by comma, tabulator or white space; paths are beside the list."""
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = read_text(path, "utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read '{path}': {error}") from error
         found: list[tuple[str, Any, Any]] = []

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from threading import Thread
+from time import sleep
 
 import numpy as np
 import pytest
 from small_classifier import Cli, samples
 
 from qcompile.errors import UsageError
-from qcompile.files import check_writable, replaced
+from qcompile.files import check_writable, read_text, replaced
 
 
 def test_a_link_stays_one(tmp_path: Path) -> None:
@@ -99,3 +101,28 @@ def test_the_name_of_a_folder_is_refused(cli: Cli, model: Path, bundle: Path, tm
         assert f"error: cannot write '{tmp_path}/new/': it is a folder" in refused.err
         assert f"hint: name a file in it: {tmp_path}/new/{name.replace('model', model.stem)}" in refused.err
     assert os.listdir(tmp_path) == ["x.npy"]
+
+
+@pytest.mark.parametrize("option", ["--labels", "--config", "--target"])
+def test_a_text_without_end(cli: Cli, model: Path, tmp_path: Path, option: str) -> None:
+    refused = cli(model, option, "/dev/zero", "-o", tmp_path / "out")
+    assert refused.code == 2
+    assert "error: '/dev/zero' is too long: a text of more than 64 MiB\nhint: " in refused.err
+
+
+def test_texts_come_from_pipes_and_with_any_ends_of_lines(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)
+    os.write(writer, b"\xef\xbb\xbfone\r\ntwo\n")
+    Thread(target=lambda: (sleep(0.2), os.close(writer))).start()
+    assert read_text(tmp_path / "pipe", "utf-8-sig") == "one\ntwo\n"
+
+
+def test_too_little_memory_is_said(cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError("Unable to allocate 2.00 TiB")
+
+    monkeypatch.setattr("qcompile.onnx_import.bounds.import_model", full)
+    refused = cli("inspect", model)
+    assert refused.code == 2
+    assert refused.err.startswith("error: there is not enough memory: Unable to allocate 2.00 TiB\nhint: ")

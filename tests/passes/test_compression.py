@@ -12,7 +12,7 @@ from onnx import helper
 
 from qcompile import ops
 from qcompile.calibrate.calibration_set import SampleIterator
-from qcompile.compression.account import sqnr_db, weight_bytes
+from qcompile.compression.account import SIZES, change_text, sqnr_db, weight_bytes
 from qcompile.errors import UsageError
 from qcompile.ir import Graph, TensorType, Value
 from qcompile.ir.regions import total_macs
@@ -162,10 +162,26 @@ def test_a_share_out_of_reach_is_told() -> None:
 def test_account_says_what_happened() -> None:
     graph, seen = Network(1, 2, dead=True).build((True, False, False)), context()
     pruned = run_pipeline(graph, "prune-channels{macs=0.2, multiple=1},prune-magnitude{sparsity=0.4}", seen)
-    work = f"{total_macs(graph) / 1e6:.1f} to {total_macs(pruned) / 1e6:.1f} million MACs"
-    assert seen.notes[0].startswith(f"prune-channels: {work}, {weight_bytes(graph) / 1e6:.2f} to ")
+    work = f"{total_macs(graph):,} to {total_macs(pruned):,} MACs"
+    size = f"{weight_bytes(graph) / 1e3:.2f} to {weight_bytes(pruned) / 1e3:.2f} kB of constants"
+    assert seen.notes[0].startswith(f"prune-channels: {work}, {size}, SQNR")
     assert re.search(r"SQNR \d+\.\d dB on 4 calibration samples that nothing was fitted to$", seen.notes[0])
     assert "40% of the weights zero" in seen.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        (18_812_000, 15_230_000, "18.81 to 15.23 MB"),
+        (18_812_000, 18_811_600, "18,812.00 to 18,811.60 kB"),
+        (12_034, 9_876, "12.03 to 9.88 kB"),
+        (1_004_000, 850_000, "1,004.00 to 850.00 kB"),
+        (1_200, 0, "1,200 to 0 bytes"),
+        (2_000_000, 2_000_000, "2.00 to 2.00 MB"),
+    ],
+)
+def test_sizes_are_said_in_a_unit_in_which_they_differ(before: int, after: int, text: str) -> None:
+    assert change_text(before, after, SIZES) == text
 
 
 def test_without_samples_weights_decide_and_the_note_says_so() -> None:
