@@ -4,8 +4,9 @@
     session = qcompile.runtime.load("build/", threads=4)
     outputs = session.run({"image": array})
 
-`qcompile.import_onnx` reads a model as a `qcompile.Graph`, `qcompile.run_pipeline` runs passes on it, and
-`qcompile.Pass` is what a pass of one's own is made from.
+`qcompile.import_onnx` reads a model as a `qcompile.Graph`, `qcompile.Interpreter` runs a graph in NumPy (that of a
+bundle, `bundle.graph`, in its integers), `qcompile.run_pipeline` runs passes on it, and `qcompile.Pass` is what a pass
+of one's own is made from.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from qcompile.driver import compile as compile
     from qcompile.ir.graph import Graph as Graph
     from qcompile.onnx_import import import_onnx as import_onnx
+    from qcompile.ops.interpreter import Interpreter as Interpreter
     from qcompile.passmgr import Pass as Pass
     from qcompile.passmgr import run_pipeline as run_pipeline
 
@@ -34,12 +36,13 @@ if TYPE_CHECKING:
 _LAZY = {
     "compile": "qcompile.driver",
     "Graph": "qcompile.ir.graph",
+    "Interpreter": "qcompile.ops.interpreter",
     "import_onnx": "qcompile.onnx_import",
     "Pass": "qcompile.passmgr",
     "run_pipeline": "qcompile.passmgr",
 }
 
-__all__ = ["Graph", "Pass", "compile", "import_onnx", "run_pipeline", "runtime"]
+__all__ = ["Graph", "Interpreter", "Pass", "compile", "import_onnx", "run_pipeline", "runtime"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ class Bundle:
         path: the bundle's directory.
         manifest: contents of its manifest.json.
         report: its HTML report.
+        graph: what the library computes: `qcompile.Interpreter(bundle.graph)` runs it in NumPy.
         notes: what the user should know, in plain words.
         records: what each pass did.
         check: how the library was found to run on this machine; None where it is for another.
@@ -34,6 +35,7 @@ class Bundle:
     path: Path
     manifest: dict[str, Any]
     report: Path
+    graph: Graph
     notes: list[str] = field(default_factory=list)
     records: list[PassRecord] = field(default_factory=list)
     check: Check | None = None

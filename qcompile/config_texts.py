@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qcompile.errors import UsageError
@@ -81,9 +81,18 @@ def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
     return shapes
 
 
-def whole_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Return shapes with plain integers for NumPy's; what is no sequence of integers is left for the checks."""
-    return {
-        name: [int(d) if isinstance(d, Integral) else d for d in shape] if isinstance(shape, Iterable) else shape
-        for name, shape in shapes.items()
-    }
+def plain(value: Any) -> Any:
+    """Return a setting that Python gives as a file has it: texts for paths, numbers and lists for NumPy's.
+
+    Args:
+        value: of any kind; what is none of these is left for the checks.
+    """
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

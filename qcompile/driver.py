@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -13,7 +14,7 @@ from qcompile.bundle import check_output
 from qcompile.compilation import Bundle, Compilation
 from qcompile.config import CompileConfig
 from qcompile.config_files import read_config, read_labels, read_sidecar
-from qcompile.config_texts import whole_shapes
+from qcompile.config_texts import plain
 from qcompile.errors import UsageError
 from qcompile.parallel import one_blas_thread, worth_threads
 from qcompile.precision import comparable, measure, run_passes, to_precision, with_observers
@@ -67,11 +68,12 @@ def compile(
     from qcompile.shapes.single import with_one_place
 
     given: dict[str, Any] = {**settings, "precision": precision}
-    given["target"] = str(target) if target is not None else None
-    given["input_shapes"] = whole_shapes(input_shapes) if input_shapes is not None else None
+    given |= {"target": target, "input_shapes": input_shapes}
     if isinstance(calibration, (str, Path)):
         given["calib"], calibration = str(calibration), None
-    model, output = Path(model), Path(output)
+    model, output = path_of(model, "model"), path_of(output, "output")
+    if progress is not None and not callable(progress):
+        raise UsageError(f"progress is {type(progress).__name__}, not a function", hint="it gets (done, total, what)")
     resolved = resolve_config(model, config, given)
     check_output(output, [REPORT])
     labels = read_labels(resolved.labels) if resolved.labels else None
@@ -97,6 +99,22 @@ def compile(
     return bundle
 
 
+def path_of(value: Any, name: str) -> Path:
+    """Return an argument that is to be a path as one.
+
+    Args:
+        value: what was given.
+        name: of the argument, for messages.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(value, (str, os.PathLike)):
+        return Path(value)
+    hint = "onnx.save(model, path) writes one" if name == "model" else None
+    raise UsageError(f"{name} is {type(value).__name__}, not the path of a file or folder", hint=hint)
+
+
 def resolve_config(
     model: Path,
     config: CompileConfig | Mapping[str, Any] | str | Path | None,
@@ -114,6 +132,9 @@ def resolve_config(
     Raises:
         UsageError: a file cannot be read, or a setting is unknown or has a wrong value.
     """
+    if config is not None and not isinstance(config, (CompileConfig, str, Path, Mapping)):
+        hint = "give the path of a YAML file, a mapping of settings, or a qcompile.config.CompileConfig"
+        raise UsageError(f"config is {type(config).__name__}, not a configuration", hint=hint)
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if not isinstance(config, CompileConfig):
         beside = read_sidecar(model)
@@ -122,9 +143,9 @@ def resolve_config(
         layers.append((str(config), read_config(Path(config))))
     files = tuple(name for name, _ in layers)
     if isinstance(config, Mapping):
-        layers.append(("config", config))
+        layers.append(("config", plain(config)))
     resolved = config if isinstance(config, CompileConfig) else CompileConfig(sources=files)
-    for name, values in (*layers, (source, settings)):
+    for name, values in (*layers, (source, plain(settings))):
         resolved = resolved.updated(_with_steps(values), name)
     return resolved
 
@@ -339,4 +360,5 @@ def write(model: Path, output: Path, config: CompileConfig, made: Compilation) -
     manifest = write_bundle(made.program, output, provenance=provenance, files=files)
     made.context.progress(2, 2, "linking")
     notes, check = made.context.notes, check_bundle(output)
-    return Bundle(output, manifest, output / REPORT, notes, made.records, check, made.search, made.float_within)
+    report, within = output / REPORT, made.float_within
+    return Bundle(output, manifest, report, made.graph, notes, made.records, check, made.search, within)

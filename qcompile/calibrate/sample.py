@@ -209,7 +209,10 @@ def _as_array(value: object, spec: InputSpec, where: str) -> Array:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
-        raise CalibrationError(f"{where}: the value for input {spec} is no array: {error}") from error
+        problem = f"{where}: the value for input {spec} is no array: {error}"
+        pair = isinstance(value, (tuple, list)) and len(value) == 2
+        hint = "of pairs of input and label give the input alone" if pair else "give a numpy.ndarray"
+        raise CalibrationError(problem, hint=hint) from error
     if array.dtype.kind not in "fiub":
         raise CalibrationError(
             f"{where}: the value for input {spec} is {type(value).__name__}, not an array of numbers",

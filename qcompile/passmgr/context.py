@@ -66,6 +66,7 @@ class PassContext:
     Attributes:
         notes: what passes want the user to know, in order, without repetition.
         skips: what the running pass left alone; the pass manager moves them into its records.
+        stopped: what `on_progress` raised, the way of a program to stop a compilation: no fault of a pass.
     """
 
     target: Target | None = None
@@ -83,6 +84,7 @@ class PassContext:
     used_records: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
+    stopped: Exception | None = None
 
     def skip(self, node: Node | None, reason: str) -> None:
         """Say why a node is left alone.
@@ -124,8 +126,13 @@ class PassContext:
             total: units in all; 0 where unknown.
             what: the work, e.g. "calibrating".
         """
-        if self.on_progress is not None:
+        if self.on_progress is None:
+            return
+        try:
             self.on_progress(done, total, what)
+        except Exception as error:
+            self.stopped = error
+            raise
 
     def rewriter(self, graph: Graph) -> Rewriter:
         """Return the means to edit the graph."""

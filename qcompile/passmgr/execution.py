@@ -149,6 +149,8 @@ class PassManager:
             error.loc = error.loc or f"pass '{item.name}'"
             raise
         except (Exception, SystemExit) as error:
+            if error is context.stopped:
+                raise
             raise self._failure(index, graph, with_line(error)) from error
         try:
             verify(clone)

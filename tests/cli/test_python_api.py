@@ -15,7 +15,7 @@ from small_classifier import classifier, samples
 
 import qcompile
 from qcompile.config import CompileConfig
-from qcompile.errors import CalibrationError, UsageError
+from qcompile.errors import CalibrationError, QCompileError, UsageError
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -143,3 +143,89 @@ def test_a_table_behind_a_layer_of_16_bits(tmp_path: Path) -> None:
     assert (steps["stem"], steps["stem_relu"]) == ("int16", "int8")
     assert bundle.check is not None
     assert bundle.check.exact
+
+
+def test_paths_and_numbers_of_numpy_are_settings(model: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\nd\n")
+    given = {"labels": labels, "samples": np.int64(4), "input_shapes": {"x": np.array([1, 3, 8, 8])}, "target": "host"}
+    bundle = qcompile.compile(model, calibration=samples(), output=tmp_path / "b", **given)
+    assert bundle.manifest["recipe"]["configuration"]["labels"] == "labels.txt"
+    assert bundle.manifest["calibration"]["samples"] == 4
+    with pytest.raises(UsageError, match="holds no pass"):
+        qcompile.compile(model, output=tmp_path / "c", pass_path=[tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": onnx.ModelProto()}, "model is ModelProto, not the path"),
+        ({"output": None}, "output is NoneType, not the path"),
+        ({"target": 3}, "target is 3, expected a text"),
+        ({"config": 3}, "config is int, not a configuration"),
+        ({"progress": 3}, "progress is int, not a function"),
+        ({"input_shapes": "x=1,3,8,8"}, "input_shapes is 'x=1,3,8,8', expected a mapping"),
+        ({"input_shapes": [1, 3, 8, 8]}, "input_shapes is .*, expected a mapping"),
+        ({"calibration": [(samples()[0], 3)]}, "is no array"),
+    ],
+)
+def test_arguments_of_the_wrong_type(model: Path, tmp_path: Path, given: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {"model": model, "output": tmp_path / "b", **given}
+    with pytest.raises(QCompileError, match=message):
+        qcompile.compile(**arguments)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+class Dataset:
+    """Samples by number, without an iterator and without an end, as a Dataset of PyTorch may be."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return samples()[index % 3]
+
+
+class Faulty:
+    """Samples that end in an error."""
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        yield samples()[0]
+        raise ValueError("a damaged file")
+
+
+def test_samples_by_number(model: Path, tmp_path: Path) -> None:
+    bundle = qcompile.compile(model, calibration=Dataset(), output=tmp_path / "b")  # type: ignore[arg-type]
+    assert bundle.manifest["calibration"]["samples"] == 3
+
+
+def test_what_samples_raise_is_said_with_its_line(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"ValueError: a damaged file \(.*test_python_api.py, line \d+\)"):
+        qcompile.compile(model, calibration=Faulty(), output=tmp_path / "b")  # type: ignore[arg-type]
+
+
+def test_a_program_stops_a_compilation_by_an_error_of_its_own(model: Path, tmp_path: Path) -> None:
+    class Cancelled(Exception):
+        pass
+
+    def progress(done: int, total: int, what: str) -> None:
+        if what == stage:
+            raise Cancelled(what)
+
+    for stage in ("calibrating", "measuring sensitivity", "compiling kernels"):
+        with pytest.raises(Cancelled, match=stage):
+            qcompile.compile(model, calibration=samples(16), output=tmp_path / "b", progress=progress)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_simulator_runs_from_python(model: Path, tmp_path: Path) -> None:
+    """As the README tells: the network in float, and the integers of the bundle."""
+    x = samples()[0]
+    bundle = qcompile.compile(model, calibration=samples(), output=tmp_path / "b")
+    with qcompile.runtime.load(tmp_path / "b") as session:
+        answer = session.run({"x": x})["logits"]
+    simulated = qcompile.Interpreter(bundle.graph).run({"x": x})["logits"]
+    assert simulated.tobytes() == answer.tobytes()
+    exact = qcompile.Interpreter(qcompile.import_onnx(model)).run({"x": x})["logits"]
+    assert not np.array_equal(exact, answer)
+    assert np.allclose(exact, answer, atol=0.2)
