@@ -217,7 +217,7 @@ def run_command(arguments: list[str]) -> int:
         with command.make_context("qcompile", arguments or ["--help"]) as context:
             command.invoke(context)
     except QCompileError as error:
-        _print_error(str(error), error.hint or _general_hint(error))
+        _print_error(str(error), _AWAY if _is_away() else error.hint or _general_hint(error))
         if isinstance(error, PassError) and error.reproducer is not None:
             print(f"Its traceback, and the graph that it was given, are in {_written(error)}", file=sys.stderr)
         return error.exit_code
@@ -231,15 +231,22 @@ def run_command(arguments: list[str]) -> int:
         return int(stop.exit_code)
     except BrokenPipeError:
         # The reader of our output (such as `head`) has seen enough; Python must not complain at exit.
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - stays open until exit
+        _silence()
         return 0
     except MemoryError as error:
         _print_error(f"there is not enough memory: {error}".removesuffix(": "), _MEMORY)
         return 2
     except OSError as error:
-        if error.filename is None or error.errno not in _SURROUNDINGS:
+        if _is_away():
+            _print_error("cannot find the working directory", _AWAY)
+            return 2
+        if error.errno not in _SURROUNDINGS or (error.filename is None and error.errno not in _DISK):
             _print_internal(error)
             return 1
+        if error.filename is None:  # of what is printed, which is still held back and would fail again at exit
+            _silence()
+            _print_error(f"cannot write: {error.strerror}", _SURROUNDINGS[error.errno])
+            return 2
         _print_error(f"cannot use '{os.fsdecode(error.filename)}': {error.strerror}", _SURROUNDINGS[error.errno])
         return 2
     except Exception as error:
@@ -263,6 +270,8 @@ _SURROUNDINGS = {
 }
 """What a system refuses whatever a program does, with what helps."""
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_AWAY = "the folder that this runs in was deleted: change to one that exists"
 _MEMORY = "give fewer samples (--samples), or one thread (--jobs 1), or use a machine with more memory"
 
 _HINTS: dict[type[QCompileError], str] = {
@@ -319,6 +328,20 @@ def _written(error: BaseException) -> Path:
     return write_reproducer(error, getattr(error, "reproducer", None), sys.argv)
 
 
+def _silence() -> None:
+    """Print no more."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - stays open until exit
+
+
+def _is_away() -> bool:
+    """Return whether the working directory was deleted, so that no relative path means anything."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
 def _terminate(*_: Any) -> None:
     raise KeyboardInterrupt
 
@@ -326,7 +349,19 @@ def _terminate(*_: Any) -> None:
 def main() -> None:
     """Entry point of the `qcompile` program."""
     signal.signal(signal.SIGTERM, _terminate)  # leave nothing behind, as after Ctrl-C
-    sys.exit(run_command(sys.argv[1:]))
+    # Where the caller closed one, as some schedulers do, it is None, and the next file opened would take its place.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until exit
+    code = run_command(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _silence()
+        if error.errno != errno.EPIPE:
+            _print_error(f"cannot write: {error.strerror}", _SURROUNDINGS.get(error.errno or 0))
+            code = code or 2
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -81,10 +81,11 @@ def cc(folder: str, arguments: Sequence[str]) -> None:
     """
     cache = usable_cache(folder)
     # The local cache lasts as long as the folder: objects with weights must not pile up in the user's.
-    caches = {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": f"{folder}/cache"}
+    # Where TMPDIR cannot be written Python takes another folder, but zig does not.
+    places = {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": f"{folder}/cache", "TMPDIR": folder}
     command = [sys.executable, "-m", MODULE, "cc", *arguments]
     try:
-        done = subprocess.run(command, cwd=folder, env={**os.environ, **caches}, capture_output=True,
+        done = subprocess.run(command, cwd=folder, env={**os.environ, **places}, capture_output=True,
                               text=True, errors="replace", timeout=_TIMEOUT_S, check=False)  # fmt: skip
     except subprocess.TimeoutExpired:
         raise InternalError(f"zig did not finish in {_TIMEOUT_S} s: zig cc {' '.join(arguments)}") from None

@@ -202,6 +202,7 @@ def _parse_header(stream: Any, file: Path) -> Header:
 
 
 def _unreadable(file: Path, error: Exception) -> CalibrationError:
-    return CalibrationError(
-        f"array file '{file}' cannot be read: {error}", hint="write it again with numpy.save or numpy.savez"
-    )
+    refused = isinstance(error, PermissionError)
+    hint = "make it readable: see chmod" if refused else "write it again with numpy.save or numpy.savez"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return CalibrationError(f"array file '{file}' cannot be read: {reason}", hint=hint)

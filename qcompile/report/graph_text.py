@@ -9,7 +9,7 @@ from qcompile.errors import UsageError, did_you_mean
 from qcompile.ir.graph import Graph
 from qcompile.ir.printer import print_fields, print_graph
 from qcompile.ir.regions import total_macs
-from qcompile.report.terminal import macs_text
+from qcompile.report.terminal import bytes_text, macs_text
 
 FORMATS = ("text", "dot", "summary")
 
@@ -59,6 +59,6 @@ def _summary(graph: Graph) -> str:
     macs = total_macs(graph)
     lines = [f"input {v.name}: {v.type}" for v in graph.inputs]
     lines += [f"output {n}: {v.type}" for n, v in zip(graph.output_names, graph.outputs, strict=True)]
-    lines.append(f"{len(graph.nodes)} nodes, {weights / 1e6:.2f} MB of constants, {macs_text(macs)} MACs")
+    lines.append(f"{len(graph.nodes)} nodes, {bytes_text(weights)} of constants, {macs_text(macs)} MACs")
     lines += [f"  {count:4d} {op}" for op, count in Counter(node.op.name for node in graph.nodes).most_common()]
     return "\n".join(lines) + "\n"

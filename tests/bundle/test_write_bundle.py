@@ -377,6 +377,14 @@ def test_a_missing_zig_and_a_refused_source(tiny_program: Maker, monkeypatch: py
         link.build(files, program.target)
 
 
+def test_a_temporary_folder_that_cannot_be_written_is_done_without(
+    tiny_program: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "closed"))
+    bundle.write_bundle(tiny_program("host"), tmp_path / "b")
+    assert (tmp_path / "b" / "libmodel.so").exists()
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(
     tiny_program: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

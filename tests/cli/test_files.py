@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from threading import Thread
 from time import sleep
@@ -126,3 +128,29 @@ def test_too_little_memory_is_said(cli: Cli, model: Path, tmp_path: Path, monkey
     refused = cli("inspect", model)
     assert refused.code == 2
     assert refused.err.startswith("error: there is not enough memory: Unable to allocate 2.00 TiB\nhint: ")
+
+
+def test_a_working_directory_that_is_gone(
+    cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for words in ((model, "-o", "out"), (model, "-o", tmp_path / "out"), ("inspect", "model.onnx")):
+        refused = cli(*words)
+        assert refused.code == 2
+        assert "hint: the folder that this runs in was deleted" in refused.err
+    assert cli("ops").code == 0
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "told"),
+    [(">&-", 0, ""), (">&- 2>&-", 0, ""), (">/dev/full", 2, "error: cannot write: No space left on device\nhint: ")],
+)
+def test_output_that_is_closed_or_full(redirected: str, code: int, told: str) -> None:
+    for words in ("targets", "ops"):
+        command = f"{sys.executable} -m qcompile {words} {redirected}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert done.stderr.startswith(told)
+        assert len(done.stderr.splitlines()) == (2 if told else 0)
