@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import qcompile
+from qcompile.report import html
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 EVIL = "a<script>alert(1)</script>\"&'{{7*7}}"
@@ -217,3 +218,16 @@ def test_what_is_kept_between_runs_is_listed(tmp_path: Path) -> None:
         bundle.manifest["recipe"]["accuracy"]["outputs"]["h_next"], abs=0.06
     )
     assert "of 36 MACs in int8" in page.text
+
+
+@pytest.mark.parametrize("template", sorted(Path(html.__file__).parent.glob("*.html.j2")), ids=lambda path: path.name)
+def test_charts_and_tables_are_read_on_small_screens_and_on_paper(template: Path) -> None:
+    """What is wider than a screen scrolls in a box of its own, and lies open on paper, where nothing scrolls."""
+    text = template.read_text()
+    wide = re.findall(r'(.*)<svg [^>]*width="100%"', text)
+    assert all(before.endswith('<div class="wide">') for before in wide)
+    if "</style>" in text:
+        paper = text[text.index("@media print") :]
+        assert ".wide { overflow: visible; }" in paper
+        assert ".wide { overflow-x: auto; }" in text
+        assert 'svg[width="100%"] { min-width: 640px; }' in text
