@@ -5,18 +5,28 @@ python fashion_inputs.py /usr/share/datasets/fashion-mnist/train-images-idx3-uby
 
 from __future__ import annotations
 
+import argparse
 import gzip
-import sys
 from pathlib import Path
 
 import numpy as np
 
 
 def main() -> None:
-    source, count, target = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    pixels = np.frombuffer(gzip.decompress(source.read_bytes()), np.uint8, offset=16).reshape(-1, 1, 28, 28)
-    chosen = pixels[:: len(pixels) // count][:count]
-    np.savez_compressed(target, input=((chosen / np.float32(255) - 0.286) / 0.353).astype(np.float32))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="train-images-idx3-ubyte.gz")
+    parser.add_argument("count", type=int, help="how many of its images to take")
+    parser.add_argument("inputs", type=Path, help=".npz to write")
+    arguments = parser.parse_args()
+    try:
+        pixels = np.frombuffer(gzip.decompress(arguments.images.read_bytes()), np.uint8, offset=16)
+        pixels = pixels.reshape(-1, 1, 28, 28)
+    except (OSError, EOFError, ValueError) as error:
+        parser.error(f"cannot read {arguments.images}: {error}; `apt install dataset-fashion-mnist` brings it")
+    if not 1 <= arguments.count <= len(pixels):
+        parser.error(f"count is {arguments.count}, and there are {len(pixels)} images")
+    chosen = pixels[:: len(pixels) // arguments.count][: arguments.count]
+    np.savez_compressed(arguments.inputs, input=((chosen / np.float32(255) - 0.286) / 0.353).astype(np.float32))
 
 
 if __name__ == "__main__":

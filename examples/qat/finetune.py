@@ -14,7 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
+
+try:
+    import torch
+except ModuleNotFoundError:
+    raise SystemExit("finetune.py needs PyTorch: pip install 'qcompile[qat]'") from None
 from qdq_parameters import write_parameters
 from torch_network import Network
 
@@ -58,6 +62,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-4)
     arguments = parser.parse_args()
+    for path in (arguments.float, arguments.qdq, arguments.inputs):
+        if not path.is_file():
+            parser.error(f"there is no file {path}")
     torch.manual_seed(0)
     with np.load(arguments.inputs) as archive:
         inputs = torch.from_numpy(archive[archive.files[0]].astype(np.float32))

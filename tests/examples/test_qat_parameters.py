@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +20,7 @@ from qcompile.ops.interpreter import Interpreter
 from qcompile.quant.affine import dequantize
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+FOLDER = EXAMPLES / "qat"
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +90,32 @@ def test_trained_scales_weights_and_biases_are_kept(exported: Path, parameters: 
         np.testing.assert_allclose(weight, wanted, rtol=1e-5, atol=1e-8)
         bias = dequantize(node.inputs[2].constant(), node.inputs[2].qparams)
         np.testing.assert_allclose(bias, layer.bias, atol=np.max(node.inputs[2].qparams.scale))
+
+
+def run_example(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_commands_say_what_they_lack(tmp_path: Path) -> None:
+    script = FOLDER / "fashion_inputs.py"
+    images = tmp_path / "images.gz"
+    images.write_bytes(gzip.compress(bytes(16 + 3 * 784)))
+    assert run_example(script, images, 2, tmp_path / "inputs.npz").returncode == 0
+    with np.load(tmp_path / "inputs.npz") as archive:
+        assert archive["input"].shape == (2, 1, 28, 28)
+    for words, told in (
+        ((tmp_path / "none.gz", 2), "apt install dataset-fashion-mnist"),
+        ((images, 4), "count is 4, and there are 3 images"),
+    ):
+        refused = run_example(script, *words, tmp_path / "other.npz")
+        assert refused.returncode == 2
+        assert told in refused.stderr
+        assert "Traceback" not in refused.stderr
+    code = (
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); sys.modules['torch'] = None\n"
+        "import runpy; sys.argv = ['finetune.py']\n"
+        f"runpy.run_path({str(FOLDER / 'finetune.py')!r}, run_name='__main__')"
+    )
+    refused = run_example("-c", code)
+    assert (refused.returncode, refused.stderr) == (1, "finetune.py needs PyTorch: pip install 'qcompile[qat]'\n")
