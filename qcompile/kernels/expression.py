@@ -35,14 +35,16 @@ class Expr:
         dtype: NumPy's name of its element type.
         args: operands.
         data: what else decides it: a constant's value, an axis, a buffer number.
+        depth: nodes on the longest way to a leaf, itself included.
     """
 
-    __slots__ = ("__weakref__", "args", "data", "dtype", "op")
+    __slots__ = ("__weakref__", "args", "data", "depth", "dtype", "op")
 
     op: str
     dtype: str
     args: tuple[Expr, ...]
     data: Any
+    depth: int
 
     def __add__(self, other: Any) -> Expr:
         return _arithmetic("add", self, other)
@@ -111,6 +113,7 @@ def make(op: str, dtype: str, args: tuple[Expr, ...] = (), data: Any = None) -> 
     if found is None:
         found = Expr.__new__(Expr)
         found.op, found.dtype, found.args, found.data = op, dtype, args, data
+        found.depth = 1 + max((part.depth for part in args), default=0)
         _INTERNED[key] = found
     return found
 

@@ -17,6 +17,10 @@ from qcompile.lower.sources import Sources, constant_value
 _FREE = {"load", "load_or", "index", "const", "flip", "cast", "add", "select", "lt", "le", "and"}
 """Operations that cost next to nothing when repeated."""
 
+_DEEPEST = 100
+"""Nodes below one another in an expression that goes on in its reader: code is made by recursion, in a few of Python's
+thousand frames for each. What is deeper gets memory, which costs little beside that many operations."""
+
 
 def is_cheap(element: Expr) -> bool:
     """Return whether computing an element again costs no more than reading it."""
@@ -55,6 +59,8 @@ def may_inline(
         reads: what the reader reads, and where.
         repeated: whether it reads each element several times (a reduction window).
     """
+    if element.depth > _DEEPEST:
+        return False
     times = len({position for other, position in reads if other is value})
     once = times == 1 and value.type.size >= result_size and not repeated
     if not (once or is_cheap(element)):

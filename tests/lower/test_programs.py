@@ -59,6 +59,17 @@ def test_chains_of_elementwise_operations_are_one_loop() -> None:
     assert steps(text) == ["exp"]
 
 
+def test_a_chain_of_hundreds_of_operations_is_cut_where_code_can_be_made_of_it(machine: Target) -> None:
+    """Code of an expression is made by recursion; unrolled iterations make expressions of any depth."""
+    lines, last = ["input %x : f32[4,16]", "const @s : f32[16] = normal(1)"], "x"
+    for n in range(400):
+        operation = f"sin(%{last})" if n % 2 else f"add(%{last}, @s)"
+        lines, last = [*lines, f"%a{n} = {operation} : f32[4,16]"], f"a{n}"
+    text = "\n".join(['graph "chain" {', *lines, f'output "y" = %{last}', "}"])
+    assert 1 < len(steps(text)) < 10
+    check(graph_of(text), machine)
+
+
 def test_a_costly_result_with_two_readers_is_computed_once() -> None:
     text = """
     graph "fork" {
