@@ -31,6 +31,9 @@ FITTED = 32
 _ENOUGH = 16
 """Samples of which those at odd places alone can judge."""
 
+_FEWEST = 8
+"""Samples of which some can be left to judge which nodes leave int8; fewer than `_ENOUGH` all correct the result."""
+
 _JUDGE = 4
 """One in so many judges where correction could take all samples, and there are enough."""
 
@@ -44,20 +47,20 @@ def calibration_samples(graph: Graph, context: PassContext, limit: int, syntheti
         graph: in integer form.
         context: holds the samples.
         limit: calibration samples to use at most; of no more than these, if they are enough, every fourth is left to
-            judge the result (`judges`).
+            judge the result (`judges`). Fewer than these judge only which nodes are to leave int8.
         synthetic: samples to make up where there are none.
     """
     reference = context.reference if context.reference is not None else graph
     fitting = min(limit, samples_within(reference, _BYTES))
     if context.samples is not None:
-        return _without_judges(context.samples(), fitting)
+        return _without_judges(context.samples(), fitting, _FEWEST if context.judging else _ENOUGH)
     if not synthetic:
         return []
     return list(synthetic_samples(graph_inputs(reference), min(synthetic, fitting), context.seed, context.preprocess))
 
 
-def _without_judges(samples: Iterable[Mapping[str, Array]], count: int) -> list[Mapping[str, Array]]:
-    """Return samples, evenly spread, or all but those that judge where these would be all."""
+def _without_judges(samples: Iterable[Mapping[str, Array]], count: int, enough: int) -> list[Mapping[str, Array]]:
+    """Return samples, evenly spread, or all but those that judge where these would be all, and enough."""
     given = 0
 
     def counted() -> Iterator[Mapping[str, Array]]:
@@ -67,7 +70,7 @@ def _without_judges(samples: Iterable[Mapping[str, Array]], count: int) -> list[
             yield sample
 
     kept = spread(counted(), count)
-    if not _ENOUGH <= given <= count:
+    if not enough <= given <= count:
         return kept
     return [sample for place, sample in enumerate(kept, 1) if place % _JUDGE]
 
@@ -126,7 +129,7 @@ def judges(
     Args:
         samples: read once.
         count: to return at most of each kind; at least half as many are if there are enough.
-        fitted: samples that correction takes at most. Of fewer than 16 it takes all, and none is new.
+        fitted: samples that correction takes at most. Of fewer than 8 it takes all, and none is new.
 
     Returns:
         Those that are new to correction; where they are few or none, some of all, too: what happens to one sample in
@@ -146,8 +149,17 @@ def judges(
     kept = spread(at_odd_places(), count)
     if given > fitted:
         return kept, []
-    left = held[_JUDGE - 1 :: _JUDGE] if given >= _ENOUGH else []
+    left = held[_JUDGE - 1 :: _JUDGE] if given >= _FEWEST else []
     return spread(left, count), spread(held, count)
+
+
+def correct_all(samples: Iterable[Mapping[str, Array]]) -> bool:
+    """Return whether samples judge a choice (`judges`), but are too few to be left out once it was made.
+
+    Args:
+        samples: read once.
+    """
+    return _FEWEST <= sum(1 for _ in islice(samples, _ENOUGH)) < _ENOUGH
 
 
 def fitted_samples(context: PassContext, count: int) -> list[Mapping[str, Array]]:

@@ -13,6 +13,7 @@ from qcompile.ir.opdef import OpDef
 _NOT_OPERATIONS = frozenset(
     {
         "arithmetic",
+        "computed_part",
         "computed_weights",
         "convolution",
         "elementwise",

@@ -12,6 +12,7 @@ import numpy as np
 from qcompile.ir.graph import Node, Value
 from qcompile.ir.opdef import Array, OpDef, Quantization
 from qcompile.ir.types import TensorType
+from qcompile.ops.computed_part import computed_part
 from qcompile.ops.layout import axis_indices
 from qcompile.ops.onnx_node import OnnxNode
 from qcompile.ops.open_part import open_sliced
@@ -73,8 +74,12 @@ def _from_onnx(node: OnnxNode) -> Value:
 
 
 def _cut_at_run_time(node: OnnxNode, x: Value) -> Value:
-    """Return a slice whose bounds a run computes: rows that an iteration takes, or so many first ones of an axis."""
+    """Return a slice whose bounds a run computes.
+
+    Rows that an iteration takes, as many as are known from a computed place on, or so many first ones of an axis.
+    """
     found: Value | None = node.loop.part(node) if node.loop is not None else None
+    found = found or computed_part(node, x)
     if found is not None:
         return found
     starts, end = node.array(1, "starts"), node.value(2)

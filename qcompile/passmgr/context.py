@@ -66,6 +66,7 @@ class PassContext:
     Attributes:
         notes: what passes want the user to know, in order, without repetition.
         skips: what the running pass left alone; the pass manager moves them into its records.
+        judging: whether nodes are still chosen that leave int8: of few samples some are then left to judge the choice.
         stopped: what `on_progress` raised, the way of a program to stop a compilation: no fault of a pass.
     """
 
@@ -84,6 +85,7 @@ class PassContext:
     used_records: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
+    judging: bool = False
     stopped: Exception | None = None
 
     def skip(self, node: Node | None, reason: str) -> None:

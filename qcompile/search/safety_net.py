@@ -15,13 +15,12 @@ from itertools import takewhile
 
 from qcompile.calibrate.calibration_set import usual_count
 from qcompile.calibrate.layer_moments import LAYERS
-from qcompile.calibrate.sample_choice import FITTED, judges, spread
+from qcompile.calibrate.sample_choice import FITTED, correct_all, judges, spread
 from qcompile.cost import NodeCosts
 from qcompile.ir.graph import Graph, Node
 from qcompile.ir.regions import times_run
 from qcompile.passmgr import PassContext, PassRecord
 from qcompile.passmgr.likely_states import likely_states
-from qcompile.search.drop import is_classifier, single_shape
 from qcompile.search.evaluation import Evaluator
 from qcompile.search.leaving import Kept
 from qcompile.search.output_use import output_uses
@@ -29,9 +28,7 @@ from qcompile.search.plan import Limit, Step, plan_steps
 from qcompile.search.score import mac_shares
 from qcompile.search.sensitivity import measure_all
 from qcompile.search.sources import WEIGHTS
-
-CLASSES_DB, STATE_DB, SIGNAL_DB = 25.0, 48.0, 48.0
-"""SQNR to reach at class scores; at a state, whose error is fed back; at everything else, where noise shows."""
+from qcompile.search.targets import targets
 
 LEAST_DB, GOOD_DB = 20.0, 48.0
 """SQNR to reach at any price, and to come near to for next to nothing."""
@@ -53,6 +50,9 @@ _MACS, _LEAST_RUNS, _MOST_RUNS = 1e10, 40.0, 60.0
 
 _ROUNDED = 0.25
 """Share of the noise of its weights that rounding them by layer leaves, as a rule."""
+
+_FEW = 4
+"""Fewer samples than these do not tell which nodes are noisy."""
 
 _FLAT_DB, _WORTH_DB = 0.5, 1.0
 """Steps at the end that gain less are not taken; nor is what costs next to nothing, but gains less."""
@@ -117,27 +117,6 @@ class Protected:
     kept: Kept
 
 
-def targets(graph: Graph) -> list[float]:
-    """Return the SQNR that each use of the outputs should have (`output_uses`), dB.
-
-    Args:
-        graph: outputs like some of its inputs are states (`likely_states`); the one vector of a graph with nothing
-            else holds class scores, and what a softmax makes their probabilities; parts of an output that sigmoids
-            made are scores, too. A single number is a signal: a price, a similarity.
-    """
-    states, single = set(likely_states(graph).values()), is_classifier(graph)
-    found = []
-    for use in output_uses(graph):
-        value = graph.outputs[use.output]
-        scores = single or use.scores or use.axis is not None or _is_vector(single_shape(graph, value))
-        found.append(STATE_DB if value in states else CLASSES_DB if scores else SIGNAL_DB)
-    return found
-
-
-def _is_vector(shape: Sequence[int]) -> bool:
-    return sum(extent > 1 for extent in shape) == 1
-
-
 def protect(ways: Sequence[Way]) -> tuple[Way, Protected]:
     """Quantize in the best of some ways, check, and take nodes out of int8 where the targets are missed.
 
@@ -146,7 +125,8 @@ def protect(ways: Sequence[Way]) -> tuple[Way, Protected]:
 
     Args:
         ways: of the same network, with the same samples, which several ways must have; of equal ones the first is
-            taken. Without samples nothing is checked, nor where caches grow: one says little of a sequence.
+            taken. Of few samples some judge, and all correct the weights in the end. Without samples nothing is
+            checked, nor where caches grow: one says little of a sequence.
 
     Returns:
         The way, and the network that it led to.
@@ -154,14 +134,23 @@ def protect(ways: Sequence[Way]) -> tuple[Way, Protected]:
     way = ways[0]
     grows = any(state.in_place for state in way.calibrated.states)
     if way.context.samples is None or (grows and len(ways) == 1):
-        return way, _unchecked(way)
-    nets = [_Net(way) for way in ways]
-    best = max(nets, key=lambda net: net.decibels)
-    return best.way, _unchecked(best.way) if grows else best.secured()
+        return way, _unchecked(way, Kept())
+    for each in ways:
+        each.context.judging = True
+    try:
+        nets = [_Net(each) for each in ways]
+        best = max(nets, key=lambda net: net.decibels)
+        made = None if grows else best.secured()
+    finally:
+        for each in ways:
+            each.context.judging = False
+    if made is None or correct_all(way.context.samples()):
+        return best.way, _unchecked(best.way, Kept() if made is None else made.kept)
+    return best.way, made
 
 
-def _unchecked(way: Way) -> Protected:
-    return Protected(*way.run(Kept(), True), Kept())
+def _unchecked(way: Way, kept: Kept) -> Protected:
+    return Protected(*way.run(kept, True), kept)
 
 
 @dataclass(frozen=True)
@@ -191,7 +180,8 @@ class _Net:
         self._calibrated, self._run, self._context = calibrated, way.run, context
         checked, fitted = (usual_count(calibrated, count) for count in (CHECKED, FITTED))
         new, mixed = judges(context.samples(), checked, fitted)
-        self._samples, self._has_new = new or mixed, bool(new)
+        # What rounding a node does shows on any sample, if on enough of them.
+        self._samples, self._has_new = mixed if len(new) < _FEW else new, bool(new)
         self._evaluators = [Evaluator(calibrated, some, threads=context.threads) for some in (new, mixed) if some]
         self._targets = targets(calibrated)
         self._parts = [index for index, use in enumerate(output_uses(calibrated)) if use.places is not None]

@@ -14,6 +14,7 @@ from qcompile.calibrate.sample_choice import (
     all_fitted,
     calibration_samples,
     compared_samples,
+    correct_all,
     fitted_samples,
     judges,
     other_samples,
@@ -73,7 +74,22 @@ def test_of_few_samples_correction_leaves_some_to_judge(total: int, limit: int, 
     assert len(compared) >= new
 
 
-@pytest.mark.parametrize("total", [0, 1, 15])
+@pytest.mark.parametrize(("total", "new"), [(8, [3, 7]), (15, [3, 7, 11])])
+def test_few_samples_judge_a_choice_and_correct_what_was_chosen(total: int, new: list[int]) -> None:
+    given = context(total, sized=True)
+    assert places(judges(numbered(total), 8, 32)[0]) == new
+    given.judging = True
+    assert not set(places(calibration_samples(network(1), given, 32, 0))) & set(new)
+    given.judging = False
+    assert places(calibration_samples(network(1), given, 32, 0)) == list(range(total))
+
+
+@pytest.mark.parametrize(("total", "few"), [(0, False), (7, False), (8, True), (15, True), (16, False), (99, False)])
+def test_how_many_samples_are_few(total: int, few: bool) -> None:
+    assert correct_all(iter(numbered(total))) is few
+
+
+@pytest.mark.parametrize("total", [0, 1, 7])
 def test_of_very_few_samples_none_is_new(total: int) -> None:
     new, mixed = judges(numbered(total), 16, 32)
     assert new == []

@@ -124,7 +124,7 @@ def test_steps_in_integers_tell_which_nodes_within_them_are_float(
     constants = [numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)]
     graph = helper.make_graph(nodes, "glu", ends[:1], ends[1:], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "glu.onnx")
-    given = [{"x": generator.normal(size=(1, 16, 16, 16)).astype(np.float32)} for _ in range(8)]
+    given = [{"x": generator.normal(size=(1, 16, 16, 16)).astype(np.float32)} for _ in range(4)]
     arguments = {"precision": "int8", "calibration": given, "target": "host"}
     whole = compile_model(tmp_path / "glu.onnx", output=tmp_path / "whole", **arguments)
     assert whole.float_within == []

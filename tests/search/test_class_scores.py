@@ -13,8 +13,8 @@ from qcompile.passmgr import PassContext, PassManager
 from qcompile.search.class_scores import class_scores, probability_axes
 from qcompile.search.evaluation import Evaluator
 from qcompile.search.output_use import use_power
-from qcompile.search.safety_net import CLASSES_DB, SIGNAL_DB, targets
 from qcompile.search.sensitivity import measure_all
+from qcompile.search.targets import CLASSES_DB, SIGNAL_DB, targets
 
 READER = """
 graph "reader" {

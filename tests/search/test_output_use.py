@@ -11,8 +11,8 @@ from qcompile.ir.parser import parse_graph
 from qcompile.passmgr import PassContext, PassManager
 from qcompile.search.evaluation import Evaluator
 from qcompile.search.output_use import OutputUse, output_uses, whole_outputs
-from qcompile.search.safety_net import CLASSES_DB, SIGNAL_DB, targets
 from qcompile.search.sensitivity import measure_all
+from qcompile.search.targets import CLASSES_DB, SIGNAL_DB, targets
 
 DETECTOR = """
 graph "detector" {

@@ -22,18 +22,15 @@ from qcompile.search.evaluation import Evaluator
 from qcompile.search.leaving import Kept
 from qcompile.search.safety_net import (
     CHEAP_TIME,
-    CLASSES_DB,
     CONV_MACS,
     LEAST_DB,
     OTHER_MACS,
-    SIGNAL_DB,
-    STATE_DB,
     Protected,
     Way,
     protect,
-    targets,
 )
 from qcompile.search.score import int8_share
+from qcompile.search.targets import CLASSES_DB, SIGNAL_DB, STATE_DB, targets
 
 Sample = dict[str, np.ndarray]
 
