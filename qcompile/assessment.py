@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from math import isfinite, isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,7 +69,8 @@ def evaluate(
         samples = LabelledSet(data, engine.inputs, recipe, names=names, limit=limit, kept=kept)
         theirs = None
         if reference is not None:
-            theirs = _float_build(reference, _same_inputs(engine, reference, options), threads, stack, progress)
+            same = _same_inputs(engine, reference, options)
+            theirs = _OnDemand(lambda: _float_build(reference, same, threads, stack, progress))
         calibration = engine.manifest.get("calibration") or {}
         result = evaluate_samples(
             samples,
@@ -81,8 +83,29 @@ def evaluate(
             size=samples.size,
             progress=progress,
         )
-        notes = [*samples.notes, *_state_notes(engine), *_origin_notes(engine, theirs), *result.notes]
+        origin = _origin_notes(engine, theirs.engine) if theirs is not None else []
+        notes = [*samples.notes, *_state_notes(engine), *origin, *result.notes]
     return replace(result, notes=tuple(notes))
+
+
+class _OnDemand:
+    """The float model, compiled when a sample asks for it: what is wrong with the samples is told at once.
+
+    Args:
+        build: compiles it.
+    """
+
+    def __init__(self, build: Callable[[], BundleEngine]) -> None:
+        self._build = build
+
+    @cached_property
+    def engine(self) -> BundleEngine:
+        """The compiled model."""
+        return self._build()
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run once."""
+        return self.engine(inputs)
 
 
 def check_bound(metric: str, bound: float) -> None:
@@ -245,9 +268,7 @@ def _state_notes(engine: BundleEngine | RemoteEngine) -> list[str]:
     return [f"{listed} {verb} kept between runs: the samples are taken as one sequence, in their order"]
 
 
-def _origin_notes(engine: BundleEngine | RemoteEngine, theirs: BundleEngine | None) -> list[str]:
+def _origin_notes(engine: BundleEngine | RemoteEngine, theirs: BundleEngine) -> list[str]:
     """Return what the user should know of how the two models belong together."""
-    if theirs is None:
-        return []
     ours, other = (e.manifest["model"].get("sha256") for e in (engine, theirs))
     return ["the reference is not the file that the bundle was made from"] if ours and other and ours != other else []

@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from qcompile import driver
 from qcompile.calibrate.sample import InputSpec
 from qcompile.cli import run_command
 from qcompile.config_files import read_labels
@@ -122,6 +123,15 @@ def test_labels_that_are_missing_are_named_with_what_needs_none(
     assert "has no label, which metric 'top1' needs" in error
     assert "with --reference MODEL.onnx these metrics need no labels: agreement, cosine" in error
     assert "psnr, r2, rmse, sqnr" in error
+
+
+def test_what_the_samples_lack_is_told_before_the_float_model_is_compiled(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(driver, "compile", lambda *_, **__: pytest.fail("the float model was compiled"))
+    command = ["eval", classifier.bundle, "--data", classifier.calibration, "--reference", classifier.model]
+    assert run_command(command) == 2
+    assert "has no label, which metric 'top1' needs" in capsys.readouterr().err
 
 
 def test_comparisons_need_the_float_model(classifier: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
