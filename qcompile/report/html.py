@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,13 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
     rows = _rows(made)
     return filled(
         "report.html.j2",
-        {"bytes": bytes_text, "macs": macs_text, "middle": _without_middle, "microseconds": _microseconds},
+        {
+            "bytes": bytes_text,
+            "macs": macs_text,
+            "middle": _without_middle,
+            "microseconds": _microseconds,
+            "setting": _setting,
+        },
         program=program,
         target=program.target,
         model=provenance.model,
@@ -112,6 +119,19 @@ def report_html(made: Compilation, provenance: Provenance) -> str:
 def _without_middle(name: str) -> str:
     """Return a long name without its middle: what tells nodes apart is at its end."""
     return name if len(name) <= _NAME else f"{name[:_NAME_START]}…{name[len(name) + _NAME_START + 1 - _NAME :]}"
+
+
+def _setting(value: Any) -> str:
+    """Return a setting of the recipe in words: "–" for none, `name=value` for those of a mapping."""
+    if value is None or value == "" or value == [] or value == {}:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_setting(item)}" for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return " ".join(_setting(item) for item in value)
+    return str(value)
 
 
 def _microseconds(ns: float) -> str:

@@ -114,6 +114,14 @@ def test_float_report(tmp_path: Path) -> None:
     assert "a float network needs no ranges" in page.text
 
 
+def test_settings_are_shown_as_they_are_written(tmp_path: Path) -> None:
+    steps = {"resize": 8, "mean": [127.0, 120.0, 100.0], "color": "rgb"}
+    page, _ = compiled(tmp_path, precision="fp32", preprocess=steps)
+    settings = dict(row for row in page.rows if len(row) == 2)
+    assert settings["preprocess"] == "resize=8, mean=127.0 120.0 100.0, color=rgb"
+    assert (settings["passes"], settings["labels"], settings["per_channel"]) == ("–", "–", "yes")
+
+
 def test_missing_data_stands_out(tmp_path: Path) -> None:
     page, _ = compiled(tmp_path)
     assert ("p", {"class": "warning"}) in page.tags
